@@ -1,0 +1,285 @@
+"""The settings of a stage, and how its TOML file becomes one frozen TrainConfig."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trainer.settings import (
+    ConfigError,
+    dump,
+    parse_override,
+    read_toml,
+    resolve,
+    settings,
+    without_nulls,
+)
+
+Resolution = Literal[
+    "144p",
+    "256",
+    "240p",
+    "360p",
+    "512",
+    "480p",
+    "720p",
+    "1024",
+    "1080p",
+    "2k",
+    "2048",
+    "2880",
+    "4k",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The diffusion transformer."""
+
+    arch: Literal["STDiT3-XL/2", "STDiT3-3B/2", "STDiT3-smoke"]
+    qk_norm: bool
+    freeze_y_embedder: bool
+    caption_dropout: float  # share of captions that are replaced by the null caption
+    grad_checkpoint: Literal["none", "every_block"] | int  # or every n-th block
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """The video VAE; without `weights` they are random."""
+
+    arch: Literal["OpenSoraVAE_V1_2", "smoke"]
+    micro_frame_size: int  # frames that the temporal part sees at once
+    micro_batch_size: int  # frames that the spatial part sees at once
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """The frozen caption encoder; without `weights` they are random."""
+
+    arch: Literal["t5-v1_1-xxl", "smoke"]
+    max_length: int  # tokens
+    clean_captions: bool
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Rectified flow."""
+
+    num_timesteps: int
+    sample_method: Literal["uniform", "logit-normal"]
+    loc: float
+    scale: float
+    use_timestep_transform: bool
+    transform_scale: float
+    sampling_steps: int
+    cfg_scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksConfig:
+    """Share of the clips that get each kind of frame mask; what is left stays unmasked."""
+
+    random: float
+    interpolate: float
+    quarter_random: float
+    quarter_head: float
+    quarter_tail: float
+    quarter_head_tail: float
+    image_random: float
+    image_head: float
+    image_tail: float
+    image_head_tail: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketsConfig:
+    """Which clips are trained at which resolution and length.
+
+    `frames` names the columns. A `batch_size` row holds clips per GPU and step. A `keep` row holds
+    the chance that a clip which fits here stays here; a pair is [at this resolution, at this
+    length], drawn in the other order. A row may be short: a missing column is no bucket, so a long
+    clip is cut to the longest column there is, while 0.0 is a bucket that takes nothing, so the
+    clip tries a lower resolution.
+    """
+
+    frames: tuple[int, ...]
+    batch_size: Mapping[Resolution, tuple[int, ...]]
+    keep: Mapping[Resolution, tuple[float | tuple[float, float], ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """How micro batches are ordered so that ranks wait less for the slowest."""
+
+    window: int  # steps whose micro batches are sorted by cost together; 0 = independent order
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The clips and how they are read."""
+
+    path: str  # CSV or Parquet
+    workers: int  # processes a rank that decode clips; 0 = the rank itself
+    prefetch: int  # micro batches read ahead
+    stuck_after_s: float  # a worker that reads one clip for longer is replaced
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its learning rate and the averaged weights."""
+
+    lr: float
+    schedule: Literal["warmup", "one_cycle"]
+    warmup_steps: int
+    cooldown_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    eps: float
+    grad_clip: float  # 0 = off
+    ema_decay: float
+    min_lr: float | None = None
+    max_lr: float | None = None
+    anneal: Literal["cos", "linear"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How the trainer runs."""
+
+    dtype: Literal["bf16", "fp32"]
+    compile: bool
+    collective_timeout_s: float
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When a checkpoint is written."""
+
+    every_steps: int  # 0 = only at the end of an epoch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is logged where."""
+
+    every_steps: int
+    tensorboard: bool
+    wandb: bool
+    wandb_project: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that the trainer needs to know about a stage."""
+
+    seed: int
+    epochs: int
+    model: ModelConfig
+    vae: VaeConfig
+    text_encoder: TextEncoderConfig
+    flow: FlowConfig
+    masks: MasksConfig
+    buckets: BucketsConfig
+    balance: BalanceConfig
+    data: DataConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    after: str | None = None  # the stage whose newest checkpoint gives the first weights
+    init_from: str | None = None  # or the file or folder that does
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A resolved stage: its settings and, for each, where its value came from."""
+
+    name: str
+    config: TrainConfig
+    origins: Mapping[str, str]  # "optim.lr" -> "configs/parts/base.toml"
+
+
+def configs_folder() -> Path:
+    """`configs/` here, or the one that lies beside the installed package."""
+    here = Path("configs")
+    return here if here.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def stage_names(folder: Path) -> list[str]:
+    """The stages that can be launched."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def load_stage(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Stage:
+    """Parts left to right, the stage, then `section.key=value`; ConfigError names every fault."""
+    folder = folder or configs_folder()
+    path = folder / f"{name}.toml"
+    if not path.is_file():
+        names = stage_names(folder)
+        near = difflib.get_close_matches(name, names, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError([f"no stage named {name}; {folder}/ has: {', '.join(names)}{meant}"])
+    stage = read_toml(path)
+    parts = stage.pop("extends", [])
+    part_files = [folder / "parts" / f"{part}.toml" for part in parts]
+    if missing := [str(file) for file in part_files if not file.is_file()]:
+        raise ConfigError([f"{path}: extends {file}, which does not exist" for file in missing])
+    layers = [(str(file), read_toml(file)) for file in part_files] + [(str(path), stage)]
+    layers += [(f"--set {text}", parse_override(text)) for text in overrides]
+    config, origins = resolve(TrainConfig, layers)
+    if faults := check_consistency(config):
+        raise ConfigError([f"{path}: {fault}" for fault in faults])
+    return Stage(name, config, origins)
+
+
+def read(path: Path) -> TrainConfig:
+    """A run's `config.json`, checked like any other layer."""
+    values = json.loads(path.read_text())
+    return resolve(TrainConfig, [(str(path), without_nulls(values))])[0]
+
+
+def check_consistency(config: TrainConfig) -> list[str]:
+    """The rules across settings; returns what is wrong."""
+    faults = []
+    optim, buckets = config.optim, config.buckets
+    if config.after and config.init_from:
+        faults.append("`after` and `init_from` both say where the weights come from; keep one")
+    if optim.schedule == "one_cycle":
+        unset = [key for key in ("min_lr", "max_lr", "anneal") if getattr(optim, key) is None]
+        faults += [f"optim.schedule = 'one_cycle' needs optim.{key}" for key in unset]
+    masks = dump(config.masks)
+    faults += [
+        f"masks.{key} = {share}; expected 0 to 1"
+        for key, share in masks.items()
+        if not 0 <= share <= 1
+    ]
+    if (total := sum(masks.values())) > 1 + 1e-6:
+        faults.append(f"the shares of masks add up to {total:g}; at most 1 is possible")
+    for key in ("epochs", "vae.micro_batch_size", "vae.micro_frame_size"):
+        if (value := settings(config)[key]) < 1:
+            faults.append(f"{key} = {value}; expected at least 1")
+    for resolution, row in buckets.keep.items():
+        faults += _bucket_faults(buckets, resolution, row)
+    return faults
+
+
+def _bucket_faults(
+    buckets: BucketsConfig, resolution: Resolution, row: Sequence[float | tuple[float, float]]
+) -> Iterator[str]:
+    name = f"buckets.keep.{resolution}"
+    if len(row) > len(buckets.frames):
+        yield f"{name} has {len(row)} columns; buckets.frames has {len(buckets.frames)}"
+    sizes = buckets.batch_size.get(resolution, ())
+    for frames, keep, size in zip(buckets.frames, row, (*sizes, *[0] * len(row)), strict=False):
+        chances = keep if isinstance(keep, tuple) else (keep,)
+        if not all(0 <= chance <= 1 for chance in chances):
+            yield f"{name} at {frames} frames = {keep}; expected 0 to 1"
+        if chances[0] > 0 and size < 1:
+            yield f"{name} keeps clips at {frames} frames without a buckets.batch_size there"
+        if frames == 1 and len(chances) == 2:
+            yield f"{name} = {keep} for images; expected one number"

@@ -1,0 +1,307 @@
+"""Where everything about a run lies on disk, and when a checkpoint is complete."""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "checkpoint.json"
+_RUN_NAME = re.compile(r"(\d{3,})-(.+)")
+_CHECKPOINT_NAME = re.compile(r"epoch(\d+)-global_step(\d+)")
+
+
+class RunDirError(Exception):
+    """Something about a run's folder is not as it must be; the message names the path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What `checkpoint.json` says: written last, so it says too that the checkpoint is complete."""
+
+    epoch: int
+    step: int  # optimizer steps done in this epoch
+    global_step: int  # optimizer steps done since the run began
+    world_size: int
+    consumed: tuple[tuple[int, int], ...]  # (ranks, steps) of this epoch so far, in order
+    data_fingerprint: str
+    file_sizes: Mapping[str, int] = field(default_factory=dict)  # bytes, by path in the folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """`epoch0-global_step200`."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """The weights as they are trained: safetensors files and an index."""
+        return self.path / "model"
+
+    @property
+    def ema(self) -> Path:
+        """The averaged weights, fp32: safetensors files and an index."""
+        return self.path / "ema"
+
+    @property
+    def optimizer(self) -> Path:
+        """Each rank's fp32 masters and moments."""
+        return self.path / "optimizer"
+
+
+@dataclass(frozen=True)
+class AttemptDir:
+    """One start of a run's processes."""
+
+    path: Path
+
+    @property
+    def number(self) -> int:
+        """1 for the launch, 2 for the first resume."""
+        return int(self.path.name)
+
+    @property
+    def plan(self) -> Path:
+        """What was started where."""
+        return self.path / "plan.json"
+
+    @property
+    def exit(self) -> Path:
+        """How the attempt ended; absent while it runs."""
+        return self.path / "exit.json"
+
+    def node_log(self, node: str) -> Path:
+        """Everything that a node's processes printed."""
+        return self.path / f"{node}.log"
+
+    def node_exit(self, node: str) -> Path:
+        """The exit code of a node's launcher, written when it ends."""
+        return self.path / f"{node}.exit"
+
+    def rank_failure(self, rank: int) -> Path:
+        """Why a rank ended badly, in its own words."""
+        return self.path / f"rank-{rank}.json"
+
+    def rank_failures(self) -> list[dict[str, Any]]:
+        """Every rank's own account of its failure, the earliest first."""
+        found = [read_json(path) for path in self.path.glob("rank-*.json")]
+        return sorted(found, key=lambda failure: float(failure["time_unix_s"]))
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one training from `launch` on, such as `runs/007-stage2`."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """`007-stage2`."""
+        return self.path.name
+
+    @property
+    def run_json(self) -> Path:
+        """What was started: stage, start weights, command, code version."""
+        return self.path / "run.json"
+
+    @property
+    def config_json(self) -> Path:
+        """The resolved settings, all that the trainer reads."""
+        return self.path / "config.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """The last step and when it ended; replaced whole by rank 0."""
+        return self.path / "heartbeat.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line for each logged step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def skipped_clips(self) -> Path:
+        """One line for each clip that could not be read."""
+        return self.path / "skipped_clips.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints_folder(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Generated videos."""
+        return self.path / "samples"
+
+    def attempts(self) -> list[AttemptDir]:
+        """Every attempt, oldest first."""
+        folders = [path for path in (self.path / "attempts").glob("*") if path.name.isdecimal()]
+        return [AttemptDir(path) for path in sorted(folders, key=lambda path: int(path.name))]
+
+    def new_attempt(self) -> AttemptDir:
+        """The next attempt's folder; made exclusively, so two starts never share one."""
+        while True:
+            past = self.attempts()
+            number = past[-1].number + 1 if past else 1
+            path = self.path / "attempts" / str(number)
+            path.parent.mkdir(exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return AttemptDir(path)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints, oldest first."""
+        return [found for found in self._by_step() if isinstance(found, Checkpoint)]
+
+    def incomplete(self) -> dict[Path, str]:
+        """Checkpoint folders that are not complete, and why."""
+        return dict(found for found in self._by_step() if not isinstance(found, Checkpoint))
+
+    def _by_step(self) -> list["Checkpoint | tuple[Path, str]"]:
+        folders = [
+            path for path in self.checkpoints_folder.glob("*") if _CHECKPOINT_NAME.match(path.name)
+        ]
+        return [read_checkpoint(path) for path in sorted(folders, key=_global_step)]
+
+    def draft_path(self, epoch: int, global_step: int) -> Path:
+        """Where a checkpoint is written before it is complete."""
+        return self.checkpoints_folder / f".draft-epoch{epoch}-global_step{global_step}"
+
+    def publish(self, draft: Path, manifest: Manifest) -> Checkpoint:
+        """Declare a checkpoint complete: the very last thing that its writer does."""
+        files = sorted(path for path in draft.rglob("*") if path.is_file())
+        for path in files:
+            _sync_to_disk(path)
+        sizes = {str(path.relative_to(draft)): path.stat().st_size for path in files}
+        complete = Manifest(**{**vars(manifest), "file_sizes": sizes})
+        write_json(draft / MANIFEST, asdict(complete))
+        name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
+        final = self.checkpoints_folder / name
+        replaced = draft.with_name(f".replaced-{name}")
+        if final.exists():  # this step was saved before, by an attempt that was resumed earlier
+            final.rename(replaced)
+        draft.rename(final)
+        _sync_to_disk(self.checkpoints_folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        return Checkpoint(final, complete)
+
+    def beat(self, global_step: int, total_steps: int | None) -> None:
+        """Say that a step ended now."""
+        write_json(
+            self.heartbeat,
+            {"global_step": global_step, "total_steps": total_steps, "time_unix_s": time.time()},
+        )
+
+
+def create_run(root: Path, stage: str) -> RunDir:
+    """The next run's folder, such as `runs/008-stage3`; two launches never share a number."""
+    claims = (
+        root / ".numbers"
+    )  # a folder's name holds its stage too, so the number is claimed apart
+    claims.mkdir(parents=True, exist_ok=True)
+    number = _run_number(next_path(root, stage))
+    while True:
+        try:
+            (claims / f"{number:03d}").mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        run = RunDir(root / f"{number:03d}-{stage}")
+        run.path.mkdir()
+        run.checkpoints_folder.mkdir()
+        return run
+
+
+def runs(root: Path) -> list[RunDir]:
+    """Every run, oldest first."""
+    found = [path for path in root.glob("*-*") if path.is_dir() and _RUN_NAME.fullmatch(path.name)]
+    return [RunDir(path) for path in sorted(found, key=_run_number)]
+
+
+def next_path(root: Path, stage: str) -> Path:
+    """The folder that `create_run` would make now."""
+    taken = [*root.glob("*-*"), *(root / ".numbers").glob("*")]
+    numbers = [_run_number(path) for path in taken]
+    return root / f"{max([0, *numbers]) + 1:03d}-{stage}"
+
+
+def read_checkpoint(path: Path) -> "Checkpoint | tuple[Path, str]":
+    """A folder as a complete checkpoint, or (folder, why it is none)."""
+    try:
+        values = read_json(path / MANIFEST)
+        consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])
+        manifest = Manifest(**{**values, "consumed": consumed})
+    except FileNotFoundError:
+        return path, f"no {MANIFEST}"
+    except (ValueError, TypeError, KeyError) as error:
+        return path, f"{MANIFEST} is not readable: {error}"
+    for name, size in manifest.file_sizes.items():
+        file = path / name
+        if not file.is_file():
+            return path, f"{name} is missing"
+        if (there := file.stat().st_size) != size:
+            return path, f"{name} has {there} of {size} bytes"
+    return Checkpoint(path, manifest)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file with one object."""
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write aside, then rename, so that a reader never sees half a file."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    with draft.open("w") as file:
+        json.dump(values, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add one line for each row, in one write."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    with path.open("a") as file:
+        file.write(text)
+
+
+def _run_number(path: Path) -> int:
+    match = re.match(r"\d+", path.name)
+    return int(match.group()) if match else 0
+
+
+def _global_step(path: Path) -> int:
+    match = _CHECKPOINT_NAME.match(path.name)
+    return int(match.group(2)) if match else -1
+
+
+def _sync_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
