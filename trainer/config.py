@@ -158,9 +158,12 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When a checkpoint is written."""
+    """When a checkpoint is written, besides at the end of an epoch, and which ones stay."""
 
-    every_steps: int  # 0 = only at the end of an epoch
+    every_steps: int  # 0 = never
+    keep_last: int  # 0 = all
+    keep_every_steps: int  # keep these for ever too; 0 = none
+    every_minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

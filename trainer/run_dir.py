@@ -1,16 +1,21 @@
 """Where everything about a run lies on disk, and when a checkpoint is complete."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "checkpoint.json"
+_READER = ".read-by-"
+_READER_MARK_HOLDS_S = 86_400
 _RUN_NAME = re.compile(r"(\d{3,})-(.+)")
 _CHECKPOINT_NAME = re.compile(r"epoch(\d+)-global_step(\d+)")
 
@@ -29,7 +34,7 @@ class Manifest:
     world_size: int
     consumed: tuple[tuple[int, int], ...]  # (ranks, steps) of this epoch so far, in order
     data_fingerprint: str
-    file_sizes: Mapping[str, int] = field(default_factory=dict)  # bytes, by path in the folder
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path: {bytes, sha256}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,27 @@ class Checkpoint:
         """Each rank's fp32 masters and moments."""
         return self.path / "optimizer"
 
+    @contextmanager
+    def being_read(self) -> Iterator[None]:
+        """Keep it from being removed while it is read."""
+        mark = self.path / f"{_READER}{socket.gethostname()}-{os.getpid()}"
+        mark.touch()
+        try:
+            yield
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def has_readers(self) -> bool:
+        """Whether somebody reads it; a mark of more than a day was left by a crash."""
+        marks = self.path.glob(f"{_READER}*")
+        return any(time.time() - mark.stat().st_mtime < _READER_MARK_HOLDS_S for mark in marks)
+
+    def remove(self) -> None:
+        """Delete it; at no moment does half of it stand under its name."""
+        doomed = self.path.with_name(f".removed-{self.name}")
+        self.path.rename(doomed)
+        shutil.rmtree(doomed)
+
 
 @dataclass(frozen=True)
 class AttemptDir:
@@ -81,6 +107,20 @@ class AttemptDir:
         """How the attempt ended; absent while it runs."""
         return self.path / "exit.json"
 
+    @property
+    def stopped(self) -> Path:
+        """The signal at which all ranks saved and left, and the checkpoint."""
+        return self.path / "stopped.json"
+
+    @property
+    def config_json(self) -> Path:
+        """The settings of this attempt; a later one may have been resumed with others."""
+        return self.path / "config.json"
+
+    def node_script(self, node: str) -> Path:
+        """What the node was told to run."""
+        return self.path / f"{node}.sh"
+
     def node_log(self, node: str) -> Path:
         """Everything that a node's processes printed."""
         return self.path / f"{node}.log"
@@ -88,6 +128,10 @@ class AttemptDir:
     def node_exit(self, node: str) -> Path:
         """The exit code of a node's launcher, written when it ends."""
         return self.path / f"{node}.exit"
+
+    def skipped_clips(self, rank: int) -> Path:
+        """One line for each clip that a rank could not read."""
+        return self.path / f"skipped_clips-{rank}.jsonl"
 
     def rank_failure(self, rank: int) -> Path:
         """Why a rank ended badly, in its own words."""
@@ -121,6 +165,11 @@ class RunDir:
         return self.path / "config.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by whoever starts an attempt, so that two starts never overlap."""
+        return self.path / ".lock"
+
+    @property
     def heartbeat(self) -> Path:
         """The last step and when it ended; replaced whole by rank 0."""
         return self.path / "heartbeat.json"
@@ -129,11 +178,6 @@ class RunDir:
     def metrics(self) -> Path:
         """One line for each logged step."""
         return self.path / "metrics.jsonl"
-
-    @property
-    def skipped_clips(self) -> Path:
-        """One line for each clip that could not be read."""
-        return self.path / "skipped_clips.jsonl"
 
     @property
     def tensorboard(self) -> Path:
@@ -188,28 +232,21 @@ class RunDir:
 
     def publish(self, draft: Path, manifest: Manifest) -> Checkpoint:
         """Declare a checkpoint complete: the very last thing that its writer does."""
-        files = sorted(path for path in draft.rglob("*") if path.is_file())
-        for path in files:
-            _sync_to_disk(path)
-        sizes = {str(path.relative_to(draft)): path.stat().st_size for path in files}
-        complete = Manifest(**{**vars(manifest), "file_sizes": sizes})
-        write_json(draft / MANIFEST, asdict(complete))
+        write_json(draft / MANIFEST, asdict(manifest))
         name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
         final = self.checkpoints_folder / name
         replaced = draft.with_name(f".replaced-{name}")
         if final.exists():  # this step was saved before, by an attempt that was resumed earlier
             final.rename(replaced)
         draft.rename(final)
-        _sync_to_disk(self.checkpoints_folder)
+        sync_to_disk(self.checkpoints_folder)
         shutil.rmtree(replaced, ignore_errors=True)
-        return Checkpoint(final, complete)
+        return Checkpoint(final, manifest)
 
-    def beat(self, global_step: int, total_steps: int | None) -> None:
+    def beat(self, global_step: int, total_steps: int) -> None:
         """Say that a step ended now."""
-        write_json(
-            self.heartbeat,
-            {"global_step": global_step, "total_steps": total_steps, "time_unix_s": time.time()},
-        )
+        values = {"global_step": global_step, "total_steps": total_steps}
+        write_json(self.heartbeat, {**values, "time_unix_s": time.time()}, durable=False)
 
 
 def create_run(root: Path, stage: str) -> RunDir:
@@ -237,6 +274,18 @@ def runs(root: Path) -> list[RunDir]:
     return [RunDir(path) for path in sorted(found, key=_run_number)]
 
 
+def superseded(
+    checkpoints: Sequence[Checkpoint], keep_last: int, keep_every_steps: int
+) -> list[Checkpoint]:
+    """Which of these (oldest first) may go; `keep_last` = 0 keeps all."""
+    return [
+        checkpoint
+        for checkpoint in checkpoints[: -keep_last if keep_last else 0]
+        if not (keep_every_steps and checkpoint.manifest.global_step % keep_every_steps == 0)
+        and not checkpoint.has_readers()
+    ]
+
+
 def next_path(root: Path, stage: str) -> Path:
     """The folder that `create_run` would make now."""
     taken = [*root.glob("*-*"), *(root / ".numbers").glob("*")]
@@ -254,12 +303,12 @@ def read_checkpoint(path: Path) -> "Checkpoint | tuple[Path, str]":
         return path, f"no {MANIFEST}"
     except (ValueError, TypeError, KeyError) as error:
         return path, f"{MANIFEST} is not readable: {error}"
-    for name, size in manifest.file_sizes.items():
+    for name, facts in manifest.files.items():
         file = path / name
         if not file.is_file():
             return path, f"{name} is missing"
-        if (there := file.stat().st_size) != size:
-            return path, f"{name} has {there} of {size} bytes"
+        if (there := file.stat().st_size) != facts["bytes"]:
+            return path, f"{name} has {there} of {facts['bytes']} bytes"
     return Checkpoint(path, manifest)
 
 
@@ -271,14 +320,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write aside, then rename, so that a reader never sees half a file."""
+def write_json(path: Path, values: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write aside, then rename: no reader sees half a file; `durable` outlives a power cut."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with draft.open("w") as file:
         json.dump(values, file, indent=2)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     draft.replace(path)
 
 
@@ -299,7 +349,15 @@ def _global_step(path: Path) -> int:
     return int(match.group(2)) if match else -1
 
 
-def _sync_to_disk(path: Path) -> None:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Size in bytes and checksum, as a manifest has them."""
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": checksum}
+
+
+def sync_to_disk(path: Path) -> None:
+    """Return when a file or folder would outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,0 +1,69 @@
+# Two commands do everything on a fresh machine: `make smoke` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+# uv does not read pip's settings: hand it pip's folders of wheels, those that exist
+LINKS = $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+ifndef UV_FIND_LINKS
+export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(foreach d,$(LINKS),$(if $(findstring ://,$d),$d,$(wildcard $d)))))
+endif
+export UV_PYTHON_DOWNLOADS := never
+export UV_COMPILE_BYTECODE := 1
+# colossalai runs `torchrun` by name
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: install smoke test lint fix bench docs system-packages cluster clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq 'uv>=0.9,<1'
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[train,dev]'
+	touch $@
+
+data/smoke/clips.csv: | $(VENV)/.installed
+	$(BIN)/python -m trainer.data.smoke_clips data/smoke
+
+# launch, checkpoint, resume, sample: the main job at toy size, on CPU or one GPU
+smoke: install data/smoke/clips.csv
+	soractl launch smoke --set trainer.max_steps=10
+	soractl resume latest --set trainer.max_steps=20
+	$(BIN)/python -m trainer.sample latest --prompt "a rabbit walks out of its burrow"
+	soractl status
+
+# sshd, namespaces and rsync for the tests that need real nodes; root on Debian installs them
+SYSTEM_PACKAGES := openssh-server tini iproute2 rsync
+system-packages:
+	@missing=; for package in $(SYSTEM_PACKAGES); do \
+	  dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	else echo "these system packages are missing, so some tests will be skipped:$$missing" >&2; fi
+
+# the slow tests are left out unless CI=true
+test: install system-packages
+	$(BIN)/python -m pytest -q $(if $(filter true,$(CI)),,-m "not gpu and not slow")
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+docs: install
+	$(BIN)/python docs/generate_commands.py > docs/commands.md
+
+clean:
+	rm -rf $(VENV) data/smoke

@@ -1,0 +1,130 @@
+"""Watches a started attempt until it ends, and sees to it that all its nodes end together."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from soractl import attempts
+from soractl.attempts import NodeState
+from soractl.errors import ExitCode, SoractlError
+from soractl.launcher import Started
+from soractl.post_mortem import Outcome, settle
+from soractl.processes import Selection, stop
+from soractl.progress import Progress, ProgressReader
+from soractl.remote import Remote
+from soractl.runs import Recorded, recorded
+from trainer.run_dir import AttemptDir, write_json
+
+TICK_S = 0.5
+LOOK_EVERY_S = 8.0
+FAREWELL_S = 3.0  # after one node failed the others usually fail by themselves
+GRACE_S = 20.0  # for ranks that have to be stopped
+LOOKS_UNTIL_LOST = 2  # in a row without an answer, so 16 s
+LOOKS_UNTIL_ALONE = 75  # when no node answers it is more likely this machine that is cut off
+STEPS_UNTIL_STALE = 3  # a synchronous step needs every node: a fresh one proves them all alive
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, progress: Progress) -> None:
+        """How far it is now."""
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+
+
+class NodeWatch:
+    """What the nodes of an attempt are known to do, and which of them are lost."""
+
+    def __init__(
+        self, attempt: AttemptDir, record: Recorded, ask: Callable[[], list[NodeState]]
+    ) -> None:
+        self._attempt = attempt
+        self._record = record
+        self._ask = ask
+        self._answers: list[NodeState] | None = None
+        self._thread: threading.Thread | None = None
+        self._next_look = time.monotonic() + LOOK_EVERY_S
+        self._silent: Counter[str] = Counter()
+        self._failed_at: float | None = None
+        self.states: list[NodeState] = []
+        self.lost: dict[str, str] = {}
+
+    @property
+    def ended(self) -> bool:
+        """Every node's script wrote how it ended."""
+        return all(state.ended for state in self.states)
+
+    @property
+    def culprits(self) -> list[str]:
+        """Lost nodes, and nodes that failed so long ago that the others no longer follow."""
+        failed = [state.node for state in self.states if state.exit_code not in (None, 0)]
+        if failed and self._failed_at is None:
+            self._failed_at = time.monotonic()
+        overdue = self._failed_at and time.monotonic() - self._failed_at > FAREWELL_S
+        return [*self.lost, *(failed if overdue else [])]
+
+    def update(self, progress: Progress) -> None:
+        """Read the exit codes on disk and, when it is time, what the nodes answered."""
+        self.states = attempts.read_states(self._attempt, self._record.nodes)
+        if self._thread is None and time.monotonic() >= self._next_look:
+            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread.start()
+        if self._answers is not None:
+            answers, self._answers, self._thread = self._answers, None, None
+            self._next_look = time.monotonic() + LOOK_EVERY_S
+            self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.error})
+            self.lost = lost_nodes(answers, self._silent, progress)
+            if len(self._silent) == len(answers) and min(self._silent.values()) > LOOKS_UNTIL_ALONE:
+                raise SoractlError(
+                    "no node has answered for 10 minutes; the run may well go on",
+                    exit_code=ExitCode.SOME_UNREACHABLE,
+                )
+            # A shared folder may show a new file late; the node that wrote it knows at once.
+            seen = {s.node: s for s in answers if s.ended}
+            self.states = [s if s.ended else seen.get(s.node, s) for s in self.states]
+
+    def _look(self) -> None:
+        self._answers = self._ask()
+
+
+def lost_nodes(
+    answers: Sequence[NodeState], silent: Counter[str], progress: Progress
+) -> dict[str, str]:
+    """The nodes that no longer take part, and how that is known."""
+    lost = {state.node: attempts.VANISHED for state in answers if state.vanished}
+    steps = (progress.s_per_step or 0) * STEPS_UNTIL_STALE
+    stale = progress.heartbeat_age_s is None or progress.heartbeat_age_s > max(10.0, steps)
+    if stale and len(silent) < len(answers):
+        for state in answers:
+            if silent[state.node] >= LOOKS_UNTIL_LOST:
+                lost[state.node] = f"the node does not answer ({state.error})"
+    return lost
+
+
+def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome, Progress]:
+    """Show progress until the attempt has ended on all nodes; one failed node ends the others."""
+    record = recorded(started.attempt)
+    head_log = started.attempt.node_log(record.nodes[0].name)
+    reader = ProgressReader(started.run, head_log, record.started_unix_s)
+    watch = NodeWatch(
+        started.attempt, record, lambda: attempts.look(started.attempt, record, remote)
+    )
+    while True:
+        progress = reader.read(time.time())
+        display.show(progress)
+        watch.update(progress)
+        if watch.ended:
+            break
+        if culprits := watch.culprits:
+            display.say(f"{', '.join(culprits)} failed; stopping all nodes")
+            stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=GRACE_S)
+            watch.states = attempts.read_states(started.attempt, record.nodes)
+            break
+        time.sleep(TICK_S)
+    outcome = settle(started.attempt, record, watch.states, watch.lost)
+    write_json(started.attempt.exit, outcome.as_json())
+    return outcome, reader.read(time.time())

@@ -1,0 +1,95 @@
+"""Where an attempt's first weights come from, and which checkpoints were passed over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.runs import runs_of_stage
+from trainer.config import TrainConfig
+from trainer.run_dir import MANIFEST, Checkpoint, RunDir, read_checkpoint
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """What the trainer loads before its first step."""
+
+    kind: Literal["fresh", "init_from", "resume"]
+    path: Path | None = None
+    missing: str | None = None  # why there is nothing to start from
+    passed_over: Mapping[Path, str] = field(default_factory=dict)  # newer, but not complete
+
+    def as_json(self) -> dict[str, Any]:
+        """As `plan.json` says it."""
+        return {"kind": self.kind, "path": str(self.path) if self.path else None}
+
+
+def for_launch(config: TrainConfig, root: Path, workdir: Path, init_from: str | None) -> StartPoint:
+    """The weights that were named, else those of the stage before, else none at all."""
+    if init_from:
+        return _named(workdir / init_from)
+    if config.after:
+        return _after(config.after, root)
+    if config.init_from:
+        return _named(workdir / config.init_from)
+    return StartPoint("fresh")
+
+
+def for_resume(run: RunDir) -> StartPoint:
+    """The newest complete checkpoint of a run; exit code 6 says what was looked at."""
+    complete = run.checkpoints()
+    incomplete = run.incomplete()
+    if not complete:
+        seen = [f"{path.name}: {why}" for path, why in incomplete.items()]
+        found = "; ".join(seen) or f"{run.checkpoints_folder} is empty"
+        raise SoractlError(
+            f"{run.path} has no complete checkpoint: {found}",
+            exit_code=ExitCode.NOTHING_SUITABLE,
+        )
+    newest = complete[-1]
+    newer = {path: why for path, why in incomplete.items() if _step(path) >= _step(newest.path)}
+    return StartPoint("resume", newest.path, passed_over=newer)
+
+
+def from_checkpoint(path: Path) -> StartPoint:
+    """Resume from exactly this folder; exit code 6 when it is not complete."""
+    found = read_checkpoint(path)
+    if isinstance(found, Checkpoint):
+        return StartPoint("resume", path)
+    raise SoractlError(
+        f"{path} is not a complete checkpoint: {found[1]}", exit_code=ExitCode.NOTHING_SUITABLE
+    )
+
+
+def _after(stage: str, root: Path) -> StartPoint:
+    candidates = runs_of_stage(root, stage)
+    for run in reversed(candidates):
+        if checkpoints := run.checkpoints():
+            return StartPoint("init_from", checkpoints[-1].path)
+    looked = ", ".join(run.name for run in candidates) or f"no run of {stage} in {root}/"
+    why = f"a complete checkpoint of {stage} (looked at: {looked})"
+    return StartPoint("init_from", missing=why)
+
+
+def _named(path: Path) -> StartPoint:
+    if not path.exists():
+        return StartPoint("init_from", missing=f"{path} does not exist")
+    run = RunDir(path)
+    if run.checkpoints_folder.is_dir():
+        if checkpoints := run.checkpoints():
+            return StartPoint("init_from", checkpoints[-1].path)
+        return StartPoint("init_from", missing=f"{path} has no complete checkpoint")
+    if _is_ours(path):
+        found = read_checkpoint(path)
+        if not isinstance(found, Checkpoint):
+            return StartPoint("init_from", missing=f"{path} is not complete: {found[1]}")
+    return StartPoint("init_from", path)
+
+
+def _is_ours(path: Path) -> bool:
+    return (path / MANIFEST).exists() or path.parent.name == "checkpoints"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("global_step")[2])

@@ -1,0 +1,51 @@
+"""How values, times, paths and tables look as text."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Aligned columns, two spaces apart."""
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
+    return ["  ".join(row).rstrip() for row in padded]
+
+
+def pairs(rows: Iterable[tuple[str, object]], width: int = 0) -> list[str]:
+    """Names on the left, at least `width` wide; what they are on the right."""
+    known = list(rows)
+    width = max(width, *(len(name) for name, _ in known))
+    return [f"{name.ljust(width)}  {value}".rstrip() for name, value in known]
+
+
+def value(setting: Any) -> str:
+    """A setting as a TOML file would say it; `-` for none."""
+    if setting is None:
+        return "-"
+    if isinstance(setting, bool):
+        return str(setting).lower()
+    if isinstance(setting, list | tuple):
+        return f"[{', '.join(value(item) for item in setting)}]"
+    return str(setting)
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 12 s`, `5 h 07 min`, `2 d 04 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    units = (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1))
+    large, small, size, part = next(unit for unit in units if whole >= unit[2])
+    return f"{whole // size} {large} {whole % size // part:02d} {small}"
+
+
+def path(full: Path) -> str:
+    """Short where it lies below the current folder."""
+    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
+
+
+def count(number: int, one: str) -> str:
+    """`1 node`, `24 nodes`."""
+    return f"{number} {one}" if number == 1 else f"{number} {one}s"

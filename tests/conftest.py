@@ -1,0 +1,81 @@
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+STAND_IN = """\
+#!{python}
+import os, signal, sys, time
+sys.path.insert(0, {repository!r})
+from pathlib import Path
+from trainer.run_dir import Manifest, RunDir, append_jsonl, write_json
+run = RunDir(Path(sys.argv[-1]))
+attempt = run.attempts()[-1]
+def train(step, total):
+    append_jsonl(run.metrics, [{{"global_step": step, "loss": 1 / step, "s_per_step": 0.1,
+                                "clips_per_s": 20.0, "time_unix_s": time.time()}}])
+    run.beat(step, total)
+def save(step):
+    draft = run.draft_path(0, step)
+    draft.mkdir()
+    (draft / "weights").write_text("1234")
+    run.publish(draft, Manifest(epoch=0, step=step, global_step=step, world_size=2,
+                                consumed=((2, step),), data_fingerprint="x",
+                                files={{"weights": {{"bytes": 4}}}}))
+{code}
+"""
+
+
+class Workplace:
+    """A folder to launch from, where `colossalai` is whatever the test says."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.write("hostfiles/local.toml", f'environment = "{self.bin}"\nranks_per_node = 2\n')
+        self.write("data/smoke/clips.csv", "path,caption\n")
+        self._program("torchrun", "")
+        self.ranks("")
+
+    def write(self, name, text):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def ranks(self, code):
+        """What the ranks of every launch from now on do, as Python."""
+        self._program("colossalai", textwrap.dedent(code))
+
+    def soractl(self, *arguments, code=0, environ=()):
+        """The command in a process of its own, whose exit code is checked."""
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **dict(environ)}
+        done = subprocess.run(
+            [sys.executable, "-m", "soractl.cli", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def _program(self, name, code):
+        text = STAND_IN.format(python=sys.executable, repository=str(REPOSITORY), code=code)
+        path = self.write(f"bin/{name}", text)
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("SORACTL_HOSTFILE", "SLURM_JOB_NODELIST", "CUDA_VISIBLE_DEVICES", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    return Workplace(tmp_path)

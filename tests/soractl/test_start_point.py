@@ -1,0 +1,132 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.start_point import StartPoint, for_launch, for_resume, from_checkpoint
+from trainer.config import load_stage
+from trainer.run_dir import Manifest, create_run, write_json
+
+SMOKE = load_stage("smoke", folder=Path(__file__).parent.parent.parent / "configs").config
+AFTER_STAGE1 = replace(SMOKE, after="stage1")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "runs"
+
+
+def run_with(root, stage, *steps):
+    run = create_run(root, stage)
+    write_json(run.run_json, {"stage": stage})
+    for step in steps:
+        draft = run.draft_path(0, step)
+        draft.mkdir()
+        (draft / "weights").write_text("1234")
+        run.publish(
+            draft,
+            Manifest(
+                epoch=0,
+                step=step,
+                global_step=step,
+                world_size=2,
+                consumed=(),
+                data_fingerprint="",
+                files={"weights": {"bytes": 4}},
+            ),
+        )
+    return run
+
+
+def launch(root, config, init_from=None):
+    return for_launch(config, root, root.parent, init_from)
+
+
+def test_a_stage_that_comes_after_nothing_starts_fresh(root):
+    assert launch(root, SMOKE) == StartPoint("fresh")
+
+
+def test_a_stage_starts_from_the_newest_run_of_the_stage_before_that_has_a_checkpoint(root):
+    run_with(root, "stage1", 5)
+    second = run_with(root, "stage1", 10, 20)
+    run_with(root, "stage1")
+    run_with(root, "stage2", 30)
+    expected = second.checkpoints_folder / "epoch0-global_step20"
+    assert launch(root, AFTER_STAGE1) == StartPoint("init_from", expected)
+
+
+def test_what_is_missing_of_the_stage_before_is_told(root):
+    assert launch(root, AFTER_STAGE1).missing == (
+        f"a complete checkpoint of stage1 (looked at: no run of stage1 in {root}/)"
+    )
+    run_with(root, "stage1")
+    assert launch(root, AFTER_STAGE1).missing == (
+        "a complete checkpoint of stage1 (looked at: 001-stage1)"
+    )
+
+
+def test_named_weights_come_before_the_stage_before(root):
+    run = run_with(root, "stage1", 5)
+    weights = root.parent / "weights.pth"
+    weights.touch()
+    assert launch(root, AFTER_STAGE1, "weights.pth") == StartPoint("init_from", weights)
+    newest = run.checkpoints()[-1].path
+    assert launch(root, SMOKE, str(run.path)) == StartPoint("init_from", newest)
+    assert launch(root, SMOKE, str(newest)) == StartPoint("init_from", newest)
+
+
+def test_the_weights_that_a_stage_names_must_be_there(root):
+    config = replace(SMOKE, init_from="weights.pth")
+    missing = f"{root.parent}/weights.pth does not exist"
+    assert launch(root, config) == StartPoint("init_from", missing=missing)
+
+
+def test_a_half_written_checkpoint_gives_no_weights(root):
+    run = run_with(root, "stage1")
+    half = run.checkpoints_folder / "epoch0-global_step7"
+    half.mkdir()
+    assert launch(root, SMOKE, str(half)).missing == (f"{half} is not complete: no checkpoint.json")
+    assert launch(root, SMOKE, str(run.path)).missing == f"{run.path} has no complete checkpoint"
+
+
+def test_resume_passes_over_what_is_newer_and_not_complete(root):
+    run = run_with(root, "stage1", 5, 10, 20, 30)
+    (run.checkpoints_folder / "epoch0-global_step30/checkpoint.json").unlink()
+    (run.checkpoints_folder / "epoch0-global_step20/weights").write_text("12")
+    (run.checkpoints_folder / "epoch0-global_step5/weights").unlink()
+    folder = run.checkpoints_folder
+    assert for_resume(run) == StartPoint(
+        "resume",
+        folder / "epoch0-global_step10",
+        passed_over={
+            folder / "epoch0-global_step20": "weights has 2 of 4 bytes",
+            folder / "epoch0-global_step30": "no checkpoint.json",
+        },
+    )
+
+
+def test_a_run_without_a_complete_checkpoint_cannot_be_resumed(root):
+    run = run_with(root, "stage1")
+    with pytest.raises(SoractlError, match="is empty") as caught:
+        for_resume(run)
+    assert caught.value.exit_code == 6
+    (run.checkpoints_folder / "epoch0-global_step30").mkdir()
+    with pytest.raises(SoractlError) as caught:
+        for_resume(run)
+    assert caught.value.message == (
+        f"{run.path} has no complete checkpoint: epoch0-global_step30: no checkpoint.json"
+    )
+
+
+def test_a_named_checkpoint_must_be_complete(root):
+    run = run_with(root, "stage1", 5)
+    path = run.checkpoints()[0].path
+    assert from_checkpoint(path) == StartPoint("resume", path)
+    (path / "weights").unlink()
+    with pytest.raises(SoractlError) as caught:
+        from_checkpoint(path)
+    assert (caught.value.exit_code, caught.value.message) == (
+        6,
+        f"{path} is not a complete checkpoint: weights is missing",
+    )

@@ -1,0 +1,44 @@
+"""What any rank is asked to do between two steps, agreed on by all: save, or save and leave."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+SAVE = 1
+_LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Agreement:
+    """Ranks vote after each step and hear the result one step later, so that none waits for it."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo")  # on the host: no GPU is made to wait
+        self._wish = 0
+        self._voting: tuple[torch.Tensor, Any] | None = None
+        for number in _LEAVE_SIGNALS:
+            signal.signal(number, self._note_signal)
+
+    def wish_to_save(self) -> None:
+        """Ask all ranks to save."""
+        self._wish = max(self._wish, SAVE)
+
+    def after_step(self) -> int:
+        """What was agreed: 0, SAVE, or the number of the signal after which all leave."""
+        agreed = self._result()
+        vote = torch.tensor([self._wish])
+        self._wish = 0 if self._wish == SAVE else self._wish
+        self._voting = vote, dist.all_reduce(vote, dist.ReduceOp.MAX, self._group, async_op=True)
+        return agreed
+
+    def _result(self) -> int:
+        if self._voting is None:
+            return 0
+        vote, work = self._voting
+        work.wait()
+        return int(vote.item())
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._wish = number

@@ -1,0 +1,118 @@
+"""Where a step's numbers go: metrics.jsonl, TensorBoard and Weights & Biases."""
+
+import json
+import math
+import netrc
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from trainer.config import LogConfig
+from trainer.run_dir import AttemptDir, RunDir, append_jsonl
+
+_WANDB_MACHINE = "api.wandb.ai"
+
+
+class Sink(Protocol):
+    """Something that numbers are sent to."""
+
+    def write(self, values: Mapping[str, float], global_step: int) -> None:
+        """Record the values of one step."""
+
+    def close(self) -> None:
+        """Everything is written when this returns."""
+
+
+def open_sinks(run: RunDir, config: LogConfig, settings: Mapping[str, Any]) -> list[Sink]:
+    """The sinks that a run's settings ask for; only rank 0 has any."""
+    sinks: list[Sink] = [_Jsonl(run)]
+    if config.tensorboard:
+        sinks.append(_TensorBoard(run))
+    if config.wandb:
+        sinks.append(_Wandb(run, config.wandb_project, settings))
+    return sinks
+
+
+def set_aside_later_steps(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
+    """Move what was logged past `global_step` to the attempt's folder: it is logged again."""
+    if not run.metrics.exists():
+        return
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    later = [line for line in lines if _step_of(line) > global_step]
+    if later:
+        (attempt.path / "superseded_metrics.jsonl").write_text("".join(later))
+        draft = run.metrics.with_suffix(".draft")
+        draft.write_text("".join(line for line in lines if _step_of(line) <= global_step))
+        draft.replace(run.metrics)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["global_step"])
+    except ValueError:  # half a line, from an attempt that was killed while it wrote
+        return math.inf
+
+
+class _Jsonl:
+    def __init__(self, run: RunDir) -> None:
+        self._path = run.metrics
+
+    def write(self, values: Mapping[str, float], global_step: int) -> None:
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        append_jsonl(self._path, [{"global_step": global_step, **finite}])
+
+    def close(self) -> None:
+        pass
+
+
+class _TensorBoard:
+    def __init__(self, run: RunDir) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second, so only when wanted
+
+        self._writer = SummaryWriter(str(run.tensorboard))
+
+    def write(self, values: Mapping[str, float], global_step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, global_step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """One W&B run for the life of the run, whatever number of attempts it takes."""
+
+    def __init__(self, run: RunDir, project: str, settings: Mapping[str, Any]) -> None:
+        import wandb  # most of a second, so only when wanted
+
+        self._session = wandb.init(
+            project=project,
+            name=run.name,
+            id=_wandb_id(run),
+            resume="allow",
+            mode=None if _has_wandb_login() else "offline",
+            dir=str(run.path),
+            config=dict(settings),
+        )
+
+    def write(self, values: Mapping[str, float], global_step: int) -> None:
+        self._session.log(dict(values), step=global_step)
+
+    def close(self) -> None:
+        self._session.finish()
+
+
+def _wandb_id(run: RunDir) -> str:
+    path = run.path / "wandb_id"
+    if not path.exists():
+        path.write_text(os.urandom(4).hex())
+    return path.read_text()
+
+
+def _has_wandb_login() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
+        return True
+    try:
+        return netrc.netrc().authenticators(_WANDB_MACHINE) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

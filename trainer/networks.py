@@ -1,0 +1,35 @@
+"""The three networks that a config names: diffusion model, VAE and caption encoder."""
+
+import torch
+
+from trainer.config import TextEncoderConfig, TrainConfig, VaeConfig
+from trainer.model import stdit3, text_encoder, vae
+
+
+def build_model(config: TrainConfig) -> stdit3.STDiT3:
+    """STDiT3 with the random weights of `seed`, equal on every rank."""
+    torch.manual_seed(config.seed)
+    fields = {
+        **stdit3.SIZES[config.model.arch],
+        "qk_norm": config.model.qk_norm,
+        "freeze_y_embedder": config.model.freeze_y_embedder,
+        "class_dropout_prob": config.model.caption_dropout,
+    }
+    model = stdit3.STDiT3(stdit3.STDiT3Config(**fields))
+    model.set_grad_checkpoint(config.model.grad_checkpoint)
+    return model
+
+
+def build_vae(
+    config: VaeConfig, seed: int, *, device: torch.device, dtype: torch.dtype
+) -> vae.VideoVAE:
+    """The frozen VAE."""
+    torch.manual_seed(seed)
+    network = vae.build_vae(config)
+    return network.to(device, dtype).eval().requires_grad_(False)
+
+
+def build_caption_encoder(
+    config: TextEncoderConfig, seed: int, *, device: torch.device, dtype: torch.dtype
+) -> text_encoder.CaptionEncoder:
+    """The frozen caption encoder."""

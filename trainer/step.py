@@ -1,0 +1,109 @@
+"""One training step: clips to latents, rectified-flow loss, backward, optimizer, averages."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from trainer.checkpoint import TrainingState
+from trainer.config import TrainConfig
+from trainer.data.loader import Batch
+from trainer.frame_masks import draw_frame_masks
+from trainer.model.text_encoder import CaptionEncoder
+from trainer.model.vae import VideoVAE
+from trainer.parallel import DTYPES, Booster
+from trainer.rectified_flow import RectifiedFlow
+from trainer.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found; tensors stay on the device, so that no step waits for the host."""
+
+    loss: Tensor  # scalar, this rank's mean over its clips
+    grad_norm: Tensor  # scalar, over all ranks, before clipping
+    lr: float  # of this step
+    clips: int
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The networks, what trains them, and their settings."""
+
+    config: TrainConfig
+    device: torch.device
+    vae: VideoVAE
+    caption_encoder: CaptionEncoder
+    flow: RectifiedFlow
+    booster: Booster
+    model: torch.nn.Module  # as the booster wrapped it
+    state: TrainingState
+    lr_schedule: LambdaLR
+
+    def step(self, batch: Batch, epoch: int) -> StepResult:
+        """Train on one micro batch; every draw depends on it alone, not on what came before."""
+        lr = self.lr_schedule.get_last_lr()[0]
+        loss = self._loss(batch, epoch)
+        optimizer = self.state.optimizer
+        self.booster.backward(loss, optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedule.step()
+        self.state.ema.update()
+        clips = 0 if batch.is_empty else len(batch.rows)
+        return StepResult(loss.detach(), optimizer.grad_norm, lr, clips)
+
+    def _loss(self, batch: Batch, epoch: int) -> Tensor:
+        """The mean loss of a batch; an empty one takes the same way with no weight."""
+        key = (self.config.seed, epoch, batch.micro_batch.index)
+        draws = torch.Generator(self.device).manual_seed(derive_seed(*key, "diffusion"))
+        latents = self._encode(batch, draws)
+        frame_mask = draw_frame_masks(
+            self.config.masks, latents.shape[2], self._clip_seeds(batch, epoch, "frame_mask")
+        )
+        t = self.flow.draw_timesteps(
+            len(latents),
+            draws,
+            height=batch.height,
+            width=batch.width,
+            latent_frames=latents.shape[2],
+        )
+        noise = torch.randn(latents.shape, generator=draws, device=self.device, dtype=latents.dtype)
+        if frame_mask is not None:
+            frame_mask = frame_mask.to(self.device)
+        loss = self.flow.training_loss(
+            self.model, latents, noise, t, self._conditions(batch, epoch), frame_mask
+        ).mean()
+        return loss * 0.0 if batch.is_empty else loss
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch, draws: torch.Generator) -> Tensor:
+        video = batch.video.to(self.device, self.dtype, non_blocking=True)
+        return self.vae.encode(video, draws)
+
+    @torch.no_grad()
+    def _conditions(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        y, caption_mask = self.caption_encoder.encode(batch.captions)
+        chance = self.config.model.caption_dropout
+        seeds = self._clip_seeds(batch, epoch, "caption_dropout")
+        dropped = [seed / 2**63 < chance for seed in seeds]
+        size = torch.tensor(
+            [batch.height, batch.width], dtype=self.dtype
+        )  # on the host, as trained
+        return {
+            "y": y,
+            "mask": caption_mask,
+            "fps": batch.fps.to(self.device, self.dtype),
+            "height": size[:1],
+            "width": size[1:],
+            "drop_captions": torch.tensor(dropped, device=self.device),
+        }
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model and the latents are computed in."""
+        return DTYPES[self.config.trainer.dtype]
+
+    def _clip_seeds(self, batch: Batch, epoch: int, purpose: str) -> list[int]:
+        return [derive_seed(self.config.seed, epoch, row, purpose) for row in batch.rows]
