@@ -63,7 +63,7 @@ bench: install
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
 
 docs: install
-	$(BIN)/python docs/generate_commands.py > docs/commands.md
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) data/smoke

@@ -28,7 +28,7 @@ Hostfile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="section.key=value instead of what the stage says; repeatable."),
+    typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
 ]
 Runs = Annotated[str, typer.Option("--runs", help="The folder of all runs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
@@ -50,7 +50,10 @@ def launch(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Start a stage on all nodes and follow it; Ctrl-C detaches, the run goes on."""
+    """Start a stage on all nodes and follow it.
+
+    Ctrl-C detaches: the run goes on. The exit code is the run's.
+    """
     from soractl.preparation import Wishes, prepare_launch
 
     wishes = Wishes(
@@ -69,7 +72,11 @@ def resume(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Go on with a run from its newest complete checkpoint, everything restored."""
+    """Go on with a run from its newest checkpoint.
+
+    Weights, optimizer, schedule, averages, data position and random state are restored; the
+    run's folder stays the same, and `--set` changes settings from here on.
+    """
     from soractl.preparation import Wishes, prepare_resume
 
     wishes = Wishes(runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()))
@@ -78,7 +85,7 @@ def resume(
 
 @app.command()
 def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
-    """What a run does: step, loss, time to go, checkpoints, and why it failed if it did."""
+    """Show how far a run is, and why it failed if it did."""
     from soractl import output, run_status, status_report
     from soractl.remote import Connections
     from soractl.runs import find_run, ssh_options
@@ -97,7 +104,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as well.")] = False,
     runs: Runs = "runs",
 ) -> None:
-    """What the ranks of a node printed."""
+    """Show what the ranks of a node printed."""
     from soractl import node_log, output
     from soractl.runs import find_run, log_of
 
@@ -144,7 +151,10 @@ def config_show(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Every setting of a stage and its file; of several stages the settings that differ."""
+    """Show a stage's settings and their files.
+
+    Of several stages: the settings that are not the same in all of them.
+    """
     from soractl import comparison, config_report, output
     from trainer.config import load_stage
 
@@ -159,7 +169,7 @@ def config_diff(
     second: Annotated[str, typer.Argument(help="Another.")],
     as_json: Json = False,
 ) -> None:
-    """The settings in which two stages differ, long tables folded."""
+    """Show in what two stages differ, long tables folded."""
     from soractl import comparison, config_report, output
     from trainer.config import load_stage
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Protocol
 
 from soractl import attempts
@@ -45,8 +46,7 @@ class NodeWatch:
         self._attempt = attempt
         self._record = record
         self._ask = ask
-        self._answers: list[NodeState] | None = None
-        self._thread: threading.Thread | None = None
+        self._answers: Future[list[NodeState]] | None = None
         self._next_look = time.monotonic() + LOOK_EVERY_S
         self._silent: Counter[str] = Counter()
         self._failed_at: float | None = None
@@ -70,25 +70,31 @@ class NodeWatch:
     def update(self, progress: Progress) -> None:
         """Read the exit codes on disk and, when it is time, what the nodes answered."""
         self.states = attempts.read_states(self._attempt, self._record.nodes)
-        if self._thread is None and time.monotonic() >= self._next_look:
-            self._thread = threading.Thread(target=self._look, daemon=True)
-            self._thread.start()
-        if self._answers is not None:
-            answers, self._answers, self._thread = self._answers, None, None
+        if self._answers is None and time.monotonic() >= self._next_look:
+            self._answers = Future()
+            threading.Thread(target=self._look, args=(self._answers,), daemon=True).start()
+        if self._answers is not None and self._answers.done():
+            self._take_in(self._answers.result(), progress)
+            self._answers = None
             self._next_look = time.monotonic() + LOOK_EVERY_S
-            self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.error})
-            self.lost = lost_nodes(answers, self._silent, progress)
-            if len(self._silent) == len(answers) and min(self._silent.values()) > LOOKS_UNTIL_ALONE:
-                raise SoractlError(
-                    "no node has answered for 10 minutes; the run may well go on",
-                    exit_code=ExitCode.SOME_UNREACHABLE,
-                )
-            # A shared folder may show a new file late; the node that wrote it knows at once.
-            seen = {s.node: s for s in answers if s.ended}
-            self.states = [s if s.ended else seen.get(s.node, s) for s in self.states]
 
-    def _look(self) -> None:
-        self._answers = self._ask()
+    def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
+        self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.error})
+        self.lost = lost_nodes(answers, self._silent, progress)
+        if len(self._silent) == len(answers) and min(self._silent.values()) > LOOKS_UNTIL_ALONE:
+            raise SoractlError(
+                "no node has answered for 10 minutes; the run may well go on",
+                exit_code=ExitCode.SOME_UNREACHABLE,
+            )
+        # A shared folder may show a new file late; the node that wrote it knows at once.
+        seen = {s.node: s for s in answers if s.ended}
+        self.states = [s if s.ended else seen.get(s.node, s) for s in self.states]
+
+    def _look(self, answers: "Future[list[NodeState]]") -> None:
+        try:
+            answers.set_result(self._ask())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            answers.set_exception(error)
 
 
 def lost_nodes(

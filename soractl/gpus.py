@@ -17,7 +17,7 @@ from soractl.remote import NodeResult, Remote, Request, run_everywhere, sections
 BUSY_BYTES = 2**30  # an idle GPU holds some hundred MiB; a process in a container is not listed
 
 # Both queries run at once: each takes about a second where the driver is not kept loaded.
-SCRIPT = f"""
+SCRIPT = rf"""
 export LC_ALL=C
 echo '=== start 0'
 query() {{ timeout -k 1 "$limit_s" nvidia-smi "$1" --format=csv,noheader,nounits 2>&1; }}

@@ -87,8 +87,8 @@ def parse_apps(text: str, gpus: Iterable[Gpu]) -> list[GpuProcess]:
         fields = line.strip().split(", ", len(APP_FIELDS) - 1)
         if len(fields) == len(APP_FIELDS) and fields[0].isdigit():
             pid, uuid, memory, command = fields
-            name = None if command in NOT_OFFERED else command
-            processes.append(GpuProcess(int(pid), index_of.get(uuid), _mib(memory), name))
+            gpu_index = index_of.get(uuid)
+            processes.append(GpuProcess(int(pid), gpu_index, _mib(memory), _word(command)))
     return processes
 
 

@@ -1,5 +1,6 @@
 """Why an attempt failed: lost nodes, killed ranks, the ranks' own accounts, the last log lines."""
 
+import math
 import re
 import signal
 import time
@@ -84,7 +85,7 @@ def first_failure(
     logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
     for node, reason in lost.items():
         return Failure(node, reason, log_tail=_before_afterwords(logs[node]))
-    failed = [state for state in states if state.exit_code != 0]
+    failed = _earliest_first(attempt, [state for state in states if state.exit_code != 0])
     for state in failed:
         if killed := _killed_rank(state.node, logs[state.node]):
             return killed
@@ -92,12 +93,19 @@ def first_failure(
         return Failure(failed[0].node, f"{read_json(attempt.stopped)['signal']}", stopped=True)
     for account in attempt.rank_failures():
         return _as_told(account, record, logs)
-    for state in failed:
-        if _TORCHRUN_STOPPED.search("\n".join(logs[state.node])):
-            return Failure(state.node, "SIGTERM", stopped=True)
     node, code = failed[0].node, failed[0].exit_code
+    if _TORCHRUN_STOPPED.search("\n".join(logs[node])):
+        return Failure(node, "SIGTERM", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
     return Failure(node, error, log_tail=_before_afterwords(logs[node]))
+
+
+def _earliest_first(attempt: AttemptDir, failed: Sequence[NodeState]) -> list[NodeState]:
+    def ended_unix_s(state: NodeState) -> float:
+        path = attempt.node_exit(state.node)
+        return path.stat().st_mtime if path.exists() else math.inf
+
+    return sorted(failed, key=ended_unix_s)
 
 
 def _as_told(

@@ -9,7 +9,8 @@ from soractl.nodes import Node
 from soractl.remote import NodeResult, Remote, Request, everywhere, sections
 
 KILL_WAIT_S = 5.0  # how long a process may take to go after KILL
-GPU_WAIT_S = 8.0  # how long the driver may take to list what still holds GPU memory
+SCAN_S = 10.0
+STOP_S = KILL_WAIT_S + 25  # without the grace: KILL, then until the driver has let go of them
 ROUNDS = 3  # a process may have started others while it was being stopped
 OWN_TOOLS = ("ssh", "sshd", "soractl", "sudo")
 
@@ -57,9 +58,22 @@ while living "$all" && [ "$patience" -gt 0 ]; do
   patience=$((patience - 1))
 done
 echo "=== killed $killed"
-command -v nvidia-smi > /dev/null &&
-  timeout -k 1 "$gpu_wait" nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>&1
-echo "=== apps 0"
+held() {
+  for pid in $(timeout -k 1 3 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>&1); do
+    case " $all" in *" $pid:"*) echo "$pid" ;; esac
+  done
+}
+holding=
+# The driver lists a process, and counts its memory, for a moment after its end.
+if command -v nvidia-smi > /dev/null; then
+  for pause in 0.1 0.4 1 2 0; do
+    holding=$(held)
+    [ -z "$holding" ] && break
+    sleep $pause
+  done
+fi
+echo "$holding"
+echo "=== holding 0"
 """
     + SCAN
 )
@@ -77,14 +91,13 @@ class Process:
     command: str
     state: str  # one letter, as ps shows it; D waits in the kernel and cannot be killed
     started: int  # clock ticks after boot
-    role: Literal["launcher", "rank", "worker"] = "launcher"
+    role: Literal["rank", "worker", "other"] = "other"
 
     @property
     def is_torchrun(self) -> bool:
-        words = self.command.split()[:3]
-        return any(
-            word.rpartition("/")[2] in ("torchrun", "torch.distributed.run") for word in words
-        )
+        words = self.command.split()
+        by_name = any(word.rpartition("/")[2] == "torchrun" for word in words[:2])
+        return by_name or words[1:3] == ["-m", "torch.distributed.run"]
 
 
 @dataclass(frozen=True)
@@ -142,12 +155,11 @@ def stop(
     TERM goes to `torchrun`, which passes it on to its ranks; KILL goes to all that is left
     after `grace_s` seconds.
     """
-    limit = grace_s + KILL_WAIT_S + GPU_WAIT_S + 10
     return everywhere(
         nodes,
         lambda node: _stop_on(node, remote, which, grace_s),
         lambda node, error: StopResult(node, error=error),
-        deadline_s=limit * ROUNDS,
+        deadline_s=SCAN_S + grace_s + ROUNDS * STOP_S,
         on_result=on_result,
     )
 
@@ -237,9 +249,9 @@ def _is_tool(process: Process) -> bool:
     return any(word.rpartition("/")[2].rstrip(":") in OWN_TOOLS for word in words)
 
 
-def _role(process: Process, by_pid: dict[int, Process]) -> Literal["launcher", "rank", "worker"]:
+def _role(process: Process, by_pid: dict[int, Process]) -> Literal["rank", "worker", "other"]:
     if process.rank is None:
-        return "launcher"
+        return "other"
     parent = by_pid.get(process.ppid)
     return "worker" if parent is not None and parent.rank == process.rank else "rank"
 
@@ -276,36 +288,29 @@ def _find_on(node: Node, remote: Remote, which: Selection, deadline_s: float) ->
 
 
 def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> StopResult:
-    before = _find_on(node, remote, which, 10)
-    if before.error:
-        return StopResult(node, error=before.error)
-    outcome = StopResult(node, found=before.processes)
+    before = _find_on(node, remote, which, SCAN_S)
+    outcome = StopResult(node, found=before.processes, error=before.error)
     remaining = before.processes
+    newcomers = list(remaining)
     for _ in range(ROUNDS):
-        if not remaining:
+        if not newcomers:
             break
-        result = remote(
-            node,
-            _shell(which, _stop_script(remaining, grace_s)),
-            grace_s + KILL_WAIT_S + GPU_WAIT_S + 5,
-        )
+        request = _shell(which, _stop_script(remaining, grace_s))
+        result = remote(node, request, grace_s + STOP_S)
         if not result.ok:
             return replace(outcome, error=_fault(result), survivors=remaining)
-        processes, own_pid = parse(result)
+        remaining = tuple(select(*parse(result), which))
+        known = {(process.pid, process.started) for process in outcome.found}
+        newcomers = [p for p in remaining if (p.pid, p.started) not in known]
         found = sections(result.stdout)
-        stopped = {process.pid for process in outcome.found}
-        remaining = tuple(select(processes, own_pid, which))
-        newcomers = [process for process in remaining if process not in outcome.found]
         outcome = replace(
             outcome,
             found=(*outcome.found, *newcomers),
             killed=outcome.killed + found["killed"][1],
             survivors=remaining,
-            gpu_pids=tuple(pid for pid in _numbers(found["apps"][0]) if pid in stopped),
+            gpu_pids=tuple(int(pid) for pid in found["holding"][0].split()),
         )
         grace_s = 0
-        if not newcomers:
-            break
     return outcome
 
 
@@ -314,13 +319,9 @@ def _stop_script(processes: Sequence[Process], grace_s: float) -> str:
     launchers = " ".join(f"{p.pid}:{p.started}" for p in processes if p.is_torchrun)
     return (
         f"all='{everything}'; first='{launchers or everything}'; settle=15\n"
-        f"grace={round(grace_s * 5)}; patience={round(KILL_WAIT_S * 5)}; gpu_wait={GPU_WAIT_S:g}\n"
+        f"grace={round(grace_s * 5)}; patience={round(KILL_WAIT_S * 5)}\n"
         f"{STOP}"
     )
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(line) for line in text.split() if line.isdigit()]
 
 
 def _fault(result: NodeResult) -> str:

@@ -245,7 +245,7 @@ class SshClient:
 
     def _known(self, route: Route) -> KnownHosts:
         with self._read_lock:
-            return self._known_hosts(tuple(Path(f) for f in route.known_hosts_files))
+            return self._known_hosts(tuple(Path(f).expanduser() for f in route.known_hosts_files))
 
     def _check_host_key(self, transport: "paramiko.Transport", route: Route) -> None:
         shown = transport.get_remote_server_key()

@@ -1,10 +1,14 @@
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from trainer.run_dir import Manifest
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -78,4 +82,31 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("SORACTL_HOSTFILE", "SLURM_JOB_NODELIST", "CUDA_VISIBLE_DEVICES", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
-    return Workplace(tmp_path)
+    yield Workplace(tmp_path)
+    mark = f"SORACTL_RUN_ID={tmp_path}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def save_checkpoint():
+    """Publish a complete checkpoint of one file with four bytes."""
+
+    def save(run, step):
+        draft = run.draft_path(0, step)
+        draft.mkdir()
+        (draft / "weights").write_text("1234")
+        manifest = Manifest(
+            epoch=0,
+            step=step,
+            global_step=step,
+            world_size=2,
+            consumed=((2, step),),
+            data_fingerprint="",
+            files={"weights": {"bytes": 4}},
+        )
+        return run.publish(draft, manifest)
+
+    return save

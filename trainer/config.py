@@ -255,6 +255,8 @@ def check_consistency(config: TrainConfig) -> list[str]:
     if optim.schedule == "one_cycle":
         unset = [key for key in ("min_lr", "max_lr", "anneal") if getattr(optim, key) is None]
         faults += [f"optim.schedule = 'one_cycle' needs optim.{key}" for key in unset]
+    if config.text_encoder.arch != "smoke" and not config.text_encoder.weights:
+        faults.append(f"text_encoder.arch = '{config.text_encoder.arch}' needs weights")
     masks = dump(config.masks)
     faults += [
         f"masks.{key} = {share}; expected 0 to 1"

@@ -1,6 +1,7 @@
 """Optimizer step -> learning rate: linear warm-up, or one cycle of bump and anneal."""
 
 import math
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -11,9 +12,7 @@ from trainer.config import OptimConfig
 def learning_rate(step: int, config: OptimConfig) -> float:
     """The rate of optimizer step `step`, counted from 0."""
     if config.schedule == "warmup":
-        if step < config.warmup_steps:
-            return config.lr * (step + 1) / (config.warmup_steps + 1)
-        return config.lr
+        return config.lr * min(1.0, (step + 1) / (config.warmup_steps + 1))
     low, high = _bounds(config)
     if step < config.warmup_steps:
         return _anneal(low, high, step / config.warmup_steps, config.anneal)
@@ -26,8 +25,8 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 def build_lr_schedule(optimizer: Optimizer, config: OptimConfig, step: int) -> LambdaLR:
     """The schedule at `step`, from the config alone, so that a resumed run takes its rate."""
     for group in optimizer.param_groups:
-        group["initial_lr"] = config.lr
-    return LambdaLR(optimizer, lambda n: learning_rate(n, config) / config.lr, last_epoch=step - 1)
+        group["initial_lr"] = 1.0  # LambdaLR multiplies it with what the function gives
+    return LambdaLR(optimizer, partial(learning_rate, config=config), last_epoch=step - 1)
 
 
 def _bounds(config: OptimConfig) -> tuple[float, float]:

@@ -25,11 +25,14 @@ def build_vae(
 ) -> vae.VideoVAE:
     """The frozen VAE."""
     torch.manual_seed(seed)
-    network = vae.build_vae(config)
-    return network.to(device, dtype).eval().requires_grad_(False)
+    return vae.build_vae(config).to(device, dtype).eval().requires_grad_(False)
 
 
 def build_caption_encoder(
     config: TextEncoderConfig, seed: int, *, device: torch.device, dtype: torch.dtype
 ) -> text_encoder.CaptionEncoder:
     """The frozen caption encoder."""
+    common = {"max_length": config.max_length, "clean": config.clean_captions}
+    if config.arch == "smoke" or config.weights is None:
+        return text_encoder.tiny_t5(seed, dtype=dtype, device=device, **common)
+    return text_encoder.load_t5(config.weights, dtype=dtype, device=device, **common)

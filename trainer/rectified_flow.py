@@ -3,7 +3,8 @@
 t = 0 is data and t = `num_timesteps` is noise; a model predicts the velocity data - noise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Required, TypedDict, Unpack
 
 import torch
@@ -25,7 +26,7 @@ class Sampling(TypedDict, total=False):
     steps: int
     cfg_scale: float
     frame_mask: Tensor | None  # [B, T]: 1 = generate, 0 = keep, between = the strength of an edit
-    generator: torch.Generator | None  # draws the noise of edited frames
+    noise: Tensor | None  # [B, C, T, H, W] for frames that are edited; each takes its own once
     progress: Callable[[int, int], None] | None  # gets (steps done, steps)
 
 
@@ -74,12 +75,12 @@ class RectifiedFlow:
     ) -> Tensor:
         """Shift t towards noise for large and long videos, since they hide noise better.
 
-        Given as bf16 tensors, sizes are also computed with in bf16: the published weights were
-        trained so.
+        Sizes may be bf16 tensors, and are then multiplied in bf16, as the published weights were
+        trained.
         """
         ratio = (height * width / _BASE_PIXELS) ** 0.5 * latent_frames**0.5 * scale
         share = t / self._span
-        return self._span * ratio * share / (1 + (ratio - 1) * share)
+        return ratio * share / (1 + (ratio - 1) * share) * self._span
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The point at t on the straight line from latents to noise; fp32 whatever they are."""
@@ -101,7 +102,7 @@ class RectifiedFlow:
         """
         z = self.add_noise(latents, noise, t)  # [B, C, T, H, W]
         if frame_mask is not None:
-            z = torch.where(_over_latents(frame_mask), z, latents)
+            z = _choose(frame_mask, z, latents)
         velocity = model(z, t, x_mask=frame_mask, **conditions)[:, : latents.shape[1]]
         # the target has the precision of the latents, as the published weights were trained
         error = (velocity - (latents - noise)).square().mean(dim=(1, 3, 4))  # [B, T]
@@ -121,7 +122,7 @@ class RectifiedFlow:
 
         `flow.transform_scale` shifts timesteps in training alone, as in the reference.
         """
-        t = (1 - torch.arange(steps) / steps) * self._span
+        t = torch.tensor([(1 - step / steps) * self._span for step in range(steps)])
         if not self._config.use_timestep_transform:
             return t
         return self.transform(t, height=height, width=width, latent_frames=latent_frames)
@@ -137,23 +138,77 @@ class RectifiedFlow:
         """Noise z [B, C, T, H, W] to latents, fp32, by Euler steps with classifier-free guidance.
 
         `conditions["y"]` are captions [B, 1, L, D]; `null_caption` [L, D] takes their place in the
-        unconditional half. With a frame mask, z holds the reference latents of masked frames.
+        unconditional half. Where the frame mask is below 1, z holds the reference's latents.
         """
         steps = how.get("steps", self._config.sampling_steps)
-        cfg_scale = how.get("cfg_scale", self._config.cfg_scale)
-        progress = how.get("progress")
         times = self.sampling_timesteps(
             steps, height=how["height"], width=how["width"], latent_frames=how["latent_frames"]
         )
-        guided = _guided(model, conditions, null_caption, cfg_scale)
-        edit = self._edit(how.get("frame_mask"), times, how.get("generator"))
-        for step, (t, next_t) in enumerate(zip(times, [*times[1:], 0.0], strict=True)):
-            everywhere = t.to(z.device).expand(len(z))
-            kept = z
-            moving, z = edit(step, z, everywhere)
-            length = (t - next_t).item() / self._span
-            moved = z + guided(z, everywhere, moving) * length
-            z = moved if moving is None else torch.where(_over_latents(moving), moved, kept)
-            if progress:
+        velocity = _guided(
+            model, conditions, null_caption, how.get("cfg_scale", self._config.cfg_scale)
+        )
+        frames = _frames_by_step(how.get("frame_mask"), times, self._span)
+        ways = pairwise([*times.tolist(), 0.0])
+        for step, ((moving, entering), (start, end)) in enumerate(zip(frames, ways, strict=True)):
+            t = torch.full((len(z),), start, device=z.device)
+            reference = z
+            if entering is not None:
+                z = self._enter(z, entering, how.get("noise"), t)
+            moved = z + velocity(z, t, moving) * ((start - end) / self._span)
+            z = moved if moving is None else _choose(moving, moved, reference)
+            if progress := how.get("progress"):
                 progress(step + 1, steps)
         return z
+
+    def _enter(self, z: Tensor, entering: Tensor, noise: Tensor | None, t: Tensor) -> Tensor:
+        if noise is None:
+            raise ValueError("a frame mask between 0 and 1 needs `noise` for the frames it edits")
+        return _choose(entering, self.add_noise(z, noise, t), z)
+
+
+def reference_latent_frames(num_frames: int) -> int:
+    """The latent length that the reference shifts timesteps by: remainders of 17 are dropped.
+
+    It is wrong for 2 to 16 frames (0) and for every remainder; it is here to compare with.
+    """
+    return 1 if num_frames == 1 else num_frames // 17 * 5
+
+
+def _guided(
+    model: Model, conditions: Mapping[str, Any], null_caption: Tensor, cfg_scale: float
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """(z, t, frames that move) -> velocity, led away from what the model makes of no caption."""
+    captions = conditions["y"]
+    # other conditions have one row a clip: the model repeats them for the second half
+    both = {**conditions, "y": torch.cat([captions, null_caption.expand_as(captions)])}
+
+    def velocity(z: Tensor, t: Tensor, moving: Tensor | None) -> Tensor:
+        x_mask = None if moving is None else moving.to(z.device).repeat(2, 1)
+        output = model(torch.cat([z, z]), t.repeat(2), x_mask=x_mask, **both)
+        conditional, unconditional = output[:, : z.shape[1]].chunk(2)
+        return unconditional + cfg_scale * (conditional - unconditional)
+
+    return velocity
+
+
+def _frames_by_step(
+    frame_mask: Tensor | None, times: Tensor, span: int
+) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """For each step the frames that move, bool [B, T], and those of them that did not before.
+
+    None for the first is all frames, None for the second is no frame.
+    """
+    if frame_mask is None:
+        yield from [(None, None)] * len(times)
+        return
+    mask = frame_mask.float().cpu()  # on the host, so that no step waits for the device
+    moving = mask == 1  # these hold noise from the start
+    for t in times:
+        entering = (mask * span >= t) & ~moving
+        moving = moving | entering
+        yield None if moving.all() else moving, entering if entering.any() else None
+
+
+def _choose(frames: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:
+    """`there` for the frames [B, T] that are True, of latents [B, C, T, H, W]."""
+    return torch.where(frames.to(there.device)[:, None, :, None, None], there, elsewhere)

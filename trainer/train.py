@@ -120,8 +120,6 @@ class Training:
         rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
         plan = plan_epoch(
             assign(self.clips, rules, settings.seed, epoch),
-            seed=settings.seed,
-            epoch=epoch,
             world_size=self.ranks.world_size,
             window=settings.balance.window,
             consumed=self.progress.finished_segments,

@@ -1,3 +1,5 @@
+import contextlib
+import ctypes
 import getpass
 import os
 import shutil
@@ -12,6 +14,8 @@ import pytest
 
 from soractl.nodes import Node
 from soractl.remote import SshOptions
+
+CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,72 @@ def start_sshd(tmp_path_factory) -> Iterator:
 @pytest.fixture(scope="session")
 def sshd(start_sshd) -> SshServer:
     return start_sshd("127.0.77.1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Nodes n1 to nN, each with its own network, processes and sshd (tests/cluster)."""
+
+    folder: Path
+    size: int
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [Node(f"n{i}") for i in range(1, self.size + 1)]
+
+    @property
+    def options(self) -> SshOptions:
+        ssh = self.folder / "home" / ".ssh"
+        return SshOptions(
+            config_file=str(self.folder / "ssh_config"),
+            known_hosts_file=str(ssh / "known_hosts"),
+            identity_file=str(ssh / "id_ed25519"),
+            connect_timeout_s=3,
+        )
+
+    def do(self, *argv: str) -> str:
+        """`cluster.sh ARGV`: its output."""
+        done = subprocess.run(
+            [CLUSTER_SH, *argv],
+            env={**os.environ, "SORACTL_CLUSTER": str(self.folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """Connections opened inside go through the head node's network."""
+        setns = ctypes.CDLL(None, use_errno=True).setns
+        head = (self.folder / "pid" / "n0").read_text().strip()
+        ours_path, theirs_path = Path("/proc/thread-self/ns/net"), Path(f"/proc/{head}/ns/net")
+        with ours_path.open() as ours, theirs_path.open() as theirs:
+            assert setns(theirs.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+            try:
+                yield
+            finally:
+                assert setns(ours.fileno(), 0) == 0
+
+
+@pytest.fixture
+def start_cluster(tmp_path) -> Iterator:
+    """Starts nodes: `start_cluster(3)`; they are gone at the end of the test."""
+    clusters: list[Cluster] = []
+
+    def start(size: int) -> Cluster:
+        cluster = Cluster(tmp_path / f"cluster{len(clusters)}", size)
+        try:
+            cluster.do("up", str(size))
+        except subprocess.CalledProcessError as error:
+            _give_up(f"no test cluster: {error.stderr}")
+        clusters.append(cluster)
+        return cluster
+
+    yield start
+    for cluster in clusters:
+        cluster.do("down")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-import threading
+import time
 from collections import Counter
 
 import pytest
@@ -55,17 +55,16 @@ def watch(tmp_path, monkeypatch):
     attempt = create_run(tmp_path, "smoke").new_attempt()
     watch = NodeWatch(attempt, RECORD, lambda: watch.answers)
     watch.attempt = attempt
+    watch.answers = [ALIVE, NodeState("n2", processes=3)]
     return watch
 
 
 def looked(watch, answers):
     """Have the watch ask once and take in the answer."""
     watch.answers = answers
-    watch.update(NO_STEP_YET)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(5)
-    watch.update(NO_STEP_YET)
+    for _ in range(3):
+        watch.update(NO_STEP_YET)
+        time.sleep(0.05)
 
 
 def test_exit_codes_on_disk_are_the_end(watch):

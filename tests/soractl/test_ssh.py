@@ -334,3 +334,15 @@ def test_a_proxy_command_carries_the_connection(sshd, tmp_path):
     assert ask(sshd, config_file=str(config)).stdout == "hello\n"
     config.write_text(f"Host {sshd.host}\n ProxyCommand no-such-program\n")
     assert ask(sshd, config_file=str(config)).unreachable
+
+
+def test_without_options_the_files_of_the_home_folder_are_used(sshd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home = tmp_path / ".ssh"
+    home.mkdir()
+    for name in ("known_hosts", "id_ed25519"):
+        (home / name).write_bytes((sshd.folder / name).read_bytes())
+    (home / "included").write_text(f"Host gpu-1\n HostName {sshd.host}\n Port {sshd.port}\n")
+    (home / "config").write_text("Include included\n")
+    with Connections() as remote:
+        assert remote(Node("gpu-1"), HELLO, 5).stdout == "hello\n"

@@ -6,7 +6,7 @@ import pytest
 from soractl.errors import SoractlError
 from soractl.start_point import StartPoint, for_launch, for_resume, from_checkpoint
 from trainer.config import load_stage
-from trainer.run_dir import Manifest, create_run, write_json
+from trainer.run_dir import create_run, write_json
 
 SMOKE = load_stage("smoke", folder=Path(__file__).parent.parent.parent / "configs").config
 AFTER_STAGE1 = replace(SMOKE, after="stage1")
@@ -17,26 +17,16 @@ def root(tmp_path):
     return tmp_path / "runs"
 
 
-def run_with(root, stage, *steps):
-    run = create_run(root, stage)
-    write_json(run.run_json, {"stage": stage})
-    for step in steps:
-        draft = run.draft_path(0, step)
-        draft.mkdir()
-        (draft / "weights").write_text("1234")
-        run.publish(
-            draft,
-            Manifest(
-                epoch=0,
-                step=step,
-                global_step=step,
-                world_size=2,
-                consumed=(),
-                data_fingerprint="",
-                files={"weights": {"bytes": 4}},
-            ),
-        )
-    return run
+@pytest.fixture
+def run_with(save_checkpoint):
+    def make(root, stage, *steps):
+        run = create_run(root, stage)
+        write_json(run.run_json, {"stage": stage})
+        for step in steps:
+            save_checkpoint(run, step)
+        return run
+
+    return make
 
 
 def launch(root, config, init_from=None):
@@ -47,7 +37,9 @@ def test_a_stage_that_comes_after_nothing_starts_fresh(root):
     assert launch(root, SMOKE) == StartPoint("fresh")
 
 
-def test_a_stage_starts_from_the_newest_run_of_the_stage_before_that_has_a_checkpoint(root):
+def test_a_stage_starts_from_the_newest_run_of_the_stage_before_that_has_a_checkpoint(
+    root, run_with
+):
     run_with(root, "stage1", 5)
     second = run_with(root, "stage1", 10, 20)
     run_with(root, "stage1")
@@ -56,7 +48,7 @@ def test_a_stage_starts_from_the_newest_run_of_the_stage_before_that_has_a_check
     assert launch(root, AFTER_STAGE1) == StartPoint("init_from", expected)
 
 
-def test_what_is_missing_of_the_stage_before_is_told(root):
+def test_what_is_missing_of_the_stage_before_is_told(root, run_with):
     assert launch(root, AFTER_STAGE1).missing == (
         f"a complete checkpoint of stage1 (looked at: no run of stage1 in {root}/)"
     )
@@ -66,7 +58,7 @@ def test_what_is_missing_of_the_stage_before_is_told(root):
     )
 
 
-def test_named_weights_come_before_the_stage_before(root):
+def test_named_weights_come_before_the_stage_before(root, run_with):
     run = run_with(root, "stage1", 5)
     weights = root.parent / "weights.pth"
     weights.touch()
@@ -82,7 +74,7 @@ def test_the_weights_that_a_stage_names_must_be_there(root):
     assert launch(root, config) == StartPoint("init_from", missing=missing)
 
 
-def test_a_half_written_checkpoint_gives_no_weights(root):
+def test_a_half_written_checkpoint_gives_no_weights(root, run_with):
     run = run_with(root, "stage1")
     half = run.checkpoints_folder / "epoch0-global_step7"
     half.mkdir()
@@ -90,7 +82,7 @@ def test_a_half_written_checkpoint_gives_no_weights(root):
     assert launch(root, SMOKE, str(run.path)).missing == f"{run.path} has no complete checkpoint"
 
 
-def test_resume_passes_over_what_is_newer_and_not_complete(root):
+def test_resume_passes_over_what_is_newer_and_not_complete(root, run_with):
     run = run_with(root, "stage1", 5, 10, 20, 30)
     (run.checkpoints_folder / "epoch0-global_step30/checkpoint.json").unlink()
     (run.checkpoints_folder / "epoch0-global_step20/weights").write_text("12")
@@ -106,7 +98,7 @@ def test_resume_passes_over_what_is_newer_and_not_complete(root):
     )
 
 
-def test_a_run_without_a_complete_checkpoint_cannot_be_resumed(root):
+def test_a_run_without_a_complete_checkpoint_cannot_be_resumed(root, run_with):
     run = run_with(root, "stage1")
     with pytest.raises(SoractlError, match="is empty") as caught:
         for_resume(run)
@@ -119,7 +111,7 @@ def test_a_run_without_a_complete_checkpoint_cannot_be_resumed(root):
     )
 
 
-def test_a_named_checkpoint_must_be_complete(root):
+def test_a_named_checkpoint_must_be_complete(root, run_with):
     run = run_with(root, "stage1", 5)
     path = run.checkpoints()[0].path
     assert from_checkpoint(path) == StartPoint("resume", path)

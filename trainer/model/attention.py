@@ -40,7 +40,10 @@ def pack_captions(
     if like.is_cuda and like.dtype in _HALF:
         query_starts = torch.arange(len(starts)) * queries
         return Captions(
-            tokens, longest, _move(starts.int(), like.device), _move(query_starts.int(), like.device)
+            tokens,
+            longest,
+            _move(starts.int(), like.device),
+            _move(query_starts.int(), like.device),
         )
     if bool((lengths == longest).all()):
         return Captions(tokens, longest)
@@ -78,7 +81,9 @@ class SelfAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
         return self.proj(out.transpose(1, 2).flatten(2))
 
 

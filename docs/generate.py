@@ -1,0 +1,62 @@
+"""Writes what the documents take from the code: docs/commands.md and the map in ARCHITECTURE.md."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from soractl.cli import app
+
+REPOSITORY = Path(__file__).parent.parent
+COMMANDS = REPOSITORY / "docs/commands.md"
+ARCHITECTURE = REPOSITORY / "docs/ARCHITECTURE.md"
+WIDTH = 100
+MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- end of map -->)", re.DOTALL)
+
+
+def commands_page() -> str:
+    """The help of every command."""
+    parts = ["# Commands\n\nWritten by `make docs` from the program itself.\n"]
+    for name, text in _helps(typer.main.get_command(app), "soractl", None):
+        parts.append(f"## {name}\n\n```\n{text.rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def architecture_page() -> str:
+    """ARCHITECTURE.md with today's modules on its map."""
+    return MAP.sub(lambda _: module_map(), ARCHITECTURE.read_text())
+
+
+def module_map() -> str:
+    """One line for each module: the first line of its docstring."""
+    parts = []
+    for package in ("soractl", "trainer"):
+        files = sorted((REPOSITORY / package).rglob("*.py"))
+        rows = [
+            f"| `{file.relative_to(REPOSITORY / package).with_suffix('')}` | {_first_line(file)} |"
+            for file in files
+            if file.name != "__init__.py"
+        ]
+        parts.append("\n".join([f"| {package} | |", "|---|---|", *rows, ""]))
+    return "\n".join(parts)
+
+
+def _helps(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
+    context = command.context_class(
+        command, info_name=name.rpartition(" ")[2], parent=parent, terminal_width=WIDTH
+    )
+    yield name, command.get_help(context)
+    for inner_name, inner in getattr(command, "commands", {}).items():
+        yield from _helps(inner, f"{name} {inner_name}", context)
+
+
+def _first_line(file: Path) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+    COMMANDS.write_text(commands_page())
+    ARCHITECTURE.write_text(architecture_page())

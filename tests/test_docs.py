@@ -1,0 +1,58 @@
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from soractl.cli import app
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LINK = re.compile(r"\[[^\]]*\]\(([^)#]+?)(?:#[^)]*)?\)")
+MENTION = re.compile(r"(?:^|`|\$ )soractl ([a-z]+)", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def commands(command, name):
+    """Every command and its help, the groups too."""
+    yield name, command.help
+    for inner_name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {inner_name}")
+
+
+def test_the_page_of_commands_is_up_to_date(generate):
+    assert generate.COMMANDS.read_text() == generate.commands_page(), "run `make docs`"
+
+
+def test_the_map_is_up_to_date(generate):
+    assert generate.ARCHITECTURE.read_text() == generate.architecture_page(), "run `make docs`"
+
+
+def test_every_module_says_what_it_is(generate):
+    rows = re.findall(r"\| `(.+)` \| (.*) \|", generate.module_map())
+    assert [name for name, line in rows if not line.endswith(".")] == []
+
+
+def test_every_command_has_help():
+    told = dict(commands(typer.main.get_command(app), "soractl"))
+    assert [name for name, text in told.items() if not text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_links_only_to_what_is_there(page):
+    targets = [link for link in LINK.findall(page.read_text()) if "://" not in link]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_commands_that_exist(page):
+    known = typer.main.get_command(app).commands
+    assert sorted({name for name in MENTION.findall(page.read_text()) if name not in known}) == []

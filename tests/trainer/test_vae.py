@@ -1,0 +1,119 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.config import VaeConfig
+from trainer.model.latent_size import latent_size
+from trainer.model.vae import VAE_SIZES, Noise, VideoVAE, build_vae
+from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")
+
+SPATIAL_FIELDS = ("block_out_channels", "layers_per_block", "norm_num_groups")
+
+
+def facts_of(golden, name):
+    return json.loads((golden / f"{name}.json").read_text())
+
+
+def state_of(golden, name):
+    state = load_file(golden / f"{name}.state.safetensors")
+    return {key: tensor.float() for key, tensor in state.items()}
+
+
+def temporal_config(fields):
+    return TemporalVaeConfig(
+        channels=fields["in_out_channels"],
+        filters=fields["filters"],
+        multipliers=tuple(fields["channel_multipliers"]),
+        downsample=tuple(fields["temporal_downsample"]),
+        res_blocks=fields["num_res_blocks"],
+        groups=fields["num_groups"],
+    )
+
+
+@pytest.fixture(scope="module")
+def pipeline(golden):
+    facts = facts_of(golden, "vae_pipeline_a")
+    spatial = {name: facts["spatial_config"][name] for name in SPATIAL_FIELDS}
+    vae = VideoVAE(spatial, temporal_config(facts["temporal_config"])).eval()
+    vae.load_state_dict(state_of(golden, "vae_pipeline_a"))
+    return vae.requires_grad_(False)
+
+
+@pytest.mark.parametrize("case", ["t17", "t4", "t6_pads", "t1"])
+def test_the_temporal_part_equals_the_references(golden, case):
+    facts = facts_of(golden, "vae_temporal_a")
+    cases = load_file(golden / "vae_temporal_a.cases.safetensors")
+    vae = TemporalVae(temporal_config(facts["config"])).eval()
+    vae.load_state_dict(state_of(golden, "vae_temporal_a"))
+    posterior = vae.encode(cases[f"{case}.x"])
+    found = {
+        "mean": posterior.mean,
+        "logvar": posterior.logvar,
+        "std": posterior.std,
+        "decoded": vae.decode(cases[f"{case}.z"], facts["cases"][case]["num_frames"]),
+    }
+    expected = {name: cases[f"{case}.{name}"] for name in found}
+    torch.testing.assert_close(found, expected, **facts["tolerance"])
+
+
+@pytest.mark.parametrize("case", ["t17", "t34", "t1_b2"])
+def test_the_whole_vae_equals_the_references(golden, pipeline, case):
+    facts = facts_of(golden, "vae_pipeline_a")
+    cases = load_file(golden / "vae_pipeline_a.cases.safetensors")
+    x = cases[f"{case}.x"]
+    noise = Noise(cases[f"{case}.noise.spatial"], cases[f"{case}.noise.temporal"])
+    frames = x.transpose(1, 2).flatten(0, 1)
+    found = {
+        "spatial_latent_zero_noise": pipeline.spatial_vae.encode(frames, None)
+        .unflatten(0, (x.shape[0], -1))
+        .transpose(1, 2),
+        "z_zero_noise": pipeline.encode(x),
+        "z_with_noise": pipeline.encode(x, noise=noise),
+        "decoded": pipeline.decode(cases[f"{case}.z_in"], facts["cases"][case]["num_frames"]),
+    }
+    expected = {name: cases[f"{case}.{name}"] for name in found}
+    torch.testing.assert_close(found, expected, **facts["tolerance"])
+
+
+def test_the_full_size_has_the_published_names_and_shapes(golden):
+    facts = facts_of(golden, "model_state_names")["models"]["OpenSoraVAE_V1_2"]
+    size = VAE_SIZES["OpenSoraVAE_V1_2"]
+    with torch.device("meta"):
+        vae = VideoVAE(size["spatial"], TemporalVaeConfig(**size["temporal"]))
+    expected = {name: shape for name, (shape, _, _) in facts["state"].items()}
+    assert {name: list(tensor.shape) for name, tensor in vae.state_dict().items()} == expected
+    assert sum(p.numel() for p in vae.parameters()) == facts["totals"]["all"]["params"]
+
+
+def test_drawn_latents_depend_on_the_generator_alone(pipeline):
+    video = torch.randn(2, 3, 19, 16, 16)
+    latents = pipeline.encode(video, torch.Generator().manual_seed(5))
+    pipeline.spatial_vae.micro_batch_size = 3
+    again = pipeline.encode(video, torch.Generator().manual_seed(5))
+    pipeline.spatial_vae.micro_batch_size = 4
+    other = pipeline.encode(video, torch.Generator().manual_seed(6))
+    torch.testing.assert_close(latents, again)
+    assert not torch.allclose(latents, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 16, 24), (18, 24, 17), (33, 16, 16)])
+def test_the_smoke_vae_makes_latents_and_videos_of_the_announced_sizes(size):
+    config = VaeConfig(arch="smoke", micro_frame_size=17, micro_batch_size=4)
+    vae = build_vae(config).eval().requires_grad_(False)
+    latents = vae.encode(torch.zeros(1, 3, *size), torch.Generator().manual_seed(0))
+    assert latents.shape == (1, 4, *latent_size(size))
+    frames, height, width = size
+    video = vae.decode(latents, frames)
+    assert video.shape == (1, 3, frames, height // 8 * 8, width // 8 * 8)
+
+
+def test_latent_sizes_equal_the_references(golden):
+    facts = facts_of(golden, "latent_size")
+    for size, expected in facts["rows"]:
+        assert latent_size(tuple(size)) == tuple(expected)
+    for size, expected in facts["micro_frame_size_none"]:
+        assert latent_size(tuple(size), None) == tuple(expected)

@@ -1,0 +1,122 @@
+"""The order of an epoch's micro batches: a finite plan with as many steps on every rank."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.data.buckets import Assignment, Bucket, uniform
+from trainer.seeds import derive_seed
+
+IntArray = np.ndarray[Any, Any]
+Cost = Callable[[Bucket], float]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank trains on in one step."""
+
+    index: int  # in the epoch, whatever the number of ranks: the key of random draws
+    bucket: Bucket
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The micro batches of each step that is left, one for each rank."""
+
+    order: IntArray  # [steps, ranks] -> index of a micro batch
+    bucket_of: IntArray  # by micro batch
+    first_row: IntArray  # by micro batch, into `rows`
+    rows: IntArray
+    buckets: Sequence[Bucket]
+
+    @property
+    def steps(self) -> int:
+        """How many, equal on all ranks."""
+        return len(self.order)
+
+    def for_rank(self, rank: int, start_step: int = 0) -> list[MicroBatch]:
+        """A rank's micro batches from a step on."""
+        return [self._micro_batch(int(index)) for index in self.order[start_step:, rank]]
+
+    def step(self, number: int) -> list[MicroBatch]:
+        """What all ranks train on in one step."""
+        return [self._micro_batch(int(index)) for index in self.order[number]]
+
+    def _micro_batch(self, index: int) -> MicroBatch:
+        bucket = self.buckets[int(self.bucket_of[index])]
+        begin = self.first_row[index]
+        rows = self.rows[begin : begin + bucket.batch_size]
+        return MicroBatch(index, bucket, tuple(rows.tolist()))
+
+
+def plan_epoch(
+    assignment: Assignment,
+    *,
+    world_size: int,
+    window: int,
+    consumed: Sequence[tuple[int, int]] = (),
+    cost: Cost = lambda bucket: bucket.tokens,
+) -> EpochPlan:
+    """The plan of an epoch, or of what is left of it.
+
+    A bucket's clips are shuffled and cut into micro batches, which are shuffled in turn; too few
+    clips for one, or too few micro batches for all ranks, are left out. With a window, the micro
+    batches of `window` steps are sorted by cost and dealt anew, so that the ranks of a step have
+    equal work. `consumed` are (ranks, steps) done before on other numbers of ranks: what is left
+    is exactly what those steps did not train on.
+    """
+    rows, bucket_of, first_row = _micro_batches(assignment)
+    key = _key(assignment, "order")
+    left = np.argsort(uniform(key, np.arange(len(bucket_of))), kind="stable")
+    costs = np.array([cost(bucket) for bucket in assignment.buckets])[bucket_of]
+    for ranks, steps in consumed:
+        done = _deal(left, costs, ranks, window, assignment)[:steps]
+        left = left[~np.isin(left, done)]
+    order = _deal(left, costs, world_size, window, assignment)
+    return EpochPlan(order, bucket_of, first_row, rows, assignment.buckets)
+
+
+def _key(assignment: Assignment, purpose: str) -> np.uint64:
+    return np.uint64(derive_seed(assignment.seed, assignment.epoch, purpose))
+
+
+def _micro_batches(assignment: Assignment) -> tuple[IntArray, IntArray, IntArray]:
+    """Shuffled rows, grouped by bucket; for each micro batch its bucket and its first row."""
+    kept = np.flatnonzero(assignment.index >= 0)
+    key = _key(assignment, "rows")
+    rows = kept[np.lexsort((uniform(key, kept), assignment.index[kept]))]
+    counts = assignment.counts
+    sizes = np.array([max(1, bucket.batch_size) for bucket in assignment.buckets])
+    batches = counts // sizes
+    bucket_of: IntArray = np.repeat(np.arange(len(batches)), batches)
+    number_in_bucket = np.arange(len(bucket_of)) - np.repeat(np.cumsum(batches) - batches, batches)
+    begin_of_bucket = np.cumsum(counts) - counts
+    first_row = begin_of_bucket[bucket_of] + number_in_bucket * sizes[bucket_of]
+    return rows, bucket_of, first_row
+
+
+def _deal(
+    left: IntArray, costs: IntArray, ranks: int, window: int, assignment: Assignment
+) -> IntArray:
+    """[steps, ranks]: the micro batches in `left`, balanced within windows of steps."""
+    steps = len(left) // ranks
+    order = left[: steps * ranks].reshape(steps, ranks)
+    if window < 2:
+        return order
+    key = _key(assignment, "window")
+    whole = steps // window * window
+    parts = [_balance(order[:whole].reshape(-1, window * ranks), costs, window, key)]
+    if steps > whole:
+        parts.append(_balance(order[whole:].reshape(1, -1), costs, steps - whole, key))
+    return np.concatenate([part.reshape(-1, ranks) for part in parts])
+
+
+def _balance(windows: IntArray, costs: IntArray, steps: int, key: np.uint64) -> IntArray:
+    """Each window's micro batches sorted by cost, cut into steps, and the steps shuffled."""
+    by_cost = np.take_along_axis(windows, np.argsort(costs[windows], axis=1, kind="stable"), axis=1)
+    cut = by_cost.reshape(len(windows), steps, -1)
+    lots = uniform(key, cut[:, :, 0])  # drawn by a step's first micro batch
+    return np.take_along_axis(cut, np.argsort(lots, axis=1)[:, :, None], axis=1)

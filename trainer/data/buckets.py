@@ -1,0 +1,187 @@
+"""Which bucket (resolution, length, aspect ratio) each clip belongs to in an epoch, all at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from trainer.data.resolutions import RESOLUTIONS
+from trainer.seeds import derive_seed
+
+_SMALLEST_SHARE = 0.8  # of a resolution's pixels that a clip must have, as the reference
+
+IntArray = np.ndarray[Any, Any]
+# (rule's number, which draw of this rule, clip ids) -> uniform [0, 1) for each clip
+Draw = Callable[[int, int, IntArray], np.ndarray[Any, Any]]
+
+
+class Clips(Protocol):
+    """The columns that assignment reads, one entry a clip."""
+
+    num_frames: IntArray
+    height: IntArray
+    width: IntArray
+
+
+@dataclass(frozen=True)
+class BucketRule:
+    """One resolution and length: the chance that a fitting clip stays, and its batch size."""
+
+    resolution: str
+    frames: int
+    keep: float
+    keep_length: float | None  # chance that this length is considered at all; None = always
+    batch_size: int | None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Clips that are trained in one shape."""
+
+    resolution: str
+    frames: int
+    ratio: str  # label of height / width
+    height: int
+    width: int
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """`240p/51/0.56`."""
+        return f"{self.resolution}/{self.frames}/{self.ratio}"
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens a micro batch has: 16 x 16 pixels and 3.4 frames make one."""
+        latent_frames = self.frames // 17 * 5 + -(-(self.frames % 17) // 4)
+        patches = -(-(self.height // 8) // 2) * -(-(self.width // 8) // 2)
+        return self.batch_size * latent_frames * patches
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Every clip's bucket in one epoch; `index` points into `buckets`, -1 = left out."""
+
+    seed: int
+    epoch: int
+    buckets: Sequence[Bucket]
+    index: IntArray
+
+    @cached_property
+    def counts(self) -> IntArray:
+        """Clips in each bucket."""
+        return np.bincount(self.index[self.index >= 0], minlength=len(self.buckets))
+
+
+def bucket_rules(
+    frames: Sequence[int],
+    batch_size: Mapping[Any, Sequence[int]],
+    keep: Mapping[Any, Sequence[float | tuple[float, float]]],
+) -> tuple[BucketRule, ...]:
+    """The rules in the order in which they are tried: most pixels first, longest first."""
+    names = sorted(keep, key=lambda name: -RESOLUTIONS[name].pixels)
+    rules = []
+    for name in names:
+        sizes = (*batch_size.get(name, ()), *[None] * len(frames))
+        columns = list(zip(frames, keep[name], sizes, strict=False))
+        for length, chance, size in sorted(columns, key=lambda column: -column[0]):
+            stay, consider = chance if isinstance(chance, tuple) else (chance, None)
+            rules.append(BucketRule(name, length, stay, consider, size if stay > 0 else None))
+    return tuple(rules)
+
+
+def assign(
+    clips: Clips,
+    rules: Sequence[BucketRule],
+    seed: int,
+    epoch: int,
+    draw: Draw | None = None,
+) -> Assignment:
+    """Each clip's bucket in an epoch; the same on every machine, whatever the number of ranks."""
+    draw = draw or hashed_draw(seed, epoch)
+    buckets, first_of_rule = _all_buckets(rules)
+    index: IntArray = np.full(len(clips.num_frames), -1, dtype=np.int64)
+    undecided = np.arange(len(index))
+    pixels = clips.height.astype(np.int64) * clips.width
+    ratio = clips.height / np.maximum(clips.width, 1)
+    for name in dict.fromkeys(rule.resolution for rule in rules):
+        fits = pixels[undecided] >= _SMALLEST_SHARE * RESOLUTIONS[name].pixels
+        candidates = undecided[fits]
+        own = [(number, rule) for number, rule in enumerate(rules) if rule.resolution == name]
+        rule_of = _rule_of(own, candidates, clips.num_frames, draw)
+        taken = rule_of >= 0
+        chosen = candidates[taken]
+        label = _closest_labels(name, ratio[chosen])
+        index[chosen] = first_of_rule[rule_of[taken]] + label
+        undecided = np.setdiff1d(undecided, chosen, assume_unique=True)
+    return Assignment(seed, epoch, buckets, index)
+
+
+def hashed_draw(seed: int, epoch: int) -> Draw:
+    """Uniform numbers that depend on (seed, epoch, rule, clip) and on nothing else."""
+
+    def draw(number: int, which: int, ids: IntArray) -> np.ndarray[Any, Any]:
+        key = np.uint64(derive_seed(seed, epoch, "bucket", number, which))
+        return uniform(key, ids)
+
+    return draw
+
+
+def uniform(key: np.uint64, ids: IntArray) -> np.ndarray[Any, Any]:
+    """A number in [0, 1) for each id: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    mixed = (ids.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _rule_of(
+    own: Sequence[tuple[int, BucketRule]], candidates: IntArray, num_frames: IntArray, draw: Draw
+) -> IntArray:
+    """The rule of one resolution that takes each candidate, or -1.
+
+    The longest length that a clip exceeds (and that is considered) is its only chance here: a clip
+    that it does not keep tries the next resolution, not a shorter length.
+    """
+    length = num_frames[candidates]
+    rule_of: IntArray = np.full(len(candidates), -1, dtype=np.int64)
+    open_: IntArray = np.ones(len(candidates), dtype=bool)
+    for number, rule in own:
+        fits = open_ & ((length == 1) if rule.frames == 1 else (length > rule.frames))
+        where = np.flatnonzero(fits)
+        which = 0
+        if rule.keep_length is not None:
+            where = where[draw(number, which, candidates[where]) <= rule.keep_length]
+            which = 1
+        open_[where] = False
+        if rule.keep < 1:
+            where = where[draw(number, which, candidates[where]) < rule.keep]
+        rule_of[where] = number
+    return rule_of
+
+
+def _all_buckets(rules: Sequence[BucketRule]) -> tuple[list[Bucket], IntArray]:
+    buckets: list[Bucket] = []
+    first = []
+    for rule in rules:
+        first.append(len(buckets))
+        buckets += [
+            Bucket(rule.resolution, rule.frames, label, height, width, rule.batch_size or 0)
+            for label, (height, width) in RESOLUTIONS[rule.resolution].sizes.items()
+        ]
+    return buckets, np.array(first)
+
+
+def _closest_labels(resolution: str, ratio: np.ndarray[Any, Any]) -> IntArray:
+    """Position in the resolution's table of the label nearest to height / width."""
+    labels = np.array([float(label) for label in RESOLUTIONS[resolution].sizes])
+    best: IntArray = np.zeros(len(ratio), dtype=np.int64)
+    distance = np.full(len(ratio), np.inf)
+    for place, label in enumerate(labels):
+        nearer = np.abs(ratio - label) < distance
+        best[nearer] = place
+        distance[nearer] = np.abs(ratio - label)[nearer]
+    return best

@@ -1,0 +1,190 @@
+"""Start weights: PixArt files, training checkpoints and published snapshots, every tensor checked."""
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+_WHOLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
+_PICKLED = (".pth", ".pt", ".bin")
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+_DROPPED = ("pos_embed", "pos_embed_temporal")  # tables that STDiT3 computes
+_NULL_CAPTION = "y_embedder.y_embedding"
+_PATCH_WEIGHT = "x_embedder.proj.weight"
+_CONSTANTS = re.compile(r"rope\.freqs")
+_NOT_IN_PIXART = re.compile(
+    r"rope\.freqs|fps_embedder\..+|temporal_blocks\..+|spatial_blocks\.\d+\.attn\.[qk]_norm\.weight"
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the model's tensors and of the file's."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # of the model; they keep their start values
+    unexpected: tuple[str, ...]  # in the file, and not the model's
+    mis_shaped: tuple[str, ...]
+    dropped: tuple[str, ...]  # in the file, and known to be of no use
+
+    def __str__(self) -> str:
+        text = f"{len(self.loaded)} tensors loaded"
+        if self.missing:
+            text += f", {len(self.missing)} keep their start values"
+        return text + (f", {len(self.dropped)} of no use" if self.dropped else "")
+
+
+def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
+    """Fill `model` from a file, a folder, or a snapshot `owner/name` in the Hugging Face cache.
+
+    ValueError counts and names what is missing, left over or of another shape. Only tensors that
+    the kind of file cannot have may be missing: PixArt has no temporal blocks, for one.
+    """
+    path = find_snapshot(weights)
+    targets = model.state_dict()
+    loaded, unexpected, dropped, mis_shaped = [], [], [], {}
+    is_pixart = False
+    for file_name, tensor in read_tensors(path):
+        if file_name in _DROPPED:
+            dropped.append(file_name)
+            continue
+        name = re.sub(r"^blocks\.", "spatial_blocks.", file_name)
+        is_pixart |= name != file_name
+        target = targets.get(name)
+        if target is None:
+            unexpected.append(file_name)
+            continue
+        tensor = _fit(name, tensor, target.shape)
+        if tensor.shape == target.shape:
+            target.copy_(tensor)
+            loaded.append(name)
+        else:
+            mis_shaped[name] = (tensor.shape, target.shape)
+    missing = [name for name in targets if name not in {*loaded, *mis_shaped}]
+    optional = _NOT_IN_PIXART if is_pixart else _CONSTANTS
+    needed = [name for name in missing if not optional.fullmatch(name)]
+    _refuse(path, needed, unexpected, mis_shaped)
+    return LoadReport(
+        tuple(loaded), tuple(missing), tuple(unexpected), tuple(mis_shaped), tuple(dropped)
+    )
+
+
+def find_snapshot(weights: str | Path) -> Path:
+    """The file or folder, or the folder of a repository in the Hugging Face cache; no download.
+
+    ValueError says where it was looked for.
+    """
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if not _REPOSITORY.fullmatch(str(weights)) or path.suffix in (*_PICKLED, ".safetensors"):
+        raise ValueError(f"no file or folder {weights}")
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(weights), local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"no folder {weights} here, and no repository {weights} in the Hugging Face cache "
+            f"{constants.HF_HUB_CACHE}; fetch it once with `hf download {weights}`"
+        ) from None
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file, or of a folder with an index or with one file, on the host."""
+    for file in _files(path):
+        if file.suffix == ".safetensors":
+            yield from _read_safetensors(file)
+        elif file.suffix in _PICKLED:
+            yield from _read_pickled(file).items()
+        else:
+            raise ValueError(f"{file}: expected a .safetensors, {', '.join(_PICKLED)} file")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    folder = path / "model" if (path / "model").is_dir() else path
+    indexes = sorted(folder.glob("*.index.*json"))
+    if len(indexes) > 1:
+        names = ", ".join(index.name for index in indexes)
+        raise ValueError(f"{folder} has more than one index: {names}")
+    if indexes:
+        names = set(json.loads(indexes[0].read_text())["weight_map"].values())
+        return [folder / Path(name).name for name in sorted(names)]
+    whole = [folder / name for name in _WHOLE_FILES if (folder / name).is_file()]
+    if not whole:
+        raise ValueError(f"{folder} has neither an index nor one of {', '.join(_WHOLE_FILES)}")
+    return whole[:1]
+
+
+def _read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+                yield name, tensors.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
+
+
+def _read_pickled(file: Path) -> Mapping[str, Tensor]:
+    """A file of torch.save, of which nothing is run."""
+    try:
+        content = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
+        )
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} cannot be read as plain tensors: {reason}") from None
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise ValueError(f"{file} is no table of named tensors")
+    return tensors
+
+
+def _fit(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Two tensors of image models have a shape of their own."""
+    if name == _PATCH_WEIGHT and tensor.ndim == len(shape) - 1:
+        return tensor.unsqueeze(2)  # one frame
+    if name == _NULL_CAPTION and tensor.ndim == 2:
+        more = max(0, shape[0] - len(tensor))
+        return torch.cat((tensor, tensor[-1:].expand(more, -1)))[: shape[0]]
+    return tensor
+
+
+def _refuse(
+    path: Path,
+    missing: list[str],
+    unexpected: list[str],
+    mis_shaped: Mapping[str, tuple[torch.Size, torch.Size]],
+) -> None:
+    shapes = [
+        f"{name} is {_spell(found)} and should be {_spell(wanted)}"
+        for name, (found, wanted) in mis_shaped.items()
+    ]
+    parts = (
+        ("missing", missing),
+        ("not the model's", unexpected),
+        ("of another shape", shapes),
+    )
+    faults = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
+    if faults:
+        raise ValueError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = names
+    return ", ".join([first, *rest[:2]]) + (", ..." if len(rest) > 2 else "")
+
+
+def _spell(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "a number"

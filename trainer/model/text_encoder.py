@@ -1,0 +1,102 @@
+"""The frozen T5 that turns captions into features for cross attention."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.model.caption_cleaning import clean_twice
+from trainer.model.pretrained import find_snapshot
+
+_TINY_WIDTH = 32
+
+
+class CaptionEncoder:
+    """A T5 encoder with its tokeniser; captions come out padded to `max_length` tokens."""
+
+    def __init__(
+        self, encoder: nn.Module, tokeniser: Any, *, max_length: int, clean: bool = False
+    ) -> None:
+        self.max_length = max_length
+        self._encoder = encoder.eval().requires_grad_(False)
+        self._tokeniser = tokeniser
+        self._clean = clean
+
+    @property
+    def width(self) -> int:
+        """Channels of a token's features."""
+        return int(self._encoder.config.d_model)
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Features [B, 1, L, C], and on the host the mask [B, L] of the tokens that count.
+
+        A longer caption is cut; an empty one is its end token. Behind the mask features are 0.
+        """
+        texts = [clean_twice(caption) if self._clean else caption for caption in captions]
+        tokens = self._tokeniser(
+            texts,
+            max_length=self.max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        )
+        mask = tokens.attention_mask
+        longest = int(mask.sum(1).max())  # what lies behind it would be computed in vain
+        device = self._encoder.device
+        features = self._encoder(
+            input_ids=tokens.input_ids[:, :longest].to(device),
+            attention_mask=mask[:, :longest].to(device),
+        ).last_hidden_state
+        features = features * mask[:, :longest, None].to(features)
+        return F.pad(features, (0, 0, 0, self.max_length - longest))[:, None], mask
+
+
+def load_t5(
+    weights: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    max_length: int,
+    clean: bool = False,
+) -> CaptionEncoder:
+    """T5 v1.1 from a folder, or from the Hugging Face cache by its `owner/name`; no download."""
+    folder = find_snapshot(weights)
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no T5 encoder with its tokeniser: {error}") from None
+    return CaptionEncoder(encoder.to(device), tokeniser, max_length=max_length, clean=clean)
+
+
+def tiny_t5(
+    seed: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = torch.device("cpu"),
+    max_length: int = 32,
+    clean: bool = False,
+) -> CaptionEncoder:
+    """A T5 of two narrow layers with the random weights of `seed`, which reads bytes."""
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    tokeniser = ByT5Tokenizer()
+    config = T5Config(
+        vocab_size=len(tokeniser),
+        d_model=_TINY_WIDTH,
+        d_kv=8,
+        d_ff=2 * _TINY_WIDTH,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = T5EncoderModel(config)
+    return CaptionEncoder(encoder.to(device, dtype), tokeniser, max_length=max_length, clean=clean)

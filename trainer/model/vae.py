@@ -1,0 +1,156 @@
+"""OpenSoraVAE_V1_2: videos to latents and back, frame by frame and then over time."""
+
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from trainer.config import VaeConfig
+from trainer.model.latent_size import MICRO_FRAMES, latent_frames
+from trainer.model.pretrained import load_weights
+from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
+
+_SHIFT = (-0.10, 0.34, 0.27, 0.98)
+_SCALE = (3.85, 2.32, 2.33, 3.06)
+_SPATIAL_SCALE = 0.18215  # not the 0.13025 of its published configuration; the temporal part's is
+
+VAE_SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "OpenSoraVAE_V1_2": {
+        "spatial": {
+            "block_out_channels": (128, 256, 512, 512),
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+        },
+        "temporal": {},
+    },
+    "smoke": {
+        "spatial": {
+            "block_out_channels": (4, 4, 8, 8),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+        },
+        "temporal": {"filters": 4, "res_blocks": 1, "groups": 4},
+    },
+}
+
+
+class Noise(NamedTuple):
+    """Standard normal values with which latents are drawn from the posteriors."""
+
+    spatial: Tensor  # [B x T, 4, h, w]
+    temporal: Tensor  # [B, 4, t, h, w]
+
+
+class SpatialVae(nn.Module):
+    """diffusers' AutoencoderKL on single frames, a few at a time."""
+
+    def __init__(self, config: dict[str, Any], micro_batch_size: int) -> None:
+        super().__init__()
+        from diffusers import AutoencoderKL
+
+        self.micro_batch_size = micro_batch_size
+        self.module = AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            **config,
+        )
+
+    def encode(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+        """Frames [N, 3, H, W] to latents [N, 4, H / 8, W / 8]; without noise the most likely."""
+        groups = frames.split(self.micro_batch_size)
+        posteriors = [self.module.encode(group).latent_dist for group in groups]
+        latents = torch.cat([posterior.mean for posterior in posteriors])
+        if noise is not None:
+            latents = latents + torch.cat([posterior.std for posterior in posteriors]) * noise
+        return latents * _SPATIAL_SCALE
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [N, 4, h, w] to frames [N, 3, 8 h, 8 w]."""
+        groups = (latents / _SPATIAL_SCALE).split(self.micro_batch_size)
+        return torch.cat([self.module.decode(group).sample for group in groups])
+
+
+class VideoVAE(nn.Module):
+    """The two parts in sequence; time goes in chunks that know nothing of each other."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        spatial: dict[str, Any],
+        temporal: TemporalVaeConfig,
+        *,
+        micro_frame_size: int = MICRO_FRAMES,
+        micro_batch_size: int = 4,
+    ) -> None:
+        super().__init__()
+        self.micro_frame_size = micro_frame_size
+        self.register_buffer("scale", torch.tensor(_SCALE)[None, :, None, None, None])
+        self.register_buffer("shift", torch.tensor(_SHIFT)[None, :, None, None, None])
+        self.spatial_vae = SpatialVae(spatial, micro_batch_size)
+        self.temporal_vae = TemporalVae(temporal)
+
+    def encode(
+        self, video: Tensor, draws: torch.Generator | None = None, *, noise: Noise | None = None
+    ) -> Tensor:
+        """Normalised latents [B, 4, t, h, w] of a video [B, 3, T, H, W] in [-1, 1].
+
+        They are drawn from the posteriors with `noise`, or with what `draws` gives; with neither
+        they are the means.
+        """
+        if noise is None and draws is not None:
+            noise = self._draw(video.shape, draws)
+        spatial_noise, temporal_noise = (
+            (part.to(video) for part in noise) if noise else (None, None)
+        )
+        frames = rearrange(video, "b c t h w -> (b t) c h w")
+        by_frame = self.spatial_vae.encode(frames, spatial_noise)
+        x = rearrange(by_frame, "(b t) c h w -> b c t h w", b=len(video))
+        chunks = x.split(self.micro_frame_size, dim=2)
+        posteriors = [self.temporal_vae.encode(chunk) for chunk in chunks]
+        latents = torch.cat([posterior.mean for posterior in posteriors], dim=2)
+        if temporal_noise is not None:
+            std = torch.cat([posterior.std for posterior in posteriors], dim=2)
+            latents = latents + std * temporal_noise
+        return (latents - self.shift) / self.scale
+
+    def decode(self, latents: Tensor, num_frames: int) -> Tensor:
+        """A video [B, 3, num_frames, H, W] of its latents [B, 4, t, h, w]."""
+        z = latents * self.scale + self.shift
+        chunks = z.split(latent_frames(self.micro_frame_size), dim=2)
+        starts = range(0, num_frames, self.micro_frame_size)
+        by_frame = [
+            self.temporal_vae.decode(chunk, min(self.micro_frame_size, num_frames - start))
+            for chunk, start in zip(chunks, starts, strict=True)
+        ]
+        frames = rearrange(torch.cat(by_frame, dim=2), "b c t h w -> (b t) c h w")
+        return rearrange(self.spatial_vae.decode(frames), "(b t) c h w -> b c t h w", b=len(z))
+
+    def _draw(self, shape: torch.Size, draws: torch.Generator) -> Noise:
+        """All noise of a video at once, so that the size of a group or chunk changes none of it."""
+        batch, _, frames, height, width = shape
+        h, w = height // 8, width // 8
+        t = latent_frames(frames, self.micro_frame_size)
+        return Noise(
+            torch.randn((batch * frames, 4, h, w), generator=draws, device=draws.device),
+            torch.randn((batch, 4, t, h, w), generator=draws, device=draws.device),
+        )
+
+
+def build_vae(config: VaeConfig) -> VideoVAE:
+    """The VAE of a run with its weights, or with random ones."""
+    size = VAE_SIZES[config.arch]
+    vae = VideoVAE(
+        size["spatial"],
+        TemporalVaeConfig(**size["temporal"]),
+        micro_frame_size=config.micro_frame_size,
+        micro_batch_size=config.micro_batch_size,
+    )
+    if config.weights is not None:
+        load_weights(vae, config.weights)
+    return vae
