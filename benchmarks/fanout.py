@@ -101,8 +101,8 @@ def play_reference(hostfile: Path) -> None:
         return f"{node} {len(answers[0].splitlines())} processes {answers[1].split()}"
 
     with ThreadPoolExecutor() as pool:
-        for line in pool.map(ask, hostfile.read_text().split()):
-            print(line, flush=True)
+        lines = list(pool.map(ask, hostfile.read_text().split()))
+    print("\n".join(lines))  # as there, when the last node has answered
 
 
 def play_parallel_ssh(hostfile: Path) -> None:

@@ -32,6 +32,7 @@ Overrides = Annotated[
 ]
 Runs = Annotated[str, typer.Option("--runs", help="The folder of all runs.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
@@ -46,6 +47,7 @@ def launch(
     ] = None,
     overrides: Overrides = None,
     detach: Detach = False,
+    force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -59,7 +61,10 @@ def launch(
     wishes = Wishes(
         runs=runs, hostfile=hostfile, init_from=init_from, overrides=tuple(overrides or ())
     )
-    _start(prepare_launch(stage, wishes, os.environ), detach, dry_run, as_json)
+    prepared = prepare_launch(stage, wishes, os.environ)
+    if dry_run:
+        return _show_plan(prepared, as_json)
+    return _start(prepared, detach, force, as_json)
 
 
 @app.command()
@@ -68,6 +73,7 @@ def resume(
     hostfile: Hostfile = None,
     overrides: Overrides = None,
     detach: Detach = False,
+    force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -80,7 +86,10 @@ def resume(
     from soractl.preparation import Wishes, prepare_resume
 
     wishes = Wishes(runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()))
-    _start(prepare_resume(run, wishes, os.environ), detach, dry_run, as_json)
+    prepared = prepare_resume(run, wishes, os.environ)
+    if dry_run:
+        return _show_plan(prepared, as_json)
+    return _start(prepared, detach, force, as_json)
 
 
 @app.command()
@@ -114,15 +123,20 @@ def logs(
         output.result(node_log.follow(log, ended))
 
 
-def _start(prepared: "Prepared", detach: bool, dry_run: bool, as_json: bool) -> None:
-    from soractl import launch_report, launcher, output
+def _show_plan(prepared: "Prepared", as_json: bool) -> None:
+    from soractl import launch_report, output
+
+    plan = launch_report.plan_json(prepared)
+    output.report(launch_report.whole_plan(prepared), plan, as_json)
+
+
+def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> None:
+    from soractl import launch_report, launcher, output, preflight
     from soractl.remote import Connections
 
-    if dry_run:
-        plan = launch_report.plan_json(prepared)
-        return output.report(launch_report.whole_plan(prepared), plan, as_json)
     output.note(launch_report.summary(prepared))
     with Connections(prepared.site.cluster.ssh) as remote:
+        preflight.check(prepared, remote, force=force)
         started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
         output.note(launch_report.started(started))
         if detach:

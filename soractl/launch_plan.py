@@ -53,6 +53,8 @@ class LaunchPlan:
     workdir: Path
     start: StartPoint
     cluster: Cluster
+    head: str  # where rank 0 waits for the others
+    port: int
     nodes: tuple[NodePlan, ...]
 
     @property
@@ -109,7 +111,7 @@ def plan(
         )
         command = _command(ranks, f"{head}:{port}", (len(nodes), node_rank), run)
         node_plans.append(NodePlan(node, node_rank, ranks, environment, command))
-    return LaunchPlan(run, workdir, start, cluster, tuple(node_plans))
+    return LaunchPlan(run, workdir, start, cluster, head, port, tuple(node_plans))
 
 
 def working_directory(cluster: Cluster, machine: Machine) -> Path:

@@ -46,10 +46,6 @@ class Started:
 
 def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
-    if prepared.missing:
-        raise SoractlError(
-            "missing: " + "; ".join(prepared.missing), exit_code=ExitCode.NOTHING_SUITABLE
-        )
     run = prepared.run or _create(prepared, command_line, remote)
     with _locked(run):
         _refuse_if_alive(run, remote)

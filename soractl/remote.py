@@ -17,7 +17,15 @@ from typing import Self, TypeVar
 
 from soractl.errors import ExitCode
 from soractl.nodes import Node
-from soractl.ssh import Captured, Deadline, DeadlinePassed, SshClient, SshConnection, SshFailure
+from soractl.ssh import (
+    Captured,
+    Deadline,
+    DeadlinePassed,
+    NoChannel,
+    SshClient,
+    SshConnection,
+    SshFailure,
+)
 from soractl.ssh_config import SshOptions as SshOptions
 
 GRACE_S = 1.0  # what the end of a process or of a thread may take beyond the deadline
@@ -100,11 +108,11 @@ def everywhere(
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             answers.put((index, error))
 
-    for index, node in enumerate(nodes):
-        threading.Thread(target=do, args=(index, node), daemon=True).start()
     results: dict[int, T] = {}
     missing = f"deadline: no end within {deadline_s:g} s"
     try:
+        for index, node in enumerate(nodes):
+            threading.Thread(target=do, args=(index, node), daemon=True).start()
         for index, result in _arriving(answers, len(nodes), Deadline(deadline_s + GRACE_S)):
             results[index] = result
             if on_result:
@@ -226,12 +234,19 @@ class Connections:
     def _run_there(
         self, node: Node, request: Request, captured: Captured, deadline: Deadline
     ) -> None:
-        connection = self._connection(node, deadline)
-        # The node ends a hanging command itself, a little before we stop listening.
-        limit = deadline.left() - min(0.5, deadline.left() / 10)
-        argv = ("timeout", "-k", "2", f"{limit:.2f}", *request.argv)
-        started = deadline.elapsed()
-        connection.run(shlex.join(argv), request.stdin.encode(), captured, deadline)
+        for kept in (True, False):
+            connection = self._connection(node, deadline)
+            # The node ends a hanging command itself, a little before we stop listening.
+            limit = deadline.left() - min(0.5, deadline.left() / 10)
+            argv = ("timeout", "-k", "2", f"{limit:.2f}", *request.argv)
+            started = deadline.elapsed()
+            try:
+                connection.run(shlex.join(argv), request.stdin.encode(), captured, deadline)
+                break
+            except NoChannel:
+                # A connection that was kept may have died unnoticed.
+                if connection.alive or not kept:
+                    raise
         if captured.exit_code in ENDED_BY_TIMEOUT and deadline.elapsed() - started >= limit:
             raise DeadlinePassed
 
@@ -300,8 +315,9 @@ class Connections:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
+    """Ends a process that still runs, with its children: one of them may be deaf to TERM."""
+    if process.poll() is None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -29,6 +29,10 @@ class SshFailure(Exception):
     """The node was not reached, or was lost; the message says why."""
 
 
+class NoChannel(SshFailure):
+    """Nothing was asked of the node yet, so it may be tried again on a new connection."""
+
+
 class DeadlinePassed(Exception):
     """The time that was given is over."""
 
@@ -107,9 +111,12 @@ class SshConnection:
         with _closing_at(deadline, self._transport):
             try:
                 channel = self._transport.open_session()
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise NoChannel(f"no channel: {_reason(error)}") from None
+            try:
                 channel.exec_command(command)
             except (paramiko.SSHException, EOFError, OSError) as error:
-                raise SshFailure(f"no channel: {_reason(error)}") from None
+                raise SshFailure(f"the command was not taken: {_reason(error)}") from None
             readers = captured.reading(channel.recv, channel.recv_stderr)
             # A command may end without reading what it is sent.
             with contextlib.suppress(OSError):
@@ -232,15 +239,13 @@ class SshClient:
         transport.banner_timeout = min(self._options.connect_timeout_s, deadline.left())
         transport.handshake_timeout = transport.auth_timeout = deadline.left()
         done = threading.Event()
+        started = Deadline(transport.banner_timeout)
         transport.start_client(done)
         done.wait(deadline.left())
         if not transport.is_active():
             deadline.left()
             if not transport.remote_version:
-                raise SshFailure(
-                    f"{route.host}:{route.port} takes the connection and does not speak ssh"
-                    f" within {transport.banner_timeout:.0f} s"
-                )
+                raise SshFailure(_not_ssh(route, started.elapsed(), transport.banner_timeout))
             raise SshFailure(f"no common ssh protocol: {_reason(transport.get_exception())}")
 
     def _known(self, route: Route) -> KnownHosts:
@@ -339,6 +344,13 @@ def _record_kind(algorithm: str) -> str:
     return "ssh-rsa" if algorithm.startswith("rsa-") else algorithm
 
 
+def _not_ssh(route: Route, waited_s: float, limit_s: float) -> str:
+    place = route.proxy_command or f"{route.host}:{route.port}"
+    if waited_s < limit_s:
+        return f"{place} ends the connection before it speaks ssh"
+    return f"{place} takes the connection and does not speak ssh within {limit_s:.2g} s"
+
+
 def _dial(route: Route, timeout_s: float) -> socket.socket:
     deadline = Deadline(timeout_s)
     place = f"{route.host}:{route.port}"
@@ -402,4 +414,6 @@ def _closing_at(deadline: Deadline, transport: "paramiko.Transport") -> Iterator
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, EOFError) or error is None:
+        return "closed by the other side"
     return str(error) or type(error).__name__

@@ -59,9 +59,9 @@ class SshConfig:
     def route(self, node: Node, *, jumps: tuple[str, ...] | None = None) -> Route:
         """The way to a node; `jumps` replaces what the configuration says about jump hosts."""
         options = self._options
-        found = self._config.lookup(node.name)
+        found = self._look_up(node.name)
         host = found["hostname"]
-        port = node.port or options.port or int(found.get("port", 22))
+        port = node.port or options.port or int(found["port"])
         key_name = found.get("hostkeyalias", host)
         if port != 22 and "hostkeyalias" not in found:
             key_name = f"[{host}]:{port}"
@@ -81,6 +81,18 @@ class SshConfig:
             jump=_as_node(jumps[-1]) if jumps else None,
             jump_before=jumps[:-1],
         )
+
+    def _look_up(self, name: str) -> "paramiko.SSHConfigDict":
+        import paramiko
+
+        try:
+            found = self._config.lookup(name)
+            found["port"] = str(int(found.get("port", 22)))
+        # Match exec wants a package of its own, CanonicalizeHostname a working resolver.
+        except (paramiko.SSHException, ImportError, KeyError, ValueError) as error:
+            file = self._options.config_file
+            raise SoractlError(f"{file}: what it says about {name} is of no use: {error}") from None
+        return found
 
     def _identity_files(self, found: "paramiko.SSHConfigDict") -> tuple[str, ...]:
         if self._options.identity_file:
@@ -105,7 +117,7 @@ def _jump_list(found: "paramiko.SSHConfigDict", host: str) -> tuple[str, ...]:
 
 
 def _as_node(text: str) -> Node:
-    match = re.fullmatch(r"(?:ssh://)?(?:([^@]+)@)?([^@:/]+)(?::([0-9]+))?/?", text.strip())
+    match = re.fullmatch(r"(?:ssh://)?(?:([^@\s]+)@)?([^@:/\s]+)(?::([0-9]+))?/?", text.strip())
     if match is None:
         raise SoractlError(f"ProxyJump {text!r}: not [user@]host[:port]")
     return Node(match[2], user=match[1], port=int(match[3]) if match[3] else None)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,36 @@ class TrainConfig:
     init_from: str | None = None  # or the file or folder that does
 
 
+# What a type alone does not say, where training would fail later or quietly do nothing.
+_RANGES = {
+    "seed": (0, 2**63 - 1),
+    "epochs": (1, math.inf),
+    "model.caption_dropout": (0, 1),
+    "model.grad_checkpoint": (1, math.inf),
+    "vae.micro_frame_size": (1, math.inf),
+    "vae.micro_batch_size": (1, math.inf),
+    "text_encoder.max_length": (1, math.inf),
+    "flow.num_timesteps": (1, math.inf),
+    "flow.sampling_steps": (1, math.inf),
+    "balance.window": (0, math.inf),
+    "data.workers": (0, math.inf),
+    "data.prefetch": (1, math.inf),
+    "data.stuck_after_s": (0, math.inf),
+    "optim.lr": (0, math.inf),
+    "optim.warmup_steps": (0, math.inf),
+    "optim.cooldown_steps": (0, math.inf),
+    "optim.grad_clip": (0, math.inf),
+    "optim.ema_decay": (0, 1),
+    "trainer.collective_timeout_s": (1, math.inf),
+    "trainer.max_steps": (1, math.inf),
+    "checkpoint.every_steps": (0, math.inf),
+    "checkpoint.every_minutes": (0, math.inf),
+    "checkpoint.keep_last": (0, math.inf),
+    "checkpoint.keep_every_steps": (0, math.inf),
+    "log.every_steps": (1, math.inf),
+}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A resolved stage: its settings and, for each, where its value came from."""
@@ -229,6 +260,8 @@ def load_stage(name: str, overrides: Sequence[str] = (), folder: Path | None = N
         raise ConfigError([f"no stage named {name}; {folder}/ has: {', '.join(names)}{meant}"])
     stage = read_toml(path)
     parts = stage.pop("extends", [])
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ConfigError([f"{path}: extends = {parts!r}; expected a list of names in parts/"])
     part_files = [folder / "parts" / f"{part}.toml" for part in parts]
     if missing := [str(file) for file in part_files if not file.is_file()]:
         raise ConfigError([f"{path}: extends {file}, which does not exist" for file in missing])
@@ -265,12 +298,21 @@ def check_consistency(config: TrainConfig) -> list[str]:
     ]
     if (total := sum(masks.values())) > 1 + 1e-6:
         faults.append(f"the shares of masks add up to {total:g}; at most 1 is possible")
-    for key in ("epochs", "vae.micro_batch_size", "vae.micro_frame_size"):
-        if (value := settings(config)[key]) < 1:
-            faults.append(f"{key} = {value}; expected at least 1")
+    faults += _range_faults(config)
+    if not buckets.frames or list(buckets.frames) != sorted({*buckets.frames}):
+        faults.append(f"buckets.frames = {list(buckets.frames)}; expected rising numbers")
     for resolution, row in buckets.keep.items():
         faults += _bucket_faults(buckets, resolution, row)
     return faults
+
+
+def _range_faults(config: TrainConfig) -> Iterator[str]:
+    values = settings(config)
+    for key, (least, most) in _RANGES.items():
+        value = values[key]
+        if isinstance(value, int | float) and not least <= value <= most:
+            expected = f"at least {least}" if most == math.inf else f"{least} to {most}"
+            yield f"{key} = {value}; expected {expected}"
 
 
 def _bucket_faults(

@@ -82,6 +82,7 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete it; at no moment does half of it stand under its name."""
         doomed = self.path.with_name(f".removed-{self.name}")
+        shutil.rmtree(doomed, ignore_errors=True)  # what a crash left of it
         self.path.rename(doomed)
         shutil.rmtree(doomed)
 
@@ -221,10 +222,8 @@ class RunDir:
         return dict(found for found in self._by_step() if not isinstance(found, Checkpoint))
 
     def _by_step(self) -> list["Checkpoint | tuple[Path, str]"]:
-        folders = [
-            path for path in self.checkpoints_folder.glob("*") if _CHECKPOINT_NAME.match(path.name)
-        ]
-        return [read_checkpoint(path) for path in sorted(folders, key=_global_step)]
+        folders = [path for path in self.checkpoints_folder.glob("*") if _step_of(path)]
+        return [read_checkpoint(path) for path in sorted(folders, key=_step_of)]
 
     def draft_path(self, epoch: int, global_step: int) -> Path:
         """Where a checkpoint is written before it is complete."""
@@ -236,6 +235,7 @@ class RunDir:
         name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
         final = self.checkpoints_folder / name
         replaced = draft.with_name(f".replaced-{name}")
+        shutil.rmtree(replaced, ignore_errors=True)  # what a crash left of it
         if final.exists():  # this step was saved before, by an attempt that was resumed earlier
             final.rename(replaced)
         draft.rename(final)
@@ -299,16 +299,17 @@ def read_checkpoint(path: Path) -> "Checkpoint | tuple[Path, str]":
         values = read_json(path / MANIFEST)
         consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])
         manifest = Manifest(**{**values, "consumed": consumed})
+        sizes = {name: int(facts["bytes"]) for name, facts in manifest.files.items()}
     except FileNotFoundError:
         return path, f"no {MANIFEST}"
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         return path, f"{MANIFEST} is not readable: {error}"
-    for name, facts in manifest.files.items():
+    for name, size in sizes.items():
         file = path / name
         if not file.is_file():
             return path, f"{name} is missing"
-        if (there := file.stat().st_size) != facts["bytes"]:
-            return path, f"{name} has {there} of {facts['bytes']} bytes"
+        if (there := file.stat().st_size) != size:
+            return path, f"{name} has {there} of {size} bytes"
     return Checkpoint(path, manifest)
 
 
@@ -344,9 +345,10 @@ def _run_number(path: Path) -> int:
     return int(match.group()) if match else 0
 
 
-def _global_step(path: Path) -> int:
-    match = _CHECKPOINT_NAME.match(path.name)
-    return int(match.group(2)) if match else -1
+def _step_of(path: Path) -> tuple[int, ...]:
+    """(global_step, epoch) of a checkpoint's folder; empty for any other."""
+    match = _CHECKPOINT_NAME.fullmatch(path.name)
+    return (int(match[2]), int(match[1])) if match else ()
 
 
 def describe_file(path: Path) -> dict[str, Any]:

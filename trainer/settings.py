@@ -71,7 +71,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_override(text: str) -> dict[str, Any]:
     """`section.key=value` as tables; the value is read as TOML, else it is a string."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    if not equals or not all(name.strip() for name in key.split(".")):
         raise ConfigError([f"--set {text}: expected section.key=value"])
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]

@@ -101,6 +101,9 @@ def test_a_local_command_that_hangs_ends_with_its_children():
         result = remote(HERE, Request(("sh", "-c", "echo begun; sleep 4711 & sleep 4712")), 0.3)
     assert (result.stdout, result.error) == ("begun\n", "deadline: no end within 0.3 s")
     assert result.elapsed_s < 2
+    limit = time.monotonic() + 5
+    while commands_with("4711", "4712") and time.monotonic() < limit:
+        time.sleep(0.01)
     assert commands_with("4711", "4712") == []
 
 

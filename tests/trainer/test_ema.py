@@ -26,10 +26,11 @@ def test_six_updates_give_the_published_averages(golden):
 def test_slices_are_averaged_as_the_whole_is(count):
     draws = torch.Generator().manual_seed(0)
     start, end = torch.randn(2, 20, generator=draws)
-    whole = Ema([start], 0.9)
+    master = start.clone()
+    whole = Ema([master], 0.9)
     slices = [part.clone() for part in start.chunk(count)]
     parts = Ema(slices, 0.9)
-    whole._masters[0].copy_(end)
+    master.copy_(end)
     for part, new in zip(slices, end.chunk(count), strict=True):
         part.copy_(new)
     whole.update()

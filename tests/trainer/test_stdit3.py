@@ -100,9 +100,9 @@ def test_the_gradients_equal_the_references(model, cases, facts, case, mode):
     off = {name: relative(found[name], cases[prefix + name]) for name in names}
     assert {name: error for name, error in off.items() if error > limit} == {}
     norms = facts["cases"][case]["grad"]["grad_norm_per_parameter"]
-    assert {
-        name: found[f"param.{name}"].norm().item() for name in norms
-    } == pytest.approx(norms, rel=1e-4)
+    assert {name: found[f"param.{name}"].norm().item() for name in norms} == pytest.approx(
+        norms, rel=1e-4
+    )
     assert [n for n, p in model.named_parameters() if p.grad is None] == ["rope.freqs"]
 
 
@@ -163,9 +163,7 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     for name, modulation in (("out", t), ("out_x_mask", masked)):
         if f"{stem}.{name}" in cases:
             out = block(x, y, captions, modulation, model.rope(shape["T"])).flatten(1, 2)
-            torch.testing.assert_close(
-                out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"]
-            )
+            torch.testing.assert_close(out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"])
 
 
 def test_norms_of_small_values_equal_the_references(model, cases, facts):

@@ -57,7 +57,7 @@ class Mlp(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Caption features in the model's width, and the null caption that stands in for dropped ones."""
+    """Caption features in the model's width; the null caption stands in for dropped ones."""
 
     def __init__(self, caption_channels: int, width: int, max_length: int) -> None:
         super().__init__()

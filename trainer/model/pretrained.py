@@ -1,4 +1,4 @@
-"""Start weights: PixArt files, training checkpoints and published snapshots, every tensor checked."""
+"""Start weights out of PixArt files, checkpoints and snapshots, every tensor checked."""
 
 import json
 import pickle
@@ -119,8 +119,8 @@ def _files(path: Path) -> list[Path]:
         names = ", ".join(index.name for index in indexes)
         raise ValueError(f"{folder} has more than one index: {names}")
     if indexes:
-        names = set(json.loads(indexes[0].read_text())["weight_map"].values())
-        return [folder / Path(name).name for name in sorted(names)]
+        weight_map = json.loads(indexes[0].read_text())["weight_map"]
+        return [folder / Path(file).name for file in sorted(set(weight_map.values()))]
     whole = [folder / name for name in _WHOLE_FILES if (folder / name).is_file()]
     if not whole:
         raise ValueError(f"{folder} has neither an index nor one of {', '.join(_WHOLE_FILES)}")
@@ -142,8 +142,8 @@ def _read_pickled(file: Path) -> Mapping[str, Tensor]:
         content = torch.load(
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, EOFError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or "it ends too early"
         raise ValueError(f"{file} cannot be read as plain tensors: {reason}") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

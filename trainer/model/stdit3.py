@@ -89,7 +89,7 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Video tokens [B, T, S, D], caption tokens [M, D], modulation [B, T or 1, 6, D]."""
-        batch, frames, size, _ = x.shape
+        _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
         attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), rotation)

@@ -59,7 +59,7 @@ def load_t5(
     weights: str | Path,
     *,
     dtype: torch.dtype,
-    device: torch.device,
+    device: torch.device | str,
     max_length: int,
     clean: bool = False,
 ) -> CaptionEncoder:
@@ -79,7 +79,7 @@ def tiny_t5(
     seed: int,
     *,
     dtype: torch.dtype = torch.float32,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device | str = "cpu",
     max_length: int = 32,
     clean: bool = False,
 ) -> CaptionEncoder:

@@ -1,0 +1,426 @@
+import dataclasses
+import json
+
+import pytest
+
+from trainer import config
+from trainer.config import TrainConfig, load_stage, stage_names
+from trainer.settings import (
+    ConfigError,
+    dump,
+    load_toml,
+    parse_override,
+    resolve,
+    settings,
+    without_nulls,
+)
+
+STAGES = [f"stage{number}" for number in range(1, 8)]
+FRAMES = (1, 51, 102, 204, 408)
+
+# The reference's bucket sets, a cell for each of FRAMES: keep (and keep at this length): clips.
+LOW = """
+144p  1.0:475  1.0:51   1.0,0.33:27   1.0,0.1:13   1.0,0.1:6
+256   0.4:297  0.5:20   0.5,0.33:10   0.5,0.1:5    0.5,0.1:2
+240p  0.3:297  0.4:20   0.4,0.33:10   0.4,0.1:5    0.4,0.1:2
+360p  0.2:141  0.15:8   0.15,0.33:4   0.15,0.1:2   0.15,0.1:1
+512   0.1:141
+480p  0.1:89
+720p  0.05:36
+1024  0.05:36
+1080p 0.1:5
+2048  0.1:5
+"""
+MIDDLE = """
+144p  1.0:475  1.0:51   1.0,0.33:27   1.0,0.1:13   1.0,0.1:6
+256   0.4:297  0.5:20   0.5,0.33:10   0.5,1.0:5    0.5,1.0:2
+240p  0.3:297  0.4:20   0.4,0.33:10   0.4,1.0:5    0.4,1.0:2
+360p  0.5:141  0.15:8   0.3,0.5:4     0.3,1.0:2    0.5,0.5:1
+512   0.4:141  0.15:8   0.2,0.4:4     0.2,1.0:2    0.4,0.5:1
+480p  0.5:89   0.2:5    0.2:2         0.1:1
+720p  0.1:36   0.03:1
+1024  0.1:36   0.02:1
+1080p 0.01:5
+2048  0.01:5
+"""
+HIGH = """
+144p  1.0:475  1.0:51   1.0:27        1.0:13       1.0:6
+256   1.0:297  0.5:20   0.5:10        0.5:5        0.5,0.5:2
+240p  1.0:297  0.5:20   0.5:10        0.5:5        0.5,0.4:2
+360p  1.0:141  0.5:8    0.5:4         0.5:2        0.5,0.3:1
+512   1.0:141  0.5:8    0.5:4         0.5:2        0.5,0.2:1
+480p  1.0:89   0.5:5    0.5:3         0.5,0.5:1    0.0:None
+720p  0.3:36   0.2:2    0.1:1         0.0:None
+1024  0.3:36   0.1:2    0.1:1         0.0:None
+1080p 0.1:5
+2048  0.05:5
+"""
+BUCKETS = [LOW, MIDDLE, HIGH, LOW, MIDDLE, HIGH, HIGH]
+
+MASKS = {
+    "stage1": [0.05, 0.005, 0.005, 0.005, 0.005, 0.005, 0.025, 0.05, 0.025, 0.025],
+    "stage2": [0.005, 0.002, 0.007, 0.002, 0.002, 0.002, 0.0, 0.22, 0.005, 0.005],
+    "stage3": [0.01, 0.002, 0.002, 0.002, 0.002, 0.002, 0.0, 0.22, 0.005, 0.005],
+}
+MASK_KINDS = [
+    *("random", "interpolate", "quarter_random", "quarter_head", "quarter_tail"),
+    *("quarter_head_tail", "image_random", "image_head", "image_tail", "image_head_tail"),
+]
+
+WARMUP = ("warmup", 400, 0, None, None, None)
+BUMP = ("one_cycle", 400, 400, 1.6e-5, 6.4e-4, "cos")
+LOWER_BUMP = ("one_cycle", 400, 400, 1.6e-5, 3.2e-4, "cos")
+OPENVID, BOTH = "data/OpenVid1M.csv", "data/OpenVid1M-MiraData330k.csv"
+PIXART = "pretrained_models/PixArt-Sigma-XL-2-2K-MS.pth"
+# lr, schedule, epochs, data, after, init_from
+RECIPES = {
+    "stage1": (1.6e-4, WARMUP, 5, OPENVID, None, PIXART),
+    "stage2": (1.6e-4, WARMUP, 5, OPENVID, "stage1", None),
+    "stage3": (2e-4, ("warmup", 1000, 0, None, None, None), 5, BOTH, "stage2", None),
+    "stage4": (1.6e-4, BUMP, 3, BOTH, "stage3", None),
+    "stage5": (1.6e-4, BUMP, 1, BOTH, "stage4", None),
+    "stage6": (0.8e-4, LOWER_BUMP, 1, BOTH, "stage5", None),
+    "stage7": (0.8e-4, LOWER_BUMP, 3, BOTH, "stage6", None),
+}
+COMMON = {
+    "seed": 42,
+    "model.arch": "STDiT3-XL/2",
+    "model.qk_norm": True,
+    "model.freeze_y_embedder": True,
+    "model.caption_dropout": 0.1,
+    "model.grad_checkpoint": "every_block",
+    "vae.arch": "OpenSoraVAE_V1_2",
+    "vae.weights": "hpcai-tech/OpenSora-VAE-v1.2",
+    "vae.micro_frame_size": 17,
+    "vae.micro_batch_size": 4,
+    "text_encoder.arch": "t5-v1_1-xxl",
+    "text_encoder.weights": "DeepFloyd/t5-v1_1-xxl",
+    "text_encoder.max_length": 300,
+    "text_encoder.clean_captions": False,
+    "flow.num_timesteps": 1000,
+    "flow.sample_method": "logit-normal",
+    "flow.loc": 0.0,
+    "flow.scale": 1.0,
+    "flow.use_timestep_transform": True,
+    "flow.transform_scale": 1.0,
+    "flow.sampling_steps": 30,
+    "flow.cfg_scale": 7.0,
+    "data.workers": 8,
+    "optim.weight_decay": 0.01,
+    "optim.betas": (0.9, 0.999),
+    "optim.eps": 1e-15,
+    "optim.grad_clip": 1.0,
+    "optim.ema_decay": 0.99,
+    "trainer.dtype": "bf16",
+    "checkpoint.every_steps": 100,
+    "log.every_steps": 10,
+    "log.wandb": True,
+    "log.wandb_project": "sora_speedrun",
+}
+
+
+def bucket_table(text):
+    table = {}
+    for line in text.strip().splitlines():
+        resolution, *cells = line.split()
+        table[resolution] = [cell.split(":") for cell in cells]
+    return {
+        resolution: [
+            (tuple(float(chance) for chance in keep.split(",")), json.loads(size.lower()))
+            if size != "None"
+            else ((0.0,), None)
+            for keep, size in cells
+        ]
+        for resolution, cells in table.items()
+    }
+
+
+def buckets_of(stage):
+    buckets = stage.config.buckets
+    assert buckets.frames == FRAMES
+    table = {}
+    for resolution, row in buckets.keep.items():
+        keeps = [keep if isinstance(keep, tuple) else (keep,) for keep in row]
+        sizes = [*buckets.batch_size[resolution], *[None] * len(row)]
+        table[resolution] = [
+            (keep, size if keep[0] else None) for keep, size in zip(keeps, sizes, strict=False)
+        ]
+    return table
+
+
+@pytest.mark.parametrize(("name", "table"), [*zip(STAGES, BUCKETS, strict=True)])
+def test_buckets_are_the_references(name, table):
+    assert buckets_of(load_stage(name)) == bucket_table(table)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_masks_are_the_references(name):
+    shares = MASKS.get(name, [0.0] * len(MASK_KINDS))
+    assert dump(load_stage(name).config.masks) == dict(zip(MASK_KINDS, shares, strict=True))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_recipes_are_the_references(name):
+    stage = load_stage(name).config
+    optim = stage.optim
+    schedule = (
+        *(optim.schedule, optim.warmup_steps, optim.cooldown_steps),
+        *(optim.min_lr, optim.max_lr, optim.anneal),
+    )
+    recipe = (optim.lr, schedule, stage.epochs, stage.data.path, stage.after, stage.init_from)
+    assert recipe == RECIPES[name]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_all_stages_share_is_the_references(name):
+    values = settings(load_stage(name).config)
+    assert {key: values[key] for key in COMMON} == COMMON
+
+
+def test_there_are_seven_stages_and_smoke():
+    assert stage_names(config.configs_folder()) == ["smoke", *STAGES]
+
+
+@pytest.mark.parametrize("name", ["smoke", *STAGES])
+def test_a_runs_config_file_gives_the_same_settings(tmp_path, name):
+    resolved = load_stage(name).config
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(dump(resolved)))
+    assert config.read(path) == resolved
+
+
+def test_settings_cannot_be_written_into():
+    stage = load_stage("smoke")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        stage.config.optim.lr = 1.0
+
+
+def test_parts_then_the_stage_then_the_command_line_and_each_value_has_its_origin():
+    stage = load_stage("stage6", ["optim.lr=1e-5", "data.path=my clips.csv"])
+    assert stage.config.optim.lr == 1e-5
+    assert stage.config.data.path == "my clips.csv"
+    assert {key: stage.origins[key] for key in ("seed", "optim.anneal", "optim.max_lr")} == {
+        "seed": "configs/parts/base.toml",
+        "optim.anneal": "configs/parts/second_pass.toml",
+        "optim.max_lr": "configs/stage6.toml",
+    }
+    assert stage.origins["optim.lr"] == "--set optim.lr=1e-5"
+    unset = {"after", "init_from", "trainer.max_steps", "checkpoint.every_minutes"}
+    assert set(settings(stage.config)) - set(stage.origins) <= unset
+
+
+def test_tables_merge_and_other_values_replace(tmp_path):
+    write(tmp_path, "parts/all.toml", dump_toml(load_stage("smoke").config))
+    write(tmp_path, "parts/more.toml", "[buckets.keep]\n240p = [1.0]\n360p = []\n")
+    write(tmp_path, "mine.toml", 'extends = ["all", "more"]\n[optim]\nbetas = [0, 1]\n')
+    stage = load_stage("mine", folder=tmp_path)
+    expected = load_stage("smoke").config
+    keep = {**expected.buckets.keep, "240p": (1.0,), "360p": ()}
+    optim = dataclasses.replace(expected.optim, betas=(0.0, 1.0))
+    buckets = dataclasses.replace(expected.buckets, keep=keep)
+    assert stage.config == dataclasses.replace(expected, optim=optim, buckets=buckets)
+    assert [type(beta) for beta in stage.config.optim.betas] == [float, float]
+
+
+def test_elsewhere_the_configs_beside_the_package_are_used(tmp_path, monkeypatch):
+    here = load_stage("stage1").config
+    monkeypatch.chdir(tmp_path)
+    assert load_stage("stage1").config == here
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def dump_toml(resolved):
+    """JSON's values are TOML's, so one line a setting does."""
+    values = {key: value for key, value in settings(resolved).items() if value is not None}
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        (
+            "optim.warmpup_steps=4",
+            "no setting optim.warmpup_steps; did you mean optim.warmup_steps?",
+        ),
+        ("oprim.lr=4", "no setting oprim; did you mean optim?"),
+        ("balance.x=4", "no setting balance.x; balance has: window"),
+        ("buckets.keep.240P=[1]", "no setting buckets.keep.240P; did you mean buckets.keep.240p?"),
+        ("optim=3", "optim = 3; expected a table"),
+        ("buckets.keep=3", "buckets.keep = 3; expected a table"),
+        ("optim.lr=fast", "optim.lr = 'fast'; expected float"),
+        ("seed=1.5", "seed = 1.5; expected int"),
+        ("seed=true", "seed = True; expected int"),
+        ("optim.lr=true", "optim.lr = True; expected float"),
+        ("trainer.compile=1", "trainer.compile = 1; expected bool"),
+        ("trainer.compile=False", "trainer.compile = 'False'; expected bool"),
+        ("init_from=3", "init_from = 3; expected str"),
+        ("trainer.dtype=fp16", "trainer.dtype = 'fp16'; expected 'bf16' or 'fp32'"),
+        (
+            "model.arch=XL",
+            "model.arch = 'XL'; expected 'STDiT3-XL/2', 'STDiT3-3B/2' or 'STDiT3-smoke'",
+        ),
+        (
+            "model.grad_checkpoint=some",
+            "model.grad_checkpoint = 'some'; expected 'none' or 'every_block' or int",
+        ),
+        ("optim.betas=[0.9]", "optim.betas = [0.9]; expected [float, float]"),
+        ("buckets.frames=17", "buckets.frames = 17; expected a list of int"),
+        (
+            'buckets.keep.256=["all"]',
+            "buckets.keep.256 = ['all']; expected a list of float or [float, float]",
+        ),
+        ("optim.lr", "expected section.key=value"),
+        ("=3", "expected section.key=value"),
+        ("optim..lr=3", "expected section.key=value"),
+    ],
+)
+def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
+    with pytest.raises(ConfigError) as caught:
+        load_stage("smoke", [override])
+    assert caught.value.faults == (f"--set {override}: {fault}",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "faults"),
+    [
+        (["epochs=0"], ["epochs = 0; expected at least 1"]),
+        (["seed=-1"], ["seed = -1; expected 0 to 9223372036854775807"]),
+        (["optim.lr=nan"], ["optim.lr = nan; expected at least 0"]),
+        (["optim.ema_decay=1.5"], ["optim.ema_decay = 1.5; expected 0 to 1"]),
+        (["log.every_steps=0"], ["log.every_steps = 0; expected at least 1"]),
+        (["model.grad_checkpoint=0"], ["model.grad_checkpoint = 0; expected at least 1"]),
+        (["trainer.max_steps=0"], ["trainer.max_steps = 0; expected at least 1"]),
+        (["masks.random=-0.1"], ["masks.random = -0.1; expected 0 to 1"]),
+        (
+            ["masks.random=0.5", "masks.image_tail=0.5"],
+            ["the shares of masks add up to 1.1; at most 1 is possible"],
+        ),
+        (
+            ["optim.schedule=one_cycle", "optim.max_lr=1e-3"],
+            [
+                "optim.schedule = 'one_cycle' needs optim.min_lr",
+                "optim.schedule = 'one_cycle' needs optim.anneal",
+            ],
+        ),
+        (
+            ["after=stage1", "init_from=model.pth"],
+            ["`after` and `init_from` both say where the weights come from; keep one"],
+        ),
+        (["buckets.frames=[17, 1, 34]"], ["buckets.frames = [17, 1, 34]; expected rising numbers"]),
+        (
+            ["buckets.keep.240p=[1.0, 1.0, 1.0, 1.0]"],
+            [
+                "buckets.keep.240p has 4 columns; buckets.frames has 3",
+                "buckets.keep.240p keeps clips at 34 frames without a buckets.batch_size there",
+            ],
+        ),
+        (
+            ["buckets.keep.240p=[0.0, 1.5]"],
+            ["buckets.keep.240p at 17 frames = 1.5; expected 0 to 1"],
+        ),
+        (
+            ["buckets.keep.2880=[0.5]"],
+            ["buckets.keep.2880 keeps clips at 1 frames without a buckets.batch_size there"],
+        ),
+        (
+            ["buckets.keep.240p=[[0.5, 0.5]]"],
+            ["buckets.keep.240p = (0.5, 0.5) for images; expected one number"],
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(overrides, faults):
+    with pytest.raises(ConfigError) as caught:
+        load_stage("smoke", overrides)
+    assert [fault.split(": ", 1)[1] for fault in caught.value.faults] == faults
+
+
+def test_all_faults_of_all_layers_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_stage("stage1", ["optim.lrr=1", "seed=x", "data.workers=no"])
+    assert str(caught.value).splitlines() == [
+        "--set optim.lrr=1: no setting optim.lrr; did you mean optim.lr?",
+        "--set seed=x: seed = 'x'; expected int",
+        "--set data.workers=no: data.workers = 'no'; expected int",
+    ]
+
+
+def test_an_unknown_stage_is_told_which_ones_there_are(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path, f"{name}.toml", "")
+    with pytest.raises(ConfigError) as caught:
+        load_stage("tow", folder=tmp_path)
+    expected = f"no stage named tow; {tmp_path}/ has: one, two; did you mean two?"
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('extends = ["bse"]', "extends {folder}/parts/bse.toml, which does not exist"),
+        ('extends = "base"', "extends = 'base'; expected a list of names in parts/"),
+        ("extends = [3]", "extends = [3]; expected a list of names in parts/"),
+        ("seed = ", "Invalid value (at end of document)"),
+    ],
+)
+def test_a_stage_file_that_cannot_be_read_is_named(tmp_path, text, fault):
+    path = write(tmp_path, "mine.toml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_stage("mine", folder=tmp_path)
+    assert str(caught.value) == f"{path}: {fault.format(folder=tmp_path)}"
+
+
+def test_settings_that_no_file_has_are_listed(tmp_path):
+    whole = dump_toml(load_stage("smoke").config).splitlines()
+    left = [line for line in whole if not line.startswith(("seed", "optim.eps", "balance"))]
+    write(tmp_path, "mine.toml", "\n".join(left))
+    with pytest.raises(ConfigError) as caught:
+        load_stage("mine", folder=tmp_path)
+    assert caught.value.faults == (
+        "no file sets seed",
+        "no file sets balance.window",
+        "no file sets optim.eps",
+    )
+
+
+def test_a_file_of_ones_own_becomes_a_dataclass_of_ones_own(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Place:
+        gpus: int
+        name: str = "here"
+
+    path = write(tmp_path, "place.toml", "gpus = 8\n")
+    assert load_toml(Place, path) == Place(8)
+    with pytest.raises(ConfigError) as caught:
+        load_toml(Place, tmp_path / "none.toml")
+    assert str(caught.value) == f"{tmp_path}/none.toml: No such file or directory"
+    path.write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"place\.toml: 'utf-8' codec can't decode"):
+        load_toml(Place, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("seed=3", {"seed": 3}),
+        (" optim.lr =1e-4", {"optim": {"lr": 1e-4}}),
+        ("init_from=runs/006-stage1", {"init_from": "runs/006-stage1"}),
+        ("init_from=a=b", {"init_from": "a=b"}),
+        ('init_from="3"', {"init_from": "3"}),
+        ("buckets.keep.256=[0.5, [0.5, 1.0]]", {"buckets": {"keep": {"256": [0.5, [0.5, 1.0]]}}}),
+    ],
+)
+def test_an_override_is_toml_or_else_text(text, values):
+    assert parse_override(text) == values
+
+
+def test_layers_are_left_as_they_were():
+    layer = without_nulls(dump(load_stage("smoke").config))
+    before = json.dumps(layer)
+    resolve(TrainConfig, [("a", layer), ("b", {"optim": {"lr": 1.0}})])
+    assert json.dumps(layer) == before

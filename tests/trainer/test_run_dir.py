@@ -1,0 +1,355 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from trainer.run_dir import (
+    MANIFEST,
+    AttemptDir,
+    Checkpoint,
+    Manifest,
+    RunDir,
+    append_jsonl,
+    create_run,
+    describe_file,
+    next_path,
+    read_checkpoint,
+    read_json,
+    runs,
+    superseded,
+    write_json,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return create_run(tmp_path / "runs", "stage1")
+
+
+def manifest(epoch, global_step, files=None):
+    return Manifest(
+        epoch=epoch,
+        step=global_step,
+        global_step=global_step,
+        world_size=8,
+        consumed=((8, global_step),),
+        data_fingerprint="abc",
+        files=files or {},
+    )
+
+
+def save(run, epoch, global_step, weights=b"weights"):
+    draft = run.draft_path(epoch, global_step)
+    (draft / "model").mkdir(parents=True)
+    (draft / "model" / "weights").write_bytes(weights)
+    files = {"model/weights": describe_file(draft / "model" / "weights")}
+    return run.publish(draft, manifest(epoch, global_step, files))
+
+
+def test_runs_are_numbered_from_one_whatever_their_stage(tmp_path):
+    root = tmp_path / "runs"
+    assert next_path(root, "stage1") == root / "001-stage1"
+    names = [create_run(root, stage).name for stage in ("stage1", "smoke", "stage1")]
+    assert names == ["001-stage1", "002-smoke", "003-stage1"]
+    assert next_path(root, "stage2") == root / "004-stage2"
+    assert [run.name for run in runs(root)] == names
+
+
+def test_a_run_that_was_deleted_or_copied_here_gives_its_number_to_no_other(tmp_path):
+    for _ in range(2):
+        create_run(tmp_path, "stage1")
+    shutil.rmtree(tmp_path / "002-stage1")
+    assert create_run(tmp_path, "stage2").name == "003-stage2"
+    (tmp_path / "1234-stage5").mkdir()
+    assert create_run(tmp_path, "stage6").name == "1235-stage6"
+    assert [run.name for run in runs(tmp_path)] == [
+        *("001-stage1", "003-stage2", "1234-stage5", "1235-stage6")
+    ]
+
+
+def test_what_is_not_a_run_is_not_listed(tmp_path):
+    create_run(tmp_path, "stage1")
+    (tmp_path / "old-notes").mkdir()
+    (tmp_path / "7-seven").mkdir()
+    (tmp_path / "002-file").touch()
+    assert [run.name for run in runs(tmp_path)] == ["001-stage1"]
+
+
+def test_eight_processes_that_create_runs_at_once_never_share_a_number(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from trainer.run_dir import create_run\n"
+        "sys.stdin.read()\n"
+        "for _ in range(10): print(create_run(Path(sys.argv[1]), sys.argv[2]).name)"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), f"stage{number}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(8)
+    ]
+    for process in started:
+        process.stdin.close()
+    names = [name for process in started for name in process.stdout.read().split()]
+    for process in started:
+        process.stdout.close()
+        assert process.wait() == 0
+    assert sorted(int(name.split("-")[0]) for name in names) == list(range(1, 81))
+    assert {run.name for run in runs(tmp_path)} == set(names)
+
+
+def test_attempts_are_numbered_in_order_beyond_nine(run):
+    assert run.attempts() == []
+    made = [run.new_attempt() for _ in range(11)]
+    assert [attempt.number for attempt in made] == list(range(1, 12))
+    assert run.attempts() == made
+
+
+def test_threads_that_begin_attempts_at_once_each_get_their_own(run):
+    made = []
+    threads = [
+        threading.Thread(target=lambda: made.extend(run.new_attempt() for _ in range(5)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(attempt.number for attempt in made) == list(range(1, 41))
+
+
+def test_a_ranks_account_of_its_failure_is_found_earliest_first(run):
+    attempt = run.new_attempt()
+    assert attempt.rank_failures() == []
+    for rank, time in ((0, 5.0), (10, 3.0), (2, 4.0)):
+        write_json(attempt.rank_failure(rank), {"rank": rank, "time_unix_s": time})
+    assert [failure["rank"] for failure in attempt.rank_failures()] == [10, 2, 0]
+
+
+def test_a_published_checkpoint_is_read_back_as_it_was_written(run):
+    assert run.checkpoints() == []
+    published = save(run, 0, 200)
+    assert published.name == "epoch0-global_step200"
+    assert run.checkpoints() == [published]
+    assert published.manifest == manifest(0, 200, published.manifest.files)
+    assert published.model == run.path / "checkpoints" / published.name / "model"
+    assert not run.draft_path(0, 200).exists()
+
+
+def test_checkpoints_are_ordered_by_step_and_then_epoch(run):
+    for epoch, step in ((1, 1000), (0, 90), (2, 1000), (0, 1000), (1, 200)):
+        save(run, epoch, step)
+    assert [checkpoint.name for checkpoint in run.checkpoints()] == [
+        "epoch0-global_step90",
+        "epoch1-global_step200",
+        "epoch0-global_step1000",
+        "epoch1-global_step1000",
+        "epoch2-global_step1000",
+    ]
+
+
+def test_a_step_saved_again_replaces_the_old_one(run):
+    save(run, 0, 10, b"old")
+    (run.checkpoints_folder / ".replaced-epoch0-global_step10" / "left").mkdir(parents=True)
+    new = save(run, 0, 10, b"newer")
+    assert (new.model / "weights").read_bytes() == b"newer"
+    assert [path.name for path in run.checkpoints_folder.iterdir()] == [new.name]
+
+
+def break_in(checkpoint, how):
+    path = checkpoint.path / MANIFEST
+    values = json.loads(path.read_text())
+    if how == "not there":
+        path.unlink()
+    elif how == "half":
+        path.write_text(path.read_text()[:50])
+    elif how == "a list":
+        path.write_text("[]")
+    elif how == "binary":
+        path.write_bytes(b"\xff\xfe")
+    elif how == "a key less":
+        del values["world_size"]
+        path.write_text(json.dumps(values))
+    elif how == "files of no size":
+        path.write_text(json.dumps({**values, "files": {"model/weights": 3}}))
+    elif how == "files a list":
+        path.write_text(json.dumps({**values, "files": ["model/weights"]}))
+    elif how == "file cut":
+        (checkpoint.model / "weights").write_bytes(b"wei")
+    elif how == "file gone":
+        (checkpoint.model / "weights").unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("not there", "no checkpoint.json"),
+        ("half", "checkpoint.json is not readable: "),
+        ("a list", "checkpoint.json is not readable: "),
+        ("binary", "checkpoint.json is not readable: "),
+        ("a key less", "checkpoint.json is not readable: "),
+        ("files of no size", "checkpoint.json is not readable: "),
+        ("files a list", "checkpoint.json is not readable: "),
+        ("file cut", "model/weights has 3 of 7 bytes"),
+        ("file gone", "model/weights is missing"),
+    ],
+)
+def test_a_folder_that_is_not_complete_is_no_checkpoint_and_says_why(run, how, reason):
+    good, bad = save(run, 0, 1), save(run, 0, 2)
+    break_in(bad, how)
+    assert run.checkpoints() == [good]
+    assert list(run.incomplete()) == [bad.path]
+    assert run.incomplete()[bad.path].startswith(reason)
+    assert read_checkpoint(bad.path) == (bad.path, run.incomplete()[bad.path])
+
+
+def test_folders_of_other_names_are_no_checkpoints(run):
+    good = save(run, 0, 1)
+    for name in (".copying-epoch0-global_step2", "epoch0-global_step2.old", "epoch0", "notes"):
+        shutil.copytree(good.path, run.checkpoints_folder / name)
+    draft = run.draft_path(0, 3)
+    draft.mkdir()
+    write_json(draft / MANIFEST, asdict(manifest(0, 3)))
+    assert run.checkpoints() == [good]
+    assert run.incomplete() == {}
+
+
+def test_a_reader_never_sees_a_checkpoint_before_it_is_complete(run):
+    seen, faults, done = [], [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            faults.extend(run.incomplete().items())
+            seen.append([checkpoint.manifest.global_step for checkpoint in run.checkpoints()])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for step in range(1, 101):
+        save(run, 0, step)
+    done.set()
+    watcher.join()
+    assert faults == []
+    assert all(steps == list(range(1, len(steps) + 1)) for steps in seen)
+
+
+def test_a_writer_that_dies_at_any_point_leaves_no_checkpoint(run):
+    code = """
+import os, sys
+from pathlib import Path
+from trainer import run_dir
+run = run_dir.RunDir(Path(sys.argv[1]))
+draft = run.draft_path(0, 7)
+draft.mkdir()
+(draft / "weights").write_text("w")
+def die(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith(sys.argv[2]):
+        os._exit(9)
+sys.addaudithook(die)
+run.publish(draft, run_dir.Manifest(epoch=0, step=7, global_step=7, world_size=1, consumed=(),
+            data_fingerprint="", files={"weights": run_dir.describe_file(draft / "weights")}))
+"""
+    for last_name in (MANIFEST, "epoch0-global_step7"):
+        done = subprocess.run([sys.executable, "-c", code, str(run.path), last_name])
+        assert done.returncode == 9
+        assert run.checkpoints() == []
+        assert run.incomplete() == {}
+        shutil.rmtree(run.draft_path(0, 7))
+
+
+def test_removal_leaves_nothing_under_the_name_even_after_a_crash_in_one(run):
+    checkpoint = save(run, 0, 1)
+    (run.checkpoints_folder / f".removed-{checkpoint.name}" / "left").mkdir(parents=True)
+    checkpoint.remove()
+    assert list(run.checkpoints_folder.iterdir()) == []
+
+
+def test_all_but_the_last_few_and_the_round_ones_are_superseded(run):
+    all_of_them = [save(run, 0, step) for step in (50, 100, 150, 200, 250)]
+
+    def steps(keep_last, keep_every_steps):
+        old = superseded(all_of_them, keep_last, keep_every_steps)
+        return [checkpoint.manifest.global_step for checkpoint in old]
+
+    assert steps(0, 0) == []
+    assert steps(2, 0) == [50, 100, 150]
+    assert steps(2, 100) == [50, 150]
+    assert steps(9, 0) == []
+    assert steps(0, 100) == []
+
+
+def test_a_checkpoint_that_is_read_is_kept_until_the_reader_is_done_or_a_day_has_passed(run):
+    checkpoint, _ = save(run, 0, 1), save(run, 0, 2)
+    with checkpoint.being_read():
+        assert superseded(run.checkpoints(), 1, 0) == []
+        [mark] = checkpoint.path.glob(".read-by-*")
+        os.utime(mark, (0, 0))
+        assert superseded(run.checkpoints(), 1, 0) == [checkpoint]
+    assert not checkpoint.has_readers()
+    assert list(checkpoint.path.glob(".*")) == []
+
+
+def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
+    path, failures, done = tmp_path / "x.json", [], threading.Event()
+    write_json(path, {"text": ""})
+
+    def watch():
+        while not done.is_set():
+            values = read_json(path)
+            if len(values["text"]) % 1000:
+                failures.append(values)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for count in range(200):
+        write_json(path, {"text": "x" * 1000 * count}, durable=False)
+    done.set()
+    watcher.join()
+    assert failures == []
+    assert [child.name for child in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_that_is_no_object_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"x\.json holds no JSON object"):
+        read_json(path)
+
+
+def test_lines_are_added_and_the_heartbeat_is_replaced(run):
+    append_jsonl(run.metrics, [{"a": 1}, {"a": 2}])
+    append_jsonl(run.metrics, [{"a": 3}])
+    assert run.metrics.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
+    run.beat(3, 10)
+    run.beat(4, 10)
+    beat = read_json(run.heartbeat)
+    assert beat.pop("time_unix_s") > 1.6e9
+    assert beat == {"global_step": 4, "total_steps": 10}
+
+
+def test_every_path_of_a_run_is_where_the_documents_say():
+    run, attempt = RunDir(Path("runs/007-stage2")), AttemptDir(Path("runs/007-stage2/attempts/1"))
+    checkpoint = Checkpoint(run.checkpoints_folder / "epoch0-global_step200", manifest(0, 200))
+    paths = [
+        *(run.run_json, run.config_json, run.lock, run.heartbeat, run.metrics, run.tensorboard),
+        *(run.samples, run.draft_path(0, 200), checkpoint.model, checkpoint.ema),
+        *(checkpoint.optimizer, attempt.plan, attempt.exit, attempt.stopped, attempt.config_json),
+        *(attempt.node_script("n1"), attempt.node_log("n1"), attempt.node_exit("n1")),
+        *(attempt.skipped_clips(3), attempt.rank_failure(3)),
+    ]
+    assert [str(path.relative_to(run.path)) for path in paths] == [
+        *("run.json", "config.json", ".lock", "heartbeat.json", "metrics.jsonl", "tensorboard"),
+        *("samples", "checkpoints/.draft-epoch0-global_step200"),
+        *("checkpoints/epoch0-global_step200/model", "checkpoints/epoch0-global_step200/ema"),
+        *("checkpoints/epoch0-global_step200/optimizer", "attempts/1/plan.json"),
+        *("attempts/1/exit.json", "attempts/1/stopped.json", "attempts/1/config.json"),
+        *("attempts/1/n1.sh", "attempts/1/n1.log", "attempts/1/n1.exit"),
+        *("attempts/1/skipped_clips-3.jsonl", "attempts/1/rank-3.json"),
+    ]

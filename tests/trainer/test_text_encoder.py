@@ -1,0 +1,91 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trainer.model.text_encoder import load_t5, tiny_t5
+
+
+def test_captions_become_features_and_a_mask_on_the_host():
+    y, mask = tiny_t5(1).encode(["a cat", "", "x" * 5000])
+    assert y.shape == (3, 1, 32, 32)
+    assert y.dtype == torch.float32
+    assert (mask.dtype, mask.device.type) == (torch.int64, "cpu")
+    assert mask.sum(1).tolist() == [6, 1, 32]  # bytes and the end token; the last one is cut
+    assert torch.equal(y[:, 0].any(-1), mask.bool())
+
+
+def test_a_captions_features_do_not_depend_on_its_neighbours():
+    encoder = tiny_t5(1)
+    together, _ = encoder.encode(["a cat", "a rabbit walks"])
+    alone, _ = encoder.encode(["a cat"])
+    torch.testing.assert_close(alone[0], together[0], rtol=1e-4, atol=1e-5)
+
+
+def test_tiny_weights_follow_from_the_seed_and_leave_torchs_draws_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = tiny_t5(1).encode(["a cat"])[0]
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first, tiny_t5(1).encode(["a cat"])[0])
+    assert not torch.equal(first, tiny_t5(2).encode(["a cat"])[0])
+
+
+def test_cleaning_is_an_option():
+    cleaned, raw = tiny_t5(1, clean=True), tiny_t5(1)
+    given, meant = "A <b>Cat</b>", "a cat"
+    assert torch.equal(cleaned.encode([given])[0], raw.encode([meant])[0])
+    assert not torch.equal(raw.encode([given])[0], raw.encode([meant])[0])
+
+
+def test_a_real_encoder_is_read_from_its_folder(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4}
+    tokeniser = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokeniser.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokeniser, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    written = T5EncoderModel(config).eval()
+    written.save_pretrained(tmp_path)
+
+    device = torch.device("cpu")
+    encoder = load_t5(tmp_path, dtype=torch.float32, device=device, max_length=4)
+    y, mask = encoder.encode(["a cat", "a a a a a a"])
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    with torch.no_grad():
+        expected = written(input_ids=torch.tensor([[3, 4, 1]])).last_hidden_state[0]
+    torch.testing.assert_close(y[0, 0, :3], expected)
+    assert encoder.width == 8
+
+    half = load_t5(tmp_path, dtype=torch.bfloat16, device=device, max_length=4)
+    assert half.encode(["a cat"])[0].dtype == torch.bfloat16
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(ValueError, match="holds no T5 encoder with its tokeniser"):
+        load_t5(tmp_path, dtype=torch.float32, device=torch.device("cpu"), max_length=4)
+
+
+def test_a_repository_that_is_not_in_the_cache_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="fetch it once with `hf download owner/t5`"):
+        load_t5("owner/t5", dtype=torch.float32, device=torch.device("cpu"), max_length=4)
+
+
+def test_heavy_libraries_are_loaded_only_when_a_network_is_built():
+    code = (
+        "import sys, trainer.model.text_encoder, trainer.model.vae; "
+        "print({'transformers', 'diffusers', 'ftfy', 'bs4'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,36 @@
+"""How many floating-point operations a forward pass of STDiT3 takes."""
+
+import math
+
+from trainer.model.stdit3 import STDiT3Config
+
+_SINUSOID_WIDTH = 256
+
+
+def forward_flops(
+    config: STDiT3Config, batch: int, frames: int, height: int, width: int, caption_tokens: int
+) -> int:
+    """FLOPs of the matrix products for latents [B, 4, T, H, W], a multiply-add counted as 2.
+
+    `caption_tokens` are those of all captions of the batch together. A training step takes three
+    times as many, and those of every block that is recomputed once more.
+    """
+    sizes = zip((frames, height, width), config.patch_size, strict=True)
+    times, rows, columns = (-(-size // patch) for size, patch in sizes)
+    spots = rows * columns
+    tokens = batch * times * spots
+    c = config.hidden_size
+    hidden = int(c * config.mlp_ratio)
+
+    # twice as many multiply-adds: queries, keys, values and both projections, then the MLP
+    linear = 2 * tokens * (6 * c * c + 2 * c * hidden) + 4 * caption_tokens * c * c
+    crossing = 4 * c * times * spots * caption_tokens
+    within_frames = 4 * c * tokens * spots
+    over_time = 4 * c * tokens * times
+    blocks = config.depth * (2 * linear + 2 * crossing + within_frames + over_time)
+
+    values = math.prod(config.patch_size) * (config.in_channels + config.out_channels)
+    ends = 2 * tokens * c * values
+    captions = 2 * caption_tokens * (config.caption_channels * c + c * c)
+    steering = 2 * batch * (2 * (_SINUSOID_WIDTH * c + c * c) + 6 * c * c)
+    return blocks + ends + captions + steering

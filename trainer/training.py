@@ -1,0 +1,252 @@
+"""A run's training on one rank: build, restore, loop."""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer import config, networks
+from trainer.agreement import SAVE, Agreement
+from trainer.checkpoint import TrainingState, restore
+from trainer.config import TrainConfig
+from trainer.data.batch_sampler import EpochPlan, plan_epoch
+from trainer.data.buckets import assign, bucket_rules
+from trainer.data.dataset import ClipTable, load_clips
+from trainer.data.loader import ClipLoader
+from trainer.ema import Ema
+from trainer.lr_schedule import build_lr_schedule
+from trainer.metrics import set_aside_later_steps
+from trainer.model.pretrained import load_weights
+from trainer.parallel import DTYPES, Ranks, boost, process_group
+from trainer.progress import Progress, beginning, resumed
+from trainer.rectified_flow import RectifiedFlow
+from trainer.run_dir import (
+    AttemptDir,
+    Checkpoint,
+    Manifest,
+    RunDir,
+    read_checkpoint,
+    read_json,
+    write_json,
+)
+from trainer.saver import Saver
+from trainer.settings import ConfigError
+from trainer.step import Trainee
+from trainer.train_log import TrainLog
+
+log = logging.getLogger("trainer")
+
+
+def main(run_path: str) -> None:
+    """Train until the stage's epochs are over; what goes wrong is left in the attempt's folder."""
+    rank = int(os.environ["RANK"])
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s rank {rank}: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    run = RunDir(Path(run_path))
+    attempt = run.attempts()[-1]
+    try:
+        settings = config.read(run.config_json)
+        with process_group(settings.trainer) as ranks:
+            training = prepare(run, attempt, settings, ranks)
+            training.run_to_the_end()
+    except Exception as error:
+        _leave_word(attempt, rank, error)
+        raise
+    if training.signal:
+        if ranks.is_first:
+            _note_stop(attempt, training)
+        sys.exit(128 + training.signal)
+
+
+@dataclass
+class Training:
+    """A run on this rank: what is trained, on what, and how far it has come."""
+
+    run: RunDir
+    trainee: Trainee
+    clips: ClipTable
+    ranks: Ranks
+    log: TrainLog
+    saver: Saver
+    agreement: Agreement
+    progress: Progress
+    signal: int = 0  # at which all ranks agreed to leave
+
+    def run_to_the_end(self) -> None:
+        """Every epoch that is left, or until `trainer.max_steps` or a signal."""
+        settings = self.trainee.config
+        with ClipLoader(self.clips, seed=settings.seed, settings=settings.data) as loader:
+            while self.progress.epoch < settings.epochs and not self._is_over():
+                self._run_epoch(loader)
+        self.saver.close()
+        self.log.close()
+
+    def _run_epoch(self, loader: ClipLoader) -> None:
+        epoch = self.progress.epoch
+        plan = self._plan()
+        total = self._total_steps(plan)
+        log.info("epoch %d: step %d of %d", epoch, self.progress.step, self._steps_of_epoch(plan))
+        mine = plan.for_rank(self.ranks.rank, self.progress.step_of_segment)
+        for batch in loader.batches(epoch, mine):
+            result = self.trainee.step(batch, epoch)
+            self.progress = self.progress.after_step()
+            self.log.step(result, batch, self.progress, total)
+            wish = self.agreement.after_step()
+            self.signal = 0 if wish == SAVE else wish
+            if self.progress.step_of_segment == plan.steps:
+                break  # saved below, as the beginning of the next epoch
+            if wish or self._is_over() or self._is_checkpoint_due():
+                self._save()
+            if self._is_over():
+                return
+        self.progress = self.progress.next_epoch()
+        self._save()
+
+    def _plan(self) -> EpochPlan:
+        settings, epoch = self.trainee.config, self.progress.epoch
+        buckets = settings.buckets
+        rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+        plan = plan_epoch(
+            assign(self.clips, rules, settings.seed, epoch),
+            world_size=self.ranks.world_size,
+            window=settings.balance.window,
+            consumed=self.progress.finished_segments,
+        )
+        if plan.steps == 0 and not self.progress.finished_segments:
+            raise ConfigError(
+                [
+                    f"{settings.data.path}: its {len(self.clips)} clips fill no bucket for "
+                    f"{self.ranks.world_size} ranks; lower buckets.batch_size or add clips"
+                ]
+            )
+        return plan
+
+    def _steps_of_epoch(self, plan: EpochPlan) -> int:
+        return plan.steps + sum(steps for _, steps in self.progress.finished_segments)
+
+    def _total_steps(self, plan: EpochPlan) -> int:
+        """The run's steps, if every epoch had as many as this; buckets are drawn anew each time."""
+        settings, steps = self.trainee.config, self._steps_of_epoch(plan)
+        left = (settings.epochs - self.progress.epoch) * steps - self.progress.step
+        return min(self.progress.global_step + left, settings.trainer.max_steps or sys.maxsize)
+
+    def _is_over(self) -> bool:
+        most = self.trainee.config.trainer.max_steps
+        return bool(self.signal) or (most is not None and self.progress.global_step >= most)
+
+    def _is_checkpoint_due(self) -> bool:
+        settings = self.trainee.config.checkpoint
+        minutes = settings.every_minutes
+        if self.ranks.is_first and minutes and self.saver.idle_s > minutes * 60:
+            self.agreement.wish_to_save()
+        return settings.every_steps > 0 and self.progress.global_step % settings.every_steps == 0
+
+    def _save(self) -> None:
+        progress = self.progress
+        manifest = Manifest(
+            epoch=progress.epoch,
+            step=progress.step,
+            global_step=progress.global_step,
+            world_size=self.ranks.world_size,
+            consumed=progress.consumed,
+            data_fingerprint=self.clips.fingerprint,
+        )
+        self.saver.save(self.trainee.state, manifest)
+        gc.collect()
+
+
+def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Ranks) -> Training:
+    """Clips, networks and state, as the attempt's plan says where to start."""
+    clips = load_clips(Path(settings.data.path))
+    origin = read_json(attempt.plan)["start"]
+    checkpoint = _resume_point(origin)
+    progress = (
+        resumed(checkpoint.manifest, ranks.world_size)
+        if checkpoint
+        else beginning(ranks.world_size)
+    )
+    trainee = build(settings, ranks, origin, progress)
+    if checkpoint:
+        restore(checkpoint, trainee.state, ranks)
+        if ranks.is_first:
+            log.info("resumed from %s", checkpoint.name)
+            set_aside_later_steps(run, attempt, progress.global_step)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
+    train_log = TrainLog(run, attempt, settings, ranks)
+    saver = Saver(run, ranks, settings.checkpoint)
+    return Training(run, trainee, clips, ranks, train_log, saver, Agreement(), progress)
+
+
+def build(
+    settings: TrainConfig, ranks: Ranks, origin: dict[str, str], progress: Progress
+) -> Trainee:
+    """The networks on their device and what trains them."""
+    dtype = DTYPES[settings.trainer.dtype]
+    model = networks.build_model(settings)
+    if origin["kind"] == "init_from":
+        report = load_weights(model, Path(origin["path"]))
+        if ranks.is_first:
+            log.info("start weights from %s: %s", origin["path"], report)
+    booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer)
+    if settings.trainer.compile:
+        model.compile(dynamic=True)
+    return Trainee(
+        config=settings,
+        device=ranks.device,
+        vae=networks.build_vae(settings.vae, settings.seed, device=ranks.device, dtype=dtype),
+        caption_encoder=networks.build_caption_encoder(
+            settings.text_encoder, settings.seed, device=ranks.device, dtype=dtype
+        ),
+        flow=RectifiedFlow(settings.flow),
+        booster=booster,
+        model=wrapped,
+        state=TrainingState(model, optimizer, Ema(optimizer.masters, settings.optim.ema_decay)),
+        lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, progress.global_step),
+    )
+
+
+def _resume_point(origin: dict[str, str]) -> Checkpoint | None:
+    if origin["kind"] != "resume":
+        return None
+    found = read_checkpoint(Path(origin["path"]))
+    if not isinstance(found, Checkpoint):
+        path, reason = found
+        raise ConfigError([f"{path} is no complete checkpoint: {reason}"])
+    return found
+
+
+def _note_stop(attempt: AttemptDir, training: Training) -> None:
+    write_json(
+        attempt.stopped,
+        {
+            "signal": signal.Signals(training.signal).name,
+            "global_step": training.progress.global_step,
+            "time_unix_s": time.time(),
+        },
+    )
+
+
+def _leave_word(attempt: AttemptDir, rank: int, error: Exception) -> None:
+    """Write down why this rank ends, for the launcher to show."""
+    users_fault = isinstance(error, ConfigError | ValueError)
+    write_json(
+        attempt.rank_failure(rank),
+        {
+            "rank": rank,
+            "node": socket.gethostname(),
+            "error": str(error) if users_fault else f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
+            "time_unix_s": time.time(),
+        },
+    )
