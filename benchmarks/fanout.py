@@ -47,7 +47,7 @@ class Run:
 
 def tools() -> list[Tool]:
     """What is compared; each prints something about every node of the host file."""
-    file = str(STATE / "nodes.txt")
+    file = str(STATE / "hostfiles" / "nodes.txt")
     command = [sys.executable, "-m", "soractl.cli", "gpus"]
     has_command = subprocess.run([*command, "--help"], capture_output=True, check=False)
     ours = (*command, file) if has_command.returncode == 0 else part("soractl")
@@ -64,7 +64,14 @@ def tools() -> list[Tool]:
 
 def part(name: str) -> tuple[str, ...]:
     """This program in one of the parts below."""
-    return (sys.executable, __file__, "--part", name, "--hostfile", str(STATE / "nodes.txt"))
+    return (
+        sys.executable,
+        __file__,
+        "--part",
+        name,
+        "--hostfile",
+        str(STATE / "hostfiles" / "nodes.txt"),
+    )
 
 
 def play_soractl(hostfile: Path) -> None:
@@ -132,7 +139,7 @@ def cluster(size: int) -> Iterator[None]:
 
 
 def cluster_sh(*argv: str) -> None:
-    subprocess.run([CLUSTER_SH, *argv], check=True)
+    subprocess.run([CLUSTER_SH, *argv], check=True, stdout=subprocess.DEVNULL)
 
 
 def on_head(argv: tuple[str, ...]) -> "subprocess.Popen[str]":

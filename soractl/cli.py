@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -35,6 +35,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop
 Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Hosts = Annotated[str | None, typer.Argument(help="A hostfile, or node-[001-024].")]
+Timeout = Annotated[float, typer.Option(help="Seconds that a node has to answer.")]
 RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
 
 
@@ -121,6 +123,81 @@ def logs(
     output.result(node_log.tail(log)[-lines:])
     if follow:
         output.result(node_log.follow(log, ended))
+
+
+@app.command()
+def gpus(
+    hosts: Hosts = None,
+    per_gpu: Annotated[bool, typer.Option("--per-gpu", help="A row for each GPU.")] = False,
+    procs: Annotated[bool, typer.Option("--procs", help="A row for each process.")] = False,
+    only: Annotated[
+        Literal["busy", "idle", "bad"] | None, typer.Option(help="These nodes only.")
+    ] = None,
+    sort: Annotated[
+        Literal["node", "util", "mem", "power", "temp"],
+        typer.Option(help="Highest first; node: as in the hostfile."),
+    ] = "node",
+    watch: Annotated[float | None, typer.Option(help="Again every so many seconds.")] = None,
+    timeout: Timeout = 10,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The table with commas.")] = False,
+) -> None:
+    """Show what every node's GPUs are doing, and for whom."""
+    from soractl import gpu_report, many_nodes, output
+
+    view = gpu_report.view(per_gpu, procs)
+    looks = many_nodes.watch_gpus(hosts, watch, deadline_s=timeout, environ=os.environ)
+    for look in looks:
+        rows = gpu_report.choose(look.rows, only, sort)
+        lines = gpu_report.lines(rows, view, as_csv=as_csv)
+        output.look(lines, gpu_report.as_json(rows), as_json, again=watch is not None)
+        output.note(gpu_report.count(look))
+    raise typer.Exit(look.exit_code)
+
+
+@app.command()
+def kill(
+    run: Annotated[str | None, typer.Argument(help="Else the newest run that lives.")] = None,
+    every_run: Annotated[bool, typer.Option("--all", help="Every run of mine.")] = False,
+    pattern: Annotated[
+        str | None, typer.Option(help="Whatever has this in its command line; regular expression.")
+    ] = None,
+    sudo: Annotated[bool, typer.Option("--sudo", help="Other users' processes too.")] = False,
+    hostfile: Hostfile = None,
+    grace: Annotated[float, typer.Option(help="Seconds from TERM to KILL.")] = 40,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Stop a run on all its nodes and look whether it is gone."""
+    from soractl import kill_report, killing, output
+    from soractl.remote import Connections
+
+    wishes = killing.Wishes(
+        run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
+    )
+    meant = killing.targets(Path(runs).absolute(), wishes, os.environ)
+    killed = killing.kill(meant, Connections, grace_s=None if dry_run else grace)
+    output.report(kill_report.lines(killed), kill_report.as_json(killed), as_json)
+    raise typer.Exit(killed.exit_code if killed else 0)
+
+
+@app.command("exec", context_settings={"allow_interspersed_args": False})
+def execute(
+    words: Annotated[list[str], typer.Argument(metavar="[HOSTS] -- COMMAND...")],
+    diff: Annotated[bool, typer.Option("--diff", help="Only what differs.")] = False,
+    timeout: Timeout = 60,
+    as_json: Json = False,
+) -> None:
+    """Run a command on all nodes; equal answers are shown once."""
+    from soractl import exec_report, many_nodes, output
+    from soractl.remote import exit_code
+
+    told = many_nodes.execute(words, deadline_s=timeout, environ=os.environ)
+    lines = exec_report.lines(told.results, diff=diff)
+    output.report(lines, exec_report.as_json(told.results), as_json)
+    output.note(exec_report.count(told))
+    raise typer.Exit(exit_code(told.results))
 
 
 def _show_plan(prepared: "Prepared", as_json: bool) -> None:

@@ -1,8 +1,6 @@
 """What every node's GPUs are doing, and who uses them."""
 
-import queue
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from soractl.nodes import Node, this_machine
 from soractl.nvidia_smi import APP_FIELDS, GPU_FIELDS, fold_notes, parse_apps, parse_gpus
 from soractl.nvidia_smi import Gpu as Gpu
 from soractl.nvidia_smi import GpuProcess as GpuProcess
-from soractl.remote import NodeResult, Remote, Request, run_everywhere, sections
+from soractl.remote import NodeResult, Remote, Request, everywhere, run_everywhere, sections
 
 BUSY_BYTES = 2**30  # an idle GPU holds some hundred MiB; a process in a container is not listed
 
@@ -104,10 +102,13 @@ def read_gpus(
 ) -> list[NodeGpus]:
     """The GPUs of all nodes, in the order of `nodes`; a node that fails keeps its row."""
     if list(nodes) == [this_machine()]:
-        rows = [_read_here(nodes[0], deadline_s)]
-        if on_result:
-            on_result(rows[0])
-        return rows
+        return everywhere(
+            nodes,
+            _read_here,
+            lambda node, error: NodeGpus(node, error=error),
+            deadline_s=deadline_s,
+            on_result=on_result,
+        )
     # Less than the deadline, so that the node itself can say that nvidia-smi hangs.
     request = Request(("sh", "-s"), f"limit_s={deadline_s * 0.7:.1f}\n{SCRIPT}")
     results = run_everywhere(
@@ -149,21 +150,16 @@ def parse(result: NodeResult) -> NodeGpus:
     return replace(row, gpus=tuple(gpus), processes=processes, notes=tuple(notes))
 
 
-def _read_here(node: Node, deadline_s: float) -> NodeGpus:
-    answers: queue.SimpleQueue[NodeGpus] = queue.SimpleQueue()
-
-    def ask() -> None:
-        gpus, processes, notes = nvml.read()
-        notes += fold_notes(gpus)
-        answers.put(NodeGpus(node, tuple(gpus), tuple(processes), tuple(notes)))
-
+def _read_here(node: Node) -> NodeGpus:
     started = time.monotonic()
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        row = answers.get(timeout=deadline_s)
-    except queue.Empty:
-        row = NodeGpus(node, error=f"the driver is stuck: no answer within {deadline_s:g} s")
-    return replace(row, elapsed_s=time.monotonic() - started)
+    gpus, processes, notes = nvml.read()
+    return NodeGpus(
+        node,
+        tuple(gpus),
+        tuple(processes),
+        tuple(notes + fold_notes(gpus)),
+        elapsed_s=time.monotonic() - started,
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

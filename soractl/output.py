@@ -42,6 +42,13 @@ def report(lines: Iterable[str], values: Mapping[str, Any], as_json: bool) -> No
         result(lines)
 
 
+def look(lines: Iterable[str], values: Mapping[str, Any], as_json: bool, *, again: bool) -> None:
+    """One of several reports; on a terminal it takes the place of the one before."""
+    if again and not as_json and sys.stdout.isatty():
+        result("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
+    report(lines, values, as_json)
+
+
 def error(fault: Exception) -> None:
     """What happened, and what to type next."""
     note(f"error: {fault}")

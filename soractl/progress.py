@@ -1,6 +1,7 @@
 """How far a training is: its heartbeat and the new lines of its metrics."""
 
 import json
+import os
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class ProgressReader:
         self._log = log
         self._started = started_unix_s
         self._offset = 0
+        self._file_number: int | None = None
         self._first_loss: float | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
 
@@ -68,6 +70,9 @@ class ProgressReader:
     def _read_metrics(self) -> None:
         try:
             with self._run.metrics.open("rb") as file:
+                file_number = os.fstat(file.fileno()).st_ino
+                if file_number != self._file_number:  # a resumed run writes it anew, and shorter
+                    self._file_number, self._offset = file_number, 0
                 file.seek(self._offset)
                 new = file.read()
         except FileNotFoundError:

@@ -123,7 +123,8 @@ def _stage_whole(
 ) -> WholeModel:
     """Files of at most 1 GiB, spread over the ranks; all call `tensor_of(name, writer)` alike."""
     files = _split(shapes)
-    mine, weight_map = {}, {}
+    mine: dict[str, dict[str, Tensor]] = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(files):
         file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
         writer = number * ranks.world_size // len(files)

@@ -32,7 +32,11 @@ def build_caption_encoder(
     config: TextEncoderConfig, seed: int, *, device: torch.device, dtype: torch.dtype
 ) -> text_encoder.CaptionEncoder:
     """The frozen caption encoder."""
-    common = {"max_length": config.max_length, "clean": config.clean_captions}
+    length, clean = config.max_length, config.clean_captions
     if config.arch == "smoke" or config.weights is None:
-        return text_encoder.tiny_t5(seed, dtype=dtype, device=device, **common)
-    return text_encoder.load_t5(config.weights, dtype=dtype, device=device, **common)
+        return text_encoder.tiny_t5(
+            seed, dtype=dtype, device=device, max_length=length, clean=clean
+        )
+    return text_encoder.load_t5(
+        config.weights, dtype=dtype, device=device, max_length=length, clean=clean
+    )

@@ -1,5 +1,6 @@
 """The process group, ColossalAI's ZeRO-2 plugin and its booster, on GPUs and on CPUs alike."""
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from torch import Tensor, nn
 
 from trainer.config import OptimConfig, TrainerConfig
 
+# What ColossalAI's imports say is about parts that are not used: apex, tensornvme, 4-bit weights.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # ColossalAI names apex and tensornvme, which are not needed
+    warnings.simplefilter("ignore")
     from colossalai.accelerator import set_accelerator
     from colossalai.accelerator.cpu_accelerator import CpuAccelerator
     from colossalai.accelerator.cuda_accelerator import CudaAccelerator

@@ -1,6 +1,7 @@
 """One training step: clips to latents, rectified-flow loss, backward, optimizer, averages."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from trainer.data.loader import Batch
 from trainer.frame_masks import draw_frame_masks
 from trainer.model.text_encoder import CaptionEncoder
 from trainer.model.vae import VideoVAE
-from trainer.parallel import DTYPES, Booster
+from trainer.parallel import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.seeds import derive_seed
 
@@ -36,7 +37,7 @@ class Trainee:
     vae: VideoVAE
     caption_encoder: CaptionEncoder
     flow: RectifiedFlow
-    booster: Booster
+    booster: Any  # ColossalAI's
     model: torch.nn.Module  # as the booster wrapped it
     state: TrainingState
     lr_schedule: LambdaLR

@@ -2,7 +2,7 @@
 # Nodes on this one machine, each with a network, processes, a host name and an sshd of its own.
 #
 #   cluster.sh up [N]          start N nodes (3), n1 to nN, and a head node n0 that is no training node
-#   cluster.sh shell           a shell on the head node; SORACTL_HOSTFILE names the nodes there
+#   cluster.sh shell           a shell on the head node, where hostfiles/nodes.txt names the nodes
 #   cluster.sh head CMD...     one command on the head node
 #   cluster.sh node K CMD...   one command on node K, without ssh
 #   cluster.sh off K           power off: its sshd and everything on it is gone
@@ -18,6 +18,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 state=${SORACTL_CLUSTER:-/tmp/soractl-cluster}
 net=10.77.0
+repository=$(cd "$here/../.." && pwd)
 nodes_path=$here/bin:$PATH
 
 new_machine() { # CMD...: runs it as the first process of a new machine
@@ -38,9 +39,11 @@ up() {
   local count=${1:-3} i outer
   [ "$(id -u)" = 0 ] || { echo "cluster.sh: only root may make namespaces" >&2; return 1; }
   [ -e "$state/init" ] && { echo "cluster.sh: $state is in use; cluster.sh down" >&2; return 1; }
-  mkdir -p "$state"/{keys,log,pid,home/.ssh} && chmod 700 "$state/home/.ssh" || return 1
+  mkdir -p "$state"/{keys,log,pid,hostfiles,home/.ssh} && chmod 700 "$state/home/.ssh" || return 1
   ssh-keygen -q -t ed25519 -N '' -f "$state/home/.ssh/id_ed25519" || return 1
   cp "$state/home/.ssh/id_ed25519.pub" "$state/home/.ssh/authorized_keys"
+  cp "$repository"/hostfiles/* "$state/hostfiles/" 2> /dev/null
+  : > "$state/hostfiles/nodes.txt"
   # The account's home is moved, so that the nodes neither see nor change the real ~/.ssh.
   awk -F: -v OFS=: -v home="$state/home" '$3 == 0 { $6 = home } 1' /etc/passwd > "$state/passwd"
   printf '127.0.0.1 localhost\n%s.1 n0\n' "$net" > "$state/hosts"
@@ -50,8 +53,10 @@ up() {
     echo "$net.$((i + 10)) n$i" >> "$state/hosts"
     echo "n$i,$net.$((i + 10)) $kind $key" >> "$state/home/.ssh/known_hosts"
     printf 'Host n%d\n  HostName %s.%d\n' "$i" "$net" $((i + 10)) >> "$state/ssh_config"
-    echo "n$i" >> "$state/nodes.txt"
+    echo "n$i" >> "$state/hostfiles/nodes.txt"
   done
+  printf '%s\n' 'ranks_per_node = 2' 'master_port = 29500' '[env]' 'GLOO_SOCKET_IFNAME = "eth0"' \
+    'NCCL_SOCKET_IFNAME = "eth0"' 'OMP_NUM_THREADS = 1' > "$state/hostfiles/nodes.toml"
   (new_machine _head "$count" > "$state/log/n0" 2>&1 < /dev/null) &
   outer=$!
   disown
@@ -61,6 +66,7 @@ up() {
   done
   child_of $outer > "$state/pid/n0"
   readlink "/proc/$(< "$state/pid/n0")/ns/pid" > "$state/init"
+  echo "n1 to n$count are up: $0 shell, then for example soractl gpus nodes.txt"
 }
 
 make_private() { # NAME
@@ -73,6 +79,7 @@ make_private() { # NAME
 _head() {
   local count=$1 i inner init
   make_private n0 || exit 1
+  [ -d "$repository/hostfiles" ] && mount --bind "$state/hostfiles" "$repository/hostfiles"
   ip link add bridge type bridge && ip address add "$net.1/24" dev bridge || exit 1
   ip link set bridge up
   for ((i = 1; i <= count; i++)); do
@@ -120,7 +127,7 @@ enter() { # PID CMD...
 }
 
 head() {
-  export HOME=$state/home SORACTL_HOSTFILE=$state/nodes.txt
+  export HOME=$state/home SORACTL_HOSTFILE=$state/hostfiles/nodes.txt
   enter "$(< "$state/pid/n0")" "$@"
 }
 

@@ -29,7 +29,9 @@ def rank_pids(folder):
         with open(f"/proc/{pid}/cmdline") as file:
             return file.read()
 
-    return [pid for pid in processes_of(folder) if "trainer/train.py" in command(pid).split("\0")[-3]]
+    return [
+        pid for pid in processes_of(folder) if "trainer/train.py" in command(pid).split("\0")[-3]
+    ]
 
 
 @pytest.mark.slow  # three starts of two ranks

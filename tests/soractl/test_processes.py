@@ -237,7 +237,7 @@ def test_what_is_deaf_to_term_is_killed_after_the_grace(tmp_path):
         result = stop_here(Selection(run_id=str(tmp_path)), 0.6)
         assert process.wait(1) == -signal.SIGKILL
     assert (result.ok, len(result.found), result.killed) == (True, 3, 3)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
 
 
 def test_other_runs_and_bystanders_are_left_alone(tmp_path):

@@ -117,6 +117,6 @@ def _deal(
 def _balance(windows: IntArray, costs: IntArray, steps: int, key: np.uint64) -> IntArray:
     """Each window's micro batches sorted by cost, cut into steps, and the steps shuffled."""
     by_cost = np.take_along_axis(windows, np.argsort(costs[windows], axis=1, kind="stable"), axis=1)
-    cut = by_cost.reshape(len(windows), steps, -1)
+    cut = by_cost.reshape(len(windows), steps, windows.shape[1] // steps)
     lots = uniform(key, cut[:, :, 0])  # drawn by a step's first micro batch
     return np.take_along_axis(cut, np.argsort(lots, axis=1)[:, :, None], axis=1)

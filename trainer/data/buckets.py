@@ -20,9 +20,17 @@ Draw = Callable[[int, int, IntArray], np.ndarray[Any, Any]]
 class Clips(Protocol):
     """The columns that assignment reads, one entry a clip."""
 
-    num_frames: IntArray
-    height: IntArray
-    width: IntArray
+    @property
+    def num_frames(self) -> IntArray:
+        """Frames."""
+
+    @property
+    def height(self) -> IntArray:
+        """Pixels."""
+
+    @property
+    def width(self) -> IntArray:
+        """Pixels."""
 
 
 @dataclass(frozen=True)

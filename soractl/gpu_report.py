@@ -1,0 +1,173 @@
+"""What `gpus` says: a row for each node, for each GPU, or for each process."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any, Literal
+
+from soractl import text
+from soractl.gpus import NodeGpus
+from soractl.many_nodes import Look
+
+View = Literal["nodes", "gpus", "processes"]
+Only = Literal["busy", "idle", "bad"]
+Order = Literal["node", "util", "mem", "power", "temp"]
+
+NODE_HEADERS = (
+    *("NODE", "GPUS", "UTIL %", "MEM GiB", "POWER W/GPU", "POWER W", "TEMP C", "PROCS"),
+    *("RUN/OWNER", "NOTE"),
+)
+GPU_HEADERS = ("NODE", "GPU", "NAME", "UTIL %", "MEM GiB", "POWER W", "TEMP C", "NOTE")
+PROCESS_HEADERS = ("NODE", "GPU", "PID", "USER", "MEM GiB", "RUN", "COMMAND")
+
+_KEYS: dict[Order, Callable[[NodeGpus], float]] = {
+    "util": lambda row: row.util_pct or 0,
+    "mem": lambda row: row.mem_used_bytes or 0,
+    "power": lambda row: row.power_w or 0,
+    "temp": lambda row: row.max_temp_c or 0,
+}
+
+
+def choose(rows: Sequence[NodeGpus], only: Only | None, order: Order) -> list[NodeGpus]:
+    """The rows that were asked for; those with the highest number first, or as in the hostfile."""
+    wanted = {"busy": lambda r: r.busy, "bad": lambda r: r.bad, "idle": _is_idle}
+    chosen = [row for row in rows if only is None or wanted[only](row)]
+    return chosen if order == "node" else sorted(chosen, key=_KEYS[order], reverse=True)
+
+
+def table(rows: Sequence[NodeGpus], what: View) -> list[tuple[str, ...]]:
+    """Headers and cells; what is not known is `-`, never 0."""
+    if what == "gpus":
+        return [GPU_HEADERS, *(cells for row in rows for cells in _gpu_cells(row))]
+    if what == "processes":
+        return [PROCESS_HEADERS, *(cells for row in rows for cells in _process_cells(row))]
+    cells = [NODE_HEADERS, *map(_node_cells, rows)]
+    return [*cells, _total(rows)] if len(rows) > 1 else cells
+
+
+def view(per_gpu: bool, procs: bool) -> View:
+    """What a row is."""
+    return "gpus" if per_gpu else "processes" if procs else "nodes"
+
+
+def lines(rows: Sequence[NodeGpus], what: View, *, as_csv: bool = False) -> list[str]:
+    """The table, for people or for spreadsheets."""
+    headers, *cells = table(rows, what)
+    if not as_csv:
+        return text.table(headers, cells)
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([headers, *cells])
+    return buffer.getvalue().splitlines()
+
+
+def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
+    """Everything that is known; what is not known is null."""
+    return {
+        "nodes": [
+            {
+                "node": row.node.name,
+                "error": row.error,
+                "notes": list(row.notes),
+                "elapsed_s": row.elapsed_s,
+                "gpus": [asdict(gpu) for gpu in row.gpus],
+                "processes": [asdict(process) for process in row.processes],
+            }
+            for row in rows
+        ]
+    }
+
+
+def count(look: Look) -> str:
+    """`hostfiles/nodes.txt: 22 ok, 1 with notes, 1 without an answer in 1.8 s`."""
+    dead = sum(row.error is not None for row in look.rows)
+    odd = sum(row.bad for row in look.rows) - dead
+    told = [f"{len(look.rows) - dead - odd} ok"]
+    told += [f"{odd} with notes"] if odd else []
+    told += [f"{dead} without an answer"] if dead else []
+    return f"{look.source.origin}: {', '.join(told)} in {look.elapsed_s:.1f} s"
+
+
+def _is_idle(row: NodeGpus) -> bool:
+    return bool(row.gpus) and not row.busy
+
+
+def _node_cells(row: NodeGpus) -> tuple[str, ...]:
+    runs = [PurePath(run).name for run in row.run_ids]
+    return (
+        row.node.name,
+        str(len(row.gpus)) if not row.error else "-",
+        _number(row.util_pct),
+        _gib(row.mem_used_bytes, row.mem_total_bytes),
+        _number(row.mean_power_w),
+        _number(row.power_w),
+        _number(row.max_temp_c),
+        str(len(row.processes)) if not row.error else "-",
+        ",".join(runs or row.users),
+        row.error or "; ".join(row.notes),
+    )
+
+
+def _total(rows: Sequence[NodeGpus]) -> tuple[str, ...]:
+    utils = [gpu.util_pct for row in rows for gpu in row.gpus if gpu.util_pct is not None]
+    powers = [gpu.power_w for row in rows for gpu in row.gpus if gpu.power_w is not None]
+    used = [row.mem_used_bytes for row in rows if row.mem_used_bytes is not None]
+    there = [row.mem_total_bytes for row in rows if row.mem_total_bytes is not None]
+    return (
+        "total",
+        str(sum(len(row.gpus) for row in rows)),
+        _number(sum(utils) / len(utils) if utils else None),
+        _gib(sum(used) if used else None, sum(there) if there else None),
+        _number(sum(powers) / len(powers) if powers else None),
+        _number(sum(powers) if powers else None),
+        _number(max((r.max_temp_c for r in rows if r.max_temp_c is not None), default=None)),
+        str(sum(len(row.processes) for row in rows)),
+        "",
+        "",
+    )
+
+
+def _gpu_cells(row: NodeGpus) -> list[tuple[str, ...]]:
+    if row.error or not row.gpus:
+        reason = row.error or "; ".join(row.notes)
+        return [(row.node.name, "-", "", "-", "-", "-", "-", reason)]
+    return [
+        (
+            row.node.name,
+            str(gpu.index),
+            gpu.name or "-",
+            _number(gpu.util_pct),
+            _gib(gpu.mem_used_bytes, gpu.mem_total_bytes),
+            _number(gpu.power_w),
+            _number(gpu.temp_c),
+            "; ".join(gpu.notes),
+        )
+        for gpu in row.gpus
+    ]
+
+
+def _process_cells(row: NodeGpus) -> list[tuple[str, ...]]:
+    if row.error:
+        return [(row.node.name, "-", "-", "-", "-", "-", row.error)]
+    return [
+        (
+            row.node.name,
+            "-" if process.gpu_index is None else str(process.gpu_index),
+            str(process.pid),
+            process.user or "-",
+            _gib(process.mem_used_bytes),
+            PurePath(process.run_id).name if process.run_id else "-",
+            process.command or "-",
+        )
+        for process in row.processes
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _gib(used: float | None, total: float | None = None) -> str:
+    shown = "-" if used is None else f"{used / 2**30:.1f}"
+    return shown if total is None else f"{shown}/{total / 2**30:.1f}"

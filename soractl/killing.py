@@ -1,0 +1,109 @@
+"""What `kill` stops: the newest run that lives, the one that was named, or more than one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from soractl import attempts, cluster
+from soractl.errors import ExitCode, SoractlError
+from soractl.nodes import Node, find_nodes
+from soractl.processes import NodeProcesses, Selection, StopResult, find, stop
+from soractl.remote import Remote
+from soractl.runs import find_run, last_attempt, recorded
+from soractl.ssh_config import SshOptions
+from trainer.run_dir import RunDir, runs
+
+FIND_DEADLINE_S = 15.0
+
+Connect = Callable[[SshOptions], AbstractContextManager[Remote]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user said."""
+
+    run: str | None = None
+    every_run: bool = False
+    pattern: str | None = None
+    sudo: bool = False
+    hostfile: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be stopped, and how its nodes are reached."""
+
+    title: str
+    nodes: tuple[Node, ...]
+    ssh: SshOptions
+    which: Selection
+
+
+@dataclass(frozen=True)
+class Killed:
+    """What was found and, unless it was a dry run, what became of it."""
+
+    title: str
+    found: tuple[NodeProcesses, ...]
+    stopped: tuple[StopResult, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 when something is still there, 3 or 4 when only some nodes answered."""
+        results = self.stopped or self.found
+        errors = [result.error for result in results if result.error]
+        if any(result.survivors or result.gpu_pids for result in self.stopped):
+            return ExitCode.FAILED
+        if not errors:
+            return ExitCode.OK
+        if len(errors) == len(results):
+            return ExitCode.FAILED
+        unreachable = all(error.startswith("unreachable") for error in errors)
+        return ExitCode.SOME_UNREACHABLE if unreachable else ExitCode.SOME_FAILED
+
+
+def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Target]:
+    """What may be meant, the likeliest first; SoractlError for wishes that contradict."""
+    if wishes.run and (wishes.every_run or wishes.pattern):
+        raise SoractlError("one run was named, but --all and --pattern mean others as well")
+    if wishes.every_run or wishes.pattern:
+        source = find_nodes(wishes.hostfile, environ=environ)
+        what = f"processes like {wishes.pattern}" if wishes.pattern else "every run of yours"
+        which = Selection(pattern=wishes.pattern, sudo=wishes.sudo)
+        ssh = cluster.load(source.hostfile)[0].ssh
+        return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
+    if wishes.run:
+        return _of_run(find_run(root, wishes.run))
+    return [target for run in reversed(runs(root)) for target in _of_run(run) if not _ended(run)]
+
+
+def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | None) -> Killed | None:
+    """Stop the first candidate that has processes; without `grace_s` only find them."""
+    killed = None
+    for target in candidates:
+        with connect(target.ssh) as remote:
+            found = find(target.nodes, remote, target.which, deadline_s=FIND_DEADLINE_S)
+            killed = Killed(target.title, tuple(found), ())
+            if not any(node.processes or node.error for node in found):
+                continue
+            if grace_s is not None:
+                stopped = stop(target.nodes, remote, target.which, grace_s=grace_s)
+                killed = Killed(target.title, tuple(found), tuple(stopped))
+            return killed
+    return killed
+
+
+def _of_run(run: RunDir) -> list[Target]:
+    attempt = last_attempt(run)
+    if attempt is None:
+        return []
+    record = recorded(attempt)
+    return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id))]
+
+
+def _ended(run: RunDir) -> bool:
+    attempt = last_attempt(run)
+    if attempt is None or attempt.exit.exists():
+        return True
+    return all(state.ended for state in attempts.read_states(attempt, recorded(attempt).nodes))

@@ -1,0 +1,82 @@
+"""`gpus` and `exec`: nodes found by what the user named, asked once or again and again."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from soractl import cluster
+from soractl.errors import ExitCode, SoractlError
+from soractl.gpus import NodeGpus, read_gpus
+from soractl.nodes import NodeSource, find_nodes
+from soractl.remote import Connections, NodeResult, Request, run_everywhere
+
+SEPARATOR = "--"
+
+
+@dataclass(frozen=True)
+class Look:
+    """The GPUs of all nodes at one moment."""
+
+    source: NodeSource
+    rows: tuple[NodeGpus, ...]
+    elapsed_s: float
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """As for every command over many nodes; a note alone is no failure."""
+        errors = [row.error for row in self.rows if row.error]
+        if not errors:
+            return ExitCode.OK
+        if all(error.startswith("unreachable") for error in errors):
+            return ExitCode.SOME_UNREACHABLE
+        return ExitCode.FAILED if len(errors) == len(self.rows) else ExitCode.SOME_FAILED
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all nodes said to one command."""
+
+    source: NodeSource
+    results: tuple[NodeResult, ...]
+    elapsed_s: float
+
+
+def watch_gpus(
+    hosts: str | None, every_s: float | None, *, deadline_s: float, environ: Mapping[str, str]
+) -> Iterator[Look]:
+    """One look, or one every so many seconds over the same connections."""
+    source = find_nodes(hosts, environ=environ)
+    with Connections(cluster.load(source.hostfile)[0].ssh) as remote:
+        while True:
+            began = time.monotonic()
+            rows = read_gpus(source.nodes, remote, deadline_s=deadline_s)
+            elapsed_s = time.monotonic() - began
+            yield Look(source, tuple(rows), elapsed_s)
+            if every_s is None:
+                return
+            time.sleep(max(0.0, every_s - elapsed_s))
+
+
+def execute(words: Sequence[str], *, deadline_s: float, environ: Mapping[str, str]) -> Answers:
+    """`[HOSTS] -- COMMAND...` on all nodes; a single word may be a line of shell."""
+    hosts, command = split(words)
+    source = find_nodes(hosts, environ=environ)
+    request = Request(tuple(command) if len(command) > 1 else ("sh", "-c", command[0]))
+    began = time.monotonic()
+    with Connections(cluster.load(source.hostfile)[0].ssh) as remote:
+        results = run_everywhere(source.nodes, lambda node: request, remote, deadline_s=deadline_s)
+    return Answers(source, tuple(results), time.monotonic() - began)
+
+
+def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Hosts before `--`, the command after it; without hosts the command alone."""
+    if SEPARATOR not in words:
+        return None, list(words)
+    at = list(words).index(SEPARATOR)
+    hosts, command = words[:at], list(words[at + 1 :])
+    if len(hosts) > 1 or not command:
+        raise SoractlError(
+            f"cannot tell hosts from command in {' '.join(words)!r}",
+            hint="`soractl exec nodes.txt -- hostname`; options come first",
+        )
+    return (hosts[0] if hosts else None), command
