@@ -48,13 +48,10 @@ class Run:
 def tools() -> list[Tool]:
     """What is compared; each prints something about every node of the host file."""
     file = str(STATE / "hostfiles" / "nodes.txt")
-    command = [sys.executable, "-m", "soractl.cli", "gpus"]
-    has_command = subprocess.run([*command, "--help"], capture_output=True, check=False)
-    ours = (*command, file) if has_command.returncode == 0 else part("soractl")
     lacking = {name: "" if shutil.which(name) else "not installed" for name in ("pdsh", "clush")}
     pssh = "" if find_spec("pssh") else "not installed (pip install parallel-ssh)"
     return [
-        Tool("soractl gpus", tuple(ours)),
+        Tool("soractl gpus", (sys.executable, "-m", "soractl.cli", "gpus", file)),
         Tool("(a) two ssh a node, default pool", part("reference")),
         Tool("(b) pdsh", ("pdsh", "-R", "ssh", "-w", f"^{file}", BOTH), lacking["pdsh"]),
         Tool("(c) clush", ("clush", f"--hostfile={file}", BOTH), lacking["clush"]),

@@ -74,6 +74,9 @@ def resume(
     run: Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or a checkpoint's folder.")],
     hostfile: Hostfile = None,
     overrides: Overrides = None,
+    reset_data: Annotated[
+        bool, typer.Option("--reset-data", help="Begin the epoch anew: the data set has changed.")
+    ] = False,
     detach: Detach = False,
     force: Force = False,
     dry_run: DryRun = False,
@@ -87,7 +90,9 @@ def resume(
     """
     from soractl.preparation import Wishes, prepare_resume
 
-    wishes = Wishes(runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()))
+    wishes = Wishes(
+        runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()), reset_data=reset_data
+    )
     prepared = prepare_resume(run, wishes, os.environ)
     if dry_run:
         return _show_plan(prepared, as_json)

@@ -24,7 +24,9 @@ FAREWELL_S = 3.0  # after one node failed the others usually fail by themselves
 GRACE_S = 20.0  # for ranks that have to be stopped
 LOOKS_UNTIL_LOST = 2  # in a row without an answer, so 16 s
 LOOKS_UNTIL_ALONE = 75  # when no node answers it is more likely this machine that is cut off
-STEPS_UNTIL_STALE = 3  # a synchronous step needs every node: a fresh one proves them all alive
+# A synchronous step needs every node: one that is not older than this proves them all alive.
+STALE_AFTER_S = 10.0
+STALE_AFTER_STEPS = 3
 
 
 class Display(Protocol):
@@ -102,8 +104,8 @@ def lost_nodes(
 ) -> dict[str, str]:
     """The nodes that no longer take part, and how that is known."""
     lost = {state.node: attempts.VANISHED for state in answers if state.vanished}
-    steps = (progress.s_per_step or 0) * STEPS_UNTIL_STALE
-    stale = progress.heartbeat_age_s is None or progress.heartbeat_age_s > max(10.0, steps)
+    limit_s = max(STALE_AFTER_S, (progress.s_per_step or 0) * STALE_AFTER_STEPS)
+    stale = progress.heartbeat_age_s is None or progress.heartbeat_age_s > limit_s
     if stale and len(silent) < len(answers):
         for state in answers:
             if silent[state.node] >= LOOKS_UNTIL_LOST:

@@ -79,6 +79,7 @@ def started(begun: Started) -> list[str]:
             [
                 (f"  soractl status {name}", "how far it is"),
                 (f"  soractl logs {name}", "what its ranks print"),
+                (f"  soractl kill {name}", "stop it on all nodes"),
             ]
         ),
     ]
@@ -150,7 +151,8 @@ def _start(prepared: Prepared) -> str:
     if start.path is None:
         return "random weights"
     words = {"init_from": "the weights of", "resume": "everything from"}
-    return f"{words[start.kind]} {text.path(start.path)}"
+    anew = ", data from the beginning of the epoch" if start.reset_data else ""
+    return f"{words[start.kind]} {text.path(start.path)}{anew}"
 
 
 def _own_settings(prepared: Prepared) -> list[tuple[str, str, str]]:

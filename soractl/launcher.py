@@ -1,5 +1,6 @@
 """A prepared attempt becomes started processes, and never two attempts of a run at once."""
 
+import errno
 import fcntl
 import shlex
 import time
@@ -127,6 +128,9 @@ def _locked(run: RunDir) -> Iterator[None]:
             raise SoractlError(
                 f"{run.name} is being started by another command", exit_code=ExitCode.REFUSED
             ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise  # those three: a shared folder that is mounted without locks
         yield
 
 

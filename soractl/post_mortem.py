@@ -94,7 +94,7 @@ def first_failure(
     for account in attempt.rank_failures():
         return _as_told(account, record, logs)
     node, code = failed[0].node, failed[0].exit_code
-    if _TORCHRUN_STOPPED.search("\n".join(logs[node])):
+    if code == ExitCode.TERMINATED or _TORCHRUN_STOPPED.search("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
     return Failure(node, error, log_tail=_before_afterwords(logs[node]))

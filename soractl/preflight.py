@@ -98,8 +98,11 @@ def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> None:
     if force:
         return
     marker = plan.run.parent / f".preflight-{uuid.uuid4().hex}"
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(marker.name)
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(marker.name)
+    except OSError as error:
+        raise SoractlError(f"cannot write to {marker.parent}: {error.strerror}") from None
     try:
         facts = ask(plan, marker, remote)
     finally:

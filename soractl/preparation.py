@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl import cluster, launch_plan, nccl_env, start_point
@@ -25,6 +25,7 @@ class Wishes:
     hostfile: str | None = None
     init_from: str | None = None
     overrides: tuple[str, ...] = ()
+    reset_data: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,7 @@ def prepare_launch(stage: str, wishes: Wishes, environ: Mapping[str, str]) -> Pr
 def prepare_resume(what: str, wishes: Wishes, environ: Mapping[str, str]) -> Prepared:
     """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
     run, start = _resumed(Path(wishes.runs).absolute(), what)
+    start = replace(start, reset_data=wishes.reset_data)
     config, origins = _resumed_config(run, wishes.overrides)
     source = find_nodes(wishes.hostfile, run_nodes=_nodes_of(run), environ=environ)
     site = _site(source, _hostfile_of(run), environ)

@@ -36,7 +36,11 @@ def find_run(root: Path, name: str) -> RunDir:
     folder = Path(name)
     if RunDir(folder).run_json.is_file():
         return RunDir(folder)
-    known = runs(root)
+    return choose_run(runs(root), name, str(root))
+
+
+def choose_run(known: Sequence[RunDir], name: str, root: str) -> RunDir:
+    """The one of these runs (oldest first) that a name means; exit code 6 if there is none."""
     if not known:
         raise SoractlError(
             f"there is no run in {root}/",
@@ -56,7 +60,7 @@ def find_run(root: Path, name: str) -> RunDir:
 
 def runs_of_stage(root: Path, stage: str) -> list[RunDir]:
     """The runs of one stage, oldest first."""
-    return [run for run in runs(root) if run.name.partition("-")[2] == stage]
+    return [run for run in runs(root) if stage_of(run) == stage]
 
 
 def run_of_checkpoint(path: Path) -> RunDir | None:
@@ -67,7 +71,7 @@ def run_of_checkpoint(path: Path) -> RunDir | None:
 
 def stage_of(run: RunDir) -> str:
     """The stage that a run trains."""
-    return str(read_json(run.run_json)["stage"])
+    return run.name.partition("-")[2]
 
 
 def last_attempt(run: RunDir) -> AttemptDir | None:

@@ -19,10 +19,15 @@ class StartPoint:
     path: Path | None = None
     missing: str | None = None  # why there is nothing to start from
     passed_over: Mapping[Path, str] = field(default_factory=dict)  # newer, but not complete
+    reset_data: bool = False  # begin the epoch anew: the position in it is of other data
 
     def as_json(self) -> dict[str, Any]:
         """As `plan.json` says it."""
-        return {"kind": self.kind, "path": str(self.path) if self.path else None}
+        return {
+            "kind": self.kind,
+            "path": str(self.path) if self.path else None,
+            "reset_data": self.reset_data,
+        }
 
 
 def for_launch(config: TrainConfig, root: Path, workdir: Path, init_from: str | None) -> StartPoint:

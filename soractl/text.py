@@ -41,6 +41,17 @@ def duration(seconds: float) -> str:
     return f"{whole // size} {large} {whole % size // part:02d} {small}"
 
 
+def size(number: float) -> str:
+    """`812 B`, `1.2 GB`: bytes in powers of ten."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = 0
+    while number >= 999.5 and power < len(units) - 1:
+        number /= 1000
+        power += 1
+    digits = 1 if power and number < 99.95 else 0
+    return f"{number:.{digits}f} {units[power]}"
+
+
 def path(full: Path) -> str:
     """Short where it lies below the current folder."""
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)

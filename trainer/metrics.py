@@ -1,6 +1,5 @@
 """Where a step's numbers go: metrics.jsonl, TensorBoard and Weights & Biases."""
 
-import json
 import math
 import netrc
 import os
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from trainer.config import LogConfig
-from trainer.run_dir import AttemptDir, RunDir, append_jsonl
+from trainer.run_dir import RunDir, append_jsonl
 
 _WANDB_MACHINE = "api.wandb.ai"
 
@@ -23,34 +22,16 @@ class Sink(Protocol):
         """Everything is written when this returns."""
 
 
-def open_sinks(run: RunDir, config: LogConfig, settings: Mapping[str, Any]) -> list[Sink]:
-    """The sinks that a run's settings ask for; only rank 0 has any."""
+def open_sinks(
+    run: RunDir, config: LogConfig, settings: Mapping[str, Any], *, global_step: int
+) -> list[Sink]:
+    """The sinks that a run's settings ask for, from `global_step` on; only rank 0 has any."""
     sinks: list[Sink] = [_Jsonl(run)]
     if config.tensorboard:
-        sinks.append(_TensorBoard(run))
+        sinks.append(_TensorBoard(run, global_step))
     if config.wandb:
         sinks.append(_Wandb(run, config.wandb_project, settings))
     return sinks
-
-
-def set_aside_later_steps(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
-    """Move what was logged past `global_step` to the attempt's folder: it is logged again."""
-    if not run.metrics.exists():
-        return
-    lines = run.metrics.read_text().splitlines(keepends=True)
-    later = [line for line in lines if _step_of(line) > global_step]
-    if later:
-        (attempt.path / "superseded_metrics.jsonl").write_text("".join(later))
-        draft = run.metrics.with_suffix(".draft")
-        draft.write_text("".join(line for line in lines if _step_of(line) <= global_step))
-        draft.replace(run.metrics)
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["global_step"])
-    except ValueError:  # half a line, from an attempt that was killed while it wrote
-        return math.inf
 
 
 class _Jsonl:
@@ -66,10 +47,11 @@ class _Jsonl:
 
 
 class _TensorBoard:
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, global_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second, so only when wanted
 
-        self._writer = SummaryWriter(str(run.tensorboard))
+        # what an attempt logged past its last checkpoint is hidden: it is logged again
+        self._writer = SummaryWriter(str(run.tensorboard), purge_step=global_step + 1)
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
         for key, value in values.items():

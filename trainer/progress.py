@@ -34,10 +34,14 @@ class Progress:
         consumed = (*self.consumed[:-1], (ranks, steps + 1))
         return replace(self, global_step=self.global_step + 1, consumed=consumed)
 
+    def start_of_epoch(self) -> "Progress":
+        """The same epoch, with nothing of it consumed."""
+        ranks, _ = self.consumed[-1]
+        return replace(self, consumed=((ranks, 0),))
+
     def next_epoch(self) -> "Progress":
         """The start of the next epoch."""
-        ranks, _ = self.consumed[-1]
-        return replace(self, epoch=self.epoch + 1, consumed=((ranks, 0),))
+        return replace(self.start_of_epoch(), epoch=self.epoch + 1)
 
 
 def beginning(world_size: int) -> Progress:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ class Manifest:
     global_step: int  # optimizer steps done since the run began
     world_size: int
     consumed: tuple[tuple[int, int], ...]  # (ranks, steps) of this epoch so far, in order
-    data_fingerprint: str
+    data_fingerprint: Mapping[str, str]  # of everything that decides an epoch's order
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path: {bytes, sha256}
+    left_out: tuple[str, ...] = ()  # the folders that a copy was made without
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,28 @@ class Checkpoint:
         """Each rank's fp32 masters and moments."""
         return self.path / "optimizer"
 
+    def reader_mark(self, reader: str) -> Path:
+        """The file that keeps it from being removed while `reader` reads it."""
+        return self.path / f"{_READER}{reader}"
+
     @contextmanager
     def being_read(self) -> Iterator[None]:
         """Keep it from being removed while it is read."""
-        mark = self.path / f"{_READER}{socket.gethostname()}-{os.getpid()}"
+        mark = self.reader_mark(f"{socket.gethostname()}-{os.getpid()}")
         mark.touch()
         try:
             yield
         finally:
             mark.unlink(missing_ok=True)
 
-    def has_readers(self) -> bool:
-        """Whether somebody reads it; a mark of more than a day was left by a crash."""
-        marks = self.path.glob(f"{_READER}*")
-        return any(time.time() - mark.stat().st_mtime < _READER_MARK_HOLDS_S for mark in marks)
+    def readers(self) -> list[str]:
+        """Who reads it; a mark of more than a day was left by a crash."""
+        found = []
+        for mark in self.path.glob(f"{_READER}*"):
+            with suppress(FileNotFoundError):  # its reader is done just now
+                if time.time() - mark.stat().st_mtime < _READER_MARK_HOLDS_S:
+                    found.append(mark.name.removeprefix(_READER))
+        return sorted(found)
 
     def remove(self) -> None:
         """Delete it; at no moment does half of it stand under its name."""
@@ -251,9 +260,7 @@ class RunDir:
 
 def create_run(root: Path, stage: str) -> RunDir:
     """The next run's folder, such as `runs/008-stage3`; two launches never share a number."""
-    claims = (
-        root / ".numbers"
-    )  # a folder's name holds its stage too, so the number is claimed apart
+    claims = root / ".numbers"  # a run's name has its stage too, so its number is claimed apart
     claims.mkdir(parents=True, exist_ok=True)
     number = _run_number(next_path(root, stage))
     while True:
@@ -282,7 +289,7 @@ def superseded(
         checkpoint
         for checkpoint in checkpoints[: -keep_last if keep_last else 0]
         if not (keep_every_steps and checkpoint.manifest.global_step % keep_every_steps == 0)
-        and not checkpoint.has_readers()
+        and not checkpoint.readers()
     ]
 
 
@@ -296,21 +303,39 @@ def next_path(root: Path, stage: str) -> Path:
 def read_checkpoint(path: Path) -> "Checkpoint | tuple[Path, str]":
     """A folder as a complete checkpoint, or (folder, why it is none)."""
     try:
-        values = read_json(path / MANIFEST)
-        consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])
-        manifest = Manifest(**{**values, "consumed": consumed})
-        sizes = {name: int(facts["bytes"]) for name, facts in manifest.files.items()}
+        manifest = parse_manifest((path / MANIFEST).read_bytes())
     except FileNotFoundError:
         return path, f"no {MANIFEST}"
+    except ValueError as error:
+        return path, str(error)
+    files = {name: path / name for name in manifest.files}
+    sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+    fault = what_is_missing(manifest, sizes)
+    return (path, fault) if fault else Checkpoint(path, manifest)
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """What a `checkpoint.json` says; ValueError if it is none."""
+    try:
+        values = json.loads(text)
+        consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])
+        left_out = tuple(str(name) for name in values.get("left_out", ()))
+        manifest = Manifest(**{**values, "consumed": consumed, "left_out": left_out})
+        for facts in manifest.files.values():
+            int(facts["bytes"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return path, f"{MANIFEST} is not readable: {error}"
-    for name, size in sizes.items():
-        file = path / name
-        if not file.is_file():
-            return path, f"{name} is missing"
-        if (there := file.stat().st_size) != size:
-            return path, f"{name} has {there} of {size} bytes"
-    return Checkpoint(path, manifest)
+        raise ValueError(f"{MANIFEST} is not readable: {error}") from None
+    return manifest
+
+
+def what_is_missing(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
+    """The first file that is not there in full, of files with these sizes in bytes."""
+    for name, facts in manifest.files.items():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != int(facts["bytes"]):
+            return f"{name} has {sizes[name]} of {facts['bytes']} bytes"
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

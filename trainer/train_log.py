@@ -22,11 +22,21 @@ class TrainLog:
     """Collects every step on every rank; rank 0 writes every `log.every_steps` steps."""
 
     def __init__(
-        self, run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Ranks
+        self,
+        run: RunDir,
+        attempt: AttemptDir,
+        settings: TrainConfig,
+        ranks: Ranks,
+        *,
+        global_step: int,
     ) -> None:
         self._run, self._attempt, self._ranks = run, attempt, ranks
         self._every = settings.log.every_steps
-        self._sinks = open_sinks(run, settings.log, dump(settings)) if ranks.is_first else []
+        self._sinks = (
+            open_sinks(run, settings.log, dump(settings), global_step=global_step)
+            if ranks.is_first
+            else []
+        )
         self._losses: list[torch.Tensor] = []
         self._clips = 0
         self._skipped = 0

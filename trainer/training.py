@@ -8,8 +8,10 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer import config, networks
 from trainer.agreement import SAVE, Agreement
@@ -21,8 +23,7 @@ from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
 from trainer.ema import Ema
 from trainer.lr_schedule import build_lr_schedule
-from trainer.metrics import set_aside_later_steps
-from trainer.model.pretrained import load_weights
+from trainer.model.pretrained import WeightsError, load_weights
 from trainer.parallel import DTYPES, Ranks, boost, process_group
 from trainer.progress import Progress, beginning, resumed
 from trainer.rectified_flow import RectifiedFlow
@@ -36,11 +37,15 @@ from trainer.run_dir import (
     write_json,
 )
 from trainer.saver import Saver
+from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
 from trainer.step import Trainee
+from trainer.takeover import take_over
 from trainer.train_log import TrainLog
 
 log = logging.getLogger("trainer")
+
+_USERS_FAULT = (ConfigError, WeightsError)  # said in one sentence, without a traceback
 
 
 def main(run_path: str) -> None:
@@ -60,6 +65,8 @@ def main(run_path: str) -> None:
             training.run_to_the_end()
     except Exception as error:
         _leave_word(attempt, rank, error)
+        if isinstance(error, _USERS_FAULT):
+            sys.exit(f"error: {error}")
         raise
     if training.signal:
         if ranks.is_first:
@@ -158,7 +165,7 @@ class Training:
             global_step=progress.global_step,
             world_size=self.ranks.world_size,
             consumed=progress.consumed,
-            data_fingerprint=self.clips.fingerprint,
+            data_fingerprint=_fingerprint(self.clips, self.trainee.config),
         )
         self.saver.save(self.trainee.state, manifest)
         gc.collect()
@@ -169,27 +176,29 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     clips = load_clips(Path(settings.data.path))
     origin = read_json(attempt.plan)["start"]
     checkpoint = _resume_point(origin)
-    progress = (
-        resumed(checkpoint.manifest, ranks.world_size)
-        if checkpoint
-        else beginning(ranks.world_size)
-    )
+    progress = beginning(ranks.world_size)
+    if checkpoint:
+        progress = resumed(checkpoint.manifest, ranks.world_size)
+        if origin.get("reset_data"):
+            progress = progress.start_of_epoch()
+        else:
+            _check_same_data(checkpoint, _fingerprint(clips, settings))
     trainee = build(settings, ranks, origin, progress)
     if checkpoint:
         restore(checkpoint, trainee.state, ranks)
-        if ranks.is_first:
-            log.info("resumed from %s", checkpoint.name)
-            set_aside_later_steps(run, attempt, progress.global_step)
+        log.info("resumed from %s", checkpoint.name)
+    if ranks.is_first:
+        take_over(run, attempt, progress.global_step)
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
-    train_log = TrainLog(run, attempt, settings, ranks)
+    train_log = TrainLog(run, attempt, settings, ranks, global_step=progress.global_step)
     saver = Saver(run, ranks, settings.checkpoint)
     return Training(run, trainee, clips, ranks, train_log, saver, Agreement(), progress)
 
 
 def build(
-    settings: TrainConfig, ranks: Ranks, origin: dict[str, str], progress: Progress
+    settings: TrainConfig, ranks: Ranks, origin: Mapping[str, Any], progress: Progress
 ) -> Trainee:
     """The networks on their device and what trains them."""
     dtype = DTYPES[settings.trainer.dtype]
@@ -216,7 +225,28 @@ def build(
     )
 
 
-def _resume_point(origin: dict[str, str]) -> Checkpoint | None:
+def _fingerprint(clips: ClipTable, settings: TrainConfig) -> dict[str, str]:
+    return {
+        "the clips of data.path": clips.fingerprint,
+        "buckets": str(derive_seed(str(settings.buckets))),
+        "balance.window": str(settings.balance.window),
+        "seed": str(settings.seed),
+    }
+
+
+def _check_same_data(checkpoint: Checkpoint, now: dict[str, str]) -> None:
+    """A position in the data means nothing in other data."""
+    then = checkpoint.manifest.data_fingerprint
+    if changed := [name for name, value in now.items() if then.get(name) != value]:
+        raise ConfigError(
+            [
+                f"changed since {checkpoint.name}: {', '.join(changed)}; "
+                "`--reset-data` goes on with the weights and begins the epoch anew"
+            ]
+        )
+
+
+def _resume_point(origin: Mapping[str, Any]) -> Checkpoint | None:
     if origin["kind"] != "resume":
         return None
     found = read_checkpoint(Path(origin["path"]))
@@ -239,14 +269,14 @@ def _note_stop(attempt: AttemptDir, training: Training) -> None:
 
 def _leave_word(attempt: AttemptDir, rank: int, error: Exception) -> None:
     """Write down why this rank ends, for the launcher to show."""
-    users_fault = isinstance(error, ConfigError | ValueError)
+    is_users_fault = isinstance(error, _USERS_FAULT)
     write_json(
         attempt.rank_failure(rank),
         {
             "rank": rank,
             "node": socket.gethostname(),
-            "error": str(error) if users_fault else f"{type(error).__name__}: {error}",
-            "traceback": traceback.format_exc(),
+            "error": str(error) if is_users_fault else f"{type(error).__name__}: {error}",
+            "traceback": None if is_users_fault else traceback.format_exc(),
             "time_unix_s": time.time(),
         },
     )

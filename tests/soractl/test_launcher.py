@@ -48,7 +48,8 @@ def test_every_node_starts_with_its_rank_and_leaves_log_and_exit_code(two_nodes)
     assert [attempt.node_exit(name).read_text() for name in ("n1", "n2")] == ["0\n", "0\n"]
     assert read_json(attempt.exit) == outcome.as_json()
     plan = read_json(attempt.plan)
-    assert (plan["world_size"], plan["start"]) == (4, {"kind": "fresh", "path": None})
+    assert plan["start"] == {"kind": "fresh", "path": None, "reset_data": False}
+    assert plan["world_size"] == 4
     written = read_json(run.run_json)
     assert written["stage"] == "smoke"
     assert written["command"] == "soractl launch smoke"
@@ -152,6 +153,7 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     assert read_json(second.attempt.plan)["start"] == {
         "kind": "resume",
         "path": str(run.checkpoints_folder / "epoch0-global_step7"),
+        "reset_data": False,
     }
     assert json.loads(run.run_json.read_text())["command"] == "soractl launch smoke"
 

@@ -77,6 +77,15 @@ def test_resume_goes_on_in_the_same_run_on_the_same_nodes(workplace, save_checkp
     ]
 
 
+def test_resume_can_leave_the_position_in_the_data_behind(workplace, save_checkpoint):
+    save_checkpoint(existing_run(workplace), 5)
+    plans = [
+        prepare_resume("latest", Wishes(reset_data=reset), os.environ).plan.start.as_json()
+        for reset in (False, True)
+    ]
+    assert [plan["reset_data"] for plan in plans] == [False, True]
+
+
 def test_resume_from_a_checkpoint_means_its_run(workplace, save_checkpoint):
     run = existing_run(workplace)
     first = save_checkpoint(run, 5)

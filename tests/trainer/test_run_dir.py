@@ -292,7 +292,7 @@ def test_a_checkpoint_that_is_read_is_kept_until_the_reader_is_done_or_a_day_has
         [mark] = checkpoint.path.glob(".read-by-*")
         os.utime(mark, (0, 0))
         assert superseded(run.checkpoints(), 1, 0) == [checkpoint]
-    assert not checkpoint.has_readers()
+    assert checkpoint.readers() == []
     assert list(checkpoint.path.glob(".*")) == []
 
 

@@ -25,6 +25,10 @@ _NOT_IN_PIXART = re.compile(
 )
 
 
+class WeightsError(ValueError):
+    """A file or folder does not hold the weights that it should."""
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What became of the model's tensors and of the file's."""
@@ -45,7 +49,7 @@ class LoadReport:
 def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
     """Fill `model` from a file, a folder, or a snapshot `owner/name` in the Hugging Face cache.
 
-    ValueError counts and names what is missing, left over or of another shape. Only tensors that
+    WeightsError counts and names what is missing, left over or of another shape. Only tensors that
     the kind of file cannot have may be missing: PixArt has no temporal blocks, for one.
     """
     path = find_snapshot(weights)
@@ -80,20 +84,20 @@ def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
 def find_snapshot(weights: str | Path) -> Path:
     """The file or folder, or the folder of a repository in the Hugging Face cache; no download.
 
-    ValueError says where it was looked for.
+    WeightsError says where it was looked for.
     """
     path = Path(weights).expanduser()
     if path.exists():
         return path
     if not _REPOSITORY.fullmatch(str(weights)) or path.suffix in (*_PICKLED, ".safetensors"):
-        raise ValueError(f"no file or folder {weights}")
+        raise WeightsError(f"no file or folder {weights}")
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(weights), local_files_only=True))
     except LocalEntryNotFoundError:
-        raise ValueError(
+        raise WeightsError(
             f"no folder {weights} here, and no repository {weights} in the Hugging Face cache "
             f"{constants.HF_HUB_CACHE}; fetch it once with `hf download {weights}`"
         ) from None
@@ -107,7 +111,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         elif file.suffix in _PICKLED:
             yield from _read_pickled(file).items()
         else:
-            raise ValueError(f"{file}: expected a .safetensors, {', '.join(_PICKLED)} file")
+            raise WeightsError(f"{file}: expected a .safetensors, {', '.join(_PICKLED)} file")
 
 
 def _files(path: Path) -> list[Path]:
@@ -117,13 +121,13 @@ def _files(path: Path) -> list[Path]:
     indexes = sorted(folder.glob("*.index.*json"))
     if len(indexes) > 1:
         names = ", ".join(index.name for index in indexes)
-        raise ValueError(f"{folder} has more than one index: {names}")
+        raise WeightsError(f"{folder} has more than one index: {names}")
     if indexes:
         weight_map = json.loads(indexes[0].read_text())["weight_map"]
         return [folder / Path(file).name for file in sorted(set(weight_map.values()))]
     whole = [folder / name for name in _WHOLE_FILES if (folder / name).is_file()]
     if not whole:
-        raise ValueError(f"{folder} has neither an index nor one of {', '.join(_WHOLE_FILES)}")
+        raise WeightsError(f"{folder} has neither an index nor one of {', '.join(_WHOLE_FILES)}")
     return whole[:1]
 
 
@@ -133,7 +137,7 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no mapping)
                 yield name, tensors.get_tensor(name)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from None
+        raise WeightsError(f"{file} cannot be read: {error}") from None
 
 
 def _read_pickled(file: Path) -> Mapping[str, Tensor]:
@@ -144,10 +148,10 @@ def _read_pickled(file: Path) -> Mapping[str, Tensor]:
         )
     except (OSError, EOFError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0] or "it ends too early"
-        raise ValueError(f"{file} cannot be read as plain tensors: {reason}") from None
+        raise WeightsError(f"{file} cannot be read as plain tensors: {reason}") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise ValueError(f"{file} is no table of named tensors")
+        raise WeightsError(f"{file} is no table of named tensors")
     return tensors
 
 
@@ -178,7 +182,7 @@ def _refuse(
     )
     faults = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
     if faults:
-        raise ValueError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
+        raise WeightsError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
 
 
 def _some(names: Iterable[str]) -> str:

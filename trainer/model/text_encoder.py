@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.caption_cleaning import clean_twice
-from trainer.model.pretrained import find_snapshot
+from trainer.model.pretrained import WeightsError, find_snapshot
 
 _TINY_WIDTH = 32
 
@@ -71,7 +71,7 @@ def load_t5(
         tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no T5 encoder with its tokeniser: {error}") from None
+        raise WeightsError(f"{folder} holds no T5 encoder with its tokeniser: {error}") from None
     return CaptionEncoder(encoder.to(device), tokeniser, max_length=max_length, clean=clean)
 
 

@@ -1,0 +1,129 @@
+import os
+import time
+
+import pytest
+
+from soractl import kill_report
+from soractl.errors import SoractlError
+from soractl.killing import Killed, Wishes, targets
+from soractl.nodes import Node
+from soractl.processes import NodeProcesses, Process, Selection, StopResult
+
+SLEEP = "print('up', flush=True)\ntime.sleep(60)"
+
+
+def process(pid, role="rank", state="S"):
+    return Process(
+        node=Node("n1"),
+        pid=pid,
+        ppid=1,
+        sid=1,
+        user="me",
+        run_id="/r",
+        rank=0,
+        command="python train.py",
+        state=state,
+        started=5,
+        role=role,
+    )
+
+
+FOUND = (process(1), process(2), process(3, "worker"), process(4, "other"))
+
+
+def told(*stopped):
+    found = tuple(NodeProcesses(s.node, s.found, s.error) for s in stopped)
+    killed = Killed("007-stage2", found, tuple(stopped))
+    return kill_report.lines(killed), killed.exit_code
+
+
+def test_one_line_a_node_and_the_count():
+    ok = StopResult(Node("n1"), FOUND, killed=1)
+    assert told(ok, StopResult(Node("n2"))) == (
+        [
+            "n1: 2 ranks, 1 worker, 1 other; 1 by SIGKILL",
+            "n2: nothing there",
+            "007-stage2: 4 processes stopped",
+        ],
+        0,
+    )
+
+
+def test_what_is_still_there_is_named_and_is_exit_code_1():
+    stuck = process(1, state="D")
+    result = StopResult(Node("n1"), FOUND, killed=4, survivors=(stuck,), gpu_pids=(3,))
+    lines, code = told(result)
+    assert lines[0] == (
+        "n1: 2 ranks, 1 worker, 1 other; 4 by SIGKILL; still there: 1 in state D, which only the "
+        "kernel ends python train.py; GPU memory still held by 3"
+    )
+    assert (lines[1], code) == ("007-stage2: 3 processes stopped", 1)
+
+
+def test_a_node_that_cannot_be_asked_is_exit_code_4():
+    ok = StopResult(Node("n1"), FOUND)
+    dead = StopResult(Node("n2"), error="unreachable: no route")
+    assert told(ok, dead) == (
+        [
+            "n1: 2 ranks, 1 worker, 1 other",
+            "n2: unreachable: no route",
+            "007-stage2: 4 processes stopped",
+        ],
+        4,
+    )
+
+
+def test_nothing_to_stop_is_no_fault():
+    assert kill_report.lines(None) == ["no run is running"]
+    nothing = Killed("007-stage2", (NodeProcesses(Node("n1")),), ())
+    assert (kill_report.lines(nothing), nothing.exit_code) == (
+        ["nothing of 007-stage2 is running"],
+        0,
+    )
+
+
+def test_a_dry_run_only_tells():
+    killed = Killed("007-stage2", (NodeProcesses(Node("n1"), FOUND),), ())
+    assert kill_report.lines(killed) == ["would stop 007-stage2", "n1: 2 ranks, 1 worker, 1 other"]
+
+
+def test_a_pattern_goes_to_the_nodes_that_are_named(workplace):
+    workplace.write("hostfiles/nodes.txt", "n1\nn2\n")
+    [target] = targets(workplace.folder, Wishes(pattern="train", sudo=True), {})
+    assert (target.title, target.nodes, target.which) == (
+        "processes like train on hostfiles/nodes.txt (default)",
+        (Node("n1"), Node("n2")),
+        Selection(pattern="train", sudo=True),
+    )
+
+
+def test_one_run_and_all_runs_contradict_each_other(tmp_path):
+    with pytest.raises(SoractlError, match="one run was named"):
+        targets(tmp_path, Wishes(run="1", every_run=True), {})
+
+
+def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
+    workplace.ranks(SLEEP)
+    for _ in range(2):
+        workplace.soractl("launch", "smoke", "--detach")
+    for run in ("001-smoke", "002-smoke"):
+        wait_for_log(workplace.folder / "runs" / run / "attempts/1")
+    workplace.ranks("")
+    workplace.soractl("launch", "smoke")
+    dry = workplace.soractl("kill", "--dry-run")
+    assert dry.stdout.splitlines()[0] == "would stop 002-smoke"
+    done = workplace.soractl("kill", "--grace", "5")
+    name = os.uname().nodename
+    assert done.stdout.splitlines() == [f"{name}: 2 other", "002-smoke: 2 processes stopped"]
+    assert "stopped (attempt 1" in workplace.soractl("status", "2").stdout
+    assert "running (attempt 1" in workplace.soractl("status", "1").stdout
+    assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
+    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill").stdout
+    assert workplace.soractl("kill").stdout == "no run is running\n"
+
+
+def wait_for_log(attempt):
+    end = time.monotonic() + 10
+    while not any(log.read_text() for log in attempt.glob("*.log")):
+        assert time.monotonic() < end
+        time.sleep(0.02)

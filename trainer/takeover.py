@@ -1,0 +1,55 @@
+"""What a new attempt does with what the one before it left: half-made files, and later steps."""
+
+import json
+import math
+import shutil
+
+from trainer.run_dir import AttemptDir, RunDir
+
+
+def take_over(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
+    """Make a run's folder say what is true at `global_step`, where the attempt begins.
+
+    Steps and checkpoints past it will be made again, so they move to the attempt's folder; drafts
+    of checkpoints go. Nothing that was complete is lost.
+    """
+    _finish_or_drop_drafts(run)
+    _set_aside_checkpoints(run, attempt, global_step)
+    _set_aside_metrics(run, attempt, global_step)
+
+
+def _finish_or_drop_drafts(run: RunDir) -> None:
+    for replaced in run.checkpoints_folder.glob(".replaced-*"):
+        final = replaced.with_name(replaced.name.removeprefix(".replaced-"))
+        if not final.exists():  # the crash came between two renames
+            replaced.rename(final)
+    for pattern in (".draft-*", ".removed-*", ".replaced-*"):
+        for leftover in run.checkpoints_folder.glob(pattern):
+            shutil.rmtree(leftover)
+
+
+def _set_aside_checkpoints(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
+    for checkpoint in run.checkpoints():
+        if checkpoint.manifest.global_step > global_step:
+            aside = attempt.path / "superseded_checkpoints"
+            aside.mkdir(exist_ok=True)
+            checkpoint.path.rename(aside / checkpoint.name)
+
+
+def _set_aside_metrics(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
+    if not run.metrics.exists():
+        return
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    later = [line for line in lines if _step_of(line) > global_step]
+    if later:
+        (attempt.path / "superseded_metrics.jsonl").write_text("".join(later))
+        draft = run.metrics.with_suffix(".draft")
+        draft.write_text("".join(line for line in lines if _step_of(line) <= global_step))
+        draft.replace(run.metrics)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["global_step"])
+    except ValueError:  # half a line, from an attempt that was killed while it wrote
+        return math.inf
