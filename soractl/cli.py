@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from soractl.launcher import Started
     from soractl.preparation import Prepared
     from soractl.remote import Remote
+    from soractl.sync_plan import Wishes
 
 app = typer.Typer(
     help="Launch, watch and resume the training of a text-to-video model on your own cluster.",
@@ -21,6 +22,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+ckpt_app = typer.Typer(help="List, check and remove checkpoints.", no_args_is_help=True)
+app.add_typer(ckpt_app, name="ckpt")
 
 Hostfile = Annotated[
     str | None,
@@ -205,6 +208,66 @@ def execute(
     raise typer.Exit(exit_code(told.results))
 
 
+@app.command()
+def sync(
+    run: RunName = "latest",
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="[HOST:]DIR", help="A folder of runs.")
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option("--to", metavar="[HOST:]DIR", help="Another; else runs/ here.")
+    ] = None,
+    watch: Annotated[float | None, typer.Option(help="Again every so many seconds.")] = None,
+    with_optimizer: Annotated[
+        bool, typer.Option("--with-optimizer", help="All of it, so that it can be resumed.")
+    ] = False,
+    ema_only: Annotated[bool, typer.Option("--ema-only", help="The averages alone.")] = False,
+    bwlimit: Annotated[int | None, typer.Option(min=1, help="At most so many KiB/s.")] = None,
+    hostfile: Hostfile = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Copy complete checkpoints to another machine, or from one.
+
+    Without --from they come from the head node's runs/, or with --to from runs/ here.
+    """
+    from soractl.sync_plan import Wishes
+
+    wishes = Wishes(
+        run=run,
+        source=source,
+        destination=destination,
+        hostfile=hostfile,
+        with_optimizer=with_optimizer,
+        ema_only=ema_only,
+        bwlimit=bwlimit,
+    )
+    if dry_run:
+        return _show_sync_plan(wishes, as_json)
+    return _sync(wishes, watch, as_json)
+
+
+def _show_sync_plan(wishes: "Wishes", as_json: bool) -> None:
+    from soractl import output, sync, sync_report
+
+    plan = sync.dry_run(wishes, os.environ)
+    output.report(sync_report.plan_lines(plan), sync_report.plan_json(plan), as_json)
+
+
+def _sync(wishes: "Wishes", every_s: float | None, as_json: bool) -> None:
+    from soractl import output, sync, sync_report
+    from soractl.errors import ExitCode
+
+    display, say = output.transfer_display, output.note
+    try:
+        for synced in sync.rounds(wishes, os.environ, display, every_s=every_s, say=say):
+            output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)
+    except KeyboardInterrupt:
+        output.note("stopped; the next sync goes on from here")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    raise typer.Exit(synced.exit_code)
+
+
 def _show_plan(prepared: "Prepared", as_json: bool) -> None:
     from soractl import launch_report, output
 
@@ -239,6 +302,59 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
     values = launch_report.outcome_json(started, ended, last)
     output.report(launch_report.outcome(started, ended, last), values, as_json)
     raise typer.Exit(ended.exit_code)
+
+
+@ckpt_app.command("list")
+def ckpt_list(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
+    """Show a run's checkpoints, and why folders among them are none."""
+    from soractl import checkpoint_report, checkpoints, output
+
+    found = checkpoints.listing(Path(runs).absolute(), run)
+    output.report(checkpoint_report.list_lines(found), checkpoint_report.list_json(found), as_json)
+
+
+@ckpt_app.command("verify")
+def ckpt_verify(
+    what: Annotated[str, typer.Argument(metavar="[RUN|PATH]")] = "latest",
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Read every file of a run's checkpoints, or of one, and compare checksums."""
+    from soractl import checkpoint_report, checkpoints, output
+
+    with output.transfer_display() as show:
+        verified = checkpoints.verify(Path(runs).absolute(), what, show)
+    lines = checkpoint_report.verify_lines(verified)
+    output.report(lines, checkpoint_report.verify_json(verified), as_json)
+    raise typer.Exit(verified.exit_code)
+
+
+@ckpt_app.command("prune")
+def ckpt_prune(
+    run: RunName = "latest",
+    keep_last: Annotated[int | None, typer.Option(help="Newest that stay; 0: all.")] = None,
+    keep_every: Annotated[
+        int | None, typer.Option(help="Those of every so many steps stay too; 0: none.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Remove old checkpoints, by default as the run's own settings say."""
+    from soractl import checkpoint_report, checkpoints, output
+
+    rule = checkpoints.Rule(keep_last, keep_every)
+    pruned = checkpoints.prune(Path(runs).absolute(), run, rule, dry_run=dry_run)
+    lines = checkpoint_report.prune_lines(pruned)
+    output.report(lines, checkpoint_report.prune_json(pruned), as_json)
+
+
+@ckpt_app.command("latest")
+def ckpt_latest(run: RunName = "latest", runs: Runs = "runs") -> None:
+    """Print the newest complete checkpoint's folder, for scripts."""
+    from soractl import checkpoints, output
+
+    output.result(str(checkpoints.latest(Path(runs).absolute(), run).path))
 
 
 @config_app.command("show")

@@ -67,7 +67,7 @@ class NodeWatch:
         if failed and self._failed_at is None:
             self._failed_at = time.monotonic()
         overdue = self._failed_at and time.monotonic() - self._failed_at > FAREWELL_S
-        return [*self.lost, *(failed if overdue else [])]
+        return list(self.lost) or (failed if overdue else [])
 
     def update(self, progress: Progress) -> None:
         """Read the exit codes on disk and, when it is time, what the nodes answered."""
@@ -79,6 +79,14 @@ class NodeWatch:
             self._take_in(self._answers.result(), progress)
             self._answers = None
             self._next_look = time.monotonic() + LOOK_EVERY_S
+
+    def find_lost(self) -> None:
+        """Ask all nodes now: one that is silent while others fail is what they fail of."""
+        for state in self._ask():
+            if state.vanished:
+                self.lost[state.node] = attempts.VANISHED
+            elif state.error:
+                self.lost[state.node] = silence(state)
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
         self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.error})
@@ -109,8 +117,13 @@ def lost_nodes(
     if stale and len(silent) < len(answers):
         for state in answers:
             if silent[state.node] >= LOOKS_UNTIL_LOST:
-                lost[state.node] = f"the node does not answer ({state.error})"
+                lost[state.node] = silence(state)
     return lost
+
+
+def silence(state: NodeState) -> str:
+    """How it is said that a node does not answer."""
+    return f"the node does not answer ({state.error})"
 
 
 def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome, Progress]:
@@ -127,8 +140,9 @@ def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome,
         watch.update(progress)
         if watch.ended:
             break
-        if culprits := watch.culprits:
-            display.say(f"{', '.join(culprits)} failed; stopping all nodes")
+        if watch.culprits:
+            watch.find_lost()
+            display.say(f"{', '.join(watch.culprits)} failed; stopping all nodes")
             stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=GRACE_S)
             watch.states = attempts.read_states(started.attempt, record.nodes)
             break

@@ -145,7 +145,7 @@ def _refuse_if_alive(run: RunDir, remote: Remote) -> None:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
         raise SoractlError(
             f"{run.name} is still running: {where}",
-            hint=f"`soractl status {run.name}` shows how far it is",
+            hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
             exit_code=ExitCode.REFUSED,
         )
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from soractl.errors import SoractlError
 from soractl.progress import Progress, one_line
+from soractl.transfer import Show, Transfer
+from soractl.transfer import one_line as transfer_line
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.table import Table
 
     from soractl.follower import Display
 
@@ -116,6 +119,42 @@ class LiveDisplay:
     def say(self, text: str) -> None:
         """Something happened."""
         self._live.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def transfer_display() -> Iterator[Show]:
+    """For bytes that come: a bar on a terminal, else a line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _plain_transfer()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield lambda transfer: live.update(_bar(transfer))
+
+
+def _plain_transfer() -> Show:
+    due = time.monotonic() + PLAIN_EVERY_S
+
+    def show(transfer: Transfer) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            note(transfer_line(transfer))
+            due = time.monotonic() + PLAIN_EVERY_S
+
+    return show
+
+
+def _bar(transfer: Transfer) -> "Table":
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    text = Text(transfer_line(transfer), no_wrap=True, overflow="ellipsis")
+    grid.add_row(ProgressBar(transfer.total_bytes or 1, transfer.done_bytes, width=24), text)
+    return grid
 
 
 def _write(stream: TextIO, lines: str | Iterable[str]) -> None:

@@ -2,25 +2,25 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.nodes import Node, parse_node_list
-from soractl.remote import Remote, Request
+from soractl.remote import NodeResult, Remote, Request
 from soractl.verification import Facts, broken_files, total_bytes
 from trainer.run_dir import (
     MANIFEST,
     Checkpoint,
     Manifest,
     RunDir,
-    judge_checkpoint,
+    as_runs,
     parse_manifest,
     runs,
     sync_to_disk,
+    what_is_missing,
 )
 
 INCOMING = ".incoming-"
@@ -46,9 +46,17 @@ done
 _MAKE_ROOM = 'mkdir -p -- "$1"'
 _MARK = '[ ! -d "$1" ] || touch -- "$1/$2"'
 _UNMARK = 'rm -f -- "$1/$2"'
-_HOLDS = 'test -f "$1/checkpoint.json"'
+_HOLDS = 'test ! -f "$1/checkpoint.json" || echo yes'
 _BROKEN = 'cd -- "$1" && LC_ALL=C sha256sum -c --quiet - 2>/dev/null; true'
 _FORGET = 'cd -- "$1" && xargs -r -d "\\n" rm -f --'
+_DROP = r"""
+cd -- "$1" || exit
+shift
+for folder in .incoming-*; do
+  for kept do [ "$folder" != "$kept" ] || continue 2; done
+  rm -rf -- "$folder"
+done
+"""
 _PUBLISH = r"""
 set -e
 cd -- "$1"
@@ -80,38 +88,6 @@ class Seen:
 
     complete: tuple[Checkpoint, ...] = ()  # oldest first
     incomplete: Mapping[str, str] = field(default_factory=dict)  # name: why
-
-
-class End(Protocol):
-    """What a copy does at either end."""
-
-    place: Place
-
-    def runs(self) -> list[RunDir]:
-        """Every run, oldest first."""
-
-    def look(self, run: RunDir) -> Seen:
-        """The run's checkpoints."""
-
-    def make_room(self, folder: Path) -> None:
-        """Make a folder, with those above it."""
-
-    def holds(self, checkpoint: Checkpoint) -> bool:
-        """Whether it is still there."""
-
-    def mark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that it is being read, so that retention leaves it."""
-
-    def unmark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that nobody of this name reads it any more."""
-
-    def broken(
-        self, folder: Path, files: Mapping[str, Facts], advance: Callable[[int], None]
-    ) -> dict[str, str]:
-        """Path and fault of each file that is not as its manifest says; they are deleted."""
-
-    def publish(self, run: RunDir, manifest: Manifest) -> None:
-        """Give an incoming folder its manifest and its final name."""
 
 
 def parse_place(words: str, here: Node) -> Place:
@@ -168,6 +144,12 @@ class Here:
             (folder / name).unlink(missing_ok=True)
         return faults
 
+    def drop_incoming(self, run: RunDir, kept: Collection[str]) -> None:
+        """Delete the beginnings of copies that nobody will go on with."""
+        for folder in run.checkpoints_folder.glob(f"{INCOMING}*"):
+            if folder.name not in kept:
+                shutil.rmtree(folder)
+
     def publish(self, run: RunDir, manifest: Manifest) -> None:
         """Give an incoming folder its manifest and its final name."""
         incoming = incoming_path(run, manifest)
@@ -186,7 +168,7 @@ class There:
     def runs(self) -> list[RunDir]:
         """Every run, oldest first."""
         names = self._ask(_NAMES, self.place.folder).splitlines()
-        return runs_of_names(self.place.folder, names)
+        return as_runs(self.place.folder / name for name in names)
 
     def look(self, run: RunDir) -> Seen:
         """The run's checkpoints."""
@@ -198,7 +180,7 @@ class There:
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         """Whether it is still there."""
-        return self._code(_HOLDS, checkpoint.path) == 0
+        return self._ask(_HOLDS, checkpoint.path).strip() == "yes"
 
     def mark(self, checkpoint: Checkpoint, reader: str) -> None:
         """Say that it is being read, so that retention leaves it."""
@@ -213,17 +195,98 @@ class There:
     ) -> dict[str, str]:
         """Path and fault of each file that is not as its manifest says; they are deleted."""
         sums = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
-        patience = ASK_S + total_bytes(files) / _SLOWEST_READ_BYTES_PER_S
-        told = self._ask(_BROKEN, folder, stdin=sums, deadline_s=patience)
+        told = self._ask(_BROKEN, folder, stdin=sums, deadline_s=_patience(files))
         faults = dict(line.rpartition(": ")[::2] for line in told.splitlines())
         if faults:
             self._ask(_FORGET, folder, stdin="".join(f"{name}\n" for name in faults))
-        why = {"FAILED": "has another checksum than its manifest"}
-        return {name: why.get(word, "cannot be read") for name, word in faults.items()}
+        known = {"FAILED": "has another checksum than its manifest"}
+        return {name: known.get(word, "cannot be read") for name, word in faults.items()}
+
+    def drop_incoming(self, run: RunDir, kept: Collection[str]) -> None:
+        """Delete the beginnings of copies that nobody will go on with."""
+        self._ask(_DROP, run.checkpoints_folder, *kept)
 
     def publish(self, run: RunDir, manifest: Manifest) -> None:
         """Give an incoming folder its manifest and its final name."""
-        name = checkpoint_name(manifest)
-        text = json.dumps(asdict(manifest), indent=2) + "\n"
-        patience = ASK_S + total_bytes(manifest.files) / _SLOWEST_READ_BYTES_PER_S
-        self._ask(_PUBLISH, run.checkpoints_folder, name, stdin=text, deadline_s=patience)
+        folder, text = run.checkpoints_folder, json.dumps(asdict(manifest), indent=2) + "\n"
+        lock = ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(folder / LOCK))
+        request = _request(_PUBLISH, folder, checkpoint_name(manifest), stdin=text)
+        request = replace(request, argv=(*lock, *request.argv))
+        self._answer(request, _patience(manifest.files))
+
+    def _ask(
+        self, script: str, *words: str | Path, stdin: str = "", deadline_s: float = ASK_S
+    ) -> str:
+        return self._answer(_request(script, *words, stdin=stdin), deadline_s).stdout
+
+    def _answer(self, request: Request, deadline_s: float) -> NodeResult:
+        result = self._remote(self.place.node, request, deadline_s)
+        if result.unreachable or result.timed_out:
+            raise unreachable(self.place, str(result.error))
+        if result.exit_code == LOCKED:
+            raise locked(self.place)
+        if not result.ok:
+            said = (result.stderr.strip() or result.error or "").splitlines()[-1:]
+            raise SoractlError(f"{self.place}: {''.join(said)}", exit_code=ExitCode.FAILED)
+        return result
+
+
+End = Here | There
+
+
+def unreachable(place: Place, why: str) -> SoractlError:
+    """The place cannot be asked, or was lost."""
+    return SoractlError(f"{place.node.name}: {why}", exit_code=ExitCode.SOME_UNREACHABLE)
+
+
+def locked(place: Place) -> SoractlError:
+    """Another copy writes there."""
+    return SoractlError(
+        f"another sync of this run is at work on {place}", exit_code=ExitCode.REFUSED
+    )
+
+
+def checkpoint_name(manifest: Manifest) -> str:
+    """`epoch0-global_step200`."""
+    return f"epoch{manifest.epoch}-global_step{manifest.global_step}"
+
+
+def incoming_path(run: RunDir, manifest: Manifest) -> Path:
+    """Where a checkpoint of a run lies until it is whole."""
+    return run.checkpoints_folder / f"{INCOMING}{checkpoint_name(manifest)}"
+
+
+def parse_look(run: RunDir, told: str) -> Seen:
+    """What the node said about a run's checkpoints."""
+    complete: list[Checkpoint] = []
+    incomplete: dict[str, str] = {}
+    for part in re.split(r"^checkpoint ", told, flags=re.MULTILINE)[1:]:
+        name, *lines = part.splitlines()
+        found = _judge(run.checkpoints_folder / name, lines)
+        if isinstance(found, Checkpoint):
+            complete.append(found)
+        else:
+            incomplete[name] = found
+    complete.sort(key=lambda checkpoint: checkpoint.manifest.global_step)
+    return Seen(tuple(complete), incomplete)
+
+
+def _judge(path: Path, lines: Sequence[str]) -> Checkpoint | str:
+    files = [line.split(" ", 2) for line in lines if line.startswith("file ")]
+    manifests = [line.removeprefix("manifest ") for line in lines if line.startswith("manifest ")]
+    if not manifests:
+        return f"no {MANIFEST}"
+    try:
+        manifest = parse_manifest(manifests[0])
+    except ValueError as error:
+        return str(error)
+    missing = what_is_missing(manifest, {name: int(size) for _, size, name in files})
+    return missing or Checkpoint(path, manifest)
+
+
+def _request(script: str, *words: str | Path, stdin: str = "") -> Request:
+    return Request(("sh", "-c", script, "sh", *map(str, words)), stdin)
+
+
+def _patience(files: Mapping[str, Facts]) -> float:
+    return ASK_S + total_bytes(files) / _SLOWEST_READ_BYTES_PER_S

@@ -92,7 +92,7 @@ class ProgressReader:
         return beat if beat["time_unix_s"] >= self._started else {}
 
 
-def one_line(progress: Progress) -> str:
+def one_line(progress: Progress, *, running: bool = True) -> str:
     """`step 120/4000  loss 0.1234  3.21 s/step  12.4 clips/s  ETA 3 h 27 min`."""
     if progress.global_step is None:
         return f"starting ({duration(progress.elapsed_s)})  {progress.log_line}".rstrip()
@@ -104,6 +104,6 @@ def one_line(progress: Progress) -> str:
         parts.append(f"{progress.s_per_step:.3g} s/step")
     if progress.clips_per_s is not None:
         parts.append(f"{progress.clips_per_s:.3g} clips/s")
-    if progress.eta_s:
+    if running and progress.eta_s:
         parts.append(f"ETA {duration(progress.eta_s)}")
     return "  ".join(parts)

@@ -5,11 +5,13 @@ import os
 import queue
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -29,6 +31,7 @@ from soractl.ssh import (
 from soractl.ssh_config import SshOptions as SshOptions
 
 GRACE_S = 1.0  # what the end of a process or of a thread may take beyond the deadline
+PUT_AWAY_S = 5.0
 ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
 
 
@@ -312,6 +315,61 @@ class Connections:
             )
         self._processes.add(process)
         return ours
+
+
+def stream(
+    argv: Sequence[str], on_output: Callable[[bytes], None], *, held: Sequence[int] = ()
+) -> Captured:
+    """Runs a program here for as long as it takes; its output goes to `on_output` as it comes.
+
+    The program ends with this process, also when that is killed, and holds the files `held`
+    open as long as any of its own processes lives.
+    """
+    captured = Captured()
+    dies_with_us = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+    try:
+        process = subprocess.Popen(
+            (*dies_with_us, *argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            pass_fds=held,
+        )
+    except OSError as error:
+        captured.stderr.kept += f"{argv[0]}: {error.strerror}\n".encode()
+        captured.exit_code = 127
+        return captured
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        errors = threading.Thread(
+            target=captured.stderr.read, args=(process.stderr.read,), daemon=True
+        )
+        errors.start()
+        try:
+            while chunk := process.stdout.read(2**16):
+                on_output(chunk)
+            process.wait()
+        finally:
+            _ask_to_end(process)
+            errors.join(GRACE_S)
+    captured.exit_code = process.returncode
+    return captured
+
+
+def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
+    """TERM to a program and its children, and time to put away what they have half done."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = Deadline(PUT_AWAY_S)
+        while deadline.elapsed() < deadline.seconds:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -52,7 +52,7 @@ def for_resume(run: RunDir) -> StartPoint:
             f"{run.path} has no complete checkpoint: {found}",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
-    newest = complete[-1]
+    newest = _with_optimizer(complete[-1])
     newer = {path: why for path, why in incomplete.items() if _step(path) >= _step(newest.path)}
     return StartPoint("resume", newest.path, passed_over=newer)
 
@@ -61,10 +61,21 @@ def from_checkpoint(path: Path) -> StartPoint:
     """Resume from exactly this folder; exit code 6 when it is not complete."""
     found = read_checkpoint(path)
     if isinstance(found, Checkpoint):
-        return StartPoint("resume", path)
+        return StartPoint("resume", _with_optimizer(found).path)
     raise SoractlError(
         f"{path} is not a complete checkpoint: {found[1]}", exit_code=ExitCode.NOTHING_SUITABLE
     )
+
+
+def _with_optimizer(checkpoint: Checkpoint) -> Checkpoint:
+    if "optimizer" in checkpoint.manifest.left_out:
+        raise SoractlError(
+            f"{checkpoint.path} was copied without its optimizer, so nothing can resume from it",
+            hint="`soractl sync --with-optimizer` copies all of it; "
+            "`soractl launch STAGE --init-from PATH` needs the weights alone",
+            exit_code=ExitCode.NOTHING_SUITABLE,
+        )
+    return checkpoint
 
 
 def _after(stage: str, root: Path) -> StartPoint:

@@ -17,19 +17,20 @@ def lines(status: RunStatus) -> list[str]:
     if status.progress:
         rows += _progress(status.progress, status.state)
     rows.append(("saved", checkpoints(status.run)))
-    odd = [node for node in status.nodes if node.error or node.exit_code]
+    unsettled = status.state in ("running", "unknown")
+    odd = [node for node in status.nodes if unsettled and (node.error or node.exit_code)]
     rows += [(node.node, node.error or f"ended with exit code {node.exit_code}") for node in odd]
     shown = text.pairs(rows)
     if failure := status.first_failure:
-        word = "stopped by" if failure.stopped else "failure:"
-        shown += [f"{word} {culprit(failure)}", *failure_details(failure)]
+        why = f"stopped by {failure.error}" if failure.stopped else f"failure: {culprit(failure)}"
+        shown += [why, *failure_details(failure)]
     return shown
 
 
 def _progress(progress: Progress, state: str) -> list[tuple[str, str]]:
     rows = []
     if progress.global_step is not None or state in ("starting", "running"):
-        rows.append(("at", one_line(progress)))
+        rows.append(("at", one_line(progress, running=state in ("starting", "running"))))
     if progress.heartbeat_age_s is not None:
         rows.append(("last step", f"{text.duration(progress.heartbeat_age_s)} ago"))
     if progress.loss is not None and progress.first_loss is not None:

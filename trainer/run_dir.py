@@ -277,7 +277,12 @@ def create_run(root: Path, stage: str) -> RunDir:
 
 def runs(root: Path) -> list[RunDir]:
     """Every run, oldest first."""
-    found = [path for path in root.glob("*-*") if path.is_dir() and _RUN_NAME.fullmatch(path.name)]
+    return as_runs(path for path in root.glob("*-*") if path.is_dir())
+
+
+def as_runs(folders: Iterable[Path]) -> list[RunDir]:
+    """Those of these folders that have a run's name, oldest first."""
+    found = [path for path in folders if _RUN_NAME.fullmatch(path.name)]
     return [RunDir(path) for path in sorted(found, key=_run_number)]
 
 

@@ -24,16 +24,6 @@ def settings(clips_csv):
     return [part for setting in wanted for part in ("--set", setting)]
 
 
-def rank_pids(folder):
-    def command(pid):
-        with open(f"/proc/{pid}/cmdline") as file:
-            return file.read()
-
-    return [
-        pid for pid in processes_of(folder) if "trainer/train.py" in command(pid).split("\0")[-3]
-    ]
-
-
 @pytest.mark.slow  # three starts of two ranks
 def test_killed_and_resumed_training_has_the_losses_of_uninterrupted_training(
     soractl, tmp_path, clips_csv

@@ -14,6 +14,7 @@ import pytest
 
 from soractl.nodes import Node
 from soractl.remote import SshOptions
+from trainer.run_dir import Manifest, describe_file
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
 
@@ -155,6 +156,35 @@ def start_cluster(tmp_path) -> Iterator:
     yield start
     for cluster in clusters:
         cluster.do("down")
+
+
+@pytest.fixture
+def save_weights():
+    """Publish a complete checkpoint of random weights, half of them in model/, with checksums."""
+
+    def save(run, step, size=2000):
+        draft = run.draft_path(0, step)
+        sizes = {
+            "model/model 1.safetensors": size // 2,
+            "model/index.json": 20,
+            "ema/model.safetensors": size // 2,
+            "optimizer/__0_0.distcp": size,
+        }
+        for name, count in sizes.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(os.urandom(count))
+        manifest = Manifest(
+            epoch=0,
+            step=step,
+            global_step=step,
+            world_size=2,
+            consumed=((2, step),),
+            data_fingerprint="",
+            files={name: describe_file(draft / name) for name in sizes},
+        )
+        return run.publish(draft, manifest)
+
+    return save
 
 
 @pytest.fixture(autouse=True)

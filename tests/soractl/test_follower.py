@@ -94,6 +94,17 @@ def test_a_vanished_node_is_a_culprit_at_once(watch):
     assert watch.culprits == ["n2"]
 
 
+def test_a_node_that_is_silent_while_others_fail_is_what_they_fail_of(watch, monkeypatch):
+    monkeypatch.setattr(follower, "FAREWELL_S", -1)
+    watch.attempt.node_exit("n1").write_text("1\n")
+    watch.answers = [NodeState("n1", exit_code=1, processes=0), SILENT]
+    watch.update(NO_STEP_YET)
+    assert watch.culprits == ["n1"]
+    watch.find_lost()
+    assert watch.culprits == ["n2"]
+    assert watch.lost == {"n2": "the node does not answer (unreachable: no route)"}
+
+
 def test_when_no_node_answers_for_long_this_machine_is_cut_off_and_the_run_may_go_on(
     watch, monkeypatch
 ):

@@ -24,7 +24,8 @@ import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 total = torch.tensor(dist.get_rank() + 1)
 dist.all_reduce(total)
-print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {total}, {sys.argv[1:]}", flush=True)
+told = f"rank {dist.get_rank()} of {dist.get_world_size()}: {total}, {sys.argv[1:]}\\n"
+os.write(1, told.encode())  # at once, so that no other rank's line begins within it
 if os.environ["FATE"] == "killed" and dist.get_rank() == 3:
     os.kill(os.getpid(), signal.SIGKILL)
 dist.barrier()

@@ -10,7 +10,15 @@ import pytest
 
 from soractl.errors import ExitCode
 from soractl.nodes import Node, this_machine
-from soractl.remote import Connections, NodeResult, Request, exit_code, run_everywhere, sections
+from soractl.remote import (
+    Connections,
+    NodeResult,
+    Request,
+    exit_code,
+    run_everywhere,
+    sections,
+    stream,
+)
 
 A, B, C = Node("a"), Node("b"), Node("c")
 HERE = this_machine()
@@ -116,6 +124,42 @@ def test_starting_without_ssh_does_not_load_paramiko():
     code = "import sys, soractl.remote, soractl.gpus, soractl.processes; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'paramiko'" not in done.stdout
+
+
+def test_a_stream_comes_in_pieces_and_ends_with_the_programs_code():
+    pieces = []
+    script = "echo one; sleep 0.2; echo two; echo wrong >&2; exit 3"
+    done = stream(["sh", "-c", script], pieces.append)
+    assert (pieces, done.stderr.text, done.exit_code) == ([b"one\n", b"two\n"], "wrong\n", 3)
+    assert stream(["no-such-program"], pieces.append).exit_code == 127
+
+
+def test_a_stream_that_is_left_may_put_away_its_work(tmp_path):
+    class Enough(Exception):
+        pass
+
+    def enough(piece):
+        raise Enough
+
+    script = f"trap 'sleep 0.3; touch {tmp_path}/put-away; exit' TERM; echo; sleep 4713 & wait"
+    with pytest.raises(Enough):
+        stream(["sh", "-c", script], enough)
+    assert (tmp_path / "put-away").exists()
+    assert commands_with("4713") == []
+
+
+def test_a_stream_ends_with_a_process_that_is_killed():
+    program = """
+from soractl.remote import stream
+stream(["sh", "-c", "echo; exec sleep 4714"], lambda piece: print("begun", flush=True))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.kill()
+    limit = time.monotonic() + 5
+    while commands_with("4714") and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert commands_with("4714") == []
 
 
 def test_ctrl_c_gives_what_is_there_and_names_the_pending_nodes():

@@ -44,3 +44,20 @@ def test_a_path_below_this_folder_is_short(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text.path(tmp_path / "runs/001-x") == "runs/001-x"
     assert text.path(tmp_path.parent) == str(tmp_path.parent)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_960, "100 kB"),
+        (999_900, "1.0 MB"),
+        (4e9, "4.0 GB"),
+        (2.5e15, "2500 TB"),
+    ],
+)
+def test_sizes_have_three_digits_at_most(number, expected):
+    assert text.size(number) == expected

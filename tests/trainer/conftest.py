@@ -1,5 +1,8 @@
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 
@@ -7,3 +10,32 @@ import pytest
 def golden():
     """Numbers that a correct implementation reproduces."""
     return Path(__file__).parent.parent / "golden"
+
+
+def _moving_pattern(number, height, width):
+    """Frame `number`: a picture that moves, brightens and never looks black."""
+    down, right = np.mgrid[:height, :width]
+    waves = 90 + 60 * np.sin((down + 3 * number) / 9) + 2 * (number % 40)
+    channels = [waves, np.flipud(waves), waves + 40 * np.cos((right - 5 * number) / 7)]
+    return np.stack(channels, axis=2).clip(40, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def write_video():
+    """Encode a short film; `times` gives each frame's presentation time in frames."""
+
+    def write(path, frames, *, size=(48, 64), codec="libx264", rate=24, times=None, options=None):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=rate, options=options or {})
+            stream.height, stream.width = size
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1
+            for number in range(frames):
+                frame = av.VideoFrame.from_ndarray(_moving_pattern(number, *size), format="rgb24")
+                frame.pts = times[number] if times else number
+                frame.time_base = 1 / Fraction(rate)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return str(path)
+
+    return write

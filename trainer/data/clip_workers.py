@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.data.decode import DecodeError, read_clip
+from trainer.data.decode import DecodeError, read_frames
+
+_START_S = 300.0  # a process may take this long to load its libraries from a busy file server
+_LOOK_UP_S = 0.5  # whoever waits for answers may be asked to stop
 
 
 class ClipTask(NamedTuple):
@@ -22,7 +25,8 @@ class ClipTask(NamedTuple):
     path: str
     start: int
     frames: int
-    target: tuple[int, int]  # (height, width)
+    height: int
+    width: int
 
 
 class ClipAnswer(NamedTuple):
@@ -36,9 +40,9 @@ class ClipAnswer(NamedTuple):
 def read_here(task: ClipTask) -> ClipAnswer:
     """Read a clip in this process."""
     try:
-        return ClipAnswer(*read_clip(*task))
+        return ClipAnswer(*read_frames(*task))
     except DecodeError as error:
-        return ClipAnswer(fault=str(error))
+        return ClipAnswer(fault=error.reason)
 
 
 class ClipWorkers:
@@ -54,17 +58,24 @@ class ClipWorkers:
         self._hand_out()
 
     def answers(self) -> Iterator[tuple[int, ClipAnswer]]:
-        """Wait until at least one clip is read, or given up, and return what there is."""
+        """The clips that were read, or given up, since the last call; waits a moment for one."""
         busy = [worker for worker in self._workers if worker.number is not None]
-        ready = wait([worker.connection for worker in busy], min(w.seconds_left() for w in busy))
+        patience = min([_LOOK_UP_S, *(worker.seconds_left() for worker in busy)])
+        ready = wait([worker.connection for worker in busy], patience)
         for worker in busy:
-            if worker.connection in ready or worker.seconds_left() <= 0:
-                yield worker.finish()
+            number = worker.number
+            answer = worker.answer(worker.connection in ready)
+            if number is not None and answer is not None:
+                yield number, answer
         self._hand_out()
+
+    def forget(self) -> None:
+        """Drop what no worker has begun; what they are at will still be answered."""
+        self._waiting.clear()
 
     def close(self) -> None:
         """End all processes."""
-        self._waiting.clear()
+        self.forget()
         for worker in self._workers:
             worker.stop()
 
@@ -78,45 +89,66 @@ class _Worker:
     def __init__(self, stuck_after_s: float) -> None:
         self._stuck_after_s = stuck_after_s
         self._process: Any = None
-        self._lifeline: Connection | None = None  # closes with this process, which ends the worker
-        self._began = 0.0
+        self._lifeline: Connection  # closes with this process, which ends the worker
+        self._deadline = 0.0
+        self._is_loaded = False
         self.connection: Connection
         self.number: int | None = None  # of the clip that is being read
 
     def begin(self, number: int, task: ClipTask) -> None:
-        if self._process is None:
+        if self._process is None or not self._process.is_alive():
+            self.stop()
             self._start()
-        self.number, self._began = number, time.monotonic()
-        with contextlib.suppress(OSError):  # it died while it had nothing to do: `finish` sees it
+        self.number = number
+        self._deadline = time.monotonic() + (self._stuck_after_s if self._is_loaded else _START_S)
+        with contextlib.suppress(OSError):  # it has just died: `answer` sees it
             self.connection.send(task)
 
     def seconds_left(self) -> float:
-        return max(0.0, self._began + self._stuck_after_s - time.monotonic())
+        return max(0.0, self._deadline - time.monotonic())
 
-    def finish(self) -> tuple[int, ClipAnswer]:
-        number, self.number = self.number, None
-        assert number is not None
-        try:
-            if self.connection.poll():
-                return number, ClipAnswer(*self.connection.recv())
-            fault = f"no answer within {self._stuck_after_s:g} s"
-        except (EOFError, OSError):
-            self._process.join(1)
-            fault = f"its reader died with exit code {self._process.exitcode}"
+    def answer(self, is_ready: bool) -> ClipAnswer | None:
+        """The clip, or why there will be none; None if it is still being read."""
+        if not is_ready and self.seconds_left() > 0:
+            return None
+        fault = f"no answer within {self._stuck_after_s if self._is_loaded else _START_S:g} s"
+        if is_ready:
+            try:
+                message = self.connection.recv()
+            except (EOFError, OSError):
+                self._process.join(1)
+                fault = f"its reader died with exit code {self._process.exitcode}"
+            else:
+                return self._take(message)
+        if not self._is_loaded:
+            raise RuntimeError(f"a process that reads clips does not start: {fault}")
+        self.number = None
         self.stop()
-        return number, ClipAnswer(fault=fault)
+        return ClipAnswer(fault=fault)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.join()
-            self.connection.close()
+            self._process.close()
             self._process = None
+            self.connection.close()
+            self._lifeline.close()
+        self.number = None
+
+    def _take(self, message: Any) -> ClipAnswer | None:
+        if self._is_loaded:
+            self.number = None
+            return ClipAnswer(*message)
+        self._is_loaded = True  # its first word; only now it turns to the clip
+        self._deadline = time.monotonic() + self._stuck_after_s
+        return None
 
     def _start(self) -> None:
         context = torch.multiprocessing.get_context("spawn")  # this process has threads: never fork
         self.connection, theirs = context.Pipe()
         lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._is_loaded = False
         self._process = context.Process(target=_serve, args=(theirs, lifeline), daemon=True)
         self._process.start()
         theirs.close()
@@ -128,13 +160,13 @@ def _serve(connection: Connection, lifeline: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    connection.send(None)
     while True:
         try:
             task = connection.recv()
         except (EOFError, OSError):
             return
-        clip, fps, fault = read_here(ClipTask(*task))
-        connection.send((clip, fps, fault))
+        connection.send(tuple(read_here(ClipTask(*task))))
 
 
 def _end_with(lifeline: Connection) -> None:

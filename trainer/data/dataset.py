@@ -1,8 +1,8 @@
-"""The table of clips that training reads, in columns that worker processes can share."""
+"""The table of clips that training reads, in columns without an object a clip."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from trainer.settings import ConfigError
 
 _NUMBERS = ("num_frames", "height", "width")
 _COLUMNS = ("path", "text", *_NUMBERS)
+_TEXT = pd.StringDtype("pyarrow")  # a million captions are two buffers
 
 IntArray = np.ndarray[Any, Any]
 
@@ -21,30 +22,23 @@ IntArray = np.ndarray[Any, Any]
 class ClipTable:
     """One entry a clip; its number in the table is its id."""
 
-    paths: "pd.Series[str]"  # Arrow strings: a million captions are two buffers, not objects
+    paths: "pd.Series[str]"
     captions: "pd.Series[str]"
     num_frames: IntArray
     height: IntArray  # pixels
     width: IntArray
+    fingerprint: str  # changes when clips are added, dropped, reordered or measured anew
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def path(self, row: int) -> str:
+    def path_of(self, row: int) -> str:
         """Where a clip lies."""
         return str(self.paths.iloc[row])
 
-    def caption(self, row: int) -> str:
-        """What a clip shows."""
-        return str(self.captions.iloc[row])
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Changes when clips are added, dropped, reordered or measured anew."""
-        digest = hashlib.sha256("\n".join(self.paths).encode())
-        for column in (self.num_frames, self.height, self.width):
-            digest.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
-        return digest.hexdigest()
+    def captions_of(self, rows: Iterable[int]) -> list[str]:
+        """What each clip shows; empty where the table says nothing."""
+        return [str(self.captions.iloc[row]) for row in rows]
 
 
 def load_clips(path: Path) -> ClipTable:
@@ -55,11 +49,15 @@ def load_clips(path: Path) -> ClipTable:
         raise ConfigError([f"{path} has no column {', '.join(missing)}; it has: {has}"])
     if table.empty:
         raise ConfigError([f"{path} has no rows"])
+    paths = table["path"].astype(_TEXT)
+    if paths.isna().any():
+        raise ConfigError([f"{path}: row {_first(paths.isna())} has no path"])
     numbers = {name: _as_integers(path, table, name) for name in _NUMBERS}
     return ClipTable(
-        paths=table["path"].astype("str"),
-        captions=table["text"].astype("str").fillna(""),
+        paths=paths,
+        captions=table["text"].astype(_TEXT).fillna(""),
         **numbers,
+        fingerprint=_fingerprint(paths, *numbers.values()),
     )
 
 
@@ -67,14 +65,32 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     except FileNotFoundError:
-        raise ConfigError([f"data.path = {path}: no such file"]) from None
-    except (OSError, ValueError) as error:
+        raise ConfigError(
+            [f"data.path = {path}: no such file; `--set data.path=OTHER` names another"]
+        ) from None
+    except pd.errors.EmptyDataError:
+        raise ConfigError([f"{path} is empty"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read: {error.strerror or error}"]) from None
+    except ValueError as error:
         raise ConfigError([f"{path} cannot be read as a table: {error}"]) from None
 
 
 def _as_integers(path: Path, table: pd.DataFrame, name: str) -> IntArray:
-    values = pd.to_numeric(table[name], errors="coerce")
-    if values.isna().any():
-        row = int(np.flatnonzero(values.isna())[0])
+    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        row = _first(wrong)
         raise ConfigError([f"{path}: row {row} has {name} = {table[name].iloc[row]}; no number"])
-    return values.to_numpy(dtype=np.int64)
+    return values.astype(np.int64)
+
+
+def _first(wrong: Any) -> int:
+    return int(np.flatnonzero(wrong)[0])
+
+
+def _fingerprint(paths: "pd.Series[str]", *numbers: IntArray) -> str:
+    digest = hashlib.sha256("\n".join(paths).encode())
+    for column in numbers:
+        digest.update(column.tobytes())
+    return digest.hexdigest()

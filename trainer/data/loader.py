@@ -1,5 +1,6 @@
 """Micro batches of decoded clips, read ahead; an unreadable clip never changes a batch's shape."""
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -43,25 +44,15 @@ class Batch:
     is_empty: bool  # no clip could be read: the video is all zeros and deserves no weight
 
 
-@dataclass
-class _Reading:
-    micro_batch: MicroBatch
-    answers: dict[int, ClipAnswer] = field(default_factory=dict)  # by row
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.answers) == len(self.micro_batch.rows)
-
-
 class ClipLoader:
-    """Reads a rank's micro batches in order, `prefetch` of them ahead of training."""
+    """Reads a rank's micro batches in order, at most `prefetch` of them ahead of training."""
 
     def __init__(self, clips: ClipTable, *, seed: int, settings: DataConfig) -> None:
         self._clips, self._seed, self._settings = clips, seed, settings
         self._workers = ClipWorkers(settings.workers, settings.stuck_after_s)
+        self._numbers = itertools.count()
         self._unreadable: dict[int, str] = {}
-        self._closing = threading.Event()
-        self._reader: threading.Thread | None = None
+        self._ahead: _Ahead | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,76 +66,55 @@ class ClipLoader:
         self.close()
 
     def batches(self, epoch: int, micro_batches: Sequence[MicroBatch]) -> Iterator[Batch]:
-        """The batches of an epoch, in order."""
-        read = self._read_ahead if self._settings.workers else self._read_one_by_one
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._settings.prefetch)
-        feed = (ready, read(epoch, micro_batches))
-        self._reader = threading.Thread(target=self._fill, args=feed, daemon=True)
-        self._reader.start()
-        while (batch := ready.get()) is not None:
-            if isinstance(batch, BaseException):
-                raise batch
-            yield batch
+        """The batches of an epoch, in order; ends an earlier iteration that was left unfinished."""
+        self._stop_reading()
+        if self._settings.workers == 0:
+            return (self._read_here(epoch, micro_batch) for micro_batch in micro_batches)
+        self._ahead = ahead = _Ahead(self._settings.prefetch)
+        return ahead.run(self._read_ahead(epoch, micro_batches, ahead))
 
     def close(self) -> None:
         """Stop reading and end the workers."""
-        self._closing.set()
-        if self._reader is not None:
-            self._reader.join()
+        self._stop_reading()
         self._workers.close()
 
-    def _fill(
-        self, ready: "queue.Queue[Batch | BaseException | None]", batches: Iterator[Batch]
-    ) -> None:
-        try:
-            for batch in batches:
-                self._put(ready, batch)
-            self._put(ready, None)
-        except BaseException as error:  # noqa: BLE001  (raised again where the batch is waited for)
-            self._put(ready, error)
+    def _stop_reading(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+        self._workers.forget()
 
-    def _put(
-        self,
-        ready: "queue.Queue[Batch | BaseException | None]",
-        item: Batch | BaseException | None,
-    ) -> None:
-        while not self._closing.is_set():
-            try:
-                return ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-        raise SystemExit
+    def _read_here(self, epoch: int, micro_batch: MicroBatch) -> Batch:
+        reading = _Reading(micro_batch)
+        for place, row in enumerate(micro_batch.rows):
+            known = self._known(row)
+            reading.take(place, known or read_here(self._task(epoch, micro_batch, row)))
+        return self._finish(reading)
 
-    def _read_one_by_one(self, epoch: int, micro_batches: Sequence[MicroBatch]) -> Iterator[Batch]:
-        for micro_batch in micro_batches:
-            reading = _Reading(micro_batch)
-            for row in micro_batch.rows:
-                reading.answers[row] = self._known(row) or read_here(
-                    self._task(epoch, micro_batch, row)
-                )
-            yield self._assemble(reading)
-
-    def _read_ahead(self, epoch: int, micro_batches: Sequence[MicroBatch]) -> Iterator[Batch]:
+    def _read_ahead(
+        self, epoch: int, micro_batches: Sequence[MicroBatch], ahead: "_Ahead"
+    ) -> Iterator[Batch]:
         """Workers share clips, not batches: no batch waits for one worker to read all of it."""
         to_read, under_way = deque(micro_batches), deque[_Reading]()
-        place: dict[int, tuple[_Reading, int]] = {}
-        number = 0
-        while to_read or under_way:
-            while to_read and len(under_way) <= self._settings.prefetch:
+        place_of: dict[int, tuple[_Reading, int]] = {}
+        while (to_read or under_way) and not ahead.is_over:
+            while to_read and ahead.may_begin(wait=not under_way):
                 reading = _Reading(to_read.popleft())
                 under_way.append(reading)
-                for row in reading.micro_batch.rows:
+                for place, row in enumerate(reading.micro_batch.rows):
                     if known := self._known(row):
-                        reading.answers[row] = known
+                        reading.take(place, known)
                     else:
-                        place[number] = reading, row
+                        number = next(self._numbers)
+                        place_of[number] = reading, place
                         self._workers.submit(number, self._task(epoch, reading.micro_batch, row))
-                        number += 1
-            while not under_way[0].is_complete:
-                for done, answer in self._workers.answers():
-                    reading, row = place.pop(done)
-                    reading.answers[row] = answer
-            yield self._assemble(under_way.popleft())
+            if under_way and under_way[0].missing == 0:
+                yield self._finish(under_way.popleft())
+            elif under_way:
+                for number, answer in self._workers.answers():
+                    if number in place_of:  # else an earlier iteration's, which was left unfinished
+                        reading, place = place_of.pop(number)
+                        reading.take(place, answer)
 
     def _known(self, row: int) -> ClipAnswer | None:
         """A clip that could not be read before is not tried again."""
@@ -155,34 +125,106 @@ class ClipLoader:
         bucket = micro_batch.bucket
         last = max(0, int(self._clips.num_frames[row]) - bucket.frames)
         start = derive_seed(self._seed, epoch, row, "window") % (last + 1)
-        return ClipTask(self._clips.path(row), start, bucket.frames, (bucket.height, bucket.width))
+        path = self._clips.path_of(row)
+        return ClipTask(path, start, bucket.frames, bucket.height, bucket.width)
 
-    def _assemble(self, reading: _Reading) -> Batch:
-        micro_batch, answers = reading.micro_batch, reading.answers
-        rows, bucket = micro_batch.rows, micro_batch.bucket
-        good = [row for row in rows if answers[row].clip is not None]
+    def _finish(self, reading: "_Reading") -> Batch:
+        micro_batch, bucket = reading.micro_batch, reading.micro_batch.bucket
         skipped = tuple(
-            SkippedClip(row, self._clips.path(row), answers[row].fault)
-            for row in rows
-            if answers[row].clip is None and row not in self._unreadable
+            SkippedClip(row, self._clips.path_of(row), fault)
+            for place, fault in sorted(reading.faults.items())
+            if (row := micro_batch.rows[place]) not in self._unreadable
         )
         self._unreadable |= {clip.row: clip.reason for clip in skipped}
-        used = [
-            row if answers[row].clip is not None else good[place % len(good)]
-            for place, row in enumerate(rows)
-            if good
-        ]
-        shape = (len(rows), 3, bucket.frames, bucket.height, bucket.width)
-        clips = [clip for row in used if (clip := answers[row].clip) is not None]
+        is_empty = len(reading.faults) == len(micro_batch.rows)
+        rows = micro_batch.rows if is_empty else reading.fill_gaps()
         return Batch(
-            video=torch.stack(clips) if good else torch.zeros(shape),
-            captions=[self._clips.caption(row) for row in used] or [""] * len(rows),
-            fps=torch.tensor([answers[row].fps for row in used or rows]),
+            video=reading.video,
+            captions=[""] * len(rows) if is_empty else self._clips.captions_of(rows),
+            fps=reading.fps,
             num_frames=bucket.frames,
             height=bucket.height,
             width=bucket.width,
-            rows=tuple(used) or rows,
+            rows=rows,
             micro_batch=micro_batch,
             skipped=skipped,
-            is_empty=not good,
+            is_empty=is_empty,
         )
+
+
+@dataclass
+class _Reading:
+    """A micro batch of which some clips are still to come."""
+
+    micro_batch: MicroBatch
+    faults: dict[int, str] = field(default_factory=dict)  # by place in the batch
+
+    def __post_init__(self) -> None:
+        bucket, size = self.micro_batch.bucket, len(self.micro_batch.rows)
+        self.missing = size
+        self.video = torch.zeros(size, 3, bucket.frames, bucket.height, bucket.width)
+        self.fps = torch.zeros(size)
+
+    def take(self, place: int, answer: ClipAnswer) -> None:
+        """Copies the clip at once: until then a worker's answer holds an open file."""
+        self.missing -= 1
+        if answer.clip is None:
+            self.faults[place] = answer.fault
+        else:
+            self.video[place] = answer.clip
+            self.fps[place] = answer.fps
+
+    def fill_gaps(self) -> tuple[int, ...]:
+        """Put the next good clip in each unreadable one's place; returns the rows that are in."""
+        rows = list(self.micro_batch.rows)
+        size = len(rows)
+        for place in self.faults:
+            after = ((place + step) % size for step in range(1, size))
+            source = next(other for other in after if other not in self.faults)
+            self.video[place] = self.video[source]
+            self.fps[place] = self.fps[source]
+            rows[place] = self.micro_batch.rows[source]
+        return tuple(rows)
+
+
+class _Ahead:
+    """A thread that works through an iterator, at most `limit` items ahead of who takes them."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = threading.Semaphore(limit)
+        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self.is_over = False
+
+    def run(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """What `batches` gives, which the thread draws."""
+        self._thread = threading.Thread(target=self._draw, args=(batches,), daemon=True)
+        self._thread.start()
+        return self._given()
+
+    def may_begin(self, *, wait: bool) -> bool:
+        """Whether one more item may be begun; asked by the thread."""
+        return self._free.acquire(blocking=wait) and not self.is_over
+
+    def stop(self) -> None:
+        """End the thread; what it had read is lost."""
+        self.is_over = True
+        self._free.release()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _given(self) -> Iterator[Batch]:
+        while not self.is_over and (item := self._ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            self._free.release()
+            yield item
+
+    def _draw(self, batches: Iterator[Batch]) -> None:
+        try:
+            for batch in batches:
+                self._ready.put(batch)
+        except Exception as error:  # noqa: BLE001  (raised again where the batch is waited for)
+            self._ready.put(error)
+        else:
+            self._ready.put(None)

