@@ -33,7 +33,8 @@ data/smoke/clips.csv: | $(VENV)/.installed
 smoke: install data/smoke/clips.csv
 	soractl launch smoke --set trainer.max_steps=10
 	soractl resume latest --set trainer.max_steps=20
-	$(BIN)/python -m trainer.sample latest --prompt "a rabbit walks out of its burrow"
+	$(BIN)/python -m trainer.sample latest --frames 34 --resolution 144p \
+	  --prompt "a grey rabbit stretches before its burrow"
 	soractl status
 
 # sshd, namespaces and rsync for the tests that need real nodes; root on Debian installs them
@@ -48,7 +49,7 @@ system-packages:
 
 # the slow tests are left out unless CI=true
 test: install system-packages
-	$(BIN)/python -m pytest -q $(if $(filter true,$(CI)),,-m "not gpu and not slow")
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(filter true,$(CI)),-m "not gpu",-m "not gpu and not slow")
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -61,6 +62,13 @@ fix: install
 
 bench: install
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+# N nodes with their own network, names and sshd on this machine, and a shell on their head node
+N ?= 3
+cluster: install system-packages
+	tests/cluster/cluster.sh up $(N)
+	-tests/cluster/cluster.sh shell
+	tests/cluster/cluster.sh down
 
 docs: install
 	$(BIN)/python docs/generate.py
