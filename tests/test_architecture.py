@@ -133,7 +133,9 @@ def planted(tmp_path):
         file.write_text(f"{line}\n")
         return tmp_path
 
-    for name in ("soractl.top", "soractl.low", "trainer.config", "trainer.train"):
+    for name in ("soractl.__init__", "soractl.top", "soractl.low", "trainer.__init__"):
+        plant(name, "")
+    for name in ("trainer.config", "trainer.train"):
         plant(name, "")
     plant("soractl.top", "from soractl import low\nfrom trainer.config import TrainConfig")
     return plant

@@ -100,9 +100,11 @@ def _write(path: Path, frames: Sequence[Image.Image], fps: int) -> None:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # more of them do not always give the same bytes
+        stream.codec_context.thread_count = 1
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            # Left to convert it itself, `encode` does not always give the same bytes.
+            planar = av.VideoFrame.from_image(frame).reformat(format="yuv420p")
+            container.mux(stream.encode(planar))
         container.mux(stream.encode())
 
 
