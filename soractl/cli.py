@@ -153,12 +153,18 @@ def gpus(
     """Show what every node's GPUs are doing, and for whom."""
     from soractl import gpu_report, many_nodes, output
 
-    view = gpu_report.view(per_gpu, procs)
-    looks = many_nodes.watch_gpus(hosts, watch, deadline_s=timeout, environ=os.environ)
+    screen = gpu_report.Screen(gpu_report.view(per_gpu, procs), only, sort, as_csv=as_csv)
+    early = screen.can_be_early and not as_json and watch is None
+    looks = many_nodes.watch_gpus(
+        hosts,
+        watch,
+        deadline_s=timeout,
+        environ=os.environ,
+        on_early=(lambda look: output.result(screen.early(look))) if early else None,
+    )
     for look in looks:
-        rows = gpu_report.choose(look.rows, only, sort)
-        lines = gpu_report.lines(rows, view, as_csv=as_csv)
-        output.look(lines, gpu_report.as_json(rows), as_json, again=watch is not None)
+        values = gpu_report.as_json(gpu_report.choose(look.rows, only, sort))
+        output.look(screen.rest(look), values, as_json, again=watch is not None)
         output.note(gpu_report.count(look))
     raise typer.Exit(look.exit_code)
 

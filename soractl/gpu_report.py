@@ -62,6 +62,42 @@ def lines(rows: Sequence[NodeGpus], what: View, *, as_csv: bool = False) -> list
     return buffer.getvalue().splitlines()
 
 
+class Screen:
+    """The table of one look, in two parts when some nodes take long."""
+
+    def __init__(self, what: View, only: Only | None, order: Order, *, as_csv: bool) -> None:
+        self._what, self._only, self._order, self._as_csv = what, only, order, as_csv
+        self._early: list[NodeGpus] = []
+
+    @property
+    def can_be_early(self) -> bool:
+        """Whether rows can be shown before all are known."""
+        return self._order == "node" and not self._as_csv
+
+    def early(self, look: Look) -> list[str]:
+        """The rows that are there, without a total."""
+        self._early = choose(look.rows, self._only, self._order)
+        return text.table(*_apart(table(self._early, self._what), with_total=False))
+
+    def rest(self, look: Look) -> list[str]:
+        """The rows that were not shown yet, and the total."""
+        rows = choose(look.rows, self._only, self._order)
+        if not self._early:
+            return lines(rows, self._what, as_csv=self._as_csv)
+        late = {row.node.name for row in rows} - {row.node.name for row in self._early}
+        headers, cells = _apart(table(rows, self._what), with_total=True)
+        aligned = text.table(headers, cells)[1:]
+        wanted = {*late, "total"}
+        return [line for line, row in zip(aligned, cells, strict=True) if row[0] in wanted]
+
+
+def _apart(
+    rows: list[tuple[str, ...]], *, with_total: bool
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    headers, *cells = rows
+    return headers, [row for row in cells if with_total or row[0] != "total"]
+
+
 def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
     """Everything that is known; what is not known is null."""
     return {

@@ -1,16 +1,19 @@
 """`gpus` and `exec`: nodes found by what the user named, asked once or again and again."""
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from soractl import cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.gpus import NodeGpus, read_gpus
-from soractl.nodes import NodeSource, find_nodes
+from soractl.nodes import Node, NodeSource, find_nodes
 from soractl.remote import Connections, NodeResult, Request, run_everywhere
 
 SEPARATOR = "--"
+PATIENCE_S = 1.5  # then the nodes that have answered are shown without the others
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,49 @@ class Answers:
 
 
 def watch_gpus(
-    hosts: str | None, every_s: float | None, *, deadline_s: float, environ: Mapping[str, str]
+    hosts: str | None,
+    every_s: float | None,
+    *,
+    deadline_s: float,
+    environ: Mapping[str, str],
+    on_early: Callable[[Look], None] | None = None,
 ) -> Iterator[Look]:
-    """One look, or one every so many seconds over the same connections."""
+    """One look, or one every so many seconds over the same connections.
+
+    When a node takes long, `on_early` gets what the others said, before the whole look comes.
+    """
     source = find_nodes(hosts, environ=environ)
     with Connections(cluster.load(source.hostfile)[0].ssh) as remote:
         while True:
             began = time.monotonic()
-            rows = read_gpus(source.nodes, remote, deadline_s=deadline_s)
+            with _early(source, on_early) as on_result:
+                rows = read_gpus(source.nodes, remote, deadline_s=deadline_s, on_result=on_result)
             elapsed_s = time.monotonic() - began
             yield Look(source, tuple(rows), elapsed_s)
             if every_s is None:
                 return
             time.sleep(max(0.0, every_s - elapsed_s))
+
+
+@contextmanager
+def _early(
+    source: NodeSource, on_early: Callable[[Look], None] | None
+) -> Iterator[Callable[[NodeGpus], None]]:
+    answered: dict[Node, NodeGpus] = {}
+
+    def tell() -> None:
+        rows = tuple(answered[node] for node in source.nodes if node in answered)
+        if on_early and rows:
+            on_early(Look(source, rows, PATIENCE_S))
+
+    timer = threading.Timer(PATIENCE_S, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda row: answered.update({row.node: row})
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def execute(words: Sequence[str], *, deadline_s: float, environ: Mapping[str, str]) -> Answers:

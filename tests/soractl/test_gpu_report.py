@@ -105,3 +105,12 @@ def test_programs_get_everything_with_its_unit():
         "gpus": [],
         "processes": [],
     }
+
+
+def test_rows_that_come_late_are_shown_below_those_that_were_quick():
+    source = NodeSource((DEAD.node, BUSY.node), "nodes.txt", None)
+    screen = gpu_report.Screen("nodes", None, "node", as_csv=False)
+    first = screen.early(Look(source, (BUSY,), 1.5))
+    rest = screen.rest(Look(source, (DEAD, BUSY), 5.0))
+    assert [line.split()[0] for line in first] == ["NODE", "n1"]
+    assert [line.split()[0] for line in rest] == ["n4", "total"]
