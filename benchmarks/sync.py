@@ -30,7 +30,7 @@ from soractl.rsync import FAST_CIPHER  # noqa: E402
 from trainer.run_dir import Manifest, RunDir, create_run, describe_file, write_json  # noqa: E402
 
 ADDRESS = "127.0.77.99"
-FILES, FILE_BYTES = 4, 50 * 10**6  # of a checkpoint's weights; its optimizer is a tenth here
+FILES, FILE_BYTES = 4, 250 * 10**6  # of a checkpoint's weights; its optimizer is a tenth here
 REFERENCE = "(a) rsync -avzruP, as the reference"
 PLAIN = f"(b) rsync -a, {FAST_CIPHER.partition('@')[0]}"
 CHECKED = "(c) as (b), then sync and sha256sum"
@@ -125,7 +125,8 @@ def show(lab: Lab, found: dict[str, list[Timed]], rounds: int) -> None:
     )
     print(f"{os.cpu_count()} cores, {platform.release()}; {version.stdout.splitlines()[0].strip()}")
     print(
-        f"{'':38}{'wall s':>9}{'min - max':>15}{'CPU s here':>12}{'MB/s':>7}{'of (a)':>8}{'of (b)':>8}"
+        f"{'':38}{'wall s':>9}{'min - max':>15}{'CPU s here':>12}"
+        f"{'MB/s':>7}{'of (a)':>8}{'of (b)':>8}"
     )
     wall = {name: statistics.median(one.wall_s for one in runs) for name, runs in found.items()}
     for name, runs in found.items():
@@ -134,8 +135,8 @@ def show(lab: Lab, found: dict[str, list[Timed]], rounds: int) -> None:
         spread = f"{min(times):.1f} - {max(times):.1f}"
         speeds = [wall[other] / wall[name] for other in (REFERENCE, PLAIN)]
         print(
-            f"{name:38}{wall[name]:9.1f}{spread:>15}{cpu_s:12.1f}{lab.bytes / wall[name] / 1e6:7.0f}"
-            f"{speeds[0]:7.2f}x{speeds[1]:7.2f}x"
+            f"{name:38}{wall[name]:9.1f}{spread:>15}{cpu_s:12.1f}"
+            f"{lab.bytes / wall[name] / 1e6:7.0f}{speeds[0]:7.2f}x{speeds[1]:7.2f}x"
         )
 
 

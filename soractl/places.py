@@ -10,7 +10,7 @@ from pathlib import Path
 from soractl.errors import ExitCode, SoractlError
 from soractl.nodes import Node, parse_node_list
 from soractl.remote import NodeResult, Remote, Request
-from soractl.verification import Facts, broken_files, total_bytes
+from soractl.verification import Arrival, Facts, broken_on_arrival, total_bytes
 from trainer.run_dir import (
     MANIFEST,
     Checkpoint,
@@ -43,15 +43,13 @@ for c in epoch*-global_step*/; do
   [ ! -f "$c/checkpoint.json" ] || { printf 'manifest '; tr -d '\n' < "$c/checkpoint.json"; echo; }
 done
 """
-_MAKE_ROOM = 'mkdir -p -- "$1"'
-_MARK = '[ ! -d "$1" ] || touch -- "$1/$2"'
-_UNMARK = 'rm -f -- "$1/$2"'
 _HOLDS = 'test ! -f "$1/checkpoint.json" || echo yes'
 _BROKEN = 'cd -- "$1" && LC_ALL=C sha256sum -c --quiet - 2>/dev/null; true'
 _FORGET = 'cd -- "$1" && xargs -r -d "\\n" rm -f --'
-_DROP = r"""
-cd -- "$1" || exit
+_MAKE_ROOM = r"""
+mkdir -p -- "$1" && cd -- "$1" || exit
 shift
+[ $# = 0 ] || mkdir -p -- "$@"
 for folder in .incoming-*; do
   for kept do [ "$folder" != "$kept" ] || continue 2; done
   rm -rf -- "$folder"
@@ -115,37 +113,32 @@ class Here:
         incomplete = {path.name: why for path, why in run.incomplete().items()}
         return Seen(tuple(run.checkpoints()), incomplete)
 
-    def make_room(self, folder: Path) -> None:
-        """Make a folder, with those above it."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SoractlError(f"{folder}: {error.strerror}", exit_code=ExitCode.FAILED) from None
-
     def holds(self, checkpoint: Checkpoint) -> bool:
         """Whether it is still there."""
         return (checkpoint.path / MANIFEST).is_file()
 
-    def mark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that it is being read, so that retention leaves it."""
-        if checkpoint.path.is_dir():
-            checkpoint.reader_mark(reader).touch()
-
-    def unmark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that nobody of this name reads it any more."""
-        checkpoint.reader_mark(reader).unlink(missing_ok=True)
-
     def broken(
-        self, folder: Path, files: Mapping[str, Facts], advance: Callable[[int], None]
+        self,
+        folder: Path,
+        files: Mapping[str, Facts],
+        arrival: Arrival,
+        advance: Callable[[int], None],
     ) -> dict[str, str]:
         """Path and fault of each file that is not as its manifest says; they are deleted."""
-        faults = broken_files(folder, files, advance)
+        faults = broken_on_arrival(folder, files, arrival, advance)
         for name in faults:
             (folder / name).unlink(missing_ok=True)
         return faults
 
-    def drop_incoming(self, run: RunDir, kept: Collection[str]) -> None:
-        """Delete the beginnings of copies that nobody will go on with."""
+    def make_room(self, run: RunDir, kept: Collection[str]) -> None:
+        """Make the run's folders; delete the beginnings of copies that nobody goes on with."""
+        try:
+            for name in kept:
+                (run.checkpoints_folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SoractlError(
+                f"{error.filename}: {error.strerror}", exit_code=ExitCode.FAILED
+            ) from None
         for folder in run.checkpoints_folder.glob(f"{INCOMING}*"):
             if folder.name not in kept:
                 shutil.rmtree(folder)
@@ -174,26 +167,19 @@ class There:
         """The run's checkpoints."""
         return parse_look(run, self._ask(_LOOK, run.path))
 
-    def make_room(self, folder: Path) -> None:
-        """Make a folder, with those above it."""
-        self._ask(_MAKE_ROOM, folder)
-
     def holds(self, checkpoint: Checkpoint) -> bool:
         """Whether it is still there."""
         return self._ask(_HOLDS, checkpoint.path).strip() == "yes"
 
-    def mark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that it is being read, so that retention leaves it."""
-        self._ask(_MARK, checkpoint.path, checkpoint.reader_mark(reader).name)
-
-    def unmark(self, checkpoint: Checkpoint, reader: str) -> None:
-        """Say that nobody of this name reads it any more."""
-        self._ask(_UNMARK, checkpoint.path, checkpoint.reader_mark(reader).name)
-
     def broken(
-        self, folder: Path, files: Mapping[str, Facts], advance: Callable[[int], None]
+        self,
+        folder: Path,
+        files: Mapping[str, Facts],
+        arrival: Arrival,
+        advance: Callable[[int], None],
     ) -> dict[str, str]:
         """Path and fault of each file that is not as its manifest says; they are deleted."""
+        arrival.wait()
         sums = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
         told = self._ask(_BROKEN, folder, stdin=sums, deadline_s=_patience(files))
         faults = dict(line.rpartition(": ")[::2] for line in told.splitlines())
@@ -202,9 +188,9 @@ class There:
         known = {"FAILED": "has another checksum than its manifest"}
         return {name: known.get(word, "cannot be read") for name, word in faults.items()}
 
-    def drop_incoming(self, run: RunDir, kept: Collection[str]) -> None:
-        """Delete the beginnings of copies that nobody will go on with."""
-        self._ask(_DROP, run.checkpoints_folder, *kept)
+    def make_room(self, run: RunDir, kept: Collection[str]) -> None:
+        """Make the run's folders; delete the beginnings of copies that nobody goes on with."""
+        self._ask(_MAKE_ROOM, run.checkpoints_folder, *kept)
 
     def publish(self, run: RunDir, manifest: Manifest) -> None:
         """Give an incoming folder its manifest and its final name."""

@@ -17,6 +17,7 @@ FAST_CIPHER = "aes128-gcm@openssh.com"  # the default, chacha20, takes nearly tw
 SILENCE_S = 60  # after which a connection counts as lost
 DESCRIPTION = ("run.json", "config.json", "metrics.jsonl")  # of a run
 
+_MARKED = 'touch -- "$0" 2>/dev/null; "$@"; code=$?; rm -f -- "$0"; exit $code'
 _NO_CIPHER = ("no matching cipher", "Unknown cipher", "Bad SSH2 cipher")
 _VANISHED = (23, 24)  # some files could not be read, or are gone
 _LOST = (10, 12, 30, 35, 255)  # socket, protocol stream, silence, no connection, ssh
@@ -29,7 +30,8 @@ class Copying:
     source: Place
     destination: Place
     options: tuple[str, ...]
-    lock: Path | None = None  # beside the destination, held while anything writes there
+    mark: Path | None = None  # at the source, there as long as anything reads it
+    lock: Path | None = None  # at the destination, held as long as anything writes there
 
     @property
     def remote(self) -> Place | None:
@@ -71,9 +73,8 @@ def command(copying: Copying, link: Link) -> list[str]:
         argv.append(f"--bwlimit={link.bwlimit}")
     if copying.remote:
         argv.append(f"--rsh={shlex.join(_ssh(copying.remote, link))}")
-    if copying.lock and not copying.destination.node.local:
-        lock = ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(copying.lock), "rsync")
-        argv.append(f"--rsync-path={shlex.join(lock)}")
+    if copying.remote and (around := _around(copying)):
+        argv.append(f"--rsync-path={shlex.join([*around, 'rsync'])}")
     return [*argv, f"{_address(copying.source)}/", f"{_address(copying.destination)}/"]
 
 
@@ -124,6 +125,15 @@ def _ssh(place: Place, link: Link) -> list[str]:
     argv += ["-p", str(port)] if port else []
     argv += ["-l", user] if user else []
     return argv
+
+
+def _around(copying: Copying) -> tuple[str, ...]:
+    """What the node's rsync runs under, so that mark and lock are gone with it in any case."""
+    if copying.lock and copying.source.node.local:
+        return ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(copying.lock))
+    if copying.mark and copying.destination.node.local:
+        return ("sh", "-c", _MARKED, str(copying.mark))
+    return ()
 
 
 def _address(place: Place) -> str:

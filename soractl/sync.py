@@ -1,7 +1,6 @@
 """Copies complete checkpoints to another folder of runs, so that none is ever seen half there."""
 
 import fcntl
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,8 @@ from soractl.rsync import SourceGone
 from soractl.runs import choose_run
 from soractl.sync_plan import Copy, SyncPlan, Way, Wishes, find_way, plan
 from soractl.transfer import Show, Transfer
+from soractl.verification import Arrival
+from trainer.run_dir import Checkpoint, RunDir
 
 Display = Callable[[], AbstractContextManager[Show]]
 Say = Callable[[str], None]
@@ -72,15 +73,14 @@ def copy(planned: SyncPlan, source: End, destination: End, show: Show) -> Synced
     began = time.monotonic()
     with _only_one(planned.lock, planned.way.destination) as lock:
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
-        destination.make_room(planned.copy_of_run.checkpoints_folder)
-        destination.drop_incoming(planned.copy_of_run, kept)
+        destination.make_room(planned.copy_of_run, kept)
         synced = _Copier(planned, source, destination, show, lock).run()
     synced.elapsed_s = time.monotonic() - began
     return synced
 
 
 class _Copier:
-    """Copies one checkpoint while the one before it is checked and published."""
+    """Copies one checkpoint while the one before it is still checked and published."""
 
     def __init__(
         self, planned: SyncPlan, source: End, destination: End, show: Show, lock: int
@@ -89,27 +89,37 @@ class _Copier:
         self._show, self._lock = show, lock
         self._link = planned.link
         self._synced = Synced(planned)
-        self._reader = f"sync-{socket.gethostname()}-{planned.mark}"
         self._done_bytes = 0
         self._began = time.monotonic()
 
     def run(self) -> Synced:
-        """Everything in its order; a fault leaves what is whole so far published."""
+        """Everything in its order; at a fault, what had come in full is published before."""
         with suppress(SourceGone):  # the copy of a run is of use without its description
             self._link = rsync.run(self._plan.description, self._link, lambda _: None)
-        finishing: _Finishing | None = None
+        before: _Finishing | None = None
         try:
             for number, item in enumerate(self._plan.copies, start=1):
                 what = f"{item.checkpoint.name} ({number} of {len(self._plan.copies)})"
-                if not self._fetch(item, what):
-                    continue
-                self._settle(finishing)
-                finishing = _Finishing(item, self._plan, self._destination)
-        except Exception:
-            self._settle(finishing)
+                before = self._one(item, what, before)
+        except SoractlError:
+            self._settle(before)
             raise
-        self._settle(finishing)
+        self._settle(before)
         return self._synced
+
+    def _one(self, item: Copy, what: str, before: "_Finishing | None") -> "_Finishing | None":
+        """Copy one; returns what is now still to be finished."""
+        finishing = _Finishing(item, self._plan.copy_of_run, self._destination)
+        try:
+            if not self._fetch(item, what):
+                finishing.arrival.give_up()
+                return before
+            self._settle(before)  # first, so that the oldest gets its name first
+        except BaseException:
+            finishing.arrival.give_up()
+            raise
+        finishing.arrival.is_complete()
+        return finishing
 
     def _fetch(self, item: Copy, what: str) -> bool:
         """Bring one into its incoming folder; False when the source has removed it."""
@@ -119,20 +129,28 @@ class _Copier:
             rate = total / (time.monotonic() - self._began)
             self._show(Transfer(what, total, self._plan.bytes, rate))
 
-        self._destination.make_room(item.copying.destination.folder)
-        self._source.mark(item.checkpoint, self._reader)
         try:
-            self._link = rsync.run(item.copying, self._link, tell, held=[self._lock])
+            with self._reading(item.checkpoint):
+                self._link = rsync.run(item.copying, self._link, tell, held=[self._lock])
         except SourceGone as fault:
             if self._source.holds(item.checkpoint):
                 raise SoractlError(str(fault), exit_code=ExitCode.FAILED) from None
             self._synced.gone.append(item.checkpoint.name)
             return False
-        finally:
-            with suppress(SoractlError):  # a node that is lost keeps the mark for a day
-                self._source.unmark(item.checkpoint, self._reader)
         self._done_bytes += item.bytes
         return True
+
+    @contextmanager
+    def _reading(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Marks what is read here; on a node rsync runs under a mark."""
+        if not self._plan.way.source.node.local:
+            yield
+            return
+        try:
+            with checkpoint.being_read(self._plan.way.reader):
+                yield
+        except FileNotFoundError as fault:
+            raise SourceGone(str(fault)) from None
 
     def _settle(self, finishing: "_Finishing | None") -> None:
         """Wait until one is published, or found broken."""
@@ -151,32 +169,35 @@ class _Copier:
 
 
 class _Finishing(threading.Thread):
-    """Checks a copied checkpoint and gives it its name; Ctrl-C does not wait for it."""
+    """Checks a checkpoint while it still comes, then gives it its name; Ctrl-C does not wait."""
 
-    def __init__(self, item: Copy, planned: SyncPlan, destination: End) -> None:
+    def __init__(self, item: Copy, run: RunDir, destination: End) -> None:
         super().__init__(daemon=True)
         self.item = item
+        self.arrival = Arrival()
         self.broken: dict[str, str] = {}
         self.fault: Exception | None = None
-        self._run_dir, self._destination = planned.copy_of_run, destination
+        self._copy_of_run, self._destination = run, destination
         self._checked_bytes = 0
         self.start()
 
     def run(self) -> None:
         """What the thread does."""
         manifest = self.item.manifest
-        incoming = incoming_path(self._run_dir, manifest)
+        incoming = incoming_path(self._copy_of_run, manifest)
         try:
-            self.broken = self._destination.broken(incoming, manifest.files, self._count)
+            self.broken = self._destination.broken(
+                incoming, manifest.files, self.arrival, self._count
+            )
             if not self.broken:
-                self._destination.publish(self._run_dir, manifest)
+                self._destination.publish(self._copy_of_run, manifest)
         except Exception as fault:  # noqa: BLE001 - raised again where it is waited for
             self.fault = fault
 
     def look(self) -> Transfer:
         """How far the check is."""
         what = f"checking {self.item.checkpoint.name}"
-        return Transfer(what, self._checked_bytes, self.item.bytes)
+        return Transfer(what, min(self._checked_bytes, self.item.bytes), self.item.bytes)
 
     def _count(self, count: int) -> None:
         self._checked_bytes += count
@@ -194,7 +215,7 @@ def _ends(way: Way) -> Iterator[tuple[Way, End, End]]:
 
 def _look(wishes: Wishes, way: Way, source: End, destination: End) -> SyncPlan:
     run = choose_run(source.runs(), Path(wishes.run).name, str(way.source))
-    copied = type(run)(way.destination.folder / run.name)
+    copied = RunDir(way.destination.folder / run.name)
     return plan(way, run, source.look(run), destination.look(copied), wishes)
 
 

@@ -1,6 +1,7 @@
 """What `sync` would copy: from where to where, which checkpoints, and every command line."""
 
 import hashlib
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,12 @@ class Way:
     destination: Place
     ssh: SshOptions
 
+    @property
+    def reader(self) -> str:
+        """Who reads the source: the same name at every run of the command."""
+        target = hashlib.sha256(str(self.destination).encode()).hexdigest()[:10]
+        return f"sync-{socket.gethostname()}-{target}"
+
 
 @dataclass(frozen=True)
 class Copy:
@@ -82,16 +89,11 @@ class SyncPlan:
         return [rsync.command(copying, self.link) for copying in copyings]
 
     @property
-    def mark(self) -> str:
-        """Ten letters that stand for this way, the same at every run of the command."""
-        return hashlib.sha256(f"{self.way.destination}".encode()).hexdigest()[:10]
-
-    @property
     def lock(self) -> Path:
         """The file here that is locked while this is copied."""
         if self.way.destination.node.local:
             return self.copy_of_run.checkpoints_folder / LOCK
-        return self.run.checkpoints_folder / f".sync-{self.mark}.lock"
+        return self.run.checkpoints_folder / f".{self.way.reader}.lock"
 
 
 def find_way(wishes: Wishes, environ: Mapping[str, str]) -> Way:
@@ -142,7 +144,8 @@ def plan(way: Way, run: RunDir, at_source: Seen, there: Seen, wishes: Wishes) ->
             replace(way.source, folder=checkpoint.path),
             replace(way.destination, folder=incoming_path(copy_of_run, manifest)),
             rsync.of_checkpoint(wishes.left_out, earlier=earlier.name if earlier else None),
-            copy_of_run.checkpoints_folder / LOCK,
+            mark=checkpoint.reader_mark(way.reader),
+            lock=copy_of_run.checkpoints_folder / LOCK,
         )
         copies.append(Copy(checkpoint, manifest, copying))
     description = Copying(

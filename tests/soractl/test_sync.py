@@ -612,7 +612,7 @@ def kill_at_random(lab, run, copy, way, *, rounds, seed):
     whole = 0
     for _ in range(rounds):
         process = lab.start("latest", *way, "--bwlimit", "20000")
-        time.sleep(random_of.uniform(0.25, 1.6))
+        time.sleep(random_of.uniform(0.2, 1.2))
         victims = [process.pid]
         if random_of.random() < 0.5:
             victims += children_of(process.pid)
@@ -652,5 +652,5 @@ def test_a_sync_may_be_killed_at_any_moment(lab, save_weights, push, rounds):
     way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     for step in (1, 2, 3):
-        save_weights(run, step, 4_000_000)
+        save_weights(run, step, 3_000_000)
     assert kill_at_random(lab, run, copy, way, rounds=rounds, seed=rounds) < rounds

@@ -96,15 +96,15 @@ def _fit(frame: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _write(path: Path, frames: Sequence[Image.Image], fps: int) -> None:
+    # x264's assembly gives, now and then, other bytes for the same frames.
+    options = {"preset": "veryfast", "x264-params": "asm=0"}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         for frame in frames:
-            # Left to convert it itself, `encode` does not always give the same bytes.
-            planar = av.VideoFrame.from_image(frame).reformat(format="yuv420p")
-            container.mux(stream.encode(planar))
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
 
 
