@@ -70,9 +70,9 @@ class Checkpoint:
         return self.path / f"{_READER}{reader}"
 
     @contextmanager
-    def being_read(self) -> Iterator[None]:
-        """Keep it from being removed while it is read."""
-        mark = self.reader_mark(f"{socket.gethostname()}-{os.getpid()}")
+    def being_read(self, reader: str = "") -> Iterator[None]:
+        """Keep it from being removed while it is read, by this process or by a named reader."""
+        mark = self.reader_mark(reader or f"{socket.gethostname()}-{os.getpid()}")
         mark.touch()
         try:
             yield
@@ -241,6 +241,8 @@ class RunDir:
     def publish(self, draft: Path, manifest: Manifest) -> Checkpoint:
         """Declare a checkpoint complete: the very last thing that its writer does."""
         write_json(draft / MANIFEST, asdict(manifest))
+        for folder in (draft, *(path for path in draft.rglob("*") if path.is_dir())):
+            sync_to_disk(folder)
         name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
         final = self.checkpoints_folder / name
         replaced = draft.with_name(f".replaced-{name}")
