@@ -69,29 +69,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=1, help="size of what is copied (4: in full)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--mbit", type=float, help="let rsync send no faster; 950: a 1 Gb/s network"
+    )
     parser.add_argument("--folder", type=Path, help="on the disk that is meant; else temporary")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soractl-sync-", dir=arguments.folder))
     try:
         with server(folder) as port:
             lab = prepare(folder, port, arguments.gb)
-            show(lab, measure(lab, arguments.rounds), arguments.rounds)
+            show(lab, measure(lab, arguments.rounds, arguments.mbit), arguments.rounds)
     finally:
         shutil.rmtree(folder)
 
 
-def measure(lab: Lab, rounds: int) -> dict[str, list[Timed]]:
+def measure(lab: Lab, rounds: int, mbit: float | None) -> dict[str, list[Timed]]:
     """Every way in turn, so that a slow minute of the machine meets all of them."""
     target = lab.folder / "copy"
     into = f"{target}/{lab.run.name}/"
     fast = [*lab.ssh, "-c", FAST_CIPHER]
-    without = "--exclude=optimizer"
-    plain = ["rsync", "-a", without, "-e", shlex.join(fast), lab.source, into]
+    limit = [f"--bwlimit={round(mbit * 1e6 / 8 / 1024)}"] if mbit else []
+    without = ["--exclude=optimizer", *limit]
+    plain = ["rsync", "-a", *without, "-e", shlex.join(fast), lab.source, into]
     check = f"sync; cd {shlex.quote(str(target))} && find . -type f -print0 | xargs -0 sha256sum"
     place = f"{ADDRESS}:{lab.port}:{lab.run.path.parent}"
-    ours = [sys.executable, "-m", "soractl.cli", "sync", "--from", place, "--to", str(target)]
+    ours = [
+        sys.executable,
+        "-m",
+        "soractl.cli",
+        "sync",
+        "--from",
+        place,
+        "--to",
+        str(target),
+        *limit,
+    ]
     ways = {
-        REFERENCE: [["rsync", "-avzruP", without, "-e", shlex.join(lab.ssh), lab.source, into]],
+        REFERENCE: [["rsync", "-avzruP", *without, "-e", shlex.join(lab.ssh), lab.source, into]],
         PLAIN: [plain],
         CHECKED: [plain, ["sh", "-c", check]],
         OURS: [ours],

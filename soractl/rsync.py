@@ -46,6 +46,7 @@ class Link:
     ssh: SshOptions
     bwlimit: int | None = None  # KiB/s
     cipher: str | None = FAST_CIPHER
+    shared: Path | None = None  # a folder, by which one connection serves every rsync
 
 
 class SourceGone(Exception):
@@ -112,7 +113,11 @@ def _ssh(place: Place, link: Link) -> list[str]:
     """ssh with the options that a Remote uses as well."""
     options = link.ssh
     argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={options.connect_timeout_s:.0f}"]
+    argv += ["-o", f"ServerAliveInterval={SILENCE_S // 4}"]
     argv += ["-c", link.cipher] if link.cipher else []
+    if link.shared:
+        share = {"ControlMaster": "auto", "ControlPath": link.shared / "link", "ControlPersist": 5}
+        argv += [word for name, value in share.items() for word in ("-o", f"{name}={value}")]
     if options.config_file != SshOptions.config_file:
         argv += ["-F", str(Path(options.config_file).expanduser())]
     if options.known_hosts_file:

@@ -1,18 +1,19 @@
 """Copies complete checkpoints to another folder of runs, so that none is ever seen half there."""
 
 import fcntl
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from soractl import rsync
 from soractl.errors import ExitCode, SoractlError
 from soractl.places import LOCK_WAIT_S, End, Here, Place, There, incoming_path, locked
 from soractl.remote import Connections
-from soractl.rsync import SourceGone
+from soractl.rsync import Link, SourceGone
 from soractl.runs import choose_run
 from soractl.sync_plan import Copy, SyncPlan, Way, Wishes, find_way, plan
 from soractl.transfer import Show, Transfer
@@ -71,10 +72,14 @@ def rounds(
 def copy(planned: SyncPlan, source: End, destination: End, show: Show) -> Synced:
     """Copy, check at the destination and publish; exit code 5 while another sync is at work."""
     began = time.monotonic()
-    with _only_one(planned.lock, planned.way.destination) as lock:
+    with (
+        _only_one(planned.lock, planned.way.destination) as lock,
+        tempfile.TemporaryDirectory(prefix="soractl-", ignore_cleanup_errors=True) as folder,
+    ):
+        link = replace(planned.link, shared=Path(folder))
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
         destination.make_room(planned.copy_of_run, kept)
-        synced = _Copier(planned, source, destination, show, lock).run()
+        synced = _Copier(planned, source, destination, show, lock).run(link)
     synced.elapsed_s = time.monotonic() - began
     return synced
 
@@ -87,15 +92,15 @@ class _Copier:
     ) -> None:
         self._plan, self._source, self._destination = planned, source, destination
         self._show, self._lock = show, lock
-        self._link = planned.link
         self._synced = Synced(planned)
         self._done_bytes = 0
         self._began = time.monotonic()
 
-    def run(self) -> Synced:
+    def run(self, link: Link) -> Synced:
         """Everything in its order; at a fault, what had come in full is published before."""
+        self._link = link
         with suppress(SourceGone):  # the copy of a run is of use without its description
-            self._link = rsync.run(self._plan.description, self._link, lambda _: None)
+            self._link = rsync.run(self._plan.description, link, lambda _: None)
         before: _Finishing | None = None
         try:
             for number, item in enumerate(self._plan.copies, start=1):

@@ -143,7 +143,7 @@ def plan(way: Way, run: RunDir, at_source: Seen, there: Seen, wishes: Wishes) ->
         copying = Copying(
             replace(way.source, folder=checkpoint.path),
             replace(way.destination, folder=incoming_path(copy_of_run, manifest)),
-            rsync.of_checkpoint(wishes.left_out, earlier=earlier.name if earlier else None),
+            rsync.of_checkpoint(wishes.left_out, earlier=_base(earlier, manifest)),
             mark=checkpoint.reader_mark(way.reader),
             lock=copy_of_run.checkpoints_folder / LOCK,
         )
@@ -174,6 +174,18 @@ def reduced(manifest: Manifest, left_out: tuple[str, ...]) -> Manifest:
     }
     without = tuple(sorted({*manifest.left_out, *left_out}))
     return replace(manifest, files=files, left_out=without)
+
+
+def _base(earlier: Checkpoint | None, manifest: Manifest) -> str | None:
+    """The copy whose files are taken over: none if any differs, which rsync may not see.
+
+    It compares sizes, which are the same for the same model, and times in whole seconds.
+    """
+    if earlier is None:
+        return None
+    old = earlier.manifest.files
+    same = all(facts == old[name] for name, facts in manifest.files.items() if name in old)
+    return earlier.name if same else None
 
 
 def _known(node: Node, nodes: tuple[Node, ...]) -> bool:

@@ -185,7 +185,8 @@ def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
         *("--delete", "--delete-excluded", "--filter=P .rsync-partial/", "--exclude=/optimizer"),
         *("--exclude=/checkpoint.json", "--exclude=/.read-by-*", "--info=progress2"),
         *("--no-human-readable", "--outbuf=N", "--bwlimit=50"),
-        "--rsh=ssh -o BatchMode=yes -o ConnectTimeout=5 -c aes128-gcm@openssh.com -l me",
+        "--rsh=ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=15 "
+        "-c aes128-gcm@openssh.com -l me",
         f"--rsync-path=flock -w 3 -E 75 {checkpoints}/.sync.lock rsync",
         f"{second.path}/",
         f"far:{checkpoints}/.incoming-{second.name}/",
