@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from soractl import data_commands
+
 if TYPE_CHECKING:
     from soractl.launcher import Started
     from soractl.preparation import Prepared
@@ -24,6 +26,7 @@ config_app = typer.Typer(help="Show and compare the settings of stages.", no_arg
 app.add_typer(config_app, name="config")
 ckpt_app = typer.Typer(help="List, check and remove checkpoints.", no_args_is_help=True)
 app.add_typer(ckpt_app, name="ckpt")
+app.add_typer(data_commands.app, name="data")
 
 Hostfile = Annotated[
     str | None,

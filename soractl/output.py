@@ -3,10 +3,11 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from soractl import counting
 from soractl.errors import SoractlError
 from soractl.progress import Progress, one_line
 from soractl.transfer import Show, Transfer
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PLAIN_EVERY_S = 5.0
+
+T = TypeVar("T")
 
 
 def result(lines: str | Iterable[str]) -> None:
@@ -125,35 +128,54 @@ class LiveDisplay:
 def transfer_display() -> Iterator[Show]:
     """For bytes that come: a bar on a terminal, else a line every few seconds."""
     if not sys.stderr.isatty():
-        yield _plain_transfer()
+        yield _plain(transfer_line)
         return
     from rich.console import Console
     from rich.live import Live
 
+    def show(transfer: Transfer) -> None:
+        live.update(_bar(transfer_line(transfer), transfer.done_bytes, transfer.total_bytes))
+
     with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-        yield lambda transfer: live.update(_bar(transfer))
+        yield show
 
 
-def _plain_transfer() -> Show:
+@contextmanager
+def count_display() -> Iterator[counting.Show]:
+    """For clips that are done: a bar on a terminal, else a line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _plain(counting.one_line)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    def show(count: counting.Count) -> None:
+        live.update(_bar(counting.one_line(count), count.done, count.total))
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield show
+
+
+def _plain(line: Callable[[T], str]) -> Callable[[T], None]:
     due = time.monotonic() + PLAIN_EVERY_S
 
-    def show(transfer: Transfer) -> None:
+    def show(progress: T) -> None:
         nonlocal due
         if time.monotonic() >= due:
-            note(transfer_line(transfer))
+            note(line(progress))
             due = time.monotonic() + PLAIN_EVERY_S
 
     return show
 
 
-def _bar(transfer: Transfer) -> "Table":
+def _bar(line: str, done: int, total: int) -> "Table":
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 1))
-    text = Text(transfer_line(transfer), no_wrap=True, overflow="ellipsis")
-    grid.add_row(ProgressBar(transfer.total_bytes or 1, transfer.done_bytes, width=24), text)
+    text = Text(line, no_wrap=True, overflow="ellipsis")
+    grid.add_row(ProgressBar(total or 1, done, width=24), text)
     return grid
 
 

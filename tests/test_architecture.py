@@ -8,7 +8,11 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 CONTRACT = {"trainer.config", "trainer.run_dir", "trainer.seeds", "trainer.settings"}
-SHARED = CONTRACT - {"trainer.seeds"}
+TABLES = {"trainer.model.latent_size"} | {
+    f"trainer.data.{name}"
+    for name in ("batch_sampler", "buckets", "costs", "formats", "resolutions")
+}
+SHARED = CONTRACT - {"trainer.seeds"} | TABLES
 MOST_LINES = 450
 
 
@@ -94,6 +98,17 @@ def test_the_contract_needs_only_the_standard_library():
         assert {other for other in found if other.partition(".")[0] not in allowed} == set()
         assert of("trainer", found) <= CONTRACT
     assert (REPOSITORY / "trainer/__init__.py").read_text() == ""
+
+
+def test_the_shared_tables_need_only_numpy_and_the_contract():
+    trees = modules("trainer")
+    allowed = {*sys.stdlib_module_names, "numpy", "trainer"}
+    for name in TABLES:
+        found = imports(trees[name], trees.keys())
+        assert {other for other in found if other.partition(".")[0] not in allowed} == set()
+        assert of("trainer", found) <= CONTRACT | TABLES
+    for package in ("data", "model"):
+        assert (REPOSITORY / "trainer" / package / "__init__.py").read_text() == ""
 
 
 def test_modules_import_only_from_lower_layers():

@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trainer.test_buckets import reference_draw
+from tests.trainer.test_buckets import reference_draw, rules_of
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign, bucket_rules
+from trainer.data.costs import work
 
 RULES = bucket_rules(
     [1, 17, 34],
@@ -32,6 +34,7 @@ tables = st.lists(
 )
 ranks = st.integers(1, 5)
 windows = st.sampled_from([0, 1, 2, 8])
+seconds = st.sampled_from([None, {"144p/17/0.56": 9.0, "240p/1/0.56": 0.1}])
 
 
 def indices(plan):
@@ -59,20 +62,21 @@ def test_each_kept_clip_comes_at_most_once_and_all_ranks_have_as_many_steps(
     assert full - world_size < len(batches) <= full
 
 
-@given(tables, st.lists(st.tuples(ranks, st.integers(0, 6)), max_size=3), ranks, windows)
+@given(tables, st.lists(st.tuples(ranks, st.integers(0, 6)), max_size=3), ranks, windows, seconds)
 @settings(deadline=None)
 def test_what_is_left_on_other_numbers_of_ranks_is_exactly_what_was_not_done(
-    clips, past, world_size, window
+    clips, past, world_size, window, costs
 ):
+    how = {"window": window, "costs": costs}
     assignment = assign(clips, RULES, 7, 0)
     everything = indices(plan_epoch(assignment, world_size=1, window=0))
     consumed, done = [], []
     for count, steps in past:
-        plan = plan_epoch(assignment, world_size=count, window=window, consumed=consumed)
+        plan = plan_epoch(assignment, world_size=count, consumed=consumed, **how)
         steps = min(steps, plan.steps)
         done += plan.order[:steps].flatten().tolist()
         consumed.append((count, steps))
-    left = indices(plan_epoch(assignment, world_size=world_size, window=window, consumed=consumed))
+    left = indices(plan_epoch(assignment, world_size=world_size, consumed=consumed, **how))
     assert not set(done) & set(left)
     assert set(done) | set(left) <= set(everything)
     assert len(everything) - len(done) - len(left) < world_size
@@ -86,25 +90,76 @@ def test_resuming_at_any_step_goes_on_with_the_same_micro_batches(clips, world_s
         assert plan.for_rank(rank, step) == plan.for_rank(rank)[step:]
 
 
-def test_a_window_permutes_the_same_micro_batches_and_evens_out_their_cost():
+@pytest.fixture(scope="module")
+def assignment():
     rng = np.random.default_rng(0)
     clips = SimpleNamespace(
         num_frames=rng.integers(18, 60, 4000), height=np.full(4000, 240), width=np.full(4000, 426)
     )
-    assignment = assign(clips, RULES, 7, 0)
+    return assign(clips, RULES, 7, 0)
+
+
+def evenness(plan, cost):
+    """Mean over maximum of what the ranks of a step have to do, over all steps."""
+    by_bucket = np.array([cost(bucket) if bucket.batch_size else 0 for bucket in plan.buckets])
+    costs = by_bucket[plan.bucket_of[plan.order]]
+    return costs.mean() / costs.max(axis=1).mean()
+
+
+def test_a_window_permutes_the_same_micro_batches_and_evens_out_their_cost(assignment):
     plain = plan_epoch(assignment, world_size=4, window=0)
     balanced = plan_epoch(assignment, world_size=4, window=8)
     assert sorted(indices(plain)) == sorted(indices(balanced))
     first = slice(0, 8)
     assert sorted(plain.order[first].flatten()) == sorted(balanced.order[first].flatten())
+    assert evenness(balanced, work) > 0.97 > evenness(plain, work)
 
-    def evenness(plan):
-        tokens = np.array(
-            [[batch.bucket.tokens for batch in plan.step(i)] for i in range(plan.steps)]
-        )
-        return (tokens.mean(1) / tokens.max(1)).mean()
 
-    assert evenness(balanced) > 0.97 > evenness(plain)
+def test_costs_that_were_measured_decide_what_is_even(assignment):
+    work_does_not_tell = {"256/17/0.57": 9.0, "240p/34/0.56": 5.0, "144p/34/0.56": 1.0}
+    costs = {bucket.name: 2.0 for bucket in assignment.buckets} | work_does_not_tell
+    by_work = plan_epoch(assignment, world_size=4, window=8)
+    by_time = plan_epoch(assignment, world_size=4, window=8, costs=costs)
+    assert sorted(indices(by_work)) == sorted(indices(by_time))
+    unaware, aware = (
+        evenness(plan, lambda bucket: costs[bucket.name]) for plan in (by_work, by_time)
+    )
+    assert aware > 0.92 > 0.85 > unaware
+
+
+def test_no_rank_has_more_to_do_than_another_over_an_epoch(assignment):
+    plan = plan_epoch(assignment, world_size=4, window=8)
+    costs = np.array([work(bucket) for bucket in plan.buckets])[plan.bucket_of[plan.order]]
+    uneven = costs[np.ptp(costs, axis=1) > 0]
+    assert len(uneven) > 100
+    share = (uneven == uneven.max(axis=1, keepdims=True)).mean(axis=0)
+    assert np.ptp(share) < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_192_ranks_wait_for_the_slowest_less_than_a_twentieth_of_the_time(stage):
+    clips = 1_300_000
+    rng = np.random.default_rng(0)
+    shapes = np.array([(1080, 1920), (720, 1280), (1280, 720), (480, 854)])
+    size = shapes[rng.choice(4, clips, p=[0.43, 0.45, 0.05, 0.07])]
+    table = SimpleNamespace(
+        num_frames=rng.lognormal(5, 0.6, clips).clip(30, 4000).astype(int),
+        height=size[:, 0],
+        width=size[:, 1],
+    )
+    assignment = assign(table, rules_of(stage), 42, 0)
+    plain = plan_epoch(assignment, world_size=192, window=0)
+    balanced = plan_epoch(assignment, world_size=192, window=8)
+    assert plain.steps == balanced.steps
+    assert evenness(plain, work) < 0.88
+    assert evenness(balanced, work) > 0.95
+
+
+def published_clips(epoch):
+    """Row, frames, height and width of every clip of an epoch."""
+    for rank in epoch["ranks"]:
+        yield from (map(int, clip.split("-")) for batch in rank for clip in batch)
 
 
 def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
@@ -125,6 +180,9 @@ def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
     for epoch, published in facts["epochs"].items():
         draw = reference_draw(facts["seed"], int(epoch), count)
         assignment = assign(clips, rules, facts["seed"], int(epoch), draw)
+        for row, *shape in published_clips(published):
+            bucket = assignment.buckets[assignment.index[row]]
+            assert [bucket.frames, bucket.height, bucket.width] == shape
         plan = plan_epoch(assignment, world_size=4, window=0)
         shapes = Counter(
             f"{b.bucket.frames}-{b.bucket.height}-{b.bucket.width}x{len(b.rows)}"

@@ -1,16 +1,16 @@
 """The order of an epoch's micro batches: a finite plan with as many steps on every rank."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainer.data.buckets import Assignment, Bucket, uniform
+from trainer.data.costs import costs_of
 from trainer.seeds import derive_seed
 
 IntArray = np.ndarray[Any, Any]
-Cost = Callable[[Bucket], float]
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,25 @@ def plan_epoch(
     world_size: int,
     window: int,
     consumed: Sequence[tuple[int, int]] = (),
-    cost: Cost = lambda bucket: bucket.tokens,
+    costs: Mapping[str, float] | None = None,
 ) -> EpochPlan:
     """The plan of an epoch, or of what is left of it.
 
     A bucket's clips are shuffled and cut into micro batches, which are shuffled in turn; too few
     clips for one, or too few micro batches for all ranks, are left out. With a window, the micro
     batches of `window` steps are sorted by cost and dealt anew, so that the ranks of a step have
-    equal work. `consumed` are (ranks, steps) done before on other numbers of ranks: what is left
-    is exactly what those steps did not train on.
+    equal work; `costs` are seconds by the bucket's name, where they were measured. `consumed` are
+    (ranks, steps) done before on other numbers of ranks: what is left is exactly what those steps
+    did not train on, if the window and the costs are those of the epoch's beginning.
     """
     rows, bucket_of, first_row = _micro_batches(assignment)
     key = _key(assignment, "order")
     left = np.argsort(uniform(key, np.arange(len(bucket_of))), kind="stable")
-    costs = np.array([cost(bucket) for bucket in assignment.buckets])[bucket_of]
+    cost_of = costs_of(assignment.buckets, costs or {})[bucket_of]
     for ranks, steps in consumed:
-        done = _deal(left, costs, ranks, window, assignment)[:steps]
+        done = _deal(left, cost_of, ranks, window, assignment)[:steps]
         left = left[~np.isin(left, done)]
-    order = _deal(left, costs, world_size, window, assignment)
+    order = _deal(left, cost_of, world_size, window, assignment)
     return EpochPlan(order, bucket_of, first_row, rows, assignment.buckets)
 
 
@@ -99,7 +100,7 @@ def _micro_batches(assignment: Assignment) -> tuple[IntArray, IntArray, IntArray
 
 
 def _deal(
-    left: IntArray, costs: IntArray, ranks: int, window: int, assignment: Assignment
+    left: IntArray, cost_of: IntArray, ranks: int, window: int, assignment: Assignment
 ) -> IntArray:
     """[steps, ranks]: the micro batches in `left`, balanced within windows of steps."""
     steps = len(left) // ranks
@@ -108,15 +109,19 @@ def _deal(
         return order
     key = _key(assignment, "window")
     whole = steps // window * window
-    parts = [_balance(order[:whole].reshape(-1, window * ranks), costs, window, key)]
+    parts = [_balance(order[:whole].reshape(-1, window * ranks), cost_of, window, key)]
     if steps > whole:
-        parts.append(_balance(order[whole:].reshape(1, -1), costs, steps - whole, key))
-    return np.concatenate([part.reshape(-1, ranks) for part in parts])
+        parts.append(_balance(order[whole:].reshape(1, -1), cost_of, steps - whole, key))
+    dealt = np.concatenate([part.reshape(-1, ranks) for part in parts])
+    # Else the last rank would always have the dearest of a step, and one node the same shapes.
+    lots = uniform(_key(assignment, "ranks"), dealt)
+    return np.take_along_axis(dealt, np.argsort(lots, axis=1), axis=1)
 
 
-def _balance(windows: IntArray, costs: IntArray, steps: int, key: np.uint64) -> IntArray:
+def _balance(windows: IntArray, cost_of: IntArray, steps: int, key: np.uint64) -> IntArray:
     """Each window's micro batches sorted by cost, cut into steps, and the steps shuffled."""
-    by_cost = np.take_along_axis(windows, np.argsort(costs[windows], axis=1, kind="stable"), axis=1)
-    cut = by_cost.reshape(len(windows), steps, windows.shape[1] // steps)
+    order = np.argsort(cost_of[windows], axis=1, kind="stable")
+    cut = np.take_along_axis(windows, order, axis=1)
+    cut = cut.reshape(len(windows), steps, windows.shape[1] // steps)
     lots = uniform(key, cut[:, :, 0])  # drawn by a step's first micro batch
     return np.take_along_axis(cut, np.argsort(lots, axis=1)[:, :, None], axis=1)

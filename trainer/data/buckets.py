@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.data.resolutions import RESOLUTIONS
+from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
 from trainer.seeds import derive_seed
 
 _SMALLEST_SHARE = 0.8  # of a resolution's pixels that a clip must have, as the reference
@@ -61,11 +62,20 @@ class Bucket:
         return f"{self.resolution}/{self.frames}/{self.ratio}"
 
     @property
+    def latent_frames(self) -> int:
+        """Of a clip."""
+        return latent_frames(self.frames)
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a latent frame, two by two latent pixels each."""
+        rows, columns = self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR
+        return -(-rows // 2) * -(-columns // 2)
+
+    @property
     def tokens(self) -> int:
-        """About how many tokens a micro batch has: 16 x 16 pixels and 3.4 frames make one."""
-        latent_frames = self.frames // 17 * 5 + -(-(self.frames % 17) // 4)
-        patches = -(-(self.height // 8) // 2) * -(-(self.width // 8) // 2)
-        return self.batch_size * latent_frames * patches
+        """Of a micro batch."""
+        return self.batch_size * self.latent_frames * self.patches
 
 
 @dataclass(frozen=True)
@@ -115,8 +125,7 @@ def assign(
     pixels = clips.height.astype(np.int64) * clips.width
     ratio = clips.height / np.maximum(clips.width, 1)
     for name in dict.fromkeys(rule.resolution for rule in rules):
-        fits = pixels[undecided] >= _SMALLEST_SHARE * RESOLUTIONS[name].pixels
-        candidates = undecided[fits]
+        candidates = undecided[is_large_enough(pixels[undecided], name)]
         own = [(number, rule) for number, rule in enumerate(rules) if rule.resolution == name]
         rule_of = _rule_of(own, candidates, clips.num_frames, draw)
         taken = rule_of >= 0
@@ -125,6 +134,18 @@ def assign(
         index[chosen] = first_of_rule[rule_of[taken]] + label
         undecided = np.setdiff1d(undecided, chosen, assume_unique=True)
     return Assignment(seed, epoch, buckets, index)
+
+
+def is_large_enough(pixels: IntArray, resolution: str) -> IntArray:
+    """Which clips, by height x width, may be trained at a resolution."""
+    enough: IntArray = pixels >= _SMALLEST_SHARE * RESOLUTIONS[resolution].pixels
+    return enough
+
+
+def is_long_enough(num_frames: IntArray, frames: int) -> IntArray:
+    """Which clips may be trained at a length; one frame is for pictures alone."""
+    enough: IntArray = (num_frames == 1) if frames == 1 else (num_frames > frames)
+    return enough
 
 
 def hashed_draw(seed: int, epoch: int) -> Draw:
@@ -158,7 +179,7 @@ def _rule_of(
     rule_of: IntArray = np.full(len(candidates), -1, dtype=np.int64)
     open_: IntArray = np.ones(len(candidates), dtype=bool)
     for number, rule in own:
-        fits = open_ & ((length == 1) if rule.frames == 1 else (length > rule.frames))
+        fits = open_ & is_long_enough(length, rule.frames)
         where = np.flatnonzero(fits)
         which = 0
         if rule.keep_length is not None:

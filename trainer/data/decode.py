@@ -14,11 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.data import transforms
+from trainer.data.formats import IMAGES, VIDEOS
 
 IMAGE_FPS = 120.0  # what the model is told for a picture
 _DEFAULT_FPS = 24.0
-_IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 
 
 class DecodeError(Exception):
@@ -44,9 +43,9 @@ def read_frames(path: str, start: int, count: int, height: int, width: int) -> t
     """
     suffix = Path(path).suffix.lower()
     try:
-        if suffix in _IMAGES:
+        if suffix in IMAGES:
             return _read_image(path, count, (height, width))
-        if suffix in _VIDEOS:
+        if suffix in VIDEOS:
             return _read_video(path, start, count, (height, width))
     except _Unfit as fault:
         raise DecodeError(path, str(fault)) from None
@@ -54,7 +53,7 @@ def read_frames(path: str, start: int, count: int, height: int, width: int) -> t
         raise DecodeError(path, error.strerror or str(error)) from None
     except Exception as error:  # noqa: BLE001  (no file may end the run, whatever a decoder raises)
         raise DecodeError(path, f"{type(error).__name__}: {error}") from None
-    raise DecodeError(path, f"neither a video ({', '.join(_VIDEOS)}) nor an image")
+    raise DecodeError(path, f"neither a video ({', '.join(VIDEOS)}) nor an image")
 
 
 def _read_image(path: str, count: int, target: tuple[int, int]) -> tuple[Tensor, float]:

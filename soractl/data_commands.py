@@ -1,0 +1,154 @@
+"""The `data` commands: read arguments, call one function, hand the result to output."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Prepare and examine tables of clips.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Out = Annotated[Path, typer.Option("--out", help="The table to write: .csv or .parquet.")]
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of clips.")]
+
+
+@app.command("info")
+def info(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Tables with a path, or folders.")
+    ],
+    out: Out,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder in which the tables' clips lie.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Files read at once; 0: a core each.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure clips: frames, size, aspect, fps, bytes.
+
+    A killed command goes on where it was. What cannot be read goes into OUT.failed.csv.
+    """
+    from soractl import data_info, data_picture, data_report, output
+    from soractl.remote import Connections
+
+    wishes = data_info.Wishes(tuple(inputs), out, root, workers)
+    with output.count_display() as show, Connections() as remote:
+        told = data_info.info(wishes, remote, show)
+    picture = None
+    if len(told.table) and not told.lost:
+        picture = data_picture.histograms({"clips": told.table}, out.with_suffix(".png"))
+    lines, values = data_report.info_lines(told, picture), data_report.info_json(told, picture)
+    output.report(lines, values, as_json)
+    raise typer.Exit(told.exit_code)
+
+
+@app.command("filter")
+def keep(
+    table: Table,
+    out: Out,
+    min_frames: Annotated[int | None, typer.Option(help="Drop shorter clips.")] = None,
+    max_mb: Annotated[float | None, typer.Option(help="Drop files of so many MiB or more.")] = None,
+    min_pixels: Annotated[int | None, typer.Option(help="Drop smaller: height x width.")] = None,
+    no_empty_captions: Annotated[
+        bool,
+        typer.Option("--no-empty-captions/--keep-empty-captions", help="Drop clips without text."),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Keep the clips that are worth training on, and say why the others fell out."""
+    from soractl import data_filter, data_picture, data_report, output
+
+    wishes = data_filter.Wishes(table, out, min_frames, max_mb, min_pixels, no_empty_captions)
+    told = data_filter.keep(wishes)
+    picture = None
+    if len(told.after):
+        series = {"before": told.before, "after": told.after}
+        picture = data_picture.histograms(series, out.with_suffix(".png"))
+    lines, values = data_report.filter_lines(told, picture), data_report.filter_json(told, picture)
+    output.report(lines, values, as_json)
+    raise typer.Exit(told.exit_code)
+
+
+@app.command("check")
+def check(
+    table: Table,
+    hostfile: Annotated[
+        str | None,
+        typer.Option("--hostfile", help="Nodes that share the work; they see the same files."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A table of the healthy clips to write.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job log.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="So, and check again what failed.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Clips at once on a node; 0: a core each.")
+    ] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that a clip may take.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Decode every clip from its first to its last frame.
+
+    The job log TABLE.check.jsonl has a line for each clip.
+    """
+    from soractl import data_check, data_picture, data_report, output
+
+    wishes = data_check.Wishes(table, out, hostfile, workers, timeout, resume, retry_failed)
+    with output.count_display() as show:
+        told = data_check.check(wishes, os.environ, show)
+    picture = None
+    if out is not None and len(told.healthy) and not told.left:
+        series = {"all": told.table, "healthy": told.healthy}
+        picture = data_picture.histograms(series, out.with_suffix(".png"))
+    lines, values = data_report.check_lines(told, picture), data_report.check_json(told, picture)
+    output.report(lines, values, as_json)
+    raise typer.Exit(told.exit_code)
+
+
+@app.command("merge")
+def merge(
+    tables: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Tables of clips.")],
+    out: Out,
+    as_json: Json = False,
+) -> None:
+    """Write several tables as one, each clip once.
+
+    Columns of OpenVid and MiraData are known by their names.
+    """
+    from soractl import data_merge, data_picture, data_report, data_table, output
+
+    told = data_merge.merge(tables, out)
+    series = {path.stem: data_table.read(path) for path in tables}
+    picture = data_picture.histograms(series, out.with_suffix(".png"))
+    lines, values = data_report.merge_lines(told, picture), data_report.merge_json(told, picture)
+    output.report(lines, values, as_json)
+
+
+@app.command("buckets")
+def buckets(
+    stage: Annotated[str, typer.Argument(help="The name of a file in configs/.")],
+    table: Table,
+    ranks: Annotated[int, typer.Option(min=1, help="GPUs that train.")] = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="A map of resolutions and lengths to write: .png.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where a stage's buckets put the clips of a table in its first epoch."""
+    from soractl import data_buckets, data_picture, data_report, output
+
+    if picture is not None:
+        data_picture.check_output(picture)
+    told = data_buckets.first_epoch(stage, table, ranks, overrides or ())
+    if picture is not None:
+        data_picture.heat_maps(told.shares(), *told.axes(), picture)
+    lines = data_report.buckets_lines(told, picture)
+    output.report(lines, data_report.buckets_json(told, picture), as_json)
+    raise typer.Exit(told.exit_code)

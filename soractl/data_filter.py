@@ -1,0 +1,79 @@
+"""`data filter`: the rows of a table that are worth training on, and why the others are not."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soractl import data_table
+from soractl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for."""
+
+    table: Path
+    out: Path
+    min_frames: int | None = None
+    max_mb: float | None = None
+    min_pixels: int | None = None
+    no_empty_captions: bool = True
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What came of it."""
+
+    wishes: Wishes
+    before: "DataFrame"
+    after: "DataFrame"
+    dropped: dict[str, int]  # by the first reason that holds
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 if nothing is left."""
+        return ExitCode.OK if len(self.after) else ExitCode.FAILED
+
+
+def keep(wishes: Wishes) -> Filtered:
+    """Write the rows that stay, in their order."""
+    data_table.check_output(wishes.out, [wishes.table])
+    before = data_table.read(wishes.table)
+    left = before
+    dropped = {}
+    for reason, column in _rules(wishes):
+        data_table.require(before, [column], wishes.table)
+        bad = _breaks(left[column], wishes)
+        dropped[reason] = int(bad.sum())
+        left = left[~bad]
+    if len(left):
+        data_table.write(left, wishes.out)
+    return Filtered(wishes, before, left, dropped)
+
+
+def _rules(wishes: Wishes) -> Iterator[tuple[str, str]]:
+    """Why a row falls out, and the column that tells."""
+    if wishes.no_empty_captions:
+        yield "empty caption", "text"
+    if wishes.min_frames is not None:
+        yield f"fewer than {wishes.min_frames} frames", "num_frames"
+    if wishes.max_mb is not None:
+        yield f"{wishes.max_mb:g} MiB or larger", "file_size"
+    if wishes.min_pixels is not None:
+        yield f"fewer than {wishes.min_pixels} pixels", "resolution"
+
+
+def _breaks(values: "Series[Any]", wishes: Wishes) -> "Series[bool]":
+    """Which rows break the rule of a column; what is unknown breaks it."""
+    if values.name == "text":
+        return values.isna() | (values.astype(str).str.strip() == "")
+    if values.name == "file_size":
+        return ~(values < (wishes.max_mb or 0) * MIB)
+    least = wishes.min_frames if values.name == "num_frames" else wishes.min_pixels
+    return ~(values >= (least or 0))

@@ -1,0 +1,212 @@
+"""What the `data` commands say."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from soractl import text
+from soractl.clip_queue import INTERRUPTED
+from soractl.data_buckets import Epoch
+from soractl.data_check import Checked
+from soractl.data_filter import Filtered
+from soractl.data_info import Info
+from soractl.data_merge import Merged
+
+MOST_REASONS = 10
+MOST_FILES = 5
+BUCKET_HEADERS = (
+    *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "LEFT OVER", "TOKENS", "SHARE"),
+)
+
+
+def info_lines(told: Info, picture: Path | None) -> list[str]:
+    """How many could be read, and why the others could not."""
+    wishes = told.wishes
+    if told.lost:
+        return [_unfinished(len(told.table) + len(told.failed), told.lost)]
+    lines = _reasons(told.failed["reason"])
+    lines += [f"{told.repeated} rows with a path that another row has"] if told.repeated else []
+    counts = f"{text.count(len(told.table), 'clip')} measured, {len(told.failed)} failed"
+    files = [wishes.out] if len(told.table) else []
+    files += [wishes.failures] if len(told.failed) else []
+    return [*lines, f"{counts}: {_files(files, picture)}"]
+
+
+def info_json(told: Info, picture: Path | None) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": str(told.wishes.out) if len(told.table) and not told.lost else None,
+        "failures": str(told.wishes.failures) if len(told.failed) and not told.lost else None,
+        "picture": _path(picture),
+        "clips": len(told.table),
+        "failed": len(told.failed),
+        "repeated": told.repeated,
+        "reasons": _counted(told.failed["reason"]),
+        "error": told.lost,
+    }
+
+
+def filter_lines(told: Filtered, picture: Path | None) -> list[str]:
+    """How many fell out for which reason."""
+    lines = text.table(("ROWS", "FALL OUT"), [(n, reason) for reason, n in told.dropped.items()])
+    kept = f"{len(told.after)} of {text.count(len(told.before), 'row')} kept"
+    if not len(told.after):
+        return [*lines, f"{kept}; {told.wishes.out} is not written"]
+    return [*lines, f"{kept}: {_files([told.wishes.out], picture)}"]
+
+
+def filter_json(told: Filtered, picture: Path | None) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": str(told.wishes.out) if len(told.after) else None,
+        "picture": _path(picture),
+        "rows": len(told.before),
+        "kept": len(told.after),
+        "dropped": told.dropped,
+    }
+
+
+def check_lines(told: Checked, picture: Path | None) -> list[str]:
+    """Reasons, the first broken files, lost nodes, and the count."""
+    lines = _reasons(entry["reason"] for entry in told.failed)
+    lines += [f"  {entry['path']}: {entry['reason']}" for entry in told.failed[:MOST_FILES]]
+    if len(told.failed) > MOST_FILES:
+        lines.append(f"  and {len(told.failed) - MOST_FILES} more in {told.wishes.journal}")
+    lost = {node: fault for node, fault in told.lost.items() if fault != INTERRUPTED}
+    lines += [f"{node} was given up: {fault}" for node, fault in lost.items()]
+    healthy = told.table["path"].nunique() - told.left - len(told.failed)
+    counts = f"{healthy} healthy, {len(told.failed)} failed"
+    if told.left:
+        return [*lines, f"{counts}, {told.left} not checked; --resume goes on"]
+    files = [told.wishes.out] if told.wishes.out and len(told.healthy) else []
+    return [*lines, f"{counts}: {_files([*files, told.wishes.journal], picture)}"]
+
+
+def check_json(told: Checked, picture: Path | None) -> dict[str, Any]:
+    """The same for programs."""
+    wishes = told.wishes
+    is_written = wishes.out is not None and not told.left and len(told.healthy)
+    return {
+        "out": str(wishes.out) if is_written else None,
+        "job_log": str(wishes.journal),
+        "picture": _path(picture),
+        "nodes": told.source.origin,
+        "healthy": told.table["path"].nunique() - told.left - len(told.failed),
+        "failed": [{"path": e["path"], "reason": e["reason"]} for e in told.failed],
+        "not_checked": told.left,
+        "lost_nodes": dict(told.lost),
+    }
+
+
+def merge_lines(told: Merged, picture: Path | None) -> list[str]:
+    """What each table gave, and what is missing for training."""
+    parts = [(part.path, part.rows, part.repeated) for part in told.parts]
+    lines = text.table(("TABLE", "ROWS", "REPEATED"), parts)
+    if told.dropped_columns:
+        lines.append(f"columns that not all have: {', '.join(told.dropped_columns)}")
+    for name, count in told.incomplete.items():
+        lines.append(f"{text.count(count, 'row')} without {name}")
+    if told.incomplete.keys() - {"text"}:
+        lines.append(f"hint: soractl data info {told.out} --out OUT measures them")
+    rows = text.count(len(told.table), "row")
+    return [*lines, f"{rows}: {_files([told.out], picture)}"]
+
+
+def merge_json(told: Merged, picture: Path | None) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": str(told.out),
+        "picture": _path(picture),
+        "rows": len(told.table),
+        "tables": [
+            {"path": str(part.path), "rows": part.rows, "repeated": part.repeated}
+            for part in told.parts
+        ],
+        "dropped_columns": list(told.dropped_columns),
+        "rows_without": told.incomplete,
+    }
+
+
+def buckets_lines(told: Epoch, picture: Path | None) -> list[str]:
+    """A row for each resolution and length, who falls out, and the epoch."""
+    tokens = told.tokens
+    rows = [
+        (
+            *(row.resolution, row.frames, row.clips, _share(row.clips, told.clips)),
+            *(row.batch_size or "-", row.batches, row.left_over, _short(row.tokens)),
+            _share(row.tokens, tokens),
+        )
+        for row in told.rows
+    ]
+    lines = text.table(BUCKET_HEADERS, rows)
+    fallen = sum(told.fallen.values())
+    lines += ["", f"{fallen} of {text.count(told.clips, 'clip')} are not trained on in this epoch"]
+    reasons = [(f"  {count}", reason) for reason, count in told.fallen.items() if count]
+    lines += text.pairs(reasons) if reasons else []
+    if not told.is_possible:
+        return [*lines, f"the buckets of {told.stage} can hold no clip: each keeps 0 or has none"]
+    if not told.steps:
+        why = f"{told.batches} full batches are fewer than {told.ranks} ranks"
+        return [*lines, f"no step to train: {why}"]
+    epoch = f"an epoch for {text.count(told.ranks, 'rank')}: {text.count(told.steps, 'step')}"
+    lines += ["", f"{epoch}, {told.batches} micro batches, {_short(tokens)} tokens"]
+    for window, balance in told.balance.items():
+        order = f"window {window}" if window else "no window"
+        lines.append(f"mean over longest of a step's batches, {order}: {100 * balance:.1f} %")
+    return [*lines, *([f"picture: {picture}"] if picture else [])]
+
+
+def buckets_json(told: Epoch, picture: Path | None) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "stage": told.stage,
+        "table": str(told.table),
+        "picture": _path(picture),
+        "clips": told.clips,
+        "ranks": told.ranks,
+        "steps": told.steps,
+        "micro_batches": told.batches,
+        "tokens": told.tokens,
+        "buckets": [{**vars(row), "left_over": row.left_over} for row in told.rows],
+        "fallen_out": told.fallen,
+        "balance_by_window": {str(window): share for window, share in told.balance.items()},
+    }
+
+
+def _reasons(reasons: Iterable[str]) -> list[str]:
+    counted = _counted(reasons)
+    lines = [f"{count} {reason}" for reason, count in list(counted.items())[:MOST_REASONS]]
+    rest = sum(list(counted.values())[MOST_REASONS:])
+    return [*lines, *([f"{rest} for other reasons"] if rest else [])]
+
+
+def _counted(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each reason was given, whatever the numbers in it; the most frequent first."""
+    return dict(Counter(re.sub(r"\d+", "N", reason) for reason in reasons).most_common())
+
+
+def _unfinished(done: int, fault: str) -> str:
+    return f"{fault} after {text.count(done, 'clip')}; the same command goes on from there"
+
+
+def _files(files: Iterable[Path], picture: Path | None) -> str:
+    return ", ".join(str(file) for file in [*files, *([picture] if picture else [])])
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _short(number: float) -> str:
+    """`950`, `12.3 k`, `4.56 M`, `1.2 G`."""
+    for unit in ("", " k", " M", " G", " T"):
+        if number < 1000 or unit == " T":
+            break
+        number /= 1000
+    return f"{number:.3g}{unit}"

@@ -1,0 +1,81 @@
+"""What is done already, one JSON line an item, so that a killed command goes on where it was."""
+
+import fcntl
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from soractl.errors import ExitCode, SoractlError
+
+
+class Journal:
+    """The entries of a file, by path of the clip; the last one of a clip holds.
+
+    Only one process has it open at a time. A last line that a crash left half written is dropped.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.entries: dict[str, dict[str, Any]] = {}
+        self._stream: IO[bytes]
+
+    def __enter__(self) -> Self:
+        try:
+            self._stream = self.file.open("ab+")
+        except OSError as error:
+            raise SoractlError(f"{self.file}: {error.strerror}") from None
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self._stream.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stream.close()
+
+    def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Note what was done; it outlives this process from here on."""
+        lines = []
+        for entry in entries:
+            self.entries[entry["path"]] = dict(entry)
+            lines.append(f"{json.dumps(entry)}\n".encode())
+        self._stream.write(b"".join(lines))
+        self._stream.flush()
+
+    def forget(self, which: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Take these entries for not done; the file keeps them until others take their place."""
+        self.entries = {path: entry for path, entry in self.entries.items() if not which(entry)}
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SoractlError(
+                f"{self.file}: another command writes it just now", exit_code=ExitCode.REFUSED
+            ) from None
+
+    def _read(self) -> None:
+        self._stream.seek(0)
+        whole = 0
+        for line in self._stream:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(line)
+                self.entries[entry["path"]] = entry
+            except (ValueError, TypeError, KeyError):
+                raise SoractlError(
+                    f"{self.file}: no journal of clips, at byte {whole}",
+                    hint="remove it to begin anew",
+                ) from None
+            whole += len(line)
+        self._stream.truncate(whole)

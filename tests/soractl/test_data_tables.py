@@ -1,0 +1,144 @@
+import json
+
+import pandas
+import pytest
+from PIL import Image
+
+WHOLE = "path,text,num_frames,height,width,aspect_ratio,fps,resolution,file_size"
+ROWS = """\
+a.mp4,a cat,100,720,1280,0.5625,24,921600,1000000
+b.mp4, ,100,720,1280,0.5625,24,921600,1000000
+c.mp4,a dog,20,720,1280,0.5625,24,921600,1000000
+d.mp4,a cow,100,720,1280,0.5625,24,921600,52428800
+e.mp4,a pig,100,144,256,0.5625,24,36864,1000000
+f.mp4,,20,144,256,0.5625,24,36864,52428801
+g.mp4,a hen,100,720,1280,0.5625,24,921600,52428799
+"""
+
+
+@pytest.fixture
+def table(workplace):
+    return workplace.write("in.csv", f"{WHOLE}\n{ROWS}")
+
+
+def size_of(picture):
+    with Image.open(picture) as image:
+        return image.size
+
+
+def test_filter_keeps_what_fulfils_all_and_counts_the_rest_by_its_first_reason(workplace, table):
+    limits = ("--min-frames", "21", "--max-mb", "50", "--min-pixels", "100000")
+    done = workplace.soractl("data", "filter", "in.csv", "--out", "out.csv", *limits)
+    assert done.stdout == (
+        "ROWS  FALL OUT\n"
+        "2     empty caption\n"
+        "1     fewer than 21 frames\n"
+        "1     50 MiB or larger\n"
+        "1     fewer than 100000 pixels\n"
+        "2 of 7 rows kept: out.csv, out.png\n"
+    )
+    kept = pandas.read_csv("out.csv")
+    pandas.testing.assert_frame_equal(
+        kept, pandas.read_csv("in.csv").iloc[[0, 6]].reset_index(drop=True)
+    )
+    assert size_of("out.png")[0] > 1000
+
+
+def test_filter_may_keep_clips_without_a_caption(workplace, table):
+    options = ("--out", "out.parquet", "--keep-empty-captions", "--json")
+    values = json.loads(workplace.soractl("data", "filter", "in.csv", *options).stdout)
+    assert values == {
+        "schema_version": 1,
+        "out": "out.parquet",
+        "picture": "out.png",
+        "rows": 7,
+        "kept": 7,
+        "dropped": {},
+    }
+    assert len(pandas.read_parquet("out.parquet")) == 7
+
+
+def test_filter_never_writes_an_empty_table_or_over_its_input(workplace, table):
+    done = workplace.soractl(
+        "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "999", code=1
+    )
+    assert done.stdout.endswith("0 of 7 rows kept; out.csv is not written\n")
+    assert not (workplace.folder / "out.csv").exists()
+    workplace.soractl("data", "filter", "in.csv", "--out", "./in.csv", code=2)
+    assert table.read_text() == f"{WHOLE}\n{ROWS}"
+
+
+def test_filter_says_which_column_is_missing_or_no_number(workplace):
+    workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,ten\n")
+    missing = workplace.soractl(
+        "data", "filter", "in.csv", "--out", "out.csv", "--max-mb", "5", code=2
+    )
+    assert missing.stderr == (
+        "error: in.csv has no column file_size\nhint: soractl data info in.csv --out in_info.csv\n"
+    )
+    wrong = workplace.soractl(
+        "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "5", code=2
+    )
+    assert wrong.stderr == "error: in.csv: row 0 has num_frames = ten; no number\n"
+
+
+def test_merge_knows_published_names_and_drops_what_stands_twice(workplace):
+    workplace.write(
+        "openvid.csv",
+        "video,caption,aesthetic score,fps,frame\na.mp4,a cat,5.1,24,90\nb.mp4,a dog,4.2,25,80\n",
+    )
+    workplace.write(
+        "mira.csv",
+        "clip_id,file_path,short_caption,dense_caption,height,width,fps\n"
+        "1,c.mp4,cow,a brown cow,720,1280,30\n2,a.mp4,cat,a grey cat,720,1280,30\n",
+    )
+    done = workplace.soractl("data", "merge", "openvid.csv", "mira.csv", "--out", "all.csv")
+    assert (workplace.folder / "all.csv").read_text() == (
+        "path,text,num_frames,height,width,fps\n"
+        "a.mp4,a cat,90.0,,,24\n"
+        "b.mp4,a dog,80.0,,,25\n"
+        "c.mp4,a brown cow,,720.0,1280.0,30\n"
+    )
+    assert done.stdout == (
+        "TABLE        ROWS  REPEATED\n"
+        "openvid.csv  2     0\n"
+        "mira.csv     2     1\n"
+        "columns that not all have: aesthetic score, clip_id, short_caption\n"
+        "1 row without num_frames\n"
+        "2 rows without height\n"
+        "2 rows without width\n"
+        "hint: soractl data info all.csv --out OUT measures them\n"
+        "3 rows: all.csv, all.png\n"
+    )
+
+
+def test_merge_of_equal_tables_keeps_every_column_and_number(workplace, table):
+    workplace.write(
+        "more.csv",
+        f"{WHOLE},mood\n{ROWS.replace('.mp4', '.mkv')}".replace("\n", ",1\n").replace(
+            "mood,1", "mood"
+        ),
+    )
+    done = workplace.soractl("data", "merge", "in.csv", "more.csv", "--out", "all.csv", "--json")
+    values = json.loads(done.stdout)
+    assert (values["rows"], values["dropped_columns"]) == (14, ["mood"])
+    merged = pandas.read_csv("all.csv")
+    pandas.testing.assert_frame_equal(merged.iloc[:7], pandas.read_csv("in.csv"))
+    assert values["rows_without"] == {"text": 2}
+
+
+def test_a_table_is_written_aside(workplace, table, monkeypatch):
+    from soractl import data_table
+    from soractl.errors import SoractlError
+
+    out = workplace.write("out.csv", "the old one\n")
+    clips = data_table.read(table)
+
+    def full(self, path, **options):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pandas.DataFrame, "to_csv", full)
+    with pytest.raises(SoractlError, match=r"out.csv: No space left on device"):
+        data_table.write(clips, out)
+    assert out.read_text() == "the old one\n"
