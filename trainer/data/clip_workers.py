@@ -1,6 +1,7 @@
 """Processes that decode one clip at a time; one that hangs or dies is replaced."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from trainer.data.decode import DecodeError, read_frames
 
 _START_S = 300.0  # a process may take this long to load its libraries from a busy file server
 _LOOK_UP_S = 0.5  # whoever waits for answers may be asked to stop
+_BURIAL_S = 5.0  # a process that waits for a dead file server may not end at all
 
 
 class ClipTask(NamedTuple):
@@ -90,6 +92,7 @@ class _Worker:
         self._stuck_after_s = stuck_after_s
         self._process: Any = None
         self._lifeline: Connection  # closes with this process, which ends the worker
+        self._task: ClipTask
         self._deadline = 0.0
         self._is_loaded = False
         self.connection: Connection
@@ -99,7 +102,7 @@ class _Worker:
         if self._process is None or not self._process.is_alive():
             self.stop()
             self._start()
-        self.number = number
+        self.number, self._task = number, task
         self._deadline = time.monotonic() + (self._stuck_after_s if self._is_loaded else _START_S)
         with contextlib.suppress(OSError):  # it has just died: `answer` sees it
             self.connection.send(task)
@@ -114,12 +117,10 @@ class _Worker:
         fault = f"no answer within {self._stuck_after_s if self._is_loaded else _START_S:g} s"
         if is_ready:
             try:
-                message = self.connection.recv()
+                return self._take(self.connection.recv())
             except (EOFError, OSError):
                 self._process.join(1)
                 fault = f"its reader died with exit code {self._process.exitcode}"
-            else:
-                return self._take(message)
         if not self._is_loaded:
             raise RuntimeError(f"a process that reads clips does not start: {fault}")
         self.number = None
@@ -129,23 +130,26 @@ class _Worker:
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join()
-            self._process.close()
+            self._process.join(_BURIAL_S)
+            if self._process.exitcode is not None:
+                self._process.close()
             self._process = None
             self.connection.close()
             self._lifeline.close()
         self.number = None
 
     def _take(self, message: Any) -> ClipAnswer | None:
-        if self._is_loaded:
-            self.number = None
-            return ClipAnswer(*message)
-        self._is_loaded = True  # its first word; only now it turns to the clip
-        self._deadline = time.monotonic() + self._stuck_after_s
-        return None
+        if not self._is_loaded:
+            self._is_loaded = True  # its first word; only now it turns to the clip
+            self._deadline = time.monotonic() + self._stuck_after_s
+            return None
+        fps, fault = message
+        clip = None if fault else _receive(self.connection, self._task)
+        self.number = None
+        return ClipAnswer(clip, fps, fault)
 
     def _start(self) -> None:
-        context = torch.multiprocessing.get_context("spawn")  # this process has threads: never fork
+        context = multiprocessing.get_context("spawn")  # this process has threads: never fork
         self.connection, theirs = context.Pipe()
         lifeline, self._lifeline = context.Pipe(duplex=False)
         self._is_loaded = False
@@ -161,12 +165,34 @@ def _serve(connection: Connection, lifeline: Connection) -> None:
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     connection.send(None)
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        connection.send(tuple(read_here(ClipTask(*task))))
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            answer = read_here(connection.recv())
+            connection.send((answer.fps, answer.fault))
+            if answer.clip is not None:
+                _send(connection, answer.clip)
+
+
+def _send(connection: Connection, clip: Tensor) -> None:
+    """A clip's bytes as they are: no copy, no shared memory that a container may lack."""
+    left = _bytes_of(clip)
+    while left:
+        left = left[os.write(connection.fileno(), left) :]
+
+
+def _receive(connection: Connection, task: ClipTask) -> Tensor:
+    clip = torch.empty(3, task.frames, task.height, task.width)
+    left = _bytes_of(clip)
+    while left:
+        count = os.readv(connection.fileno(), [left])
+        if count == 0:
+            raise EOFError
+        left = left[count:]
+    return clip
+
+
+def _bytes_of(clip: Tensor) -> memoryview:
+    return memoryview(clip.numpy()).cast("B")
 
 
 def _end_with(lifeline: Connection) -> None:

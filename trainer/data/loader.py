@@ -166,7 +166,7 @@ class _Reading:
         self.fps = torch.zeros(size)
 
     def take(self, place: int, answer: ClipAnswer) -> None:
-        """Copies the clip at once: until then a worker's answer holds an open file."""
+        """Put a clip, or why there is none, in its place."""
         self.missing -= 1
         if answer.clip is None:
             self.faults[place] = answer.fault
