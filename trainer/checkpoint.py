@@ -1,7 +1,7 @@
 """Tensors to and from a checkpoint: whole models as safetensors, the optimizer as ZeRO's shards."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from trainer.ema import Ema
@@ -36,48 +36,136 @@ class TrainingState:
         name_of = {id(parameter): name for name, parameter in self.model.named_parameters()}
         return [name_of[id(parameter)] for parameter in self.optimizer.working]
 
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """This rank's flat slices of the averaged weights."""
+        return dict(zip(self.trainable_names, self.ema.shards, strict=True))
+
+    @property
+    def optimizer_slices(self) -> dict[str, Tensor]:
+        """This rank's flat slices, as `master.NAME` and `exp_avg.NAME`; `step.NAME` is a count."""
+        moments = self.optimizer.optim.state
+        return {
+            f"{kind}.{name}": tensor
+            for name, master in zip(self.trainable_names, self.optimizer.masters, strict=True)
+            for kind, tensor in {"master": master, **moments[master]}.items()
+        }
+
 
 @dataclass(frozen=True)
-class WholeModel:
-    """One model as files: what this rank writes, on the host, and the index of all of them."""
+class Layout:
+    """How a whole model is spread over files of at most 1 GiB, and these over the ranks."""
 
-    mine: Mapping[str, Mapping[str, Tensor]]  # by file name
-    index: Mapping[str, Any]
+    files: Mapping[str, tuple[str, ...]]  # tensors by file name
+    shapes: Mapping[str, torch.Size]
+    total_bytes: int
+    world_size: int
+
+    def writer(self, file: str) -> int:
+        """The rank that writes a file."""
+        return list(self.files).index(file) * self.world_size // len(self.files)
+
+    def files_of(self, rank: int) -> list[str]:
+        """What one rank writes."""
+        return [file for file in self.files if self.writer(file) == rank]
+
+    def tensors_of(self, rank: int) -> list[str]:
+        """What the files of one rank hold."""
+        return [name for file in self.files_of(rank) for name in self.files[file]]
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """What readers of such files look up names in."""
+        weight_map = {name: file for file, names in self.files.items() for name in names}
+        return {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
 
 
-def stage_model(state: TrainingState, ranks: Ranks) -> WholeModel:
-    """The weights as they are trained, copied to the host of the ranks that write them."""
-    tensors = state.model.state_dict()
-    return _stage_whole(tensors, lambda name, writer: tensors[name], ranks)
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank writes of a state, on the host."""
+
+    layouts: Mapping[str, Layout]  # of the folders model and ema
+    model: Mapping[str, Tensor]  # whole tensors of this rank's files
+    untrained: Mapping[str, Tensor]  # of this rank's EMA files, what no average is kept of
+    averages: Mapping[str, Tensor]  # flat slices
+    optimizer: Mapping[str, Tensor]  # flat slices
 
 
-def stage_ema(state: TrainingState, ranks: Ranks) -> WholeModel:
-    """The averaged weights, fp32, gathered out of the ranks' slices."""
-    tensors = state.model.state_dict()
-    averages = dict(zip(state.trainable_names, state.ema.shards, strict=True))
+class HostMemory:
+    """Holds copies of tensors, each time in the same memory: touching fresh pages takes longer."""
 
-    def average(name: str, writer: int) -> Tensor:
-        if name in averages:
-            return _gather(averages[name], tensors[name].shape, writer, ranks)
-        return tensors[name].float()
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, str], Tensor] = {}
 
-    shapes = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
-    return _stage_whole(shapes, average, ranks)
+    def copy(self, tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
+        """The copies; they hold until the next call, which must have the same names and shapes."""
+        if not self._places:
+            self._places = _places_for(tensors)
+        for key, tensor in tensors.items():
+            self._places[key].copy_(tensor, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
+        return self._places
+
+
+def take_snapshot(state: TrainingState, ranks: Ranks, memory: HostMemory) -> Snapshot:
+    """Copy to the host what this rank writes; it waits for no other rank."""
+    tensors, averages = state.model.state_dict(), state.averages
+    layouts = {
+        "model": _lay_out({name: (t.shape, t.nbytes) for name, t in tensors.items()}, ranks),
+        "ema": _lay_out({name: (t.shape, 4 * t.numel()) for name, t in tensors.items()}, ranks),
+    }
+    mine = {folder: layout.tensors_of(ranks.rank) for folder, layout in layouts.items()}
+    parts = {
+        "model": {name: tensors[name] for name in mine["model"]},
+        "untrained": {name: tensors[name] for name in mine["ema"] if name not in averages},
+        "averages": averages,
+        "optimizer": state.optimizer_slices,
+    }
+    copies = memory.copy({(part, n): t for part, named in parts.items() for n, t in named.items()})
+    found = {part: {name: copies[part, name] for name in named} for part, named in parts.items()}
+    return Snapshot(layouts, **found)
+
+
+def whole_models(
+    snapshot: Snapshot, ranks: Ranks, group: dist.ProcessGroup
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The files that this rank writes, weights as trained and averages; all go through them all."""
+    layout = snapshot.layouts["model"]
+    for file in layout.files_of(ranks.rank):
+        yield f"model/{file}", {name: snapshot.model[name] for name in layout.files[file]}
+    layout = snapshot.layouts["ema"]
+    for file, names in layout.files.items():
+        slices = {name: snapshot.averages[name] for name in names if name in snapshot.averages}
+        whole = _gather(slices, layout, layout.writer(file), ranks, group) if slices else {}
+        if layout.writer(file) == ranks.rank:
+            rest = {name: snapshot.untrained[name].float() for name in names if name not in slices}
+            yield f"ema/{file}", whole | rest
+
+
+def save_optimizer(
+    folder: Path, snapshot: Snapshot, mesh: DeviceMesh, group: dist.ProcessGroup
+) -> None:
+    """Write this rank's masters and moments; every rank takes part."""
+    shards = _sharded(snapshot.optimizer, snapshot.layouts["model"].shapes, mesh)
+    dcp.save(shards, checkpoint_id=folder, process_group=group)
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     """Weights, fp32 masters, moments and averages as they were, on any number of ranks."""
-    tensors = state.model.state_dict()
+    tensors, averages = state.model.state_dict(), state.averages
     for name, tensor in read_whole(checkpoint.model):
         tensors[name].copy_(tensor)
-    averages = dict(zip(state.trainable_names, state.ema.shards, strict=True))
     for name, tensor in read_whole(checkpoint.ema):
         if name in averages:
             shard = averages[name]
             part = tensor.flatten()[ranks.rank * shard.numel() :][: shard.numel()]
             shard[: part.numel()].copy_(part)
     _fill_moments(state.optimizer)
-    dcp.load(optimizer_shards(state, ranks), checkpoint_id=checkpoint.optimizer)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
+    shards = _sharded(state.optimizer_slices, shapes, mesh)
+    dcp.load(shards, checkpoint_id=checkpoint.optimizer)
 
 
 def read_whole(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -89,22 +177,21 @@ def read_whole(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
-def optimizer_shards(state: TrainingState, ranks: Ranks) -> dict[str, Tensor]:
-    """Masters and moments as DTensors over their true length: ZeRO's slice is exactly Shard(0)."""
-    mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    moments = state.optimizer.optim.state
+def _sharded(
+    slices: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], mesh: DeviceMesh
+) -> dict[str, Tensor]:
+    """Slices as DTensors over their true length: ZeRO's slice is exactly Shard(0), but padded."""
     shards: dict[str, Tensor] = {}
-    pairs = zip(state.optimizer.working, state.optimizer.masters, strict=True)
-    for name, (parameter, master) in zip(state.trainable_names, pairs, strict=True):
-        length = parameter.numel()
-        mine = max(0, min(master.numel(), length - ranks.rank * master.numel()))
-        for kind, tensor in {"master": master, **moments[master]}.items():
-            if kind == "step":
-                shards[f"step.{name}"] = tensor
-            else:
-                shards[f"{kind}.{name}"] = DTensor.from_local(
-                    tensor.detach()[:mine], mesh, [Shard(0)], shape=(length,), stride=(1,)
-                )
+    for key, tensor in slices.items():
+        kind, _, name = key.partition(".")
+        if kind == "step":
+            shards[key] = tensor
+            continue
+        length = shapes[name].numel()
+        mine = max(0, min(tensor.numel(), length - mesh.get_rank() * tensor.numel()))
+        shards[key] = DTensor.from_local(
+            tensor.detach()[:mine], mesh, [Shard(0)], shape=(length,), stride=(1,)
+        )
     return shards
 
 
@@ -118,43 +205,56 @@ def _fill_moments(optimizer: ZeroOptimizer) -> None:
         }
 
 
-def _stage_whole(
-    shapes: Mapping[str, Tensor], tensor_of: Callable[[str, int], Tensor], ranks: Ranks
-) -> WholeModel:
-    """Files of at most 1 GiB, spread over the ranks; all call `tensor_of(name, writer)` alike."""
-    files = _split(shapes)
-    mine: dict[str, dict[str, Tensor]] = {}
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(files):
-        file = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
-        writer = number * ranks.world_size // len(files)
-        whole = {name: tensor_of(name, writer).detach() for name in names}
-        if ranks.rank == writer:
-            mine[file] = {name: _to_host(tensor) for name, tensor in whole.items()}
-        weight_map |= dict.fromkeys(names, file)
-    total = sum(tensor.nbytes for tensor in shapes.values())
-    return WholeModel(mine, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
-
-
-def _split(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+def _lay_out(tensors: Mapping[str, tuple[torch.Size, int]], ranks: Ranks) -> Layout:
+    """`tensors` holds the shape and the bytes of each."""
     files: list[list[str]] = [[]]
     room = _FILE_BYTES
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room and files[-1]:
+    for name, (_, size) in tensors.items():
+        if size > room and files[-1]:
             files.append([])
             room = _FILE_BYTES
         files[-1].append(name)
-        room -= tensor.nbytes
-    return files
+        room -= size
+    return Layout(
+        {
+            f"model-{number:05d}-of-{len(files):05d}.safetensors": tuple(names)
+            for number, names in enumerate(files, 1)
+        },
+        {name: shape for name, (shape, _) in tensors.items()},
+        sum(size for _, size in tensors.values()),
+        ranks.world_size,
+    )
 
 
-def _gather(shard: Tensor, shape: torch.Size, writer: int, ranks: Ranks) -> Tensor:
-    """The whole tensor on `writer` out of every rank's padded flat slice; elsewhere the slice."""
-    mine = ranks.rank == writer
-    parts = [torch.empty_like(shard) for _ in range(ranks.world_size)] if mine else None
-    dist.gather(shard, parts, dst=writer)
-    return torch.cat(parts)[: shape.numel()].view(shape) if parts else shard
+def _places_for(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
+    """Room on the host, one piece for each type: thousands of small pinned ones are slow to get."""
+    places: dict[tuple[str, str], Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors.values()}:
+        named = {key: tensor for key, tensor in tensors.items() if tensor.dtype == dtype}
+        lengths = [tensor.numel() for tensor in named.values()]
+        whole = torch.empty(sum(lengths), dtype=dtype, pin_memory=torch.cuda.is_available())
+        parts = zip(named.items(), whole.split(lengths), strict=True)
+        places |= {key: part.view(tensor.shape) for (key, tensor), part in parts}
+    return places
+
+
+def _gather(
+    slices: Mapping[str, Tensor],
+    layout: Layout,
+    writer: int,
+    ranks: Ranks,
+    group: dist.ProcessGroup,
+) -> dict[str, Tensor]:
+    """The whole tensors on `writer`, out of every rank's padded slices; nothing elsewhere."""
+    mine = torch.cat(list(slices.values()))
+    if ranks.rank != writer:
+        dist.gather(mine, dst=writer, group=group)
+        return {}
+    heard = [torch.empty_like(mine) for _ in range(ranks.world_size)]
+    dist.gather(mine, heard, dst=writer, group=group)
+    lengths = [part.numel() for part in slices.values()]
+    parts = zip(*(one.split(lengths) for one in heard), strict=True)
+    return {
+        name: torch.cat(of_name)[: layout.shapes[name].numel()].view(layout.shapes[name])
+        for name, of_name in zip(slices, parts, strict=True)
+    }

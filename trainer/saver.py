@@ -4,23 +4,28 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.device_mesh import init_device_mesh
 
 from trainer.checkpoint import (
     INDEX,
+    HostMemory,
+    Layout,
+    Snapshot,
     TrainingState,
-    WholeModel,
-    optimizer_shards,
-    stage_ema,
-    stage_model,
+    save_optimizer,
+    take_snapshot,
+    whole_models,
 )
 from trainer.config import CheckpointConfig
 from trainer.parallel import Ranks
@@ -38,6 +43,8 @@ class Saver:
     def __init__(self, run: RunDir, ranks: Ranks, config: CheckpointConfig) -> None:
         self._run, self._ranks, self._config = run, ranks, config
         self._group = dist.new_group(backend="gloo")  # its own, since it is used beside training
+        self._mesh = init_device_mesh("cpu", (ranks.world_size,))
+        self._memory = HostMemory()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._last_save = time.monotonic()
@@ -49,24 +56,10 @@ class Saver:
 
     def save(self, state: TrainingState, manifest: Manifest) -> None:
         """Copy the state to host memory and return; the last save is finished first."""
-        self.wait()
         began = self._last_save = time.monotonic()
-        draft = self._run.draft_path(manifest.epoch, manifest.global_step)
-        if self._ranks.is_first:
-            shutil.rmtree(draft, ignore_errors=True)
-            for folder in ("model", "ema", "optimizer"):
-                (draft / folder).mkdir(parents=True)
-        dist.barrier(self._group)
-        wholes = {
-            draft / "model": stage_model(state, self._ranks),
-            draft / "ema": stage_ema(state, self._ranks),
-        }
-        shards = dcp.async_save(
-            optimizer_shards(state, self._ranks),
-            checkpoint_id=draft / "optimizer",
-            process_group=self._group,
-        )
-        self._writing = self._thread.submit(self._write, draft, wholes, shards, manifest)
+        self.wait()
+        snapshot = take_snapshot(state, self._ranks, self._memory)
+        self._writing = self._thread.submit(self._write, snapshot, manifest)
         log.info("training stood still for %.2f s to save", time.monotonic() - began)
 
     def wait(self) -> None:
@@ -80,64 +73,74 @@ class Saver:
         self.wait()
         self._thread.shutdown()
 
-    def _write(
-        self,
-        draft: Path,
-        wholes: Mapping[Path, WholeModel],
-        shards: "Future[Any]",
-        manifest: Manifest,
-    ) -> None:
-        files: dict[str, dict[str, Any]] = {}
+    def _write(self, snapshot: Snapshot, manifest: Manifest) -> None:
+        draft = self._run.draft_path(manifest.epoch, manifest.global_step)
         fault = None
-        try:
-            for folder, whole in wholes.items():
-                self._write_whole(folder, whole)
-        except OSError as error:
-            fault = f"rank {self._ranks.rank}: {error}"
-        shard_fault = shards.exception()  # awaited in any case: it uses the group that is used next
-        fault = fault or (f"rank {self._ranks.rank}: {_root(shard_fault)}" if shard_fault else None)
-        if not fault:
-            files = {
-                str(file.relative_to(draft)): describe_file(file)
-                for file in self._mine(draft, wholes)
-            }
+        # After a fault the rest is gone through too: the other ranks wait for this one's part.
+        for file, tensors in whole_models(snapshot, self._ranks, self._group):
+            fault = fault or _fault_in(_write_tensors, draft / file, tensors)
+        if self._ranks.is_first:
+            fault = fault or _fault_in(_write_indices, draft, snapshot.layouts)
+        optimizer = draft / "optimizer"
+        later = _fault_in(save_optimizer, optimizer, snapshot, self._mesh, self._group)
+        files: dict[str, dict[str, Any]] = {}
+        fault = fault or later or _fault_in(self._describe, draft, snapshot.layouts, files)
         heard: list[Any] | None = [None] * self._ranks.world_size if self._ranks.is_first else None
         dist.gather_object((files, fault), heard, group=self._group)
         if heard:
             self._publish(draft, manifest, heard)
 
-    def _write_whole(self, folder: Path, whole: WholeModel) -> None:
-        for file, tensors in whole.mine.items():
-            save_file(dict(tensors), folder / file, metadata={"format": "pt"})
-            sync_to_disk(folder / file)
+    def _describe(
+        self, draft: Path, layouts: Mapping[str, Layout], files: dict[str, dict[str, Any]]
+    ) -> None:
+        """Add to `files` what the manifest says of those that this rank wrote."""
+        mine = list((draft / "optimizer").glob(f"__{self._ranks.rank}_*"))
+        for folder, layout in layouts.items():
+            mine += [draft / folder / file for file in layout.files_of(self._ranks.rank)]
         if self._ranks.is_first:
-            (folder / INDEX).write_text(json.dumps(whole.index, indent=2))
-            sync_to_disk(folder / INDEX)
-
-    def _mine(self, draft: Path, wholes: Mapping[Path, WholeModel]) -> Iterator[Path]:
-        """The files that this rank wrote."""
-        for folder, whole in wholes.items():
-            yield from (folder / file for file in whole.mine)
-            if self._ranks.is_first:
-                yield folder / INDEX
-        yield from (draft / "optimizer").glob(f"__{self._ranks.rank}_*")
-        if self._ranks.is_first:
-            yield draft / "optimizer" / ".metadata"
+            mine += [draft / folder / INDEX for folder in layouts]
+            mine.append(draft / "optimizer" / ".metadata")
+        files.update({str(file.relative_to(draft)): describe_file(file) for file in mine})
 
     def _publish(self, draft: Path, manifest: Manifest, heard: list[Any]) -> None:
-        faults = [fault for _, fault in heard if fault]
-        if faults:
-            shutil.rmtree(draft, ignore_errors=True)
-            log.error("checkpoint given up, training goes on: %s", faults[0])
-            return
         files = {path: facts for files, _ in heard for path, facts in sorted(files.items())}
-        checkpoint = self._run.publish(draft, replace(manifest, files=files))
-        log.info("saved %s", checkpoint.name)
+        fault = next((fault for _, fault in heard if fault), None)
+        fault = fault or _fault_in(self._run.publish, draft, replace(manifest, files=files))
+        if fault:
+            shutil.rmtree(draft, ignore_errors=True)
+            name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
+            log.error("checkpoint %s given up, training goes on: %s", name, fault)
+            return
+        log.info("saved epoch%d-global_step%d", manifest.epoch, manifest.global_step)
+        if fault := _fault_in(self._remove_superseded):
+            log.warning("an old checkpoint is still there: %s", fault)
+
+    def _remove_superseded(self) -> None:
         kept = self._config.keep_last, self._config.keep_every_steps
         for old in superseded(self._run.checkpoints(), *kept):
             old.remove()
 
 
-def _root(error: BaseException) -> str:
-    """The first line of what lies at the bottom of torch's collected exceptions."""
-    return str(error).strip().splitlines()[0]
+def _fault_in(write: Callable[..., object], *arguments: Any) -> str | None:
+    """What went wrong in writing, in one line."""
+    try:
+        write(*arguments)
+    except CheckpointException as error:
+        cause = next(cause for cause, _ in error.failures.values())
+        return str(cause).splitlines()[0]
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    sync_to_disk(path)
+
+
+def _write_indices(draft: Path, layouts: Mapping[str, Layout]) -> None:
+    for folder, layout in layouts.items():
+        path = draft / folder / INDEX
+        path.write_text(json.dumps(layout.index, indent=2))
+        sync_to_disk(path)

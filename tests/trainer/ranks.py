@@ -1,0 +1,159 @@
+"""Ranks that train a tiny model, forked from a process that has loaded all they need."""
+
+import os
+import socket
+import traceback
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn import functional as F
+
+from trainer.checkpoint import TrainingState, restore
+from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
+from trainer.ema import Ema
+from trainer.parallel import boost, process_group
+from trainer.run_dir import Manifest, RunDir
+from trainer.saver import Saver
+
+CLIPS = 12  # of a step, over all ranks
+KEEP_ALL = CheckpointConfig(every_steps=0, keep_last=0, keep_every_steps=0)
+OPTIM = OptimConfig(
+    lr=1e-2,
+    schedule="warmup",
+    warmup_steps=0,
+    cooldown_steps=0,
+    weight_decay=0.01,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    grad_clip=1.0,
+    ema_decay=0.9,
+)
+
+
+class Tiny(nn.Module):
+    """Tensors of every kind: frozen, buffers, and lengths that no number of ranks divides."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(5, 7)
+        self.frozen = nn.Linear(7, 7).requires_grad_(False)
+        self.norm = nn.LayerNorm(7)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.last = nn.Linear(7, 3)
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, x):
+        self.seen += 1
+        return self.last(self.norm(self.frozen(torch.tanh(self.first(x)))) * self.scale)
+
+
+class Rank:
+    """Training on one rank, with all that a checkpoint holds."""
+
+    def __init__(self, ranks, folder, dtype="bf16", keep=KEEP_ALL):
+        torch.manual_seed(0)
+        self.ranks, self.run, self.dtype = ranks, RunDir(folder), dtype
+        model = Tiny()
+        trainer = TrainerConfig(dtype=dtype, compile=False, collective_timeout_s=60)
+        self.booster, self.wrapped, optimizer = boost(model, OPTIM, trainer)
+        ema = Ema(optimizer.masters, OPTIM.ema_decay)
+        self.state = TrainingState(model, optimizer, ema)
+        self.saver = Saver(self.run, ranks, keep)
+        self.step = 0
+
+    def train(self, until):
+        """Losses of the steps after the last one up to `until`."""
+        losses = []
+        while self.step < until:
+            self.step += 1
+            random = torch.Generator().manual_seed(self.step)
+            x, y = (torch.randn(CLIPS, size, generator=random) for size in (5, 3))
+            mine = slice(self.ranks.rank, None, self.ranks.world_size)
+            dtype = self.state.model.scale.dtype
+            loss = F.mse_loss(self.wrapped(x[mine].to(dtype)).float(), y[mine])
+            self.booster.backward(loss, self.state.optimizer)
+            self.state.optimizer.step()
+            self.state.optimizer.zero_grad()
+            self.state.ema.update()
+            losses.append(loss.item())
+        return losses
+
+    def save(self):
+        """Begin to save the present step."""
+        size = self.ranks.world_size
+        manifest = Manifest(
+            epoch=0,
+            step=self.step,
+            global_step=self.step,
+            world_size=size,
+            consumed=((size, self.step),),
+            data_fingerprint={},
+        )
+        self.saver.save(self.state, manifest)
+
+    def restore(self, checkpoint):
+        """Go on where it was written."""
+        restore(checkpoint, self.state, self.ranks)
+        self.step = checkpoint.manifest.global_step
+
+    def slices(self):
+        """This rank's part of everything, to be compared with other ranks' and other times'."""
+        state, whole = self.state, self.state.model.state_dict()
+        found = {f"model.{name}": tensor.clone() for name, tensor in whole.items()}
+        found |= {
+            f"ema.{name}": part
+            for name, part in zip(state.trainable_names, state.ema.shards, strict=True)
+        }
+        for name, master in zip(state.trainable_names, state.optimizer.masters, strict=True):
+            found[f"master.{name}"] = master
+            found |= {f"{k}.{name}": v for k, v in state.optimizer.optim.state[master].items()}
+        return {name: tensor.clone() for name, tensor in found.items()}
+
+
+def start(world_size, action, *arguments):
+    """Start `action(rank, *arguments)` on every rank."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    return mp.start_processes(
+        _play,
+        (world_size, port, action, arguments),
+        nprocs=world_size,
+        join=False,
+        start_method="forkserver",
+    )
+
+
+def run(world_size, action, *arguments):
+    """`action(ranks, *arguments)` on every rank, to its end."""
+    context = start(world_size, action, *arguments)
+    while not context.join():
+        pass
+
+
+def _play(rank, world_size, port, action, arguments):
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with process_group(TrainerConfig(dtype="bf16", compile=False, collective_timeout_s=60)) as it:
+        try:
+            action(it, *arguments)
+        except Exception:
+            traceback.print_exc()  # of every rank: the first to end may only have lost the others
+            raise
+
+
+def whole(folder, name, world_size):
+    """What `slices` of all ranks were, put together."""
+    parts = [torch.load(Path(folder) / f"{name}-{rank}.pt") for rank in range(world_size)]
+    found = {}
+    shapes = {k.partition(".")[2]: v.numel() for k, v in parts[0].items() if k[:6] == "model."}
+    for key in parts[0]:
+        kind, _, tensor = key.partition(".")
+        if kind in ("model", "step"):
+            assert all(torch.equal(part[key], parts[0][key]) for part in parts)
+            found[key] = parts[0][key]
+        else:
+            found[key] = torch.cat([part[key] for part in parts])[: shapes[tensor]]
+    return found
