@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig, TrainerConfig
+from trainer.precision import DTYPES
 
 # What ColossalAI's imports say is about parts that are not used: apex, tensornvme, 4-bit weights.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -29,7 +30,6 @@ with warnings.catch_warnings():
     from colossalai.booster.plugin.low_level_zero_plugin import LowLevelZeroModel
     from colossalai.zero.low_level import LowLevelZeroOptimizer
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _REDUCE_BUCKET_M = 20  # mega-elements, as the reference
 
 

@@ -14,7 +14,7 @@ from trainer import config, networks
 from trainer.checkpoint import read_whole
 from trainer.data.resolutions import frame_count, image_size
 from trainer.model.latent_size import latent_size
-from trainer.parallel import DTYPES
+from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.run_dir import Checkpoint, RunDir, read_checkpoint, runs
 from trainer.seeds import derive_seed

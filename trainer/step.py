@@ -13,7 +13,7 @@ from trainer.data.loader import Batch
 from trainer.frame_masks import draw_frame_masks
 from trainer.model.text_encoder import CaptionEncoder
 from trainer.model.vae import VideoVAE
-from trainer.parallel import DTYPES
+from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.seeds import derive_seed
 
@@ -59,7 +59,7 @@ class Trainee:
         """The mean loss of a batch; an empty one takes the same way with no weight."""
         key = (self.config.seed, epoch, batch.micro_batch.index)
         draws = torch.Generator(self.device).manual_seed(derive_seed(*key, "diffusion"))
-        latents = self._encode(batch, draws)
+        latents = self._latents(batch, epoch)
         frame_mask = draw_frame_masks(
             self.config.masks, latents.shape[2], self._clip_seeds(batch, epoch, "frame_mask")
         )
@@ -79,9 +79,9 @@ class Trainee:
         return loss * 0.0 if batch.is_empty else loss
 
     @torch.no_grad()
-    def _encode(self, batch: Batch, draws: torch.Generator) -> Tensor:
+    def _latents(self, batch: Batch, epoch: int) -> Tensor:
         video = batch.video.to(self.device, self.dtype, non_blocking=True)
-        return self.vae.encode(video, draws)
+        return self.vae.encode_each(video, self._clip_seeds(batch, epoch, "posterior"))
 
     @torch.no_grad()
     def _conditions(self, batch: Batch, epoch: int) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from trainer.data.loader import ClipLoader
 from trainer.ema import Ema
 from trainer.lr_schedule import build_lr_schedule
 from trainer.model.pretrained import WeightsError, load_weights
-from trainer.parallel import DTYPES, Ranks, boost, process_group
+from trainer.parallel import Ranks, boost, process_group
+from trainer.precision import DTYPES
 from trainer.progress import Progress, beginning, resumed
 from trainer.rectified_flow import RectifiedFlow
 from trainer.run_dir import (

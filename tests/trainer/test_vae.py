@@ -117,3 +117,15 @@ def test_latent_sizes_equal_the_references(golden):
         assert latent_size(tuple(size)) == tuple(expected)
     for size, expected in facts["micro_frame_size_none"]:
         assert latent_size(tuple(size), None) == tuple(expected)
+
+
+def test_a_clips_latents_do_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    vae = build_vae(VaeConfig(arch="smoke", micro_frame_size=17, micro_batch_size=4))
+    video = torch.rand(3, 3, 19, 48, 64) * 2 - 1
+    with torch.no_grad():
+        together = vae.encode_each(video, [5, 6, 7])
+        alone = vae.encode_each(video[1:2].clone(), [6])
+        again = vae.encode_each(video[1:2], [8])
+    assert torch.equal(together[1:2], alone)
+    assert not torch.equal(alone, again)

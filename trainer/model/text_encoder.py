@@ -15,7 +15,7 @@ _TINY_WIDTH = 32
 
 
 class CaptionEncoder:
-    """A T5 encoder with its tokeniser; captions come out padded to `max_length` tokens."""
+    """A T5 encoder with its tokeniser; a caption has at most `max_length` tokens."""
 
     def __init__(
         self, encoder: nn.Module, tokeniser: Any, *, max_length: int, clean: bool = False
@@ -30,29 +30,35 @@ class CaptionEncoder:
         """Channels of a token's features."""
         return int(self._encoder.config.d_model)
 
-    @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features [B, 1, L, C], and on the host the mask [B, L] of the tokens that count.
+        """Features and mask as `pad_captions` gives them; each caption is encoded by itself.
 
-        A longer caption is cut; an empty one is its end token. Behind the mask features are 0.
+        Together they would be padded to the longest, whose length changes the others' last bits.
         """
-        texts = [clean_twice(caption) if self._clean else caption for caption in captions]
+        return pad_captions([self.encode_one(caption) for caption in captions], self.max_length)
+
+    @torch.no_grad()
+    def encode_one(self, caption: str) -> Tensor:
+        """Features [tokens, C]. A longer caption is cut; an empty one is its end token."""
         tokens = self._tokeniser(
-            texts,
+            clean_twice(caption) if self._clean else caption,
             max_length=self.max_length,
-            padding="max_length",
             truncation=True,
             return_tensors="pt",
         )
-        mask = tokens.attention_mask
-        longest = int(mask.sum(1).max())  # what lies behind it would be computed in vain
-        device = self._encoder.device
-        features = self._encoder(
-            input_ids=tokens.input_ids[:, :longest].to(device),
-            attention_mask=mask[:, :longest].to(device),
-        ).last_hidden_state
-        features = features * mask[:, :longest, None].to(features)
-        return F.pad(features, (0, 0, 0, self.max_length - longest))[:, None], mask
+        ids = tokens.input_ids.to(self._encoder.device)
+        features: Tensor = self._encoder(input_ids=ids).last_hidden_state[0]
+        return features
+
+
+def pad_captions(features: Sequence[Tensor], max_length: int) -> tuple[Tensor, Tensor]:
+    """Captions' features [tokens, C] as [B, 1, L, C], with 0 behind the tokens that count.
+
+    The mask [B, L] of these is on the host.
+    """
+    padded = [F.pad(caption, (0, 0, 0, max_length - len(caption))) for caption in features]
+    lengths = torch.tensor([[len(caption)] for caption in features])
+    return torch.stack(padded)[:, None], (torch.arange(max_length) < lengths).long()
 
 
 def load_t5(

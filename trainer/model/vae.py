@@ -1,5 +1,6 @@
 """OpenSoraVAE_V1_2: videos to latents and back, frame by frame and then over time."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -118,6 +119,14 @@ class VideoVAE(nn.Module):
             std = torch.cat([posterior.std for posterior in posteriors], dim=2)
             latents = latents + std * temporal_noise
         return (latents - self.shift) / self.scale
+
+    def encode_each(self, video: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Latents of each clip of a video, drawn from its posteriors with its own seed.
+
+        Clip by clip, so that not one bit depends on what a clip is batched with.
+        """
+        drawn = [torch.Generator(video.device).manual_seed(seed) for seed in seeds]
+        return torch.cat([self.encode(*pair) for pair in zip(video.split(1), drawn, strict=True)])
 
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
         """A video [B, 3, num_frames, H, W] of its latents [B, 4, t, h, w]."""
