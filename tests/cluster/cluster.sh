@@ -19,6 +19,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 state=${SORACTL_CLUSTER:-/tmp/soractl-cluster}
 net=10.77.0
 repository=$(cd "$here/../.." && pwd)
+PATH=$repository/.venv/bin:$PATH # also for those who come without `make`
 nodes_path=$here/bin:$PATH
 
 new_machine() { # CMD...: runs it as the first process of a new machine
