@@ -19,11 +19,11 @@ from soractl.runs import Recorded, recorded
 from trainer.run_dir import AttemptDir, write_json
 
 TICK_S = 0.5
-LOOK_EVERY_S = 8.0
+LOOK_EVERY_S = 5.0
 FAREWELL_S = 3.0  # after one node failed the others usually fail by themselves
 GRACE_S = 20.0  # for ranks that have to be stopped
-LOOKS_UNTIL_LOST = 2  # in a row without an answer, so 16 s
-LOOKS_UNTIL_ALONE = 75  # when no node answers it is more likely this machine that is cut off
+LOOKS_UNTIL_LOST = 2  # in a row without an answer, so 10 s
+LOOKS_UNTIL_ALONE = 120  # when no node answers it is more likely this machine that is cut off
 # A synchronous step needs every node: one that is not older than this proves them all alive.
 STALE_AFTER_S = 10.0
 STALE_AFTER_STEPS = 3
@@ -74,11 +74,11 @@ class NodeWatch:
         self.states = attempts.read_states(self._attempt, self._record.nodes)
         if self._answers is None and time.monotonic() >= self._next_look:
             self._answers = Future()
+            self._next_look = time.monotonic() + LOOK_EVERY_S
             threading.Thread(target=self._look, args=(self._answers,), daemon=True).start()
         if self._answers is not None and self._answers.done():
             self._take_in(self._answers.result(), progress)
             self._answers = None
-            self._next_look = time.monotonic() + LOOK_EVERY_S
 
     def find_lost(self) -> None:
         """Ask all nodes now: one that is silent while others fail is what they fail of."""
@@ -141,7 +141,8 @@ def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome,
         if watch.ended:
             break
         if watch.culprits:
-            watch.find_lost()
+            if not watch.lost:
+                watch.find_lost()
             display.say(f"{', '.join(watch.culprits)} failed; stopping all nodes")
             stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=GRACE_S)
             watch.states = attempts.read_states(started.attempt, record.nodes)
