@@ -88,7 +88,9 @@ def _micro_batches(assignment: Assignment) -> tuple[IntArray, IntArray, IntArray
     """Shuffled rows, grouped by bucket; for each micro batch its bucket and its first row."""
     kept = np.flatnonzero(assignment.index >= 0)
     key = _key(assignment, "rows")
-    rows = kept[np.lexsort((uniform(key, kept), assignment.index[kept]))]
+    shuffled = kept[np.argsort(uniform(key, kept), kind="stable")]
+    bucket_of_row = assignment.index[shuffled].astype(np.uint16)  # which sorts much faster
+    rows = shuffled[np.argsort(bucket_of_row, kind="stable")]
     counts = assignment.counts
     sizes = np.array([max(1, bucket.batch_size) for bucket in assignment.buckets])
     batches = counts // sizes

@@ -132,7 +132,7 @@ def assign(
         chosen = candidates[taken]
         label = _closest_labels(name, ratio[chosen])
         index[chosen] = first_of_rule[rule_of[taken]] + label
-        undecided = np.setdiff1d(undecided, chosen, assume_unique=True)
+        undecided = undecided[index[undecided] < 0]
     return Assignment(seed, epoch, buckets, index)
 
 
@@ -205,12 +205,11 @@ def _all_buckets(rules: Sequence[BucketRule]) -> tuple[list[Bucket], IntArray]:
 
 
 def _closest_labels(resolution: str, ratio: np.ndarray[Any, Any]) -> IntArray:
-    """Position in the resolution's table of the label nearest to height / width."""
+    """Position in the resolution's table of the label nearest to height / width (first on ties)."""
     labels = np.array([float(label) for label in RESOLUTIONS[resolution].sizes])
-    best: IntArray = np.zeros(len(ratio), dtype=np.int64)
-    distance = np.full(len(ratio), np.inf)
-    for place, label in enumerate(labels):
-        nearer = np.abs(ratio - label) < distance
-        best[nearer] = place
-        distance[nearer] = np.abs(ratio - label)[nearer]
-    return best
+    ascending = np.argsort(labels)
+    above = np.searchsorted(labels[ascending], ratio).clip(1, len(labels) - 1)
+    left, right = ascending[above - 1], ascending[above]
+    to_left, to_right = np.abs(ratio - labels[left]), np.abs(ratio - labels[right])
+    is_left = (to_left < to_right) | ((to_left == to_right) & (left < right))
+    return np.where(is_left, left, right)
