@@ -22,6 +22,7 @@ TICK_S = 0.5
 LOOK_EVERY_S = 5.0
 FAREWELL_S = 3.0  # after one node failed the others usually fail by themselves
 GRACE_S = 20.0  # for ranks that have to be stopped
+GRACE_S_WITHOUT_ALL = 2.0  # to save takes all ranks, so those that are left need no time
 LOOKS_UNTIL_LOST = 2  # in a row without an answer, so 10 s
 LOOKS_UNTIL_ALONE = 120  # when no node answers it is more likely this machine that is cut off
 # A synchronous step needs every node: one that is not older than this proves them all alive.
@@ -144,7 +145,8 @@ def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome,
             if not watch.lost:
                 watch.find_lost()
             display.say(f"{', '.join(watch.culprits)} failed; stopping all nodes")
-            stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=GRACE_S)
+            grace_s = GRACE_S_WITHOUT_ALL if watch.lost else GRACE_S
+            stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=grace_s)
             watch.states = attempts.read_states(started.attempt, record.nodes)
             break
         time.sleep(TICK_S)
