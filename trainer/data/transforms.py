@@ -32,7 +32,8 @@ def resize_crop(source: tuple[int, int], target: tuple[int, int]) -> ResizeCrop:
 def video_frame(frame: np.ndarray[Any, Any], target: tuple[int, int]) -> Tensor:
     """One frame, uint8 [h, w, 3], as float32 [3, H, W] in [-1, 1]; bilinear without antialias."""
     plan = resize_crop((frame.shape[0], frame.shape[1]), target)
-    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+    # In place: fresh memory for a second frame of this size would cost more than the resize.
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float().div_(255)
     scaled = F.interpolate(pixels, size=plan.scaled, mode="bilinear", align_corners=False)[0]
     top, left = (excess // 2 for excess in plan.excess)
     return _normalise(scaled[:, top : top + target[0], left : left + target[1]])
