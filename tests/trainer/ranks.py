@@ -18,6 +18,10 @@ from trainer.run_dir import Manifest, RunDir
 from trainer.saver import Saver
 
 CLIPS = 12  # of a step, over all ranks
+mp.get_context("forkserver").set_forkserver_preload(
+    [__name__, "trainer.training", "diffusers.models.autoencoders.autoencoder_kl"]
+)
+
 KEEP_ALL = CheckpointConfig(every_steps=0, keep_last=0, keep_every_steps=0)
 OPTIM = OptimConfig(
     lr=1e-2,
@@ -112,13 +116,13 @@ class Rank:
         return {name: tensor.clone() for name, tensor in found.items()}
 
 
-def start(world_size, action, *arguments):
-    """Start `action(rank, *arguments)` on every rank."""
+def start(world_size, program, *arguments):
+    """Start `program(*arguments)` on every rank, in the environment that torchrun would give it."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     return mp.start_processes(
         _play,
-        (world_size, port, action, arguments),
+        (world_size, port, program, arguments),
         nprocs=world_size,
         join=False,
         start_method="forkserver",
@@ -126,16 +130,20 @@ def start(world_size, action, *arguments):
 
 
 def run(world_size, action, *arguments):
-    """`action(ranks, *arguments)` on every rank, to its end."""
-    context = start(world_size, action, *arguments)
+    """`action(ranks, *arguments)` on every rank in a process group, to its end."""
+    context = start(world_size, _in_group, action, arguments)
     while not context.join():
         pass
 
 
-def _play(rank, world_size, port, action, arguments):
+def _play(rank, world_size, port, program, arguments):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    program(*arguments)
+
+
+def _in_group(action, arguments):
     with process_group(TrainerConfig(dtype="bf16", compile=False, collective_timeout_s=60)) as it:
         try:
             action(it, *arguments)

@@ -1,29 +1,22 @@
 import json
 import logging
 import os
-import random
 import re
 import shutil
-import signal
 import subprocess
-import time
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tests.trainer import ranks
 from tests.trainer.ranks import Rank, whole
 from trainer import checkpoint as checkpoint_module
 from trainer.config import CheckpointConfig
 from trainer.model.pretrained import read_tensors
-from trainer.run_dir import AttemptDir, RunDir, describe_file
-from trainer.takeover import take_over
+from trainer.run_dir import RunDir, describe_file
 
 PAGE = 4096
-
-mp.get_context("forkserver").set_forkserver_preload(["tests.trainer.ranks"])
 
 
 def dump(rank, folder, name):
@@ -205,48 +198,3 @@ def test_the_newest_the_round_ones_and_what_is_being_read_stay(tmp_path):
     ranks.run(2, save_ten_times, tmp_path)
     assert steps_of(RunDir(tmp_path)) == [4, 8, 9, 10]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
-
-
-def train_until_killed(group, folder, plan):
-    keep = CheckpointConfig(every_steps=0, keep_last=2, keep_every_steps=0)
-    rank = Rank(group, folder, keep=keep)
-    if checkpoints := rank.run.checkpoints():
-        rank.restore(checkpoints[-1])
-    if group.is_first:
-        take_over(rank.run, AttemptDir(plan), rank.step)
-        assert rank.run.incomplete() == {}
-        assert list(rank.run.checkpoints_folder.glob(".*")) == []
-    dist.barrier()
-    if group.is_first:
-        (plan / "begun").touch()
-    while True:
-        rank.train(rank.step + 1)
-        rank.save()
-
-
-@pytest.mark.slow  # 30 starts of two ranks
-def test_after_a_kill_at_any_moment_the_newest_checkpoint_is_complete_and_can_be_gone_on_from(
-    tmp_path,
-):
-    moments = random.Random(0)
-    run, reached = RunDir(tmp_path / "run"), []
-    run.checkpoints_folder.mkdir(parents=True)
-    leftovers = set()
-    for number in range(30):
-        plan = run.path / "attempts" / str(number + 1)
-        plan.mkdir(parents=True)
-        context = ranks.start(2, train_until_killed, run.path, plan)
-        while not (plan / "begun").exists():
-            context.join(timeout=0.01)
-        time.sleep(moments.uniform(0.01, 0.4))
-        for process in context.processes:
-            os.kill(process.pid, signal.SIGKILL)
-        for process in context.processes:
-            process.join()
-        assert run.incomplete() == {}
-        assert all(intact(checkpoint) for checkpoint in run.checkpoints())
-        leftovers |= {path.name[:9] for path in run.checkpoints_folder.glob(".*")}
-        reached.append(max(steps_of(run), default=0))
-    assert reached == sorted(reached)
-    assert reached[-1] > 30
-    assert ".draft-ep" in leftovers  # some kills came in the middle of a save
