@@ -3,88 +3,21 @@
 import argparse
 import logging
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import torch
 from torch import Tensor
 
-from trainer import config, networks
-from trainer.checkpoint import read_whole
 from trainer.data.resolutions import frame_count, image_size
-from trainer.model.latent_size import latent_size
-from trainer.precision import DTYPES
-from trainer.rectified_flow import RectifiedFlow
+from trainer.model.latent_size import MICRO_FRAMES
+from trainer.model.pretrained import WeightsError
+from trainer.prompts import Prompt, Scores, parse_prompt, read_prompts
 from trainer.run_dir import Checkpoint, RunDir, read_checkpoint, runs
-from trainer.seeds import derive_seed
+from trainer.sampler import Preset, Sampler, read_reference
 from trainer.settings import ConfigError
 
 log = logging.getLogger("trainer")
-
-_IMAGE_FPS = 120  # what the model was told for a single frame
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The size and speed of the videos to make."""
-
-    frames: int
-    height: int
-    width: int
-    fps: int
-
-    @property
-    def folder(self) -> str:
-        """Where a run keeps samples of this size."""
-        return f"{self.frames}x{self.height}x{self.width}"
-
-
-class Sampler:
-    """The networks of a checkpoint, ready to sample."""
-
-    def __init__(self, checkpoint: Checkpoint, weights: str, device: torch.device) -> None:
-        settings = config.read(checkpoint.path.parent.parent / "config.json")
-        dtype = DTYPES[settings.trainer.dtype]
-        model = networks.build_model(settings)
-        folder = checkpoint.ema if weights == "ema" else checkpoint.model
-        model.load_state_dict(dict(read_whole(folder)))
-        self._settings, self._device, self._dtype = settings, device, dtype
-        self._model = model.to(device, dtype).eval().requires_grad_(False)
-        self._vae = networks.build_vae(settings.vae, settings.seed, device=device, dtype=dtype)
-        self._captions = networks.build_caption_encoder(
-            settings.text_encoder, settings.seed, device=device, dtype=dtype
-        )
-        self._flow = RectifiedFlow(settings.flow)
-
-    @torch.no_grad()
-    def sample(self, prompt: str, preset: Preset, seed: int) -> Tensor:
-        """One video, uint8 [T, H, W, 3]; noise depends on `seed` and the prompt alone."""
-        y, mask = self._captions.encode([prompt])
-        frames, height, width = latent_size((preset.frames, preset.height, preset.width))
-        draws = torch.Generator(self._device).manual_seed(derive_seed(seed, prompt))
-        z = torch.randn(
-            (1, 4, frames, height, width), generator=draws, device=self._device, dtype=self._dtype
-        )
-        fps = _IMAGE_FPS if preset.frames == 1 else preset.fps
-        latents = self._flow.sample(
-            self._model,
-            z,
-            {
-                "y": y,
-                "mask": mask,
-                "fps": torch.tensor([float(fps)], device=self._device, dtype=self._dtype),
-                "height": torch.tensor([preset.height], dtype=self._dtype),
-                "width": torch.tensor([preset.width], dtype=self._dtype),
-            },
-            self._model.null_caption,
-            height=preset.height,
-            width=preset.width,
-            latent_frames=frames,
-        )
-        video = self._vae.decode(latents.to(self._dtype), preset.frames)[0].float()
-        pixels = (video.clamp(-1, 1) + 1) * 127.5 + 0.5
-        return pixels.to(torch.uint8).permute(1, 2, 3, 0).cpu()
 
 
 def write_video(video: Tensor, path: Path, fps: int) -> None:
@@ -127,30 +60,83 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        checkpoint = find_checkpoint(options.checkpoint, options.runs)
-        height, width = image_size(options.resolution, options.ratio)
-        frames = frame_count(options.frames)
-    except (ConfigError, ValueError) as error:
+        _sample(options)
+    except (ConfigError, WeightsError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
-    preset = Preset(frames, height, width, options.fps)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    prompts = _prompts(options)
+    preset = _preset(options)
+    checkpoint = find_checkpoint(options.checkpoint, options.runs)
     run = RunDir(checkpoint.path.parent.parent)
     step = f"global_step{checkpoint.manifest.global_step}"
     folder = options.out or run.samples / preset.folder / step
+    for path in {path for prompt in prompts for path in prompt.references}:
+        read_reference(path, preset.height, preset.width)  # before networks are loaded for nothing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     sampler = Sampler(checkpoint, options.weights, device)
     log.info("%s/%s, %s weights", run.name, checkpoint.name, options.weights)
-    for number, prompt in enumerate(options.prompt):
-        suffix = ".png" if frames == 1 else ".mp4"
+    for number, prompt in enumerate(prompts):
+        suffix = ".png" if preset.frames == 1 else ".mp4"
         path = folder / f"sample_{number:04d}{suffix}"
         write_video(sampler.sample(prompt, preset, options.seed), path, preset.fps)
         log.info("%s", path)
 
 
+def _prompts(options: argparse.Namespace) -> list[Prompt]:
+    lines = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
+    if not lines:
+        raise ConfigError(["nothing to sample; give --prompt TEXT or --prompts FILE"])
+    scores = Scores(options.aesthetic_score, options.motion_score, options.camera_motion)
+    given = {"references": options.reference, "mask_strategy": options.mask_strategy}
+    return [parse_prompt(line, scores=scores, **given) for line in lines]
+
+
+def _preset(options: argparse.Namespace) -> Preset:
+    try:
+        height, width = image_size(options.resolution, options.ratio)
+        frames = frame_count(options.frames)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    if options.loops < 1:
+        raise ConfigError([f"--loops {options.loops}; expected at least 1"])
+    if options.loops > 1 and (frames % MICRO_FRAMES or frames == MICRO_FRAMES):
+        raise ConfigError(
+            [
+                f"--loops {options.loops} of {frames} frames: a loop begins with the last "
+                f"{MICRO_FRAMES} frames of the one before it; give `--frames` a multiple of "
+                f"{MICRO_FRAMES}, and at least {2 * MICRO_FRAMES}"
+            ]
+        )
+    return Preset(frames, height, width, options.fps, options.loops)
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=__doc__)
     parser.add_argument("checkpoint", help="a checkpoint folder, a run, or latest")
-    parser.add_argument("--prompt", action="append", required=True, help="may be given again")
+    parser.add_argument("--prompt", action="append", default=[], help="may be given again")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a picture or video that --mask-strategy takes frames from; may be given again",
+    )
+    parser.add_argument(
+        "--mask-strategy",
+        default="",
+        metavar="GROUPS",
+        help="loop,reference,reference start,target start,length,edit; groups joined by ';'; "
+        "frames are latent ones (5 for 17), edit is 0 (keep) to 1 (make anew)",
+    )
+    parser.add_argument("--loops", type=int, default=1, help="parts that continue one another")
+    parser.add_argument("--aesthetic-score", type=float, help="for the prompt's end; 6.5")
+    parser.add_argument("--motion-score", type=float, help="likewise")
+    parser.add_argument("--camera-motion", help="likewise; 'pan left'")
     parser.add_argument("--frames", default="51", help="a number, or 2s, 4s, 8s, 16s")
     parser.add_argument("--resolution", default="240p")
     parser.add_argument("--ratio", default="9:16", help="height:width")
