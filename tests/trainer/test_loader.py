@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from trainer.config import DataConfig
 from trainer.data.batch_sampler import MicroBatch
@@ -342,3 +343,18 @@ def processes_with(mark):
             if mark.encode() in (process / "environ").read_bytes():
                 found.append(int(process.name))
     return found
+
+
+def test_a_picture_comes_from_a_worker_as_it_is(tmp_path):
+    Image.fromarray(np.arange(50 * 70 * 3, dtype=np.uint8).reshape(50, 70, 3)).save(
+        tmp_path / "picture.png"
+    )
+    columns = {"path": [str(tmp_path / "picture.png")], "text": ["a picture"], "num_frames": 1}
+    table = pd.DataFrame({**columns, "height": 50, "width": 70})
+    table.to_csv(tmp_path / "pictures.csv", index=False)
+    bucket = Bucket("144p", frames=1, ratio="0.67", height=32, width=48, batch_size=1)
+    plan = [MicroBatch(0, bucket, (0,))]
+    clips = load_clips(tmp_path / "pictures.csv")
+    [here], [there] = read(clips, 0, plan), read(clips, 1, plan)
+    assert (there.skipped, there.is_empty) == ((), False)
+    assert torch.equal(here.video, there.video)

@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainer.data.decode import DecodeError, read_frames
+from trainer.data.features import FeatureError, read_latents
 
 _START_S = 300.0  # a process may take this long to load its libraries from a busy file server
 _LOOK_UP_S = 0.5  # whoever waits for answers may be asked to stop
@@ -22,7 +24,7 @@ _BURIAL_S = 5.0  # a process that waits for a dead file server may not end at al
 
 
 class ClipTask(NamedTuple):
-    """What to read."""
+    """Frames of a file to decode."""
 
     path: str
     start: int
@@ -30,21 +32,41 @@ class ClipTask(NamedTuple):
     height: int
     width: int
 
+    def read(self) -> tuple[Tensor, float]:
+        """float32 [3, T, H, W] in [-1, 1], and frames per second."""
+        return read_frames(*self)
+
+
+class LatentsTask(NamedTuple):
+    """Cached latents to read."""
+
+    shard: Path
+    row: int
+
+    def read(self) -> tuple[Tensor, float]:
+        """[4, t, h, w], and the frames per second of the clip."""
+        return read_latents(*self)
+
+
+Task = ClipTask | LatentsTask
+
 
 class ClipAnswer(NamedTuple):
     """What came of it: a clip, or why there is none."""
 
-    clip: Tensor | None = None  # float32 [3, T, H, W] in [-1, 1]
+    clip: Tensor | None = None  # as the task says
     fps: float = 0.0
     fault: str = ""
 
 
-def read_here(task: ClipTask) -> ClipAnswer:
+def read_here(task: Task) -> ClipAnswer:
     """Read a clip in this process."""
     try:
-        return ClipAnswer(*read_frames(*task))
+        return ClipAnswer(*task.read())
     except DecodeError as error:
         return ClipAnswer(fault=error.reason)
+    except FeatureError as error:
+        return ClipAnswer(fault=str(error))
 
 
 class ClipWorkers:
@@ -52,9 +74,9 @@ class ClipWorkers:
 
     def __init__(self, count: int, stuck_after_s: float) -> None:
         self._workers = [_Worker(stuck_after_s) for _ in range(count)]
-        self._waiting: deque[tuple[int, ClipTask]] = deque()
+        self._waiting: deque[tuple[int, Task]] = deque()
 
-    def submit(self, number: int, task: ClipTask) -> None:
+    def submit(self, number: int, task: Task) -> None:
         """Read a clip when a worker is free; its answer will carry `number`."""
         self._waiting.append((number, task))
         self._hand_out()
@@ -92,17 +114,16 @@ class _Worker:
         self._stuck_after_s = stuck_after_s
         self._process: Any = None
         self._lifeline: Connection  # closes with this process, which ends the worker
-        self._task: ClipTask
         self._deadline = 0.0
         self._is_loaded = False
         self.connection: Connection
         self.number: int | None = None  # of the clip that is being read
 
-    def begin(self, number: int, task: ClipTask) -> None:
+    def begin(self, number: int, task: Task) -> None:
         if self._process is None or not self._process.is_alive():
             self.stop()
             self._start()
-        self.number, self._task = number, task
+        self.number = number
         self._deadline = time.monotonic() + (self._stuck_after_s if self._is_loaded else _START_S)
         with contextlib.suppress(OSError):  # it has just died: `answer` sees it
             self.connection.send(task)
@@ -143,8 +164,8 @@ class _Worker:
             self._is_loaded = True  # its first word; only now it turns to the clip
             self._deadline = time.monotonic() + self._stuck_after_s
             return None
-        fps, fault = message
-        clip = None if fault else _receive(self.connection, self._task)
+        fps, fault, form = message
+        clip = None if form is None else _receive(self.connection, *form)
         self.number = None
         return ClipAnswer(clip, fps, fault)
 
@@ -163,14 +184,16 @@ def _serve(connection: Connection, lifeline: Connection) -> None:
     """A worker's life: read what is asked for until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()
     connection.send(None)
     with contextlib.suppress(EOFError, OSError):
         while True:
             answer = read_here(connection.recv())
-            connection.send((answer.fps, answer.fault))
-            if answer.clip is not None:
-                _send(connection, answer.clip)
+            clip = answer.clip
+            form = None if clip is None else (clip.shape, clip.dtype)
+            connection.send((answer.fps, answer.fault, form))
+            if clip is not None:
+                _send(connection, clip.contiguous())
 
 
 def _send(connection: Connection, clip: Tensor) -> None:
@@ -180,8 +203,8 @@ def _send(connection: Connection, clip: Tensor) -> None:
         left = left[os.write(connection.fileno(), left) :]
 
 
-def _receive(connection: Connection, task: ClipTask) -> Tensor:
-    clip = torch.empty(3, task.frames, task.height, task.width)
+def _receive(connection: Connection, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    clip = torch.empty(shape, dtype=dtype)
     left = _bytes_of(clip)
     while left:
         count = os.readv(connection.fileno(), [left])
@@ -192,10 +215,11 @@ def _receive(connection: Connection, task: ClipTask) -> Tensor:
 
 
 def _bytes_of(clip: Tensor) -> memoryview:
-    return memoryview(clip.numpy()).cast("B")
+    return memoryview(clip.view(torch.uint8).numpy()).cast("B")
 
 
-def _end_with(lifeline: Connection) -> None:
+def end_with(lifeline: Connection) -> None:
+    """End this process when the one at the other end is gone; runs in a thread of its own."""
     with contextlib.suppress(EOFError, OSError):
         lifeline.recv()
     os._exit(0)  # whatever the main thread is stuck in

@@ -206,7 +206,7 @@ def sets_in(folder: Path, kind: Kind) -> list[FeatureSet]:
 
 def latents_as_tensors(row: int, latents: Tensor, fps: float) -> dict[str, Tensor]:
     """Latents [4, t, h, w] of a clip and its frames per second, as a shard holds them."""
-    return {f"latents.{row}": latents, f"fps.{row}": torch.tensor(fps)}
+    return {f"latents.{row}": latents.contiguous(), f"fps.{row}": torch.tensor(fps)}
 
 
 def caption_as_tensors(row: int, features: Tensor) -> dict[str, Tensor]:

@@ -61,6 +61,24 @@ def pad_captions(features: Sequence[Tensor], max_length: int) -> tuple[Tensor, T
     return torch.stack(padded)[:, None], (torch.arange(max_length) < lengths).long()
 
 
+def open_tokeniser(weights: str | None) -> tuple[Any, int]:
+    """A tokeniser, and the channels of a token's features, without loading the encoder.
+
+    Without weights they are those of `tiny_t5`.
+    """
+    from transformers import AutoConfig, AutoTokenizer, ByT5Tokenizer
+
+    if weights is None:
+        return ByT5Tokenizer(), _TINY_WIDTH
+    folder = find_snapshot(weights)
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no T5 with its tokeniser: {error}") from None
+    return tokeniser, int(config.d_model)
+
+
 def load_t5(
     weights: str | Path,
     *,
