@@ -11,7 +11,7 @@ from trainer.checkpoint import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.loader import Batch
 from trainer.frame_masks import draw_frame_masks
-from trainer.model.text_encoder import CaptionEncoder
+from trainer.model.text_encoder import CaptionEncoder, pad_captions
 from trainer.model.vae import VideoVAE
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
@@ -34,8 +34,8 @@ class Trainee:
 
     config: TrainConfig
     device: torch.device
-    vae: VideoVAE
-    caption_encoder: CaptionEncoder
+    vae: VideoVAE | None  # None where features are cached
+    caption_encoder: CaptionEncoder | None
     flow: RectifiedFlow
     booster: Any  # ColossalAI's
     model: torch.nn.Module  # as the booster wrapped it
@@ -81,11 +81,14 @@ class Trainee:
     @torch.no_grad()
     def _latents(self, batch: Batch, epoch: int) -> Tensor:
         video = batch.video.to(self.device, self.dtype, non_blocking=True)
+        if batch.is_encoded:
+            return video
+        assert self.vae is not None
         return self.vae.encode_each(video, self._clip_seeds(batch, epoch, "posterior"))
 
     @torch.no_grad()
     def _conditions(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        y, caption_mask = self.caption_encoder.encode(batch.captions)
+        y, caption_mask = self._encode_captions(batch)
         chance = self.config.model.caption_dropout
         seeds = self._clip_seeds(batch, epoch, "caption_dropout")
         dropped = [seed / 2**63 < chance for seed in seeds]
@@ -100,6 +103,14 @@ class Trainee:
             "width": size[1:],
             "drop_captions": torch.tensor(dropped, device=self.device),
         }
+
+    def _encode_captions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.caption_features is None:
+            assert self.caption_encoder is not None
+            return self.caption_encoder.encode(batch.captions)
+        max_length = self.config.text_encoder.max_length
+        y, caption_mask = pad_captions(batch.caption_features, max_length)
+        return y.to(self.device, non_blocking=True), caption_mask
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainer.checkpoint import TrainingState, restore
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import EpochPlan, plan_epoch
 from trainer.data.buckets import assign, bucket_rules
+from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
 from trainer.ema import Ema
@@ -82,6 +83,7 @@ class Training:
     run: RunDir
     trainee: Trainee
     clips: ClipTable
+    features: CachedFeatures
     ranks: Ranks
     log: TrainLog
     saver: Saver
@@ -92,7 +94,9 @@ class Training:
     def run_to_the_end(self) -> None:
         """Every epoch that is left, or until `trainer.max_steps` or a signal."""
         settings = self.trainee.config
-        with ClipLoader(self.clips, seed=settings.seed, settings=settings.data) as loader:
+        with ClipLoader(
+            self.clips, seed=settings.seed, settings=settings.data, features=self.features
+        ) as loader:
             while self.progress.epoch < settings.epochs and not self._is_over():
                 self._run_epoch(loader)
         self.saver.close()
@@ -123,8 +127,9 @@ class Training:
         settings, epoch = self.trainee.config, self.progress.epoch
         buckets = settings.buckets
         rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+        assignment = assign(self.clips, rules, settings.seed, self.features.draw_of(epoch))
         plan = plan_epoch(
-            assign(self.clips, rules, settings.seed, epoch),
+            replace(assignment, epoch=epoch),
             world_size=self.ranks.world_size,
             window=settings.balance.window,
             consumed=self.progress.finished_segments,
@@ -166,7 +171,9 @@ class Training:
             global_step=progress.global_step,
             world_size=self.ranks.world_size,
             consumed=progress.consumed,
-            data_fingerprint=_fingerprint(self.clips, self.trainee.config),
+            data_fingerprint=_fingerprint(
+                self.clips, self.trainee.config, self.features.draw_of(progress.epoch)
+            ),
         )
         self.saver.save(self.trainee.state, manifest)
         gc.collect()
@@ -175,6 +182,7 @@ class Training:
 def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Ranks) -> Training:
     """Clips, networks and state, as the attempt's plan says where to start."""
     clips = load_clips(Path(settings.data.path))
+    features = open_features(settings, clips)
     origin = read_json(attempt.plan)["start"]
     checkpoint = _resume_point(origin)
     progress = beginning(ranks.world_size)
@@ -183,8 +191,9 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         if origin.get("reset_data"):
             progress = progress.start_of_epoch()
         else:
-            _check_same_data(checkpoint, _fingerprint(clips, settings))
-    trainee = build(settings, ranks, origin, progress)
+            draw = features.draw_of(progress.epoch)
+            _check_same_data(checkpoint, _fingerprint(clips, settings, draw))
+    trainee = build(settings, ranks, origin, progress, features)
     if checkpoint:
         restore(checkpoint, trainee.state, ranks)
         log.info("resumed from %s", checkpoint.name)
@@ -195,13 +204,17 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
     train_log = TrainLog(run, attempt, settings, ranks, global_step=progress.global_step)
     saver = Saver(run, ranks, settings.checkpoint)
-    return Training(run, trainee, clips, ranks, train_log, saver, Agreement(), progress)
+    return Training(run, trainee, clips, features, ranks, train_log, saver, Agreement(), progress)
 
 
 def build(
-    settings: TrainConfig, ranks: Ranks, origin: Mapping[str, Any], progress: Progress
+    settings: TrainConfig,
+    ranks: Ranks,
+    origin: Mapping[str, Any],
+    progress: Progress,
+    features: CachedFeatures,
 ) -> Trainee:
-    """The networks on their device and what trains them."""
+    """The networks on their device and what trains them; no encoder of what is cached."""
     dtype = DTYPES[settings.trainer.dtype]
     model = networks.build_model(settings)
     if origin["kind"] == "init_from":
@@ -214,8 +227,12 @@ def build(
     return Trainee(
         config=settings,
         device=ranks.device,
-        vae=networks.build_vae(settings.vae, settings.seed, device=ranks.device, dtype=dtype),
-        caption_encoder=networks.build_caption_encoder(
+        vae=None
+        if features.latents
+        else networks.build_vae(settings.vae, settings.seed, device=ranks.device, dtype=dtype),
+        caption_encoder=None
+        if features.captions
+        else networks.build_caption_encoder(
             settings.text_encoder, settings.seed, device=ranks.device, dtype=dtype
         ),
         flow=RectifiedFlow(settings.flow),
@@ -226,12 +243,13 @@ def build(
     )
 
 
-def _fingerprint(clips: ClipTable, settings: TrainConfig) -> dict[str, str]:
+def _fingerprint(clips: ClipTable, settings: TrainConfig, draw: int) -> dict[str, str]:
     return {
         "the clips of data.path": clips.fingerprint,
         "buckets": str(derive_seed(str(settings.buckets))),
         "balance.window": str(settings.balance.window),
         "seed": str(settings.seed),
+        "the variant of data.features": str(draw),
     }
 
 

@@ -14,9 +14,19 @@ from torch import Tensor
 
 from trainer.config import DataConfig
 from trainer.data.batch_sampler import MicroBatch
-from trainer.data.clip_workers import ClipAnswer, ClipTask, ClipWorkers, read_here
+from trainer.data.cached_features import CachedFeatures, CachedLatents
+from trainer.data.clip_workers import (
+    ClipAnswer,
+    ClipTask,
+    ClipWorkers,
+    LatentsTask,
+    Task,
+    read_here,
+)
 from trainer.data.dataset import ClipTable
 from trainer.seeds import derive_seed
+
+NOTHING_CACHED = CachedFeatures()
 
 
 @dataclass(frozen=True)
@@ -32,8 +42,10 @@ class SkippedClip:
 class Batch:
     """A micro batch to train on; another clip of it stands in for one that could not be read."""
 
-    video: Tensor  # float32 [B, 3, T, H, W] in [-1, 1]
+    video: Tensor  # float32 [B, 3, T, H, W] in [-1, 1]; cached, it is latents [B, 4, t, h, w]
+    is_encoded: bool
     captions: list[str]
+    caption_features: list[Tensor] | None  # [tokens, C] each, if they are cached
     fps: Tensor  # [B]
     num_frames: int
     height: int
@@ -47,8 +59,16 @@ class Batch:
 class ClipLoader:
     """Reads a rank's micro batches in order, at most `prefetch` of them ahead of training."""
 
-    def __init__(self, clips: ClipTable, *, seed: int, settings: DataConfig) -> None:
+    def __init__(
+        self,
+        clips: ClipTable,
+        *,
+        seed: int,
+        settings: DataConfig,
+        features: CachedFeatures = NOTHING_CACHED,
+    ) -> None:
         self._clips, self._seed, self._settings = clips, seed, settings
+        self._features = features
         self._workers = ClipWorkers(settings.workers, settings.stuck_after_s)
         self._numbers = itertools.count()
         self._unreadable: dict[int, str] = {}
@@ -85,9 +105,9 @@ class ClipLoader:
         self._workers.forget()
 
     def _read_here(self, epoch: int, micro_batch: MicroBatch) -> Batch:
-        reading = _Reading(micro_batch)
+        reading = _Reading(micro_batch, self._features.latents)
         for place, row in enumerate(micro_batch.rows):
-            known = self._known(row)
+            known = self._known(epoch, row)
             reading.take(place, known or read_here(self._task(epoch, micro_batch, row)))
         return self._finish(reading)
 
@@ -99,10 +119,10 @@ class ClipLoader:
         place_of: dict[int, tuple[_Reading, int]] = {}
         while (to_read or under_way) and not ahead.is_over:
             while to_read and ahead.may_begin(wait=not under_way):
-                reading = _Reading(to_read.popleft())
+                reading = _Reading(to_read.popleft(), self._features.latents)
                 under_way.append(reading)
                 for place, row in enumerate(reading.micro_batch.rows):
-                    if known := self._known(row):
+                    if known := self._known(epoch, row):
                         reading.take(place, known)
                     else:
                         number = next(self._numbers)
@@ -116,12 +136,17 @@ class ClipLoader:
                         reading, place = place_of.pop(number)
                         reading.take(place, answer)
 
-    def _known(self, row: int) -> ClipAnswer | None:
-        """A clip that could not be read before is not tried again."""
-        return ClipAnswer(fault=self._unreadable[row]) if row in self._unreadable else None
+    def _known(self, epoch: int, row: int) -> ClipAnswer | None:
+        """A clip that could not be read before, by whom ever, is not tried again."""
+        fault = self._unreadable.get(row)
+        if fault is None and self._features.latents:
+            fault = self._features.latents.fault_of(epoch, row)
+        return None if fault is None else ClipAnswer(fault=fault)
 
-    def _task(self, epoch: int, micro_batch: MicroBatch, row: int) -> ClipTask:
+    def _task(self, epoch: int, micro_batch: MicroBatch, row: int) -> Task:
         """A clip's window depends on the seed, the epoch and the clip alone."""
+        if self._features.latents:
+            return LatentsTask(*self._features.latents.place_of(epoch, row))
         bucket = micro_batch.bucket
         last = max(0, int(self._clips.num_frames[row]) - bucket.frames)
         start = derive_seed(self._seed, epoch, row, "window") % (last + 1)
@@ -140,7 +165,9 @@ class ClipLoader:
         rows = micro_batch.rows if is_empty else reading.fill_gaps()
         return Batch(
             video=reading.video,
+            is_encoded=self._features.latents is not None,
             captions=[""] * len(rows) if is_empty else self._clips.captions_of(rows),
+            caption_features=self._features.captions_of(rows),
             fps=reading.fps,
             num_frames=bucket.frames,
             height=bucket.height,
@@ -157,12 +184,17 @@ class _Reading:
     """A micro batch of which some clips are still to come."""
 
     micro_batch: MicroBatch
+    cached: CachedLatents | None
     faults: dict[int, str] = field(default_factory=dict)  # by place in the batch
 
     def __post_init__(self) -> None:
         bucket, size = self.micro_batch.bucket, len(self.micro_batch.rows)
         self.missing = size
-        self.video = torch.zeros(size, 3, bucket.frames, bucket.height, bucket.width)
+        self.video = (
+            self.cached.zeros(bucket, size)
+            if self.cached
+            else torch.zeros(size, 3, bucket.frames, bucket.height, bucket.width)
+        )
         self.fps = torch.zeros(size)
 
     def take(self, place: int, answer: ClipAnswer) -> None:
