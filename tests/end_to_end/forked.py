@@ -23,10 +23,10 @@ SETTINGS = (
 class Attempt:
     """One start of a run's ranks."""
 
-    def __init__(self, started, world_size):
+    def __init__(self, started, world_size, program):
         self.run, self.dir = started.run, started.attempt
         self.start = started.plan.start.path
-        self._context = ranks.start(world_size, training.main, str(self.run.path))
+        self._context = ranks.start(world_size, program, str(self.run.path))
         self.pids = self._context.pids()
 
     def wait_for(self, condition):
@@ -52,19 +52,23 @@ class Attempt:
 class Trainer:
     """Launches and resumes toy runs in a folder."""
 
-    def __init__(self, folder, clips_csv, *settings):
-        self._folder = folder
+    def __init__(self, folder, clips_csv, *settings, program=training.main):
+        self._folder, self._program = folder, program
         self._settings = (*SETTINGS, f"data.path={clips_csv}", *settings)
 
     def launch(self, *settings, world_size=2):
         """Start a new run."""
         wishes = Wishes(runs=str(self._folder), overrides=(*self._settings, *settings))
-        return _start(prepare_launch("smoke", wishes, os.environ), world_size)
+        return self._start(prepare_launch("smoke", wishes, os.environ), world_size)
 
     def resume(self, what="latest", *settings, world_size=2):
         """Start a run's next attempt."""
         wishes = Wishes(runs=str(self._folder), overrides=settings)
-        return _start(prepare_resume(what, wishes, os.environ), world_size)
+        return self._start(prepare_resume(what, wishes, os.environ), world_size)
+
+    def _start(self, prepared, world_size):
+        started = launch(prepared, ["soractl"], _nothing_runs_there)
+        return Attempt(started, world_size, self._program)
 
 
 def losses(run):
@@ -73,10 +77,6 @@ def losses(run):
     found = {row["global_step"]: (row["loss"], row["grad_norm"], row["lr"]) for row in rows}
     assert list(found) == [row["global_step"] for row in rows]
     return found
-
-
-def _start(prepared, world_size):
-    return Attempt(launch(prepared, ["soractl"], _nothing_runs_there), world_size)
 
 
 def _nothing_runs_there(node, request, deadline_s):

@@ -103,17 +103,15 @@ class Rank:
         self.step = checkpoint.manifest.global_step
 
     def slices(self):
-        """This rank's part of everything, to be compared with other ranks' and other times'."""
-        state, whole = self.state, self.state.model.state_dict()
-        found = {f"model.{name}": tensor.clone() for name, tensor in whole.items()}
-        found |= {
-            f"ema.{name}": part
-            for name, part in zip(state.trainable_names, state.ema.shards, strict=True)
-        }
-        for name, master in zip(state.trainable_names, state.optimizer.masters, strict=True):
-            found[f"master.{name}"] = master
-            found |= {f"{k}.{name}": v for k, v in state.optimizer.optim.state[master].items()}
-        return {name: tensor.clone() for name, tensor in found.items()}
+        """This rank's part of everything."""
+        return slices(self.state)
+
+
+def slices(state):
+    """A rank's part of everything, to be compared with other ranks' and other times'."""
+    found = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    found |= {f"ema.{name}": part for name, part in state.averages.items()}
+    return {name: t.clone() for name, t in (found | state.optimizer_slices).items()}
 
 
 def start(world_size, program, *arguments):
