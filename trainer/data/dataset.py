@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from trainer.settings import ConfigError
 
@@ -52,10 +53,13 @@ def load_clips(path: Path) -> ClipTable:
     paths = table["path"].astype(_TEXT)
     if paths.isna().any():
         raise ConfigError([f"{path}: row {_first(paths.isna())} has no path"])
+    captions = table["text"].astype(_TEXT).fillna("")
     numbers = {name: _as_integers(path, table, name) for name in _NUMBERS}
+    del table
+    pa.default_memory_pool().release_unused()  # of reading, which every rank would keep
     return ClipTable(
         paths=paths,
-        captions=table["text"].astype(_TEXT).fillna(""),
+        captions=captions,
         **numbers,
         fingerprint=_fingerprint(paths, *numbers.values()),
     )
