@@ -177,8 +177,9 @@ def test_what_all_stages_share_is_the_references(name):
     assert {key: values[key] for key in COMMON} == COMMON
 
 
-def test_there_are_seven_stages_and_smoke():
-    assert stage_names(config.configs_folder()) == ["smoke", *STAGES]
+def test_there_are_seven_stages_and_two_of_toy_size():
+    names = stage_names(config.configs_folder())
+    assert names == ["smoke", "smoke-overfit", *STAGES]
 
 
 @pytest.mark.parametrize("name", ["smoke", *STAGES])
@@ -206,6 +207,7 @@ def test_parts_then_the_stage_then_the_command_line_and_each_value_has_its_origi
     }
     assert stage.origins["optim.lr"] == "--set optim.lr=1e-5"
     unset = {"after", "init_from", "trainer.max_steps", "checkpoint.every_minutes"}
+    unset |= {"data.features", "validation.path"}
     assert set(settings(stage.config)) - set(stage.origins) <= unset
 
 
@@ -249,7 +251,7 @@ def dump_toml(resolved):
             "no setting optim.warmpup_steps; did you mean optim.warmup_steps?",
         ),
         ("oprim.lr=4", "no setting oprim; did you mean optim?"),
-        ("balance.x=4", "no setting balance.x; balance has: window"),
+        ("balance.x=4", "no setting balance.x; balance has: window, measured"),
         ("buckets.keep.240P=[1]", "no setting buckets.keep.240P; did you mean buckets.keep.240p?"),
         ("optim=3", "optim = 3; expected a table"),
         ("buckets.keep=3", "buckets.keep = 3; expected a table"),
@@ -384,6 +386,7 @@ def test_settings_that_no_file_has_are_listed(tmp_path):
     assert caught.value.faults == (
         "no file sets seed",
         "no file sets balance.window",
+        "no file sets balance.measured",
         "no file sets optim.eps",
     )
 

@@ -65,6 +65,13 @@ def contents(folder):
 
 
 @pytest.mark.slow
+def test_the_table_of_one_clip_has_it_again_and_again(csv):
+    one, table = pd.read_csv(csv.parent / "one-clip.csv"), pd.read_csv(csv)
+    assert len(one) == 600
+    assert (one == table.iloc[0]).all(axis=None)
+
+
+@pytest.mark.slow
 def test_made_again_they_are_the_same(csv, tmp_path):
     again = smoke_clips.make(tmp_path)
     assert contents(again.parent) == contents(csv.parent)

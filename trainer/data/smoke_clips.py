@@ -23,6 +23,7 @@ _SCENES = {
 _SIZES = ((144, 256), (180, 320), (240, 240), (256, 144), (240, 426), (160, 284))
 _LENGTHS = (20, 36, 40, 48, 60)  # frames
 _STRIDE = 12  # frames between the starts of two clips of a video
+_COPIES = 600  # rows of the table of one clip: so many micro batches of one
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class _Clip:
 
 
 def make(folder: Path) -> Path:
-    """The CSV of the smoke clips; makes them unless they are there. ConfigError says what lacks."""
+    """The CSV of the smoke clips; makes them unless they are there. ConfigError says what lacks.
+
+    Beside it stands `one-clip.csv`, the first clip again and again.
+    """
     csv = folder / "clips.csv"
     if not csv.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +51,8 @@ def make(folder: Path) -> Path:
         clips: list[_Clip] = []
         for video, scene in _sources().items():
             clips += _cut(video, scene, folder, shapes)
+        one = pd.DataFrame([asdict(clips[0])] * _COPIES)
+        one.to_csv(folder / "one-clip.csv", index=False)
         draft = folder / ".clips.csv"
         pd.DataFrame(asdict(clip) for clip in clips).to_csv(draft, index=False)
         draft.replace(csv)  # last, so that a half-made set is made again

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.config import VaeConfig
+from trainer.model import vae_smoke
 from trainer.model.latent_size import MICRO_FRAMES, latent_frames
 from trainer.model.pretrained import load_weights
 from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
@@ -25,14 +26,7 @@ VAE_SIZES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "temporal": {},
     },
-    "smoke": {
-        "spatial": {
-            "block_out_channels": (4, 4, 8, 8),
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-        },
-        "temporal": {"filters": 4, "res_blocks": 1, "groups": 4},
-    },
+    "smoke": vae_smoke.SIZE,
 }
 
 
@@ -152,7 +146,7 @@ class VideoVAE(nn.Module):
 
 
 def build_vae(config: VaeConfig) -> VideoVAE:
-    """The VAE of a run with its weights, or with random ones."""
+    """The VAE of a run with its weights, or with random ones; the smoke VAE brings its own."""
     size = VAE_SIZES[config.arch]
     vae = VideoVAE(
         size["spatial"],
@@ -162,4 +156,6 @@ def build_vae(config: VaeConfig) -> VideoVAE:
     )
     if config.weights is not None:
         load_weights(vae, config.weights)
+    elif config.arch == "smoke":
+        vae_smoke.set_weights(vae, _SPATIAL_SCALE)
     return vae
