@@ -110,3 +110,21 @@ def save_checkpoint():
         return run.publish(draft, manifest)
 
     return save
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Make a folder that is a file system of its own, of a size such as `400k`."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def make(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0 and not os.environ.get("CI"):
+            pytest.skip(f"no small file system: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    yield make
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)

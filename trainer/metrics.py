@@ -1,13 +1,17 @@
 """Where a step's numbers go: metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import logging
 import math
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from trainer.config import LogConfig
 from trainer.run_dir import RunDir, append_jsonl
+
+log = logging.getLogger("trainer")
 
 _WANDB_MACHINE = "api.wandb.ai"
 
@@ -32,6 +36,15 @@ def open_sinks(
     if config.wandb:
         sinks.append(_Wandb(run, config.wandb_project, settings))
     return sinks
+
+
+@contextmanager
+def best_effort(what: str) -> Iterator[None]:
+    """A full disk ends no training: what cannot be written is left out, and the log says so."""
+    try:
+        yield
+    except OSError as error:
+        log.error("%s cannot be written, training goes on: %s", what, error)
 
 
 class _Jsonl:

@@ -1,5 +1,6 @@
 """Where everything about a run lies on disk, and when a checkpoint is complete."""
 
+import errno
 import hashlib
 import json
 import os
@@ -366,10 +367,13 @@ def write_json(path: Path, values: Mapping[str, Any], *, durable: bool = True) -
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add one line for each row, in one write."""
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    with path.open("a") as file:
-        file.write(text)
+    """Add one line for each row, in one write: all of them, or on a full disk none."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        if file.write(text) < len(text):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _run_number(path: Path) -> int:

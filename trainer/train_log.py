@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from trainer.config import TrainConfig
 from trainer.data.loader import Batch
-from trainer.metrics import open_sinks
+from trainer.metrics import best_effort, open_sinks
 from trainer.parallel import Ranks
 from trainer.progress import Progress
 from trainer.run_dir import AttemptDir, RunDir, append_jsonl
@@ -48,7 +48,8 @@ class TrainLog:
         self._clips += result.clips
         self._note_skipped(batch)
         if self._ranks.is_first:
-            self._run.beat(progress.global_step, total_steps)
+            with best_effort("the heartbeat"):
+                self._run.beat(progress.global_step, total_steps)
         if progress.global_step % self._every == 0:
             self._write(result, progress)
 
@@ -78,7 +79,8 @@ class TrainLog:
             "time_unix_s": time.time(),
         }
         for sink in self._sinks:
-            sink.write(values, progress.global_step)
+            with best_effort("the numbers of a step"):
+                sink.write(values, progress.global_step)
         if self._ranks.is_first:
             log.info(
                 "step %d  loss %.4f  grad_norm %.3g  lr %.3g  %.2f s/step",
@@ -98,4 +100,5 @@ class TrainLog:
             {"row": clip.row, "path": clip.path, "reason": clip.reason} for clip in batch.skipped
         ]
         if rows:
-            append_jsonl(self._attempt.skipped_clips(self._ranks.rank), rows)
+            with best_effort("the names of skipped clips"):
+                append_jsonl(self._attempt.skipped_clips(self._ranks.rank), rows)

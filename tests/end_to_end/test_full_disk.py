@@ -1,0 +1,48 @@
+import logging
+import os
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.forked import Trainer, losses
+from trainer import training
+
+
+def train_with_a_log(run_path):
+    """The trainer, whose errors go to a file that is not on the run's disk."""
+    handler = logging.FileHandler(Path(run_path).parents[1] / f"errors-{os.environ['RANK']}")
+    handler.setLevel(logging.ERROR)
+    logging.getLogger("trainer").addHandler(handler)
+    training.main(run_path)
+
+
+def fill(path):
+    with suppress(OSError), path.open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.slow  # a start of the trainer
+def test_on_a_full_disk_saves_are_given_up_and_training_goes_on_until_there_is_room_again(
+    small_disk, tmp_path, clips_csv
+):
+    disk, errors = small_disk("40M"), tmp_path / "errors-0"
+    settings = ("epochs=1000", "checkpoint.every_steps=1", "checkpoint.keep_last=1")
+    attempt = Trainer(disk, clips_csv, *settings, program=train_with_a_log).launch()
+    run = attempt.run
+    attempt.wait_for(run.checkpoints)
+    fill(disk / "filler")
+    given_up = r"checkpoint (epoch\d+-global_step\d+) given up, training goes on: .*No space left"
+    attempt.wait_for(lambda: len(set(re.findall(given_up, errors.read_text()))) >= 3)
+    before = run.checkpoints()[-1].manifest.global_step
+    assert "the heartbeat cannot be written, training goes on: " in errors.read_text()
+    (disk / "filler").unlink()
+    attempt.wait_for(lambda: run.checkpoints()[-1].manifest.global_step > before + 2)
+    os.kill(attempt.pids[0], signal.SIGTERM)
+    assert attempt.end() == [143, 143]
+    [last] = run.checkpoints()
+    assert list(run.checkpoints_folder.iterdir()) == [last.path]
+    assert max(losses(run)) == last.manifest.global_step
