@@ -89,6 +89,13 @@ def test_a_loop_begins_where_the_one_before_it_ended(sampler):
     assert not torch.equal(other[34:], both[34:])
 
 
+def test_a_prompt_is_not_changed_by_being_sampled(sampler, tmp_path, write_video):
+    path = Path(write_video(tmp_path / "clip.mp4", 17))
+    prompt = parse_prompt("a cat", references=[path], mask_strategy="0")
+    twice = Preset(34, 32, 48, 24, loops=2)
+    assert torch.equal(sampler.sample(prompt, twice, 1), sampler.sample(prompt, twice, 1))
+
+
 def test_a_mask_strategy_for_something_that_does_not_exist_is_refused(sampler):
     with pytest.raises(ConfigError) as caught:
         sampler.sample(parse_prompt("a cat", mask_strategy="0,2"), SMALL, 1)
