@@ -117,6 +117,7 @@ class BalanceConfig:
     """How micro batches are ordered so that ranks wait less for the slowest."""
 
     window: int  # steps whose micro batches are sorted by cost together; 0 = independent order
+    measured: bool  # cost is the time that a bucket took in the epochs before; else by its FLOPs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +143,28 @@ class OptimConfig:
     betas: tuple[float, float]
     eps: float
     grad_clip: float  # 0 = off
+    accumulate: int  # micro batches of a rank whose gradients make one step
     ema_decay: float
     min_lr: float | None = None
     max_lr: float | None = None
     anneal: Literal["cos", "linear"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """Which steps are left out on all ranks; one whose gradient is not finite always is."""
+
+    spike_factor: float  # a gradient norm above this many times the usual is a spike; 0 = none is
+    most_skips: int  # steps left out in a row at which the run saves and ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The loss on the same clips, noise and timesteps each time."""
+
+    every_steps: int  # 0 = never
+    clips: int  # the first of the table that are in a bucket
+    path: str | None = None  # CSV or Parquet; else data.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +212,8 @@ class TrainConfig:
     balance: BalanceConfig
     data: DataConfig
     optim: OptimConfig
+    guard: GuardConfig
+    validation: ValidationConfig
     trainer: TrainerConfig
     checkpoint: CheckpointConfig
     log: LogConfig
@@ -219,7 +240,12 @@ _RANGES = {
     "optim.warmup_steps": (0, math.inf),
     "optim.cooldown_steps": (0, math.inf),
     "optim.grad_clip": (0, math.inf),
+    "optim.accumulate": (1, math.inf),
     "optim.ema_decay": (0, 1),
+    "guard.spike_factor": (0, math.inf),
+    "guard.most_skips": (1, math.inf),
+    "validation.every_steps": (0, math.inf),
+    "validation.clips": (1, math.inf),
     "trainer.collective_timeout_s": (1, math.inf),
     "trainer.max_steps": (1, math.inf),
     "checkpoint.every_steps": (0, math.inf),

@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig, TrainerConfig
+from trainer.guard import Guard
+from trainer.phases import Phases
 from trainer.precision import DTYPES
 
 # What ColossalAI's imports say is about parts that are not used: apex, tensornvme, 4-bit weights.
@@ -22,7 +24,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from colossalai.accelerator import set_accelerator
+    from colossalai.accelerator import get_accelerator, set_accelerator
     from colossalai.accelerator.cpu_accelerator import CpuAccelerator
     from colossalai.accelerator.cuda_accelerator import CudaAccelerator
     from colossalai.booster import Booster
@@ -69,7 +71,11 @@ def process_group(config: TrainerConfig) -> Iterator[Ranks]:
 
 
 def boost(
-    model: nn.Module, optim: OptimConfig, trainer: TrainerConfig
+    model: nn.Module,
+    optim: OptimConfig,
+    trainer: TrainerConfig,
+    guard: Guard | None = None,
+    phases: Phases | None = None,
 ) -> tuple[Booster, nn.Module, "ZeroOptimizer"]:
     """Wrap model and AdamW for ZeRO-2: each rank keeps 1/world_size of fp32 masters and moments."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -92,13 +98,20 @@ def boost(
     )
     booster = Booster(plugin=plugin)
     model, optimizer, *_ = booster.boost(model, adamw)
+    optimizer.guard, optimizer.phases = guard or Guard(), phases or Phases()
     return booster, model, optimizer
 
 
 class ZeroOptimizer(LowLevelZeroOptimizer):
-    """ZeRO with one fused gradient norm, and no step on a gradient that is not finite."""
+    """ZeRO that never waits for the device: norms are one reduction, bad steps are left out there.
 
+    Gradients of several `backward` add up until `step`.
+    """
+
+    guard: Guard
+    phases: Phases
     grad_norm: Tensor  # fp32 scalar of the last step, over all ranks, before clipping
+    weight_norm: Tensor  # fp32 scalar, of what is trained, before the last step
 
     @property
     def masters(self) -> list[Tensor]:
@@ -110,6 +123,16 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         """The model's trainable tensors, in the order of `masters`."""
         return list(self._working_param_groups[0])
 
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients, averaged over all ranks."""
+        with self.phases.of("backward"), self._backward_context():
+            loss.backward()
+        with self.phases.of("reduce"):
+            self._reduce_grad(self._partition_grads)
+            if self._overlap_communication:  # upstream makes the host wait here
+                for bucket in self.pg_to_bucket_store.values():
+                    get_accelerator().current_stream().wait_stream(bucket.comm_stream)
+
     def _sanity_checks(self) -> None:  # upstream's also asks for a GPU
         dtypes = {p.dtype for group in self.optim.param_groups for p in group["params"]}
         if dtypes != {self._dtype}:
@@ -119,10 +142,13 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         return 0.0  # upstream's loops over tensors on the host; see _unscale_and_clip_grads
 
     def _unscale_and_clip_grads(self, grad_groups_flat: list[Tensor], total_norm: float) -> None:
-        square = torch.stack(torch._foreach_norm(grad_groups_flat)).square().sum()
-        dist.all_reduce(square)
-        self.grad_norm = square.sqrt()
-        self.optim.found_inf = (~torch.isfinite(square)).float()
+        both = (grad_groups_flat, self.masters)
+        squares = torch.stack(
+            [torch.stack(torch._foreach_norm(tensors)).square().sum() for tensors in both]
+        )
+        dist.all_reduce(squares)
+        self.grad_norm, self.weight_norm = squares.sqrt().unbind()
+        self.optim.found_inf = self.guard.skips(self.grad_norm).float()
         if self._clip_grad_norm > 0:
             scale = (self.grad_norm + 1e-6) / self._clip_grad_norm
             self.optim.grad_scale = scale.clamp(min=1.0)

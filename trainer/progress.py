@@ -1,6 +1,7 @@
 """How far a run has come: epoch, steps, and which micro batches of the epoch are consumed."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from trainer.run_dir import Manifest
 
@@ -10,13 +11,10 @@ class Progress:
     """A position in training; `consumed` has a segment for each number of ranks of this epoch."""
 
     epoch: int
-    global_step: int
-    consumed: tuple[tuple[int, int], ...]  # (ranks, steps), in order; the last is going on
-
-    @property
-    def step(self) -> int:
-        """Steps done in this epoch."""
-        return sum(steps for _, steps in self.consumed)
+    step: int  # optimizer steps done in this epoch
+    global_step: int  # and since the run began
+    consumed: tuple[tuple[int, int], ...]  # (ranks, micro steps), in order; the last is going on
+    costs: Mapping[str, float] = field(default_factory=dict)  # of buckets, that order this epoch
 
     @property
     def finished_segments(self) -> tuple[tuple[int, int], ...]:
@@ -24,29 +22,31 @@ class Progress:
         return self.consumed[:-1]
 
     @property
-    def step_of_segment(self) -> int:
-        """Steps done since the number of ranks last changed, or since the epoch began."""
+    def micro_step(self) -> int:
+        """Micro steps done since the number of ranks last changed, or since the epoch began."""
         return self.consumed[-1][1]
 
-    def after_step(self) -> "Progress":
-        """One optimizer step later."""
-        ranks, steps = self.consumed[-1]
-        consumed = (*self.consumed[:-1], (ranks, steps + 1))
-        return replace(self, global_step=self.global_step + 1, consumed=consumed)
+    def after_step(self, micro_steps: int) -> "Progress":
+        """One optimizer step later, that took so many micro batches a rank."""
+        ranks, before = self.consumed[-1]
+        consumed = (*self.consumed[:-1], (ranks, before + micro_steps))
+        return replace(
+            self, step=self.step + 1, global_step=self.global_step + 1, consumed=consumed
+        )
 
     def start_of_epoch(self) -> "Progress":
         """The same epoch, with nothing of it consumed."""
         ranks, _ = self.consumed[-1]
-        return replace(self, consumed=((ranks, 0),))
+        return replace(self, step=0, consumed=((ranks, 0),))
 
-    def next_epoch(self) -> "Progress":
-        """The start of the next epoch."""
-        return replace(self.start_of_epoch(), epoch=self.epoch + 1)
+    def next_epoch(self, costs: Mapping[str, float]) -> "Progress":
+        """The start of the next epoch, in an order by these costs."""
+        return replace(self.start_of_epoch(), epoch=self.epoch + 1, costs=costs)
 
 
 def beginning(world_size: int) -> Progress:
     """Before the first step."""
-    return Progress(0, 0, ((world_size, 0),))
+    return Progress(0, 0, 0, ((world_size, 0),))
 
 
 def resumed(manifest: Manifest, world_size: int) -> Progress:
@@ -54,4 +54,4 @@ def resumed(manifest: Manifest, world_size: int) -> Progress:
     consumed = manifest.consumed
     if consumed[-1][0] != world_size:
         consumed = (*consumed, (world_size, 0))
-    return Progress(manifest.epoch, manifest.global_step, consumed)
+    return Progress(manifest.epoch, manifest.step, manifest.global_step, consumed, manifest.costs)

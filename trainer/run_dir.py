@@ -33,8 +33,11 @@ class Manifest:
     step: int  # optimizer steps done in this epoch
     global_step: int  # optimizer steps done since the run began
     world_size: int
-    consumed: tuple[tuple[int, int], ...]  # (ranks, steps) of this epoch so far, in order
+    consumed: tuple[tuple[int, int], ...]  # (ranks, micro steps) of this epoch so far, in order
     data_fingerprint: Mapping[str, str]  # of everything that decides an epoch's order
+    costs: Mapping[str, float] = field(default_factory=dict)  # of buckets, likewise; see costs.py
+    recent_grad_norms: tuple[float, ...] = ()  # of the last accepted steps, the oldest first
+    skipped_steps: int = 0  # since the run began
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path: {bytes, sha256}
     left_out: tuple[str, ...] = ()  # the folders that a copy was made without
 
@@ -191,6 +194,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def bucket_seconds(self) -> Path:
+        """What a micro batch of each bucket took, as measured so far."""
+        return self.path / "bucket_seconds.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
@@ -328,7 +336,9 @@ def parse_manifest(text: str | bytes) -> Manifest:
         values = json.loads(text)
         consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])
         left_out = tuple(str(name) for name in values.get("left_out", ()))
-        manifest = Manifest(**{**values, "consumed": consumed, "left_out": left_out})
+        norms = tuple(float(norm) for norm in values.get("recent_grad_norms", ()))
+        lists = {"consumed": consumed, "left_out": left_out, "recent_grad_norms": norms}
+        manifest = Manifest(**{**values, **lists})
         for facts in manifest.files.values():
             int(facts["bytes"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """One training step: clips to latents, rectified-flow loss, backward, optimizer, averages."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,23 +10,43 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trainer.checkpoint import TrainingState
 from trainer.config import TrainConfig
-from trainer.data.loader import Batch
+from trainer.data.buckets import Bucket
+from trainer.data.loader import Batch, SkippedClip
 from trainer.frame_masks import draw_frame_masks
+from trainer.model.flops import forward_flops
 from trainer.model.text_encoder import CaptionEncoder, pad_captions
 from trainer.model.vae import VideoVAE
+from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.seeds import derive_seed
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """What a step found; tensors stay on the device, so that no step waits for the host."""
+class MicroResult:
+    """What a micro batch gave; tensors stay on the device, so that no step waits for the host."""
 
-    loss: Tensor  # scalar, this rank's mean over its clips
+    bucket: Bucket
+    clips: int  # 0 if none could be read
+    skipped: tuple[SkippedClip, ...]
+    losses: Tensor  # [B]
+    t: Tensor  # fp32 [B], timesteps
+    flops: int  # of the diffusion model, forward and backward
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found on this rank."""
+
+    micro: tuple[MicroResult, ...]
     grad_norm: Tensor  # scalar, over all ranks, before clipping
+    weight_norm: Tensor  # scalar, before the step
     lr: float  # of this step
-    clips: int
+
+    @property
+    def loss(self) -> Tensor:
+        """Scalar: the mean over the micro batches of their clips' mean; an empty one counts 0."""
+        return torch.stack([one.losses.mean() * bool(one.clips) for one in self.micro]).mean()
 
 
 @dataclass(frozen=True)
@@ -41,25 +62,50 @@ class Trainee:
     model: torch.nn.Module  # as the booster wrapped it
     state: TrainingState
     lr_schedule: LambdaLR
+    phases: Phases
 
-    def step(self, batch: Batch, epoch: int) -> StepResult:
-        """Train on one micro batch; every draw depends on it alone, not on what came before."""
+    def step(self, batches: Iterable[Batch], count: int, epoch: int) -> StepResult:
+        """Train on the mean of `count` micro batches; every draw depends on its batch alone."""
         lr = self.lr_schedule.get_last_lr()[0]
-        loss = self._loss(batch, epoch)
+        batches = iter(batches)
+        micro = tuple(self._learn(batches, count, epoch) for _ in range(count))
         optimizer = self.state.optimizer
-        self.booster.backward(loss, optimizer)
-        optimizer.step()
-        optimizer.zero_grad()
-        self.lr_schedule.step()
-        self.state.ema.update()
-        clips = 0 if batch.is_empty else len(batch.rows)
-        return StepResult(loss.detach(), optimizer.grad_norm, lr, clips)
+        with self.phases.of("optimizer"):
+            optimizer.step()
+            optimizer.zero_grad()
+            self.lr_schedule.step()
+            self.state.ema.update()
+        return StepResult(micro, optimizer.grad_norm, optimizer.weight_norm, lr)
 
-    def _loss(self, batch: Batch, epoch: int) -> Tensor:
-        """The mean loss of a batch; an empty one takes the same way with no weight."""
+    def _learn(self, batches: Iterator[Batch], count: int, epoch: int) -> MicroResult:
+        """Add the gradients of the next micro batch; an empty one weighs nothing."""
+        self.phases.begin_micro_step()
+        with self.phases.of("data"):
+            batch = next(batches)
+        with self.phases.of("encode"):
+            latents, conditions = self.encode(batch, epoch)
+        with self.phases.of("forward"):
+            losses, t = self._losses(batch, epoch, latents, conditions)
+            loss = losses.mean() / count
+        self.booster.backward(loss * 0.0 if batch.is_empty else loss, self.state.optimizer)
+        size, _, frames, height, width = latents.shape
+        tokens = int(conditions["mask"].sum())  # on the host
+        flops = 3 * forward_flops(self.state.model.config, size, frames, height, width, tokens)
+        return MicroResult(
+            bucket=batch.micro_batch.bucket,
+            clips=0 if batch.is_empty else len(batch.rows),
+            skipped=batch.skipped,
+            losses=losses.detach(),
+            t=t,
+            flops=flops,
+        )
+
+    def _losses(
+        self, batch: Batch, epoch: int, latents: Tensor, conditions: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of each clip, and the timestep at which it was taken."""
         key = (self.config.seed, epoch, batch.micro_batch.index)
         draws = torch.Generator(self.device).manual_seed(derive_seed(*key, "diffusion"))
-        latents = self._latents(batch, epoch)
         frame_mask = draw_frame_masks(
             self.config.masks, latents.shape[2], self._clip_seeds(batch, epoch, "frame_mask")
         )
@@ -73,12 +119,14 @@ class Trainee:
         noise = torch.randn(latents.shape, generator=draws, device=self.device, dtype=latents.dtype)
         if frame_mask is not None:
             frame_mask = frame_mask.to(self.device)
-        loss = self.flow.training_loss(
-            self.model, latents, noise, t, self._conditions(batch, epoch), frame_mask
-        ).mean()
-        return loss * 0.0 if batch.is_empty else loss
+        losses = self.flow.training_loss(self.model, latents, noise, t, conditions, frame_mask)
+        return losses, t
 
     @torch.no_grad()
+    def encode(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Latents [B, 4, t, h, w] and what the model is told beside them."""
+        return self._latents(batch, epoch), self._conditions(batch, epoch)
+
     def _latents(self, batch: Batch, epoch: int) -> Tensor:
         video = batch.video.to(self.device, self.dtype, non_blocking=True)
         if batch.is_encoded:
@@ -86,7 +134,6 @@ class Trainee:
         assert self.vae is not None
         return self.vae.encode_each(video, self._clip_seeds(batch, epoch, "posterior"))
 
-    @torch.no_grad()
     def _conditions(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         y, caption_mask = self._encode_captions(batch)
         chance = self.config.model.caption_dropout

@@ -2,18 +2,19 @@
 
 import logging
 import time
+from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from trainer.config import TrainConfig
-from trainer.data.loader import Batch
+from trainer.bucket_seconds import BucketSeconds
 from trainer.metrics import best_effort, open_sinks
 from trainer.parallel import Ranks
+from trainer.peak import peak_of
 from trainer.progress import Progress
 from trainer.run_dir import AttemptDir, RunDir, append_jsonl
 from trainer.settings import dump
-from trainer.step import StepResult
+from trainer.step import StepResult, Trainee
+from trainer.step_report import Report, report, summary
 
 log = logging.getLogger("trainer")
 
@@ -25,80 +26,90 @@ class TrainLog:
         self,
         run: RunDir,
         attempt: AttemptDir,
-        settings: TrainConfig,
+        trainee: Trainee,
         ranks: Ranks,
-        *,
+        bucket_seconds: BucketSeconds,
         global_step: int,
     ) -> None:
+        settings = trainee.config
         self._run, self._attempt, self._ranks = run, attempt, ranks
-        self._every = settings.log.every_steps
+        self._trainee, self._bucket_seconds = trainee, bucket_seconds
         self._sinks = (
             open_sinks(run, settings.log, dump(settings), global_step=global_step)
             if ranks.is_first
             else []
         )
-        self._losses: list[torch.Tensor] = []
-        self._clips = 0
-        self._skipped = 0
+        self._peak = peak_of(trainee.device, trainee.dtype)
+        self._steps: list[StepResult] = []
+        self._seen_buckets: set[str] = set()
+        self._skipped_clips = 0
         self._since = time.monotonic()
+        self.skips_in_a_row = 0  # steps that the guard had left out at the last line
 
-    def step(self, result: StepResult, batch: Batch, progress: Progress, total_steps: int) -> None:
-        """Take in one step; on a step to be logged all ranks meet."""
-        self._losses.append(result.loss)
-        self._clips += result.clips
-        self._note_skipped(batch)
+    def step(
+        self,
+        result: StepResult,
+        progress: Progress,
+        total_steps: int,
+        validation_loss: float | None,
+    ) -> None:
+        """Take in one step; on a step to be logged all ranks tell rank 0."""
+        self._steps.append(result)
+        self._note_skipped(result)
         if self._ranks.is_first:
             with best_effort("the heartbeat"):
                 self._run.beat(progress.global_step, total_steps)
-        if progress.global_step % self._every == 0:
-            self._write(result, progress)
+        every = self._trainee.config.log.every_steps
+        if progress.global_step % every == 0 or validation_loss is not None:
+            validation = {} if validation_loss is None else {"validation_loss": validation_loss}
+            self._write(result, progress, validation)
 
     def close(self) -> None:
         """Finish the sinks."""
         for sink in self._sinks:
             sink.close()
 
-    def _write(self, result: StepResult, progress: Progress) -> None:
-        losses = torch.stack(self._losses)
-        counts = torch.tensor([self._clips, self._skipped], device=losses.device)
-        sums = torch.cat([losses.sum()[None], losses[-1:], counts])
-        dist.all_reduce(sums)
-        total, last, clips, skipped = sums.tolist()
+    def _write(self, result: StepResult, progress: Progress, more: dict[str, float]) -> None:
+        settings, guard = self._trainee.config, self._trainee.state.optimizer.guard
+        phases = self._trainee.phases.read()
+        mine = report(self._steps, phases, settings.flow.num_timesteps, self._seen_buckets)
+        skipped_steps, self.skips_in_a_row = guard.counts.tolist()
+        norms = {"grad_norm": result.grad_norm.item(), "weight_norm": result.weight_norm.item()}
+        heard: list[Any] | None = [None] * self._ranks.world_size if self._ranks.is_first else None
+        dist.gather_object((mine, self._skipped_clips), heard)
         now = time.monotonic()
-        elapsed = now - self._since
+        elapsed, self._since, self._steps = now - self._since, now, []
+        if heard is None:
+            return
+        reports: list[Report] = [one for one, _ in heard]
+        for one in reports:
+            self._bucket_seconds.add(one.buckets)
         values = {
             "epoch": progress.epoch,
             "step": progress.step,
-            "loss": last / self._ranks.world_size,
-            "avg_loss": total / self._ranks.world_size / len(losses),
+            **summary(reports, elapsed, self._peak),
+            **norms,
+            **more,
             "lr": result.lr,
-            "grad_norm": result.grad_norm.item(),
-            "s_per_step": elapsed / len(losses),
-            "clips_per_s": clips / elapsed,
-            "skipped_clips": skipped,
+            "skipped_clips": sum(skipped for _, skipped in heard),
+            "skipped_steps": skipped_steps,
             "time_unix_s": time.time(),
         }
         for sink in self._sinks:
             with best_effort("the numbers of a step"):
                 sink.write(values, progress.global_step)
-        if self._ranks.is_first:
-            log.info(
-                "step %d  loss %.4f  grad_norm %.3g  lr %.3g  %.2f s/step",
-                progress.global_step,
-                values["loss"],
-                values["grad_norm"],
-                result.lr,
-                values["s_per_step"],
-            )
-        self._losses, self._clips, self._since = [], 0, now
+        log.info(
+            "step %d  loss %.4f  grad_norm %.3g  lr %.3g  %.2f s/step",
+            progress.global_step,
+            *(values[name] for name in ("loss", "grad_norm", "lr", "s_per_step")),
+        )
 
-    def _note_skipped(self, batch: Batch) -> None:
-        self._skipped += len(batch.skipped)
-        for clip in batch.skipped:
+    def _note_skipped(self, result: StepResult) -> None:
+        skipped = [clip for one in result.micro for clip in one.skipped]
+        self._skipped_clips += len(skipped)
+        for clip in skipped:
             log.warning("skipped clip %s: %s", clip.path, clip.reason)
-        rows = [
-            {"row": clip.row, "path": clip.path, "reason": clip.reason} for clip in batch.skipped
-        ]
+        rows = [{"row": clip.row, "path": clip.path, "reason": clip.reason} for clip in skipped]
         if rows:
             with best_effort("the names of skipped clips"):
                 append_jsonl(self._attempt.skipped_clips(self._ranks.rank), rows)

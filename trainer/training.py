@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from trainer import config, networks
 from trainer.agreement import SAVE, Agreement
+from trainer.bucket_seconds import BucketSeconds
 from trainer.checkpoint import TrainingState, restore
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import EpochPlan, plan_epoch
@@ -23,9 +26,13 @@ from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
 from trainer.ema import Ema
+from trainer.guard import Guard
 from trainer.lr_schedule import build_lr_schedule
+from trainer.metrics import best_effort
 from trainer.model.pretrained import WeightsError, load_weights
+from trainer.node import node_of
 from trainer.parallel import Ranks, boost, process_group
+from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.progress import Progress, beginning, resumed
 from trainer.rectified_flow import RectifiedFlow
@@ -44,10 +51,20 @@ from trainer.settings import ConfigError
 from trainer.step import Trainee
 from trainer.takeover import take_over
 from trainer.train_log import TrainLog
+from trainer.validation import Validation
 
 log = logging.getLogger("trainer")
 
-_USERS_FAULT = (ConfigError, WeightsError)  # said in one sentence, without a traceback
+
+class TooManySkipsError(Exception):
+    """The guard left out step after step; the message says what to do."""
+
+
+_USERS_FAULT = (
+    ConfigError,
+    WeightsError,
+    TooManySkipsError,
+)  # said in one sentence, without a traceback
 
 
 def main(run_path: str) -> None:
@@ -89,6 +106,8 @@ class Training:
     saver: Saver
     agreement: Agreement
     progress: Progress
+    bucket_seconds: BucketSeconds
+    validation: Validation | None
     signal: int = 0  # at which all ranks agreed to leave
 
     def run_to_the_end(self) -> None:
@@ -107,21 +126,46 @@ class Training:
         plan = self._plan()
         total = self._total_steps(plan)
         log.info("epoch %d: step %d of %d", epoch, self.progress.step, self._steps_of_epoch(plan))
-        mine = plan.for_rank(self.ranks.rank, self.progress.step_of_segment)
-        for batch in loader.batches(epoch, mine):
-            result = self.trainee.step(batch, epoch)
-            self.progress = self.progress.after_step()
-            self.log.step(result, batch, self.progress, total)
+        mine = plan.for_rank(self.ranks.rank, self.progress.micro_step)
+        batches = loader.batches(epoch, mine)
+        while left := plan.steps - self.progress.micro_step:
+            micro_steps = min(left, self.trainee.config.optim.accumulate)
+            result = self.trainee.step(batches, micro_steps, epoch)
+            self.progress = self.progress.after_step(micro_steps)
+            self.log.step(result, self.progress, total, self._validation_loss())
+            self._stop_if_all_is_skipped()
             wish = self.agreement.after_step()
             self.signal = 0 if wish == SAVE else wish
-            if self.progress.step_of_segment == plan.steps:
+            if micro_steps == left:
                 break  # saved below, as the beginning of the next epoch
             if wish or self._is_over() or self._is_checkpoint_due():
                 self._save()
             if self._is_over():
                 return
-        self.progress = self.progress.next_epoch()
+        is_measured = self.trainee.config.balance.measured
+        self.progress = self.progress.next_epoch(
+            self.bucket_seconds.agreed() if is_measured else {}
+        )
         self._save()
+
+    def _validation_loss(self) -> float | None:
+        every = self.trainee.config.validation.every_steps
+        is_due = self.validation and self.progress.global_step % every == 0
+        return self.validation.loss() if self.validation and is_due else None
+
+    def _stop_if_all_is_skipped(self) -> None:
+        guard, skips = self.trainee.config.guard, self.log.skips_in_a_row
+        if skips < guard.most_skips:
+            return
+        self._save()
+        self.saver.close()
+        dist.barrier()  # the first rank to end takes the others with it
+        raise TooManySkipsError(
+            f"{skips} steps in a row were left out, up to step {self.progress.global_step}: their "
+            "gradients were not finite, or above guard.spike_factor times the usual; the weights "
+            "of the last good step are saved, and `soractl resume latest --set optim.lr=LESS` "
+            "goes on with them"
+        )
 
     def _plan(self) -> EpochPlan:
         settings, epoch = self.trainee.config, self.progress.epoch
@@ -133,6 +177,7 @@ class Training:
             world_size=self.ranks.world_size,
             window=settings.balance.window,
             consumed=self.progress.finished_segments,
+            costs=self.progress.costs,
         )
         if plan.steps == 0 and not self.progress.finished_segments:
             raise ConfigError(
@@ -144,7 +189,8 @@ class Training:
         return plan
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:
-        return plan.steps + sum(steps for _, steps in self.progress.finished_segments)
+        micro_steps = plan.steps - self.progress.micro_step
+        return self.progress.step - (-micro_steps // self.trainee.config.optim.accumulate)
 
     def _total_steps(self, plan: EpochPlan) -> int:
         """The run's steps, if every epoch had as many as this; buckets are drawn anew each time."""
@@ -164,7 +210,7 @@ class Training:
         return settings.every_steps > 0 and self.progress.global_step % settings.every_steps == 0
 
     def _save(self) -> None:
-        progress = self.progress
+        progress, guard = self.progress, self.trainee.state.optimizer.guard
         manifest = Manifest(
             epoch=progress.epoch,
             step=progress.step,
@@ -174,7 +220,12 @@ class Training:
             data_fingerprint=_fingerprint(
                 self.clips, self.trainee.config, self.features.draw_of(progress.epoch)
             ),
+            costs=progress.costs,
+            recent_grad_norms=tuple(guard.recent_norms),
+            skipped_steps=int(guard.counts[0]),
         )
+        with best_effort("what buckets take"):
+            self.bucket_seconds.save()
         self.saver.save(self.trainee.state, manifest)
         gc.collect()
 
@@ -196,15 +247,29 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     trainee = build(settings, ranks, origin, progress, features)
     if checkpoint:
         restore(checkpoint, trainee.state, ranks)
+        manifest = checkpoint.manifest
+        trainee.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
         log.info("resumed from %s", checkpoint.name)
     if ranks.is_first:
         take_over(run, attempt, progress.global_step)
+    bucket_seconds = BucketSeconds(run, ranks)
+    training = Training(
+        run=run,
+        trainee=trainee,
+        clips=clips,
+        features=features,
+        ranks=ranks,
+        log=TrainLog(run, attempt, trainee, ranks, bucket_seconds, progress.global_step),
+        saver=Saver(run, ranks, settings.checkpoint),
+        agreement=Agreement(),
+        progress=progress,
+        bucket_seconds=bucket_seconds,
+        validation=Validation(trainee, ranks) if settings.validation.every_steps else None,
+    )
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
-    train_log = TrainLog(run, attempt, settings, ranks, global_step=progress.global_step)
-    saver = Saver(run, ranks, settings.checkpoint)
-    return Training(run, trainee, clips, features, ranks, train_log, saver, Agreement(), progress)
+    return training
 
 
 def build(
@@ -218,10 +283,13 @@ def build(
     dtype = DTYPES[settings.trainer.dtype]
     model = networks.build_model(settings)
     if origin["kind"] == "init_from":
-        report = load_weights(model, Path(origin["path"]))
+        node = node_of(ranks)
+        report = node.ask_reader(lambda: load_weights(model, Path(origin["path"])))
+        node.hand_out(model.state_dict().values())
         if ranks.is_first:
             log.info("start weights from %s: %s", origin["path"], report)
-    booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer)
+    guard, phases = Guard(settings.guard.spike_factor), Phases()
+    booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
         model.compile(dynamic=True)
     return Trainee(
@@ -240,6 +308,7 @@ def build(
         model=wrapped,
         state=TrainingState(model, optimizer, Ema(optimizer.masters, settings.optim.ema_decay)),
         lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, progress.global_step),
+        phases=phases,
     )
 
 

@@ -32,6 +32,7 @@ OPTIM = OptimConfig(
     betas=(0.9, 0.999),
     eps=1e-8,
     grad_clip=1.0,
+    accumulate=1,
     ema_decay=0.9,
 )
 
@@ -127,9 +128,9 @@ def start(world_size, program, *arguments):
     )
 
 
-def run(world_size, action, *arguments):
+def run(world_size, action, *arguments, ranks_per_node=None):
     """`action(ranks, *arguments)` on every rank in a process group, to its end."""
-    context = start(world_size, _in_group, action, arguments)
+    context = start(world_size, _in_group, ranks_per_node or world_size, action, arguments)
     while not context.join():
         pass
 
@@ -141,7 +142,8 @@ def _play(rank, world_size, port, program, arguments):
     program(*arguments)
 
 
-def _in_group(action, arguments):
+def _in_group(ranks_per_node, action, arguments):
+    os.environ["LOCAL_RANK"] = str(int(os.environ["RANK"]) % ranks_per_node)
     with process_group(TrainerConfig(dtype="bf16", compile=False, collective_timeout_s=60)) as it:
         try:
             action(it, *arguments)

@@ -1,0 +1,123 @@
+"""The loss on fixed clips, with fixed noise, at fixed timesteps: comparable from step to step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer import networks
+from trainer.config import TrainConfig
+from trainer.data.batch_sampler import MicroBatch
+from trainer.data.buckets import assign, bucket_rules
+from trainer.data.dataset import ClipTable, load_clips
+from trainer.data.loader import ClipLoader
+from trainer.parallel import Ranks
+from trainer.seeds import derive_seed
+from trainer.settings import ConfigError
+from trainer.step import Trainee
+
+_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the noise: the middles of the timestep bands
+
+
+@dataclass(frozen=True)
+class _Example:
+    place: int  # among the clips of all ranks
+    latents: Tensor  # on the host, as the noise and the conditions
+    noise: Tensor
+    conditions: dict[str, Tensor]
+
+
+class Validation:
+    """Clips of `validation.path`, encoded once; each rank has its share of them."""
+
+    def __init__(self, trainee: Trainee, ranks: Ranks) -> None:
+        settings = trainee.config
+        path = settings.validation.path or settings.data.path
+        clips = load_clips(Path(path))
+        plan = _plan(clips, settings)
+        self._trainee, self._clips = trainee, len(plan)
+        mine = plan[ranks.rank :: ranks.world_size]
+        self._examples = list(_encode(trainee, clips, mine)) if mine else []
+        found = torch.tensor(len(self._examples), device=ranks.device)
+        dist.all_reduce(found)
+        if not found:
+            raise ConfigError([f"{path}: no clip for validation fits a bucket and can be read"])
+
+    @torch.no_grad()
+    def loss(self) -> float:
+        """The mean over clips and timesteps; the same number whatever the number of ranks."""
+        trainee = self._trainee
+        trainee.model.eval()
+        losses = torch.full((self._clips,), 0.0, dtype=torch.float64, device=trainee.device)
+        known = torch.zeros_like(losses)
+        for example in self._examples:
+            losses[example.place] = self._loss_of(example)
+            known[example.place] = 1
+        trainee.model.train()
+        both = torch.stack([losses, known])
+        dist.all_reduce(both)  # every clip is one rank's, so nothing is rounded
+        total, count = both.cpu().sum(dim=1).tolist()
+        return float(total / count)
+
+    def _loss_of(self, example: _Example) -> Tensor:
+        trainee = self._trainee
+        device, span = trainee.device, trainee.config.flow.num_timesteps
+        latents, noise = example.latents.to(device), example.noise.to(device)
+        # captions' masks and sizes stay on the host, as in training
+        kept = {"mask", "height", "width"}
+        conditions = {
+            name: value if name in kept else value.to(device)
+            for name, value in example.conditions.items()
+        }
+        losses = [
+            trainee.flow.training_loss(
+                trainee.model,
+                latents,
+                noise,
+                torch.tensor([share * span], device=device),
+                conditions,
+                None,
+            )
+            for share in _SHARES
+        ]
+        return torch.stack(losses).double().mean()
+
+
+def _plan(clips: ClipTable, settings: TrainConfig) -> list[MicroBatch]:
+    """The first clips of the table that a bucket takes, each alone."""
+    rules = bucket_rules(
+        settings.buckets.frames, settings.buckets.batch_size, settings.buckets.keep
+    )
+    assignment = assign(clips, rules, settings.seed, 0)
+    rows = np.flatnonzero(assignment.index >= 0)[: settings.validation.clips].tolist()
+    return [
+        MicroBatch(place, assignment.buckets[int(assignment.index[row])], (row,))
+        for place, row in enumerate(rows)
+    ]
+
+
+def _encode(trainee: Trainee, clips: ClipTable, plan: Sequence[MicroBatch]) -> Iterator[_Example]:
+    settings = trainee.config
+    where = {"device": trainee.device, "dtype": trainee.dtype}
+    encoding = replace(  # with features cached, training itself has no encoders
+        trainee,
+        vae=trainee.vae or networks.build_vae(settings.vae, settings.seed, **where),
+        caption_encoder=trainee.caption_encoder
+        or networks.build_caption_encoder(settings.text_encoder, settings.seed, **where),
+    )
+    with ClipLoader(clips, seed=settings.seed, settings=settings.data) as loader:
+        for batch in loader.batches(0, plan):
+            if batch.is_empty:
+                continue
+            latents, conditions = encoding.encode(batch, 0)
+            conditions["drop_captions"] = torch.zeros_like(conditions["drop_captions"])
+            seed = derive_seed(settings.seed, batch.rows[0], "validation")
+            noise = torch.randn(
+                latents.shape, generator=torch.Generator().manual_seed(seed), dtype=latents.dtype
+            )
+            host = {name: value.cpu() for name, value in conditions.items()}
+            yield _Example(batch.micro_batch.index, latents.cpu(), noise, host)
