@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -125,6 +125,51 @@ def merge(
     picture = data_picture.histograms(series, out.with_suffix(".png"))
     lines, values = data_report.merge_lines(told, picture), data_report.merge_json(told, picture)
     output.report(lines, values, as_json)
+
+
+@app.command("encode")
+def encode(
+    stage: Annotated[str, typer.Argument(help="The name of a file in configs/.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="The folder of features, which all nodes share.")
+    ],
+    hostfile: Annotated[
+        str | None, typer.Option("--hostfile", help="Nodes that share the work.")
+    ] = None,
+    variants: Annotated[
+        int, typer.Option(min=1, help="Draws of bucket and window that are kept of each clip.")
+    ] = 1,
+    only: Annotated[
+        Literal["text", "video"] | None, typer.Option(help="Captions alone, or latents alone.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large it gets.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Encode a stage's clips and captions once, so that training need not.
+
+    The same command goes on where it was killed. `--set data.features=OUT` trains on the result.
+    """
+    from soractl import data_encode, data_report, output
+    from soractl.remote import Connections
+
+    kinds = (only,) if only else data_encode.KINDS
+    wishes = data_encode.Wishes(stage, out, hostfile, variants, kinds, tuple(overrides or ()))
+    source, facts = data_encode.prepare(wishes, os.environ)
+    with Connections(facts.ssh) as remote:
+        planned = data_encode.plan(wishes, source, facts, os.environ, remote)
+        lines = data_report.size_lines(planned)
+        if dry_run:
+            output.report(lines, data_report.size_json(planned), as_json)
+            return
+        output.note(lines)
+        with output.count_display() as show:
+            told = data_encode.encode(planned, remote, show)
+    output.report(data_report.encode_lines(told), data_report.encode_json(told), as_json)
+    raise typer.Exit(told.exit_code)
 
 
 @app.command("buckets")

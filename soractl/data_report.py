@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from soractl import text
 from soractl.clip_queue import INTERRUPTED
 from soractl.data_buckets import Epoch
 from soractl.data_check import Checked
+from soractl.data_encode import Encoded, Planned
 from soractl.data_filter import Filtered
 from soractl.data_info import Info
 from soractl.data_merge import Merged
 
 MOST_REASONS = 10
 MOST_FILES = 5
+_FEATURES = {"text": "captions", "video": "clips"}
 BUCKET_HEADERS = (
     *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "LEFT OVER", "TOKENS", "SHARE"),
 )
@@ -100,6 +102,66 @@ def check_json(told: Checked, picture: Path | None) -> dict[str, Any]:
     }
 
 
+def size_lines(told: Planned) -> list[str]:
+    """What will be encoded, how large it gets, and where."""
+    rows = [
+        (_FEATURES[part.kind], part.clips, part.variants, text.size(part.bytes), part.done_clips)
+        for part in told.parts
+    ]
+    lines = text.table(("FEATURES", "NUMBER", "VARIANTS", "SIZE", "DONE"), rows)
+    where = f"{told.wishes.out} has {text.size(told.free_bytes)} free"
+    places = f"{text.count(told.ranks, 'rank')} on {text.count(len(told.requests), 'node')}"
+    return [*lines, f"about {text.size(told.bytes_left)} to write by {places}; {where}"]
+
+
+def size_json(told: Planned) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": str(told.wishes.out),
+        "nodes": told.source.origin,
+        "ranks": told.ranks,
+        "parts": [vars(part) for part in told.parts],
+        "bytes_left": told.bytes_left,
+        "free_bytes": told.free_bytes,
+    }
+
+
+def encode_lines(told: Encoded) -> list[str]:
+    """What the features hold, which clips have none and why; or what kept nodes from ending."""
+    again = "the same command goes on with what is left"
+    if told.interrupted:
+        return [f"interrupted; {again}"]
+    if told.faults:
+        lines = [f"{node} was given up: {fault}" for node, fault in told.faults.items()]
+        return [*lines, f"not all is encoded; {again}"]
+    lines = []
+    for part in told.parts:
+        lines += [f"{count} {reason}" for reason, count in _most(part["reasons"])]
+        clips = part["failed_clips"]
+        lines += [f"  {clip['path']}: {clip['reason']}" for clip in clips[:MOST_FILES]]
+        if len(clips) > MOST_FILES:
+            lines.append(f"  and others in {part['path']}/index.json")
+    for part in told.parts:
+        counts = f"{part['clips']} {_FEATURES[part['kind']]} encoded, {part['failed']} failed"
+        lines.append(f"{counts}, {text.size(part['bytes'])}: {part['path']}")
+    took = text.duration(told.seconds)
+    return [
+        *lines,
+        f"after {took}; to train on them: --set data.features={told.planned.wishes.out}",
+    ]
+
+
+def encode_json(told: Encoded) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "out": str(told.planned.wishes.out),
+        "seconds": round(told.seconds, 1),
+        "parts": [dict(part) for part in told.parts],
+        "faults": dict(told.faults),
+        "interrupted": told.interrupted,
+    }
+
+
 def merge_lines(told: Merged, picture: Path | None) -> list[str]:
     """What each table gave, and what is missing for training."""
     parts = [(part.path, part.rows, part.repeated) for part in told.parts]
@@ -180,6 +242,10 @@ def _reasons(reasons: Iterable[str]) -> list[str]:
     lines = [f"{count} {reason}" for reason, count in list(counted.items())[:MOST_REASONS]]
     rest = sum(list(counted.values())[MOST_REASONS:])
     return [*lines, *([f"{rest} for other reasons"] if rest else [])]
+
+
+def _most(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
+    return list(reasons.items())[:MOST_REASONS]
 
 
 def _counted(reasons: Iterable[str]) -> dict[str, int]:

@@ -102,16 +102,41 @@ def plan(
     port = cluster.master_port or (machine.free_port if here else DEFAULT_PORT)
     node_plans = []
     for node_rank, node in enumerate(nodes):
-        ranks = node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
-        environment = nccl_env.build(
-            {**_threads(node, ranks, machine), **cluster.env},
+        ranks = ranks_of(node, cluster, machine)
+        environment = environment_of(
+            node,
+            ranks,
             run=run,
-            bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
+            cluster=cluster,
+            machine=machine,
             operator=nccl_env.carried(environ, alone=here),
         )
         command = _command(ranks, f"{head}:{port}", (len(nodes), node_rank), run)
         node_plans.append(NodePlan(node, node_rank, ranks, environment, command))
     return LaunchPlan(run, workdir, start, cluster, head, port, tuple(node_plans))
+
+
+def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
+    """How many processes a node runs, one a GPU; SoractlError if nobody says."""
+    return node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
+
+
+def environment_of(
+    node: Node,
+    ranks: int,
+    *,
+    run: Path,
+    cluster: Cluster,
+    machine: Machine,
+    operator: Mapping[str, str],
+) -> dict[str, str]:
+    """What the processes of a node get besides what is the node's own."""
+    return nccl_env.build(
+        {**_threads(node, ranks, machine), **cluster.env},
+        run=run,
+        bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
+        operator=operator,
+    )
 
 
 def working_directory(cluster: Cluster, machine: Machine) -> Path:

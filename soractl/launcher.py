@@ -1,15 +1,14 @@
 """A prepared attempt becomes started processes, and never two attempts of a run at once."""
 
-import errno
-import fcntl
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from soractl import attempts
 from soractl.errors import ExitCode, SoractlError
+from soractl.file_lock import locked
 from soractl.launch_plan import TRAIN_SCRIPT, LaunchPlan, node_script
 from soractl.nodes import Node, this_machine
 from soractl.post_mortem import Failure, Outcome
@@ -119,19 +118,8 @@ def _commit(remote: Remote) -> str | None:
     return result.stdout.strip() if result.ok else None
 
 
-@contextmanager
-def _locked(run: RunDir) -> Iterator[None]:
-    with run.lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SoractlError(
-                f"{run.name} is being started by another command", exit_code=ExitCode.REFUSED
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-                raise  # those three: a shared folder that is mounted without locks
-        yield
+def _locked(run: RunDir) -> AbstractContextManager[None]:
+    return locked(run.lock, f"{run.name} is being started by another command")
 
 
 def _refuse_if_alive(run: RunDir, remote: Remote) -> None:

@@ -41,6 +41,7 @@ _PROGRESS = ".progress"  # a file a rank: how many clips and captions it has don
 _TELL_EVERY_S = 1.0
 _SAMPLED_CAPTIONS = 1000
 _LATENT_CHANNELS = 4
+_MOST_FAILED = 1000  # clips that the answer names; the index has all
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ def plan(job: Job) -> dict[str, Any]:
                 "path": str(part.features.path),
                 "variants": part.variants,
                 "clips": sum(len(shard.rows) for shard in part.shards),
+                "done_clips": sum(
+                    len(shard.rows) for shard in part.shards if part.features.has(shard)
+                ),
                 "bytes": _bytes_of(part, job.settings, clips),
-                "shards": len(part.shards),
-                "done_shards": sum(part.features.has(shard) for shard in part.shards),
             }
             for part in _parts(job, clips)
         ]
@@ -122,6 +124,7 @@ def finish(job: Job) -> dict[str, Any]:
     told = []
     for part in _parts(job, clips):
         index = part.features.finish(part.shards, part.variants)
+        part.features.remove_drafts()
         failed = {row: why for faults in index.failed.values() for row, why in faults.items()}
         told.append(
             {
@@ -133,7 +136,8 @@ def finish(job: Job) -> dict[str, Any]:
                 "failed": sum(map(len, index.failed.values())),
                 "reasons": dict(Counter(failed.values()).most_common()),
                 "failed_clips": [
-                    {"path": clips.path_of(row), "reason": why} for row, why in failed.items()
+                    {"path": clips.path_of(row), "reason": why}
+                    for row, why in list(failed.items())[:_MOST_FAILED]
                 ],
             }
         )

@@ -109,15 +109,15 @@ def test_each_clip_is_encoded_as_training_would_by_any_number_of_ranks(job, tabl
 
 def test_the_plan_says_how_large_it_will_be_and_what_is_left(job):
     before = encoding.plan(job)["parts"]
-    assert [part["done_shards"] for part in before] == [0, 0]
+    assert [part["done_clips"] for part in before] == [0, 0]
     assert not list(job.folder.iterdir())
     after = work(job, 1)
     for planned, made in zip(before, after, strict=True):
         assert planned["path"] == made["path"]
-        heads = 400 * (planned["clips"] + planned["shards"])  # names and shapes in the shards
+        heads = 400 * (2 * planned["clips"])  # names and shapes in the shards
         assert made["bytes"] - heads < planned["bytes"] * made["clips"] / planned["clips"] * 1.4
         assert planned["bytes"] * 0.6 < made["bytes"]
-    assert [part["done_shards"] for part in encoding.plan(job)["parts"]] == [4, 8]
+    assert [part["done_clips"] for part in encoding.plan(job)["parts"]] == [7, 14]
 
 
 def test_more_variants_keep_the_first(job):
