@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from trainer.ema import Ema
+from trainer.node import Node, node_of
 from trainer.parallel import Ranks, ZeroOptimizer
 from trainer.run_dir import Checkpoint
 
@@ -152,20 +153,39 @@ def save_optimizer(
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
-    """Weights, fp32 masters, moments and averages as they were, on any number of ranks."""
-    tensors, averages = state.model.state_dict(), state.averages
-    for name, tensor in read_whole(checkpoint.model):
-        tensors[name].copy_(tensor)
-    for name, tensor in read_whole(checkpoint.ema):
-        if name in averages:
-            shard = averages[name]
-            part = tensor.flatten()[ranks.rank * shard.numel() :][: shard.numel()]
-            shard[: part.numel()].copy_(part)
-    _fill_moments(state.optimizer)
+    """Weights, fp32 masters, moments and averages as they were, on any number of ranks.
+
+    The whole models are read by one rank of each node, the optimizer's shards by whoever needs
+    them.
+    """
+    node, tensors = node_of(ranks), state.model.state_dict()
+    if node.is_reader:
+        for name, tensor in read_whole(checkpoint.model):
+            tensors[name].copy_(tensor)
+    node.hand_out(tensors.values())
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    _restore_averages(checkpoint.ema, state.averages, shapes, ranks, node)
+    _fill_moments(state.optimizer)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     shards = _sharded(state.optimizer_slices, shapes, mesh)
     dcp.load(shards, checkpoint_id=checkpoint.optimizer)
+
+
+def _restore_averages(
+    folder: Path,
+    averages: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
+    ranks: Ranks,
+    node: Node,
+) -> None:
+    found = dict(read_whole(folder)) if node.is_reader else {}
+    for name, shard in averages.items():
+        whole = shard.new_empty(shapes[name])
+        if node.is_reader:
+            whole.copy_(found[name])
+        node.hand_out([whole])
+        part = whole.flatten()[ranks.rank * shard.numel() :][: shard.numel()]
+        shard[: part.numel()].copy_(part)
 
 
 def read_whole(folder: Path) -> Iterator[tuple[str, Tensor]]:
