@@ -1,0 +1,60 @@
+import json
+
+import pandas as pd
+import pytest
+
+from tests.trainer import ranks
+from trainer import training
+from trainer.config import load_stage
+from trainer.data.cached_features import CachedFeatures
+from trainer.progress import beginning
+from trainer.settings import ConfigError
+from trainer.validation import Validation
+
+FRESH = {"kind": "random"}
+
+
+@pytest.fixture(scope="module")
+def clips_csv(write_video, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for number, size in enumerate([(144, 256), (160, 256), (144, 256), (16, 16), (256, 144)]):
+        path = write_video(folder / f"{number}.mp4", 20, size=size)
+        rows.append((path, f"a pattern, {number}", 20, *size))
+    (folder / "1.mp4").write_bytes(b"no film")
+    table = pd.DataFrame(rows, columns=["path", "text", "num_frames", "height", "width"])
+    table.to_csv(folder / "clips.csv", index=False)
+    return folder / "clips.csv"
+
+
+def stage(clips_csv, *more):
+    wanted = ["buckets.frames=[1,17]", "buckets.keep={144p=[1.0,1.0]}", "data.workers=0"]
+    return load_stage("smoke", [*wanted, f"data.path={clips_csv}", *more]).config
+
+
+def validate(it, settings, out):
+    trainee = training.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
+    validation = Validation(trainee, it)
+    losses = [validation.loss(), validation.loss()]
+    assert trainee.model.training
+    (out / f"{it.world_size}-{it.rank}.json").write_text(json.dumps(losses))
+
+
+def test_the_loss_is_the_same_each_time_and_on_any_number_of_ranks(clips_csv, tmp_path):
+    for world_size in (1, 2):
+        ranks.run(world_size, validate, stage(clips_csv), tmp_path)
+    told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    [value] = {loss for losses in told for loss in losses}
+    assert len(told) == 3
+    assert 0 < value < 100
+
+
+def fail(it, settings):
+    with pytest.raises(ConfigError, match=r"no clip for validation fits a bucket and can be read"):
+        validate(it, settings, None)
+
+
+def test_clips_of_no_use_are_refused_at_the_start(clips_csv, tmp_path):
+    table = pd.read_csv(clips_csv).iloc[[1, 3]]  # one is no film, one is too small
+    table.to_csv(tmp_path / "bad.csv", index=False)
+    ranks.run(1, fail, stage(clips_csv, f"validation.path={tmp_path / 'bad.csv'}"))
