@@ -58,7 +58,7 @@ class Epoch:
     steps: int
     rows: tuple[Row, ...]  # as the rules are tried: most pixels first, longest first
     fallen: dict[str, int]  # clips that are not trained on, by reason
-    balance: dict[int, float]  # window -> mean over max of the tokens of a step's ranks
+    balance: dict[int, float]  # window -> mean over max of the work of a step's ranks
     is_possible: bool  # whether any clip at all fits a bucket of this stage
 
     @cached_property
@@ -124,8 +124,6 @@ def _columns(path: Path) -> Columns:
 
     table = data_table.read(path)
     data_table.require(table, data_table.NUMBERS, path)
-    if table.empty:
-        raise SoractlError(f"{path} has no rows")
     for name in data_table.NUMBERS:
         if table[name].isna().any():
             row = int(table[name].isna().to_numpy().argmax())
@@ -188,9 +186,8 @@ def _fallen(
 
 
 def _balance(plan: "EpochPlan") -> float:
-    """Share of their time that ranks work, if a step takes as long as its longest batch."""
-    import numpy
+    """Share of their time that ranks work, if a step takes as long as its dearest batch."""
+    from trainer.data.costs import costs_of
 
-    tokens = numpy.array([bucket.tokens for bucket in plan.buckets])
-    cost = tokens[plan.bucket_of[plan.order]]
+    cost = costs_of(plan.buckets, {})[plan.bucket_of[plan.order]]
     return float(cost.mean(axis=1).sum() / cost.max(axis=1).sum())

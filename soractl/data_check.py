@@ -64,8 +64,6 @@ def check(wishes: Wishes, environ: Mapping[str, str], show: counting.Show) -> Ch
     if wishes.out is not None:
         data_table.check_output(wishes.out, [wishes.table])
     table = data_table.read(wishes.table)
-    if table.empty:
-        raise SoractlError(f"{wishes.table} has no rows")
     source = find_nodes(wishes.hostfile, environ=environ)
     facts, _ = cluster.load(source.hostfile)
     reading = clip_queue.Reading("check", wishes.workers, wishes.timeout_s, facts)

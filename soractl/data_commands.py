@@ -187,13 +187,14 @@ def buckets(
     as_json: Json = False,
 ) -> None:
     """Show where a stage's buckets put the clips of a table in its first epoch."""
-    from soractl import data_buckets, data_picture, data_report, output
+    from soractl import data_buckets, data_picture, data_report, output, text
 
     if picture is not None:
         data_picture.check_output(picture)
     told = data_buckets.first_epoch(stage, table, ranks, overrides or ())
     if picture is not None:
-        data_picture.heat_maps(told.shares(), *told.axes(), picture)
+        title = f"{stage}, first epoch of {text.count(told.clips, 'clip')} in {table.name}"
+        data_picture.heat_maps(title, told.shares(), told.axes(), picture)
     lines = data_report.buckets_lines(told, picture)
     output.report(lines, data_report.buckets_json(told, picture), as_json)
     raise typer.Exit(told.exit_code)

@@ -104,10 +104,7 @@ def _clips(wishes: Wishes) -> "DataFrame":
             if wishes.root is not None:
                 table["path"] = [str(wishes.root / name) for name in table["path"]]
             tables.append(table)
-    clips = pandas.concat(tables, ignore_index=True)
-    if clips.empty:
-        raise SoractlError("the tables have no rows")
-    return clips
+    return pandas.concat(tables, ignore_index=True)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,8 +15,8 @@ COLOURS = ("#9aa5b1", "#d9480f", "#1c7ed6", "#2f9e44")
 # column, what it shows, a factor, and whether its axis is logarithmic
 PANELS = (
     ("num_frames", "length (frames)", 1.0, True),
-    ("resolution", "size (thousand pixels)", 1e-3, True),
-    ("file_size", "file (MB)", 1e-6, True),
+    ("resolution", "size (thousand pixels; 720p: 922)", 1e-3, True),
+    ("file_size", "file size (MB)", 1e-6, True),
     ("aspect_ratio", "aspect (height / width)", 1.0, False),
 )
 
@@ -36,23 +36,28 @@ def histograms(tables: Mapping[str, "DataFrame"], path: Path) -> Path | None:
         _histogram(axis, values, is_log)
         axis.set_xlabel(label)
     axes[0].set_ylabel("clips")
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles, names = axes[0].get_legend_handles_labels()
+    labels = [f"{name}: {len(tables[name])}" for name in names]
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return _save(figure, path)
 
 
 def heat_maps(
+    title: str,
     maps: Mapping[str, Mapping[tuple[str, int], float]],
-    resolutions: Sequence[str],
-    lengths: Sequence[int],
+    axes: tuple[Sequence[str], Sequence[int]],
     path: Path,
 ) -> Path:
     """A map for each kind of share (0 to 1) by resolution and length, as PNG; no bucket = blank."""
-    size = (1.6 + 0.95 * len(lengths), 1.3 + 0.42 * len(resolutions))
-    figure, axes = _figure(len(maps), size)
-    for axis, (title, shares) in zip(axes, maps.items(), strict=True):
+    resolutions, lengths = axes
+    size = (1.6 + 0.95 * len(lengths), 1.5 + 0.42 * len(resolutions))
+    figure, panels = _figure(len(maps), size)
+    figure.suptitle(title)
+    panels[0].set_ylabel("resolution")
+    for axis, (name, shares) in zip(panels, maps.items(), strict=True):
         grid = [
-            [shares.get((name, length), float("nan")) for length in lengths] for name in resolutions
+            [shares.get((place, length), float("nan")) for length in lengths]
+            for place in resolutions
         ]
         axis.imshow(grid, cmap="YlOrRd", vmin=0, vmax=max([*shares.values(), 1e-9]), aspect="auto")
         for row, numbers in enumerate(grid):
@@ -61,7 +66,7 @@ def heat_maps(
         axis.set_xticks(range(len(lengths)), [str(length) for length in lengths])
         axis.set_yticks(range(len(resolutions)), resolutions)
         axis.set_xlabel("frames")
-        axis.set_title(title)
+        axis.set_title(name)
     return _save(figure, path)
 
 
@@ -85,6 +90,7 @@ def _figure(count: int, size: tuple[float, float]) -> tuple["Figure", Any]:
 
 def _histogram(axis: Any, values: Mapping[str, Any], is_log: bool) -> None:
     import numpy
+    from matplotlib.ticker import LogLocator
 
     everything = numpy.concatenate([*values.values(), []])
     if len(everything) == 0:
@@ -96,7 +102,10 @@ def _histogram(axis: Any, values: Mapping[str, Any], is_log: bool) -> None:
         axis.hist(numbers, bins, histtype="stepfilled", alpha=0.55, color=colour, label=name)
     if is_log:
         axis.set_xscale("log")
+        ticks = (1, 2, 5) if high < 200 * low else (1, 3)  # or their numbers would touch
+        axis.xaxis.set_major_locator(LogLocator(subs=ticks))
         axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
 
 
 def _known(values: Any, is_log: bool) -> Any:

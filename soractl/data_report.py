@@ -1,6 +1,7 @@
 """What the `data` commands say."""
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from soractl.data_merge import Merged
 MOST_REASONS = 10
 MOST_FILES = 5
 _FEATURES = {"text": "captions", "video": "clips"}
+WIDTH = 80
 BUCKET_HEADERS = (
     *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "LEFT OVER", "TOKENS", "SHARE"),
 )
@@ -201,8 +203,11 @@ def buckets_lines(told: Epoch, picture: Path | None) -> list[str]:
             _share(row.tokens, tokens),
         )
         for row in told.rows
+        if row.clips
     ]
     lines = text.table(BUCKET_HEADERS, rows)
+    empty = [f"{row.resolution}/{row.frames}" for row in told.rows if not row.clips]
+    lines += textwrap.wrap(f"no clip in {', '.join(empty)}", WIDTH) if empty else []
     fallen = sum(told.fallen.values())
     lines += ["", f"{fallen} of {text.count(told.clips, 'clip')} are not trained on in this epoch"]
     reasons = [(f"  {count}", reason) for reason, count in told.fallen.items() if count]
@@ -215,8 +220,9 @@ def buckets_lines(told: Epoch, picture: Path | None) -> list[str]:
     epoch = f"an epoch for {text.count(told.ranks, 'rank')}: {text.count(told.steps, 'step')}"
     lines += ["", f"{epoch}, {told.batches} micro batches, {_short(tokens)} tokens"]
     for window, balance in told.balance.items():
-        order = f"window {window}" if window else "no window"
-        lines.append(f"mean over longest of a step's batches, {order}: {100 * balance:.1f} %")
+        lines.append(
+            f"balance.window = {window}: ranks work {100 * balance:.1f} % of a step's time"
+        )
     return [*lines, *([f"picture: {picture}"] if picture else [])]
 
 
@@ -250,7 +256,7 @@ def _most(reasons: Mapping[str, int]) -> list[tuple[str, int]]:
 
 def _counted(reasons: Iterable[str]) -> dict[str, int]:
     """How often each reason was given, whatever the numbers in it; the most frequent first."""
-    return dict(Counter(re.sub(r"\d+", "N", reason) for reason in reasons).most_common())
+    return dict(Counter(re.sub(r"\b\d+\b", "N", reason) for reason in reasons).most_common())
 
 
 def _unfinished(done: int, fault: str) -> str:

@@ -23,7 +23,7 @@ ENDINGS = (".csv", ".parquet")
 
 
 def read(path: Path) -> "DataFrame":
-    """All rows of a file, with a column `path`; SoractlError says what is wrong with it."""
+    """The rows of a file, one at least, with a column `path`; SoractlError says what is wrong."""
     import pandas
 
     check_ending(path)
@@ -46,6 +46,8 @@ def read(path: Path) -> "DataFrame":
             f"{path} has no column path; it has: {', '.join(map(str, table.columns))}",
             hint=f"also known as path: {', '.join(OTHER_NAMES['path'])}",
         )
+    if table.empty:
+        raise SoractlError(f"{path} has no rows")
     nameless = table["path"].isna()
     if nameless.any():
         raise SoractlError(f"{path}: row {int(nameless.argmax())} has no path")
@@ -94,7 +96,8 @@ def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
         )
     for name in columns:
         if name not in ("path", "text") and not pandas.api.types.is_numeric_dtype(table[name]):
-            bad = table[name][pandas.to_numeric(table[name], errors="coerce").isna()].dropna()
+            bad = table[name][pandas.to_numeric(table[name], errors="coerce").isna()]
+            bad = bad if bad.isna().all() else bad.dropna()  # an unknown number is none's fault
             raise SoractlError(f"{path}: row {bad.index[0]} has {name} = {bad.iloc[0]}; no number")
 
 

@@ -9,6 +9,7 @@ from soractl import data_buckets
 from trainer.config import load_stage
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign, bucket_rules
+from trainer.data.costs import work
 from trainer.data.dataset import load_clips
 
 SMALL = """\
@@ -88,8 +89,8 @@ def test_it_is_what_training_does(stage):
     assert told.steps == plan.steps > 10
     assert sum(told.fallen.values()) == len(clips) - trained
     assert sum(row.clips for row in told.rows) == int((assignment.index >= 0).sum())
-    tokens = [[batch.bucket.tokens for batch in plan.step(step)] for step in range(plan.steps)]
-    share = sum(map(sum, tokens)) / 4 / sum(map(max, tokens))
+    cost = [[work(batch.bucket) for batch in plan.step(step)] for step in range(plan.steps)]
+    share = sum(map(sum, cost)) / 4 / sum(map(max, cost))
     assert told.balance[config.balance.window] == pytest.approx(share)
     assert told.balance[config.balance.window] > told.balance[0]
 
@@ -99,15 +100,15 @@ def test_the_table_and_the_picture_say_the_same(stage):
     done = stage.soractl("data", "buckets", "small", "clips.csv", "--picture", "map.png")
     assert done.stdout == (
         "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  LEFT OVER  TOKENS  SHARE\n"
-        "240p        1       0      0.0 %   -      0        0          0       0.0 %\n"
         "144p        17      4      50.0 %  2      2        0          2.88 k  83.3 %\n"
         "144p        1       4      50.0 %  2      2        0          576     16.7 %\n"
+        "no clip in 240p/1\n"
         "\n"
         "0 of 8 clips are not trained on in this epoch\n"
         "\n"
         "an epoch for 1 rank: 4 steps, 4 micro batches, 3.46 k tokens\n"
-        "mean over longest of a step's batches, no window: 100.0 %\n"
-        "mean over longest of a step's batches, window 4: 100.0 %\n"
+        "balance.window = 0: ranks work 100.0 % of a step's time\n"
+        "balance.window = 4: ranks work 100.0 % of a step's time\n"
         "picture: map.png\n"
     )
     with Image.open("map.png") as picture:

@@ -142,3 +142,28 @@ def test_a_table_is_written_aside(workplace, table, monkeypatch):
     with pytest.raises(SoractlError, match=r"out.csv: No space left on device"):
         data_table.write(clips, out)
     assert out.read_text() == "the old one\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("buckets", "stage1", "none.csv"),
+        ("check", "none.csv"),
+        ("filter", "none.csv", "--out", "out.csv"),
+        ("info", "none.csv", "--out", "out.csv"),
+        ("merge", "in.csv", "none.csv", "--out", "out.csv"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_table_without_rows_is_refused_by_every_command(workplace, table, command):
+    workplace.write("none.csv", f"{WHOLE}\n")
+    done = workplace.soractl("data", *command, code=2)
+    assert done.stderr == "error: none.csv has no rows\n"
+
+
+def test_a_column_without_any_number_is_named(workplace):
+    columns = {"path": ["a.mp4"], "text": ["a cat"], "num_frames": [None]}
+    pandas.DataFrame(columns).to_parquet(workplace.folder / "in.parquet")
+    limits = ("--min-frames", "21")
+    done = workplace.soractl("data", "filter", "in.parquet", "--out", "out.csv", *limits, code=2)
+    assert done.stderr == "error: in.parquet: row 0 has num_frames = None; no number\n"
