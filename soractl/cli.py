@@ -53,6 +53,9 @@ def launch(
     init_from: Annotated[
         str | None, typer.Option(help="Checkpoint, run or file that gives the first weights.")
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Start from the checkpoint's averages, not its weights.")
+    ] = False,
     overrides: Overrides = None,
     detach: Detach = False,
     force: Force = False,
@@ -67,7 +70,11 @@ def launch(
     from soractl.preparation import Wishes, prepare_launch
 
     wishes = Wishes(
-        runs=runs, hostfile=hostfile, init_from=init_from, overrides=tuple(overrides or ())
+        runs=runs,
+        hostfile=hostfile,
+        init_from=init_from,
+        ema=ema,
+        overrides=tuple(overrides or ()),
     )
     prepared = prepare_launch(stage, wishes, os.environ)
     if dry_run:

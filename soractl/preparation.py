@@ -24,6 +24,7 @@ class Wishes:
     runs: str = "runs"
     hostfile: str | None = None
     init_from: str | None = None
+    ema: bool = False
     overrides: tuple[str, ...] = ()
     reset_data: bool = False
 
@@ -95,7 +96,9 @@ def prepare_launch(stage: str, wishes: Wishes, environ: Mapping[str, str]) -> Pr
     resolved = load_stage(stage, wishes.overrides)
     site = _site(find_nodes(wishes.hostfile, environ=environ), None, environ)
     root = Path(wishes.runs).absolute()
-    start = start_point.for_launch(resolved.config, root, site.workdir, wishes.init_from)
+    start = start_point.for_launch(
+        resolved.config, root, site.workdir, wishes.init_from, ema=wishes.ema
+    )
     return Prepared(
         stage=stage,
         config=resolved.config,

@@ -1,7 +1,7 @@
 """Where an attempt's first weights come from, and which checkpoints were passed over."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,15 +30,22 @@ class StartPoint:
         }
 
 
-def for_launch(config: TrainConfig, root: Path, workdir: Path, init_from: str | None) -> StartPoint:
-    """The weights that were named, else those of the stage before, else none at all."""
+def for_launch(
+    config: TrainConfig, root: Path, workdir: Path, init_from: str | None, *, ema: bool = False
+) -> StartPoint:
+    """The weights that were named, else those of the stage before, else none at all.
+
+    With `ema`, a checkpoint's averages instead of its weights.
+    """
     if init_from:
-        return _named(workdir / init_from)
-    if config.after:
-        return _after(config.after, root)
-    if config.init_from:
-        return _named(workdir / config.init_from)
-    return StartPoint("fresh")
+        start = _named(workdir / init_from)
+    elif config.after:
+        start = _after(config.after, root)
+    elif config.init_from:
+        start = _named(workdir / config.init_from)
+    else:
+        start = StartPoint("fresh")
+    return _averages_of(start) if ema else _weights_of(start)
 
 
 def for_resume(run: RunDir) -> StartPoint:
@@ -76,6 +83,28 @@ def _with_optimizer(checkpoint: Checkpoint) -> Checkpoint:
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     return checkpoint
+
+
+def _averages_of(start: StartPoint) -> StartPoint:
+    if start.kind == "fresh":
+        raise SoractlError(
+            "--ema: this stage starts from random weights",
+            hint="name the checkpoint that holds averages with --init-from PATH",
+        )
+    if start.path is None:
+        return start
+    for name in ("ema", "ema.pt"):  # ours; the reference's
+        if (start.path / name).exists():
+            return replace(start, path=start.path / name)
+    return StartPoint("init_from", missing=f"averages in {start.path}: neither ema/ nor ema.pt")
+
+
+def _weights_of(start: StartPoint) -> StartPoint:
+    found = read_checkpoint(start.path) if start.path and start.path.is_dir() else None
+    if isinstance(found, Checkpoint) and "model" in found.manifest.left_out:
+        why = f"the weights in {start.path}, a copy without them; `--ema` takes its averages"
+        return StartPoint("init_from", missing=why)
+    return start
 
 
 def _after(stage: str, root: Path) -> StartPoint:

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +72,38 @@ def test_the_weights_that_a_stage_names_must_be_there(root):
     config = replace(SMOKE, init_from="weights.pth")
     missing = f"{root.parent}/weights.pth does not exist"
     assert launch(root, config) == StartPoint("init_from", missing=missing)
+
+
+def test_averages_are_taken_where_they_are_asked_for(root, run_with):
+    ours = run_with(root, "stage1", 5).checkpoints()[-1].path
+    (ours / "ema").mkdir()
+    theirs = root.parent / "epoch0-global_step100"
+    (theirs / "model").mkdir(parents=True)
+    (theirs / "ema.pt").touch()
+    for config, init_from, expected in (
+        (SMOKE, str(ours), ours / "ema"),
+        (SMOKE, str(theirs), theirs / "ema.pt"),
+        (AFTER_STAGE1, None, ours / "ema"),
+    ):
+        start = for_launch(config, root, root.parent, init_from, ema=True)
+        assert start == StartPoint("init_from", expected)
+    (ours / "ema").rmdir()
+    start = for_launch(SMOKE, root, root.parent, str(ours), ema=True)
+    assert start.missing == f"averages in {ours}: neither ema/ nor ema.pt"
+    assert for_launch(SMOKE, root, root.parent, "nothing", ema=True) == launch(
+        root, SMOKE, "nothing"
+    )
+    with pytest.raises(SoractlError, match="starts from random weights"):
+        for_launch(SMOKE, root, root.parent, None, ema=True)
+
+
+def test_a_copy_of_the_averages_alone_has_no_weights_to_start_from(root, run_with):
+    [checkpoint] = run_with(root, "stage1", 5).checkpoints()
+    manifest = replace(checkpoint.manifest, left_out=("model", "optimizer"))
+    write_json(checkpoint.path / "checkpoint.json", asdict(manifest))
+    assert launch(root, SMOKE, str(checkpoint.path)).missing == (
+        f"the weights in {checkpoint.path}, a copy without them; `--ema` takes its averages"
+    )
 
 
 def test_a_half_written_checkpoint_gives_no_weights(root, run_with):

@@ -90,7 +90,7 @@ def test_a_folder_of_shards_is_read(kind, tmp_path):
         weight_map |= dict.fromkeys(part, file)
     index = tmp_path / "model" / f"model.{kind}.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    for path in (tmp_path, tmp_path / "model"):
+    for path in (tmp_path, tmp_path / "model", index):
         model = smoke_model(2)
         report = load_weights(model, path)
         assert equal(model, source)
@@ -154,6 +154,22 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"list\.pt is no table of named tensors"):
         load_weights(smoke_model(), tmp_path / "list.pt")
+
+
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "["])
+def test_a_broken_index_is_named(tmp_path, text):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(ValueError, match="is no index of files") as error:
+        load_weights(smoke_model(), tmp_path)
+    assert str(error.value).startswith(f"{index} ")
+
+
+def test_a_file_that_an_index_names_must_be_there(tmp_path):
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text('{"weight_map": {"a": "pytorch_model-00001.bin"}}')
+    with pytest.raises(ValueError, match=r"pytorch_model-00001\.bin cannot be read"):
+        load_weights(smoke_model(), index)
 
 
 def test_a_folder_without_weights_or_with_two_indexes_is_refused(tmp_path):

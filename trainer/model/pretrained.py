@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 _WHOLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 _PICKLED = (".pth", ".pt", ".bin")
+_INDEX = re.compile(r"\.index\.(.+\.)?json$")
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 _DROPPED = ("pos_embed", "pos_embed_temporal")  # tables that STDiT3 computes
@@ -104,7 +105,7 @@ def find_snapshot(weights: str | Path) -> Path:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file, or of a folder with an index or with one file, on the host."""
+    """Every tensor of a file, of an index, or of a folder with one of them, on the host."""
     for file in _files(path):
         if file.suffix == ".safetensors":
             yield from _read_safetensors(file)
@@ -115,6 +116,8 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _files(path: Path) -> list[Path]:
+    if _INDEX.search(path.name):
+        return _indexed(path)
     if path.is_file():
         return [path]
     folder = path / "model" if (path / "model").is_dir() else path
@@ -123,12 +126,19 @@ def _files(path: Path) -> list[Path]:
         names = ", ".join(index.name for index in indexes)
         raise WeightsError(f"{folder} has more than one index: {names}")
     if indexes:
-        weight_map = json.loads(indexes[0].read_text())["weight_map"]
-        return [folder / Path(file).name for file in sorted(set(weight_map.values()))]
+        return _indexed(indexes[0])
     whole = [folder / name for name in _WHOLE_FILES if (folder / name).is_file()]
     if not whole:
         raise WeightsError(f"{folder} has neither an index nor one of {', '.join(_WHOLE_FILES)}")
     return whole[:1]
+
+
+def _indexed(index: Path) -> list[Path]:
+    try:
+        files = set(json.loads(index.read_text())["weight_map"].values())
+        return [index.with_name(Path(file).name) for file in sorted(files)]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index} is no index of files: {error}") from None
 
 
 def _read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
