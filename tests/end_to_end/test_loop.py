@@ -1,0 +1,66 @@
+"""What the loop does beside training: it adds up, measures, validates, and gives up in time."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from tests.end_to_end.forked import Trainer, losses
+from trainer.run_dir import read_json
+
+
+def rows(run):
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+@pytest.mark.slow  # three starts of two ranks
+def test_accumulating_training_counts_steps_and_goes_on_within_an_epoch(tmp_path, clips_csv):
+    wanted = ("optim.accumulate=2", "validation.every_steps=2", "validation.clips=2")
+    trainer = Trainer(tmp_path, clips_csv, *wanted)
+    whole = trainer.launch("trainer.max_steps=4")
+    assert whole.end() == [0, 0]
+    early = trainer.launch("trainer.max_steps=2")
+    assert early.end() == [0, 0]
+    [checkpoint] = early.run.checkpoints()
+    assert (checkpoint.manifest.step, checkpoint.manifest.consumed) == (2, ((2, 4),))
+    resumed = trainer.resume("latest", "trainer.max_steps=4")
+    assert resumed.end() == [0, 0]
+    assert losses(resumed.run) == losses(whole.run)
+    found = [row.get("validation_loss") for row in rows(whole.run)]
+    assert found == [row.get("validation_loss") for row in rows(resumed.run)]
+    assert [value is None for value in found] == [True, False, True, False]
+
+
+@pytest.mark.slow  # two starts of two ranks
+def test_the_second_epoch_is_ordered_by_what_the_first_one_measured(tmp_path, clips_csv):
+    trainer = Trainer(tmp_path, clips_csv, "balance.measured=true", "checkpoint.keep_last=0")
+    attempt = trainer.launch("checkpoint.every_steps=0")
+    attempt.wait_for(attempt.run.checkpoints)
+    os.kill(attempt.pids[1], signal.SIGTERM)
+    assert attempt.end() == [143, 143]
+    begin, within = (checkpoint.manifest for checkpoint in attempt.run.checkpoints())
+    assert (begin.epoch, begin.step, within.epoch) == (1, 0, 1)
+    assert within.step > 0
+    assert begin.costs.keys() <= read_json(attempt.run.bucket_seconds).keys()
+    assert all(seconds > 0 for seconds in begin.costs.values())
+    resumed = trainer.resume("latest", f"trainer.max_steps={within.global_step + 1}")
+    assert resumed.end() == [0, 0]
+    later = resumed.run.checkpoints()[-1].manifest
+    assert later.step == within.step + 1
+    assert within.costs == later.costs == begin.costs != {}
+
+
+@pytest.mark.slow  # a start of two ranks
+def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, clips_csv):
+    trainer = Trainer(tmp_path, clips_csv, "optim.lr=1e30", "optim.warmup_steps=0")
+    attempt = trainer.launch("guard.most_skips=3")
+    assert attempt.end() == [1, 1]
+    said = [failure["error"] for failure in attempt.dir.rank_failures()]
+    last = rows(attempt.run)[-1]["global_step"]
+    assert said == [said[0]] * 2
+    assert said[0].startswith(f"3 steps in a row were left out, up to step {last}: ")
+    assert all(failure["traceback"] is None for failure in attempt.dir.rank_failures())
+    assert attempt.run.checkpoints()[-1].manifest.global_step == last
+    assert attempt.run.checkpoints()[-1].manifest.skipped_steps == 3
+    assert [row["skipped_steps"] for row in rows(attempt.run)][-4:] == [0, 1, 2, 3]
