@@ -80,7 +80,7 @@ class _Wandb:
     def __init__(self, run: RunDir, project: str, settings: Mapping[str, Any]) -> None:
         import wandb  # most of a second, so only when wanted
 
-        self._session = wandb.init(
+        self._session = wandb.init(  # of several writers (WANDB_MODE=shared) it is the primary one
             project=project,
             name=run.name,
             id=_wandb_id(run),
@@ -88,10 +88,13 @@ class _Wandb:
             mode=None if _has_wandb_login() else "offline",
             dir=str(run.path),
             config=dict(settings),
+            settings=wandb.Settings(x_primary=True, x_label="rank 0"),
         )
+        # W&B's own step cannot go back to a checkpoint, and is not known when several write
+        self._session.define_metric("*", step_metric="global_step")
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
-        self._session.log(dict(values), step=global_step)
+        self._session.log({"global_step": global_step, **values})
 
     def close(self) -> None:
         self._session.finish()

@@ -20,7 +20,7 @@ from trainer.agreement import SAVE, Agreement
 from trainer.bucket_seconds import BucketSeconds
 from trainer.checkpoint import TrainingState, restore
 from trainer.config import TrainConfig
-from trainer.data.batch_sampler import EpochPlan, plan_epoch
+from trainer.data.batch_sampler import EpochPlan, left_out, plan_epoch
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import ClipTable, load_clips
@@ -126,6 +126,9 @@ class Training:
         plan = self._plan()
         total = self._total_steps(plan)
         log.info("epoch %d: step %d of %d", epoch, self.progress.step, self._steps_of_epoch(plan))
+        if unreadable := self.run.unreadable_clips():
+            log.info("%d clips that could not be read before are not tried again", len(unreadable))
+            loader.leave_out(unreadable)
         mine = plan.for_rank(self.ranks.rank, self.progress.micro_step)
         batches = loader.batches(epoch, mine)
         while left := plan.steps - self.progress.micro_step:
@@ -179,13 +182,17 @@ class Training:
             consumed=self.progress.finished_segments,
             costs=self.progress.costs,
         )
-        if plan.steps == 0 and not self.progress.finished_segments:
-            raise ConfigError(
-                [
-                    f"{settings.data.path}: its {len(self.clips)} clips fill no bucket for "
-                    f"{self.ranks.world_size} ranks; lower buckets.batch_size or add clips"
-                ]
-            )
+        if not self.progress.finished_segments:
+            counts = left_out(self.clips, rules, assignment, plan)
+            told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+            if plan.steps == 0:
+                raise ConfigError(
+                    [
+                        f"{settings.data.path}: none of its {len(self.clips)} clips can be trained "
+                        f"on by {self.ranks.world_size} ranks: {told}; change data.path or buckets"
+                    ]
+                )
+            log.info("clips that this epoch leaves out, of %d: %s", len(self.clips), told or "none")
         return plan
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.test_buckets import reference_draw, rules_of
-from trainer.data.batch_sampler import plan_epoch
+from trainer.data.batch_sampler import (
+    NO_BATCH,
+    NO_STEP,
+    NOT_KEPT,
+    TOO_SHORT,
+    TOO_SMALL,
+    left_out,
+    plan_epoch,
+)
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.costs import work
 
@@ -196,3 +204,41 @@ def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
         )
         assert plan.steps == len(published["ranks"][0])
         assert sum((shapes - expected).values()) < 4  # which ones are left over is drawn
+
+
+def table(*rows):
+    columns = np.array(rows, dtype=int).T
+    return SimpleNamespace(num_frames=columns[0], height=columns[1], width=columns[2])
+
+
+@given(tables, ranks)
+@settings(deadline=None)
+def test_every_clip_is_trained_on_or_left_out_for_one_reason(clips, world_size):
+    assignment = assign(clips, RULES, 7, 0)
+    plan = plan_epoch(assignment, world_size=world_size, window=8)
+    trained = sum(len(batch.rows) for step in range(plan.steps) for batch in plan.step(step))
+    counts = left_out(clips, RULES, assignment, plan)
+    assert min(counts.values()) >= 0
+    assert sum(counts.values()) + trained == len(clips.num_frames)
+
+
+def test_a_clip_is_left_out_for_its_own_reason():
+    rules = bucket_rules([17], {"144p": [2], "240p": [1]}, {"144p": [1.0], "240p": [0.0]})
+    clips = table(
+        *[(60, 90, 100)] * 2,  # pixels for no resolution
+        *[(17, 144, 256)] * 3,  # frames for no length; as many as a bucket has are too few
+        *[(18, 144, 256)] * 5,  # two batches and a half, of which one is left for two ranks
+    )
+    found = assign(clips, rules, 7, 0)
+    one = left_out(clips, rules, found, plan_epoch(found, world_size=1, window=0))
+    assert one == {TOO_SMALL: 2, TOO_SHORT: 3, NOT_KEPT: 0, NO_BATCH: 1, NO_STEP: 0}
+    three = left_out(clips, rules, found, plan_epoch(found, world_size=3, window=0))
+    assert three == {TOO_SMALL: 2, TOO_SHORT: 3, NOT_KEPT: 0, NO_BATCH: 1, NO_STEP: 4}
+
+
+def test_a_bucket_that_takes_nothing_keeps_no_clip():
+    rules = bucket_rules([17], {"144p": [1]}, {"144p": [0.0]})
+    assignment = assign(table((60, 144, 256)), rules, 7, 0)
+    plan = plan_epoch(assignment, world_size=1, window=8)
+    counts = left_out(table((60, 144, 256)), rules, assignment, plan)
+    assert (plan.steps, counts[NOT_KEPT], sum(counts.values())) == (0, 1, 1)

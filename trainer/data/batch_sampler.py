@@ -6,9 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.buckets import Assignment, Bucket, uniform
+from trainer.data.buckets import (
+    Assignment,
+    Bucket,
+    BucketRule,
+    Clips,
+    is_large_enough,
+    is_long_enough,
+    uniform,
+)
 from trainer.data.costs import costs_of
 from trainer.seeds import derive_seed
+
+TOO_SMALL = "too small for every resolution"
+TOO_SHORT = "too short for every length"
+NOT_KEPT = "not kept, by chance or because its bucket takes none"
+NO_BATCH = "left over when a bucket is cut into batches"
+NO_STEP = "left over when batches are dealt to ranks"
 
 IntArray = np.ndarray[Any, Any]
 
@@ -78,6 +92,30 @@ def plan_epoch(
         left = left[~np.isin(left, done)]
     order = _deal(left, cost_of, world_size, window, assignment)
     return EpochPlan(order, bucket_of, first_row, rows, assignment.buckets)
+
+
+def left_out(
+    clips: Clips, rules: Sequence[BucketRule], assignment: Assignment, plan: EpochPlan
+) -> dict[str, int]:
+    """How many clips an epoch's plan does not train on; each counts under one reason."""
+    pixels = clips.height.astype(np.int64) * clips.width
+    in_size: IntArray = np.zeros(len(pixels), dtype=bool)
+    in_both = in_size.copy()
+    for rule in rules:
+        by_size = is_large_enough(pixels, rule.resolution)
+        in_size |= by_size
+        in_both |= by_size & is_long_enough(clips.num_frames, rule.frames)
+    taken = assignment.index >= 0
+    sizes = np.array([bucket.batch_size for bucket in assignment.buckets])
+    in_batches = int(sizes[plan.bucket_of].sum())
+    in_steps = int(sizes[plan.bucket_of[plan.order]].sum())
+    return {
+        TOO_SMALL: int((~in_size).sum()),
+        TOO_SHORT: int((in_size & ~in_both).sum()),
+        NOT_KEPT: int((in_both & ~taken).sum()),
+        NO_BATCH: int(taken.sum()) - in_batches,
+        NO_STEP: in_batches - in_steps,
+    }
 
 
 def _key(assignment: Assignment, purpose: str) -> np.uint64:
