@@ -213,6 +213,16 @@ class RunDir:
         """Generated videos."""
         return self.path / "samples"
 
+    def unreadable_clips(self) -> dict[str, str]:
+        """Clips that any rank of any attempt could not read: a reason by path."""
+        found = {}
+        for file in sorted(self.path.glob("attempts/*/skipped_clips-*.jsonl")):
+            for line in file.read_text().splitlines():
+                with suppress(ValueError):  # a crash left half a line
+                    clip = json.loads(line)
+                    found[clip["path"]] = clip["reason"]
+        return found
+
     def attempts(self) -> list[AttemptDir]:
         """Every attempt, oldest first."""
         folders = [path for path in (self.path / "attempts").glob("*") if path.name.isdecimal()]

@@ -176,6 +176,13 @@ def test_a_clip_that_cannot_be_read_is_named_once_and_not_tried_again(table, tmp
     assert (after.skipped, after.rows) == ((), (3, 5, 5, 6))
 
 
+def test_what_others_could_not_read_is_left_out_without_a_word(table, films):
+    with ClipLoader(table(), seed=7, settings=settings(0)) as loader:
+        loader.leave_out({films[0]: "no answer within 60 s"})
+        (batch,) = loader.batches(0, PLAN[:1])
+    assert (batch.skipped, batch.rows) == ((), (3, 5, 5, 6))
+
+
 def test_a_batch_without_any_clip_is_empty_and_keeps_its_shape(table):
     clips = table(row_1="a.mp4", row_2="b.mp4")
     (batch,) = read(clips, 0, [micro_batch(0, 1, 2)])

@@ -52,6 +52,16 @@ def save(run, epoch, global_step, weights=b"weights"):
     return run.publish(draft, manifest(epoch, global_step, files))
 
 
+def test_clips_that_any_rank_of_any_attempt_could_not_read_are_known(run):
+    assert run.unreadable_clips() == {}
+    first, second = run.new_attempt(), run.new_attempt()
+    append_jsonl(first.skipped_clips(0), [{"row": 3, "path": "a.mp4", "reason": "no frames"}])
+    append_jsonl(second.skipped_clips(11), [{"row": 1, "path": "b.mp4", "reason": "gone"}])
+    with second.skipped_clips(11).open("a") as file:
+        file.write('{"row": 2, "pa')
+    assert run.unreadable_clips() == {"a.mp4": "no frames", "b.mp4": "gone"}
+
+
 def test_runs_are_numbered_from_one_whatever_their_stage(tmp_path):
     root = tmp_path / "runs"
     assert next_path(root, "stage1") == root / "001-stage1"

@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -71,7 +71,7 @@ class ClipLoader:
         self._features = features
         self._workers = ClipWorkers(settings.workers, settings.stuck_after_s)
         self._numbers = itertools.count()
-        self._unreadable: dict[int, str] = {}
+        self._unreadable: dict[str, str] = {}  # reason by path
         self._ahead: _Ahead | None = None
 
     def __enter__(self) -> Self:
@@ -84,6 +84,10 @@ class ClipLoader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def leave_out(self, unreadable: Mapping[str, str]) -> None:
+        """Do not try clips that could not be read elsewhere or before: a reason by path."""
+        self._unreadable |= unreadable
 
     def batches(self, epoch: int, micro_batches: Sequence[MicroBatch]) -> Iterator[Batch]:
         """The batches of an epoch, in order; ends an earlier iteration that was left unfinished."""
@@ -138,7 +142,7 @@ class ClipLoader:
 
     def _known(self, epoch: int, row: int) -> ClipAnswer | None:
         """A clip that could not be read before, by whom ever, is not tried again."""
-        fault = self._unreadable.get(row)
+        fault = self._unreadable.get(self._clips.path_of(row))
         if fault is None and self._features.latents:
             fault = self._features.latents.fault_of(epoch, row)
         return None if fault is None else ClipAnswer(fault=fault)
@@ -158,9 +162,9 @@ class ClipLoader:
         skipped = tuple(
             SkippedClip(row, self._clips.path_of(row), fault)
             for place, fault in sorted(reading.faults.items())
-            if (row := micro_batch.rows[place]) not in self._unreadable
+            if self._clips.path_of(row := micro_batch.rows[place]) not in self._unreadable
         )
-        self._unreadable |= {clip.row: clip.reason for clip in skipped}
+        self._unreadable |= {clip.path: clip.reason for clip in skipped}
         is_empty = len(reading.faults) == len(micro_batch.rows)
         rows = micro_batch.rows if is_empty else reading.fill_gaps()
         return Batch(
