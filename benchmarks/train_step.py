@@ -213,7 +213,8 @@ def plain_velocity(
     embedded = [model.t_embedder(at) + model.fps_embedder(fps) for at in (t, torch.zeros_like(t))]
     modulations = [model.t_block(one).unflatten(-1, (6, -1)) for one in embedded]
     y = model.y_embedder.y_proj(conditions["y"][:, 0])
-    cos, sin = (angles[:, 0].repeat_interleave(2, -1) for angles in model.rope(frames))
+    angles = (torch.arange(frames)[:, None] * model.rope.freqs).repeat_interleave(2, -1)
+    cos, sin = angles.cos(), angles.sin()
     chosen = x_mask[:, :, None, None]
     for block in model.blocks:
         z = plain_block(block, z, y, modulations, chosen, (cos, sin))

@@ -267,7 +267,7 @@ def test_a_bf16_model_has_positions_and_angles_of_bf16_frequencies():
     cos, _ = model.rope(120)
     assert cos.dtype == torch.bfloat16
     expected = torch.tensor([119.0, 92.0, 71.0]).cos().bfloat16()
-    assert torch.equal(cos[119, 0, :3], expected)
+    assert torch.equal(cos[119, 0, :6:2], expected)
 
 
 def test_only_the_asked_parts_train():
