@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from trainer.data.batch_sampler import EpochPlan
     from trainer.data.buckets import Assignment, BucketRule
 
-TOO_SMALL = "too small for every resolution"
-TOO_SHORT = "too short for every length"
-NOT_KEPT = "not kept, by chance or because its bucket takes none"
-NO_BATCH = "left over when a bucket is cut into batches"
-NO_STEP = "left over when batches are dealt to ranks"
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -95,7 +89,7 @@ class Epoch:
 
 def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) -> Epoch:
     """Exactly what training would do with this table in its first epoch."""
-    from trainer.data.batch_sampler import plan_epoch
+    from trainer.data.batch_sampler import left_out, plan_epoch
     from trainer.data.buckets import assign, bucket_rules
 
     settings = load_stage(stage, tuple(overrides)).config
@@ -113,7 +107,7 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
         ranks=ranks,
         steps=plan.steps,
         rows=tuple(_rows(rules, assignment, plan)),
-        fallen=_fallen(clips, rules, assignment, plan),
+        fallen=left_out(clips, rules, assignment, plan),
         balance={window: _balance(plan) for window, plan in plans.items() if plan.steps},
         is_possible=any(rule.keep > 0 and rule.batch_size for rule in rules),
     )
@@ -155,34 +149,6 @@ def _rows(
             )
         )
     return rows
-
-
-def _fallen(
-    clips: Columns, rules: "Sequence[BucketRule]", assignment: "Assignment", plan: "EpochPlan"
-) -> dict[str, int]:
-    """Every clip that is not trained on, under one reason."""
-    import numpy
-
-    from trainer.data.buckets import is_large_enough, is_long_enough
-
-    pixels = clips.height * clips.width
-    in_size: Any = numpy.zeros(len(pixels), dtype=bool)
-    in_both = in_size.copy()
-    for rule in rules:
-        by_size = is_large_enough(pixels, rule.resolution)
-        in_size |= by_size
-        in_both |= by_size & is_long_enough(clips.num_frames, rule.frames)
-    taken = assignment.index >= 0
-    sizes = numpy.array([bucket.batch_size for bucket in assignment.buckets])
-    in_batches = int(sizes[plan.bucket_of].sum())
-    in_steps = int(sizes[plan.bucket_of[plan.order]].sum())
-    return {
-        TOO_SMALL: int((~in_size).sum()),
-        TOO_SHORT: int((in_size & ~in_both).sum()),
-        NOT_KEPT: int((in_both & ~taken).sum()),
-        NO_BATCH: int(taken.sum()) - in_batches,
-        NO_STEP: in_batches - in_steps,
-    }
 
 
 def _balance(plan: "EpochPlan") -> float:

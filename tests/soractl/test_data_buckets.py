@@ -7,6 +7,7 @@ from PIL import Image
 
 from soractl import data_buckets
 from trainer.config import load_stage
+from trainer.data import batch_sampler
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.costs import work
@@ -62,11 +63,11 @@ def test_every_clip_is_counted_where_it_goes(stage):
     }
     assert held == {("240p", 1): (0, 0, 0), ("144p", 17): (5, 2, 1), ("144p", 1): (3, 1, 1)}
     assert told.fallen == {
-        data_buckets.TOO_SMALL: 1,
-        data_buckets.TOO_SHORT: 2,
-        data_buckets.NOT_KEPT: 0,
-        data_buckets.NO_BATCH: 2,
-        data_buckets.NO_STEP: 2,
+        batch_sampler.TOO_SMALL: 1,
+        batch_sampler.TOO_SHORT: 2,
+        batch_sampler.NOT_KEPT: 0,
+        batch_sampler.NO_BATCH: 2,
+        batch_sampler.NO_STEP: 2,
     }
     assert (told.steps, told.batches, told.exit_code) == (1, 3, 0)
     assert list(told.balance) == [0, 4]

@@ -40,6 +40,19 @@ tables = st.lists(
         width=np.array([size[1] for _, size in rows], dtype=int),
     )
 )
+chances = st.sampled_from([0.0, 0.3, 1.0, (1.0, 0.5), (0.5, 0.3)])
+
+
+@st.composite
+def bucket_configs(draw):
+    frames = sorted(draw(st.sets(st.sampled_from([1, 17, 34, 51]), min_size=1)))
+    names = draw(st.sets(st.sampled_from(["144p", "256", "240p", "360p"]), min_size=1))
+    row = {"min_size": len(frames), "max_size": len(frames)}
+    keep = {name: draw(st.lists(chances, **row)) for name in sorted(names)}
+    sizes = {name: draw(st.lists(st.integers(1, 4), **row)) for name in sorted(names)}
+    return bucket_rules(frames, sizes, keep)
+
+
 ranks = st.integers(1, 5)
 windows = st.sampled_from([0, 1, 2, 8])
 seconds = st.sampled_from([None, {"144p/17/0.56": 9.0, "240p/1/0.56": 0.1}])
@@ -49,12 +62,12 @@ def indices(plan):
     return plan.order.flatten().tolist()
 
 
-@given(tables, ranks, windows, st.integers(0, 3))
+@given(tables, bucket_configs(), ranks, windows, st.integers(0, 3))
 @settings(deadline=None)
 def test_each_kept_clip_comes_at_most_once_and_all_ranks_have_as_many_steps(
-    clips, world_size, window, epoch
+    clips, rules, world_size, window, epoch
 ):
-    assignment = assign(clips, RULES, 7, epoch)
+    assignment = assign(clips, rules, 7, epoch)
     plan = plan_epoch(assignment, world_size=world_size, window=window)
     by_rank = [plan.for_rank(rank) for rank in range(world_size)]
     assert {len(batches) for batches in by_rank} == {plan.steps}
@@ -70,13 +83,16 @@ def test_each_kept_clip_comes_at_most_once_and_all_ranks_have_as_many_steps(
     assert full - world_size < len(batches) <= full
 
 
-@given(tables, st.lists(st.tuples(ranks, st.integers(0, 6)), max_size=3), ranks, windows, seconds)
+pasts = st.lists(st.tuples(ranks, st.integers(0, 6)), max_size=3)
+
+
+@given(tables, bucket_configs(), pasts, ranks, windows, seconds)
 @settings(deadline=None)
 def test_what_is_left_on_other_numbers_of_ranks_is_exactly_what_was_not_done(
-    clips, past, world_size, window, costs
+    clips, rules, past, world_size, window, costs
 ):
     how = {"window": window, "costs": costs}
-    assignment = assign(clips, RULES, 7, 0)
+    assignment = assign(clips, rules, 7, 0)
     everything = indices(plan_epoch(assignment, world_size=1, window=0))
     consumed, done = [], []
     for count, steps in past:
@@ -90,10 +106,12 @@ def test_what_is_left_on_other_numbers_of_ranks_is_exactly_what_was_not_done(
     assert len(everything) - len(done) - len(left) < world_size
 
 
-@given(tables, ranks, windows, st.integers(0, 10))
+@given(tables, bucket_configs(), ranks, windows, st.integers(0, 10))
 @settings(deadline=None)
-def test_resuming_at_any_step_goes_on_with_the_same_micro_batches(clips, world_size, window, step):
-    plan = plan_epoch(assign(clips, RULES, 7, 0), world_size=world_size, window=window)
+def test_resuming_at_any_step_goes_on_with_the_same_micro_batches(
+    clips, rules, world_size, window, step
+):
+    plan = plan_epoch(assign(clips, rules, 7, 0), world_size=world_size, window=window)
     for rank in range(world_size):
         assert plan.for_rank(rank, step) == plan.for_rank(rank)[step:]
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,8 @@ def test_a_bucket_that_was_not_measured_counts_at_the_average_speed_of_the_other
     seconds = {SMALL.name: 3.0, LARGE.name: 2.0, "1080p/1/0.56": 9.0}
     speed = (work(SMALL) + work(LARGE)) / 5
     assert costs_of([SMALL, LARGE, IMAGE], seconds).tolist() == [3, 2, work(IMAGE) / speed]
+
+
+def test_a_measured_bucket_that_takes_nothing_any_more_tells_no_speed():
+    nothing = replace(SMALL, batch_size=0)
+    assert costs_of([nothing, LARGE], {SMALL.name: 3.0}).tolist() == [0.0, work(LARGE)]
