@@ -140,6 +140,7 @@ def test_a_stage_that_no_clip_fits_is_refused(job):
 def start(job):
     program = subprocess.Popen(
         [sys.executable, "-m", "trainer.encode", "work", "--ranks", "2", "--world-size", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # more than the cores would wait for each other
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -163,7 +164,7 @@ def is_alive(pid):
 
 @pytest.mark.slow  # twice three interpreters with torch
 def test_killed_in_the_middle_it_goes_on_and_encodes_each_clip_once(job):
-    job = replace(job, clips_per_shard=1)
+    job = replace(job, clips_per_shard=1, variants=1)
     first = start(job)
     while len(list(job.folder.glob("*/v*"))) < 3:
         assert first.poll() is None
@@ -174,12 +175,13 @@ def test_killed_in_the_middle_it_goes_on_and_encodes_each_clip_once(job):
     while any(is_alive(pid) for pid in ranks):  # they end with the one that started them
         time.sleep(0.02)
     before = {file: file.stat().st_ino for file in job.folder.glob("*/v*")}
-    assert len(before) < 7 + 14
+    assert len(before) < 7 + 7
     with pytest.raises(ConfigError, match="shards are missing"):
         encoding.finish(job)
     assert start(job).wait() == 0
     parts = encoding.finish(job)["parts"]
     after = {file: file.stat().st_ino for file in job.folder.glob("*/v*")}
     assert before.items() <= after.items()
-    assert max(Counter(encoded(parts[0]) + encoded(parts[1])).values()) <= 2  # text and video
-    assert [part["clips"] for part in parts] == [7, 12]
+    text, video = (encoded(part) for part in parts)
+    assert sorted(text) == [(0, row) for row in range(7)]
+    assert sorted(video) == [(0, row) for row in range(7) if row != BAD_ROW]
