@@ -298,7 +298,8 @@ def build(
     guard, phases = Guard(settings.guard.spike_factor), Phases()
     booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
-        model.compile(dynamic=True)
+        for block in model.blocks:  # alike, so that each kind of block is compiled once
+            block.compile(dynamic=True)
     return Trainee(
         config=settings,
         device=ranks.device,

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 
+import pandas as pd
 import pytest
 
 from tests.end_to_end.forked import Trainer, losses
@@ -64,3 +65,25 @@ def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, 
     assert attempt.run.checkpoints()[-1].manifest.global_step == last
     assert attempt.run.checkpoints()[-1].manifest.skipped_steps == 3
     assert [row["skipped_steps"] for row in rows(attempt.run)][-4:] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow  # a start of two ranks
+def test_a_table_of_no_use_says_at_the_start_why_its_clips_fall_out(tmp_path, clips_csv):
+    trainer = Trainer(tmp_path, clips_csv)
+    attempt = trainer.launch("buckets.batch_size={144p=[99,99],240p=[1,1]}")
+    assert attempt.end() == [1, 1]
+    clips = len(pd.read_csv(clips_csv))
+    said = {failure["error"] for failure in attempt.dir.rank_failures()}
+    assert said == {
+        f"{clips_csv}: none of its {clips} clips can be trained on by 2 ranks: {clips} left over "
+        "when a bucket is cut into batches; change data.path or buckets"
+    }
+
+
+@pytest.mark.slow  # a start of a rank
+def test_clips_of_two_frames_are_trained_on(tmp_path, clips_csv):
+    settings = ["buckets.frames=[2]", "buckets.keep={144p=[1.0],240p=[0.0]}"]
+    settings += ["buckets.batch_size={144p=[2],240p=[1]}", "trainer.max_steps=2"]
+    attempt = Trainer(tmp_path, clips_csv).launch(*settings, world_size=1)
+    assert attempt.end() == [0]
+    assert [row["loss/bucket/144p-2"] > 0 for row in rows(attempt.run)] == [True, True]
