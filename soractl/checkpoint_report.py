@@ -1,8 +1,9 @@
-"""What `ckpt list`, `ckpt verify` and `ckpt prune` say."""
+"""What the `ckpt` commands say."""
 
 from typing import Any
 
 from soractl import text
+from soractl.adoption import Adoption
 from soractl.checkpoints import Listing, Pruned, Row, Verified
 from soractl.verification import total_bytes
 
@@ -67,6 +68,35 @@ def prune_json(pruned: Pruned) -> dict[str, Any]:
         "keep_every_steps": pruned.keep_every,
         "removed": [checkpoint.name for checkpoint in pruned.removed],
         "kept": [checkpoint.name for checkpoint in pruned.kept],
+    }
+
+
+def adopt_lines(adoption: Adoption) -> list[str]:
+    """What was taken over, what was not, and what can start from it."""
+    found, run = adoption.found, adoption.run
+    name = f"epoch{found['epoch']}-global_step{found['global_step']}"
+    where = text.path(run.checkpoints_folder / name)
+    word = "adopted" if adoption.is_done else "would adopt"
+    tensors = [f"{part}: {count} tensors" for part, count in found["loaded"].items()]
+    without = [] if "ema" in found["loaded"] else ["ema: none, there is no ema.pt"]
+    return [
+        f"{word} {text.path(adoption.folder)} as {where}",
+        *tensors,
+        *without,
+        "optimizer: starts anew, so `resume` has nothing here to go on with",
+        f"next: `soractl launch STAGE --init-from {text.path(run.path)}`, "
+        f"or a stage that comes after {adoption.stage}",
+    ]
+
+
+def adopt_json(adoption: Adoption) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "folder": str(adoption.folder),
+        "run": adoption.run.name,
+        "stage": adoption.stage,
+        "dry_run": not adoption.is_done,
+        **adoption.found,
     }
 
 

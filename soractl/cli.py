@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from soractl import data_commands
+from soractl import checkpoint_commands, data_commands
 
 if TYPE_CHECKING:
     from soractl.launcher import Started
@@ -24,8 +24,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-ckpt_app = typer.Typer(help="List, check and remove checkpoints.", no_args_is_help=True)
-app.add_typer(ckpt_app, name="ckpt")
+app.add_typer(checkpoint_commands.app, name="ckpt")
 app.add_typer(data_commands.app, name="data")
 
 Hostfile = Annotated[
@@ -318,59 +317,6 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
     values = launch_report.outcome_json(started, ended, last)
     output.report(launch_report.outcome(started, ended, last), values, as_json)
     raise typer.Exit(ended.exit_code)
-
-
-@ckpt_app.command("list")
-def ckpt_list(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
-    """Show a run's checkpoints, and why folders among them are none."""
-    from soractl import checkpoint_report, checkpoints, output
-
-    found = checkpoints.listing(Path(runs).absolute(), run)
-    output.report(checkpoint_report.list_lines(found), checkpoint_report.list_json(found), as_json)
-
-
-@ckpt_app.command("verify")
-def ckpt_verify(
-    what: Annotated[str, typer.Argument(metavar="[RUN|PATH]")] = "latest",
-    as_json: Json = False,
-    runs: Runs = "runs",
-) -> None:
-    """Read every file of a run's checkpoints, or of one, and compare checksums."""
-    from soractl import checkpoint_report, checkpoints, output
-
-    with output.transfer_display() as show:
-        verified = checkpoints.verify(Path(runs).absolute(), what, show)
-    lines = checkpoint_report.verify_lines(verified)
-    output.report(lines, checkpoint_report.verify_json(verified), as_json)
-    raise typer.Exit(verified.exit_code)
-
-
-@ckpt_app.command("prune")
-def ckpt_prune(
-    run: RunName = "latest",
-    keep_last: Annotated[int | None, typer.Option(help="Newest that stay; 0: all.")] = None,
-    keep_every: Annotated[
-        int | None, typer.Option(help="Those of every so many steps stay too; 0: none.")
-    ] = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    runs: Runs = "runs",
-) -> None:
-    """Remove old checkpoints, by default as the run's own settings say."""
-    from soractl import checkpoint_report, checkpoints, output
-
-    rule = checkpoints.Rule(keep_last, keep_every)
-    pruned = checkpoints.prune(Path(runs).absolute(), run, rule, dry_run=dry_run)
-    lines = checkpoint_report.prune_lines(pruned)
-    output.report(lines, checkpoint_report.prune_json(pruned), as_json)
-
-
-@ckpt_app.command("latest")
-def ckpt_latest(run: RunName = "latest", runs: Runs = "runs") -> None:
-    """Print the newest complete checkpoint's folder, for scripts."""
-    from soractl import checkpoints, output
-
-    output.result(str(checkpoints.latest(Path(runs).absolute(), run).path))
 
 
 @config_app.command("show")

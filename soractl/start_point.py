@@ -77,7 +77,7 @@ def from_checkpoint(path: Path) -> StartPoint:
 def _with_optimizer(checkpoint: Checkpoint) -> Checkpoint:
     if "optimizer" in checkpoint.manifest.left_out:
         raise SoractlError(
-            f"{checkpoint.path} was copied without its optimizer, so nothing can resume from it",
+            f"{checkpoint.path} holds no optimizer, so nothing can resume from it",
             hint="`soractl sync --with-optimizer` copies all of it; "
             "`soractl launch STAGE --init-from PATH` needs the weights alone",
             exit_code=ExitCode.NOTHING_SUITABLE,

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
@@ -17,7 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 from trainer.ema import Ema
 from trainer.node import Node, node_of
 from trainer.parallel import Ranks, ZeroOptimizer
-from trainer.run_dir import Checkpoint
+from trainer.run_dir import Checkpoint, sync_to_disk
 
 INDEX = "model.safetensors.index.json"
 _FILE_BYTES = 2**30
@@ -111,10 +112,10 @@ class HostMemory:
 
 def take_snapshot(state: TrainingState, ranks: Ranks, memory: HostMemory) -> Snapshot:
     """Copy to the host what this rank writes; it waits for no other rank."""
-    tensors, averages = state.model.state_dict(), state.averages
+    tensors, averages, size = state.model.state_dict(), state.averages, ranks.world_size
     layouts = {
-        "model": _lay_out({name: (t.shape, t.nbytes) for name, t in tensors.items()}, ranks),
-        "ema": _lay_out({name: (t.shape, 4 * t.numel()) for name, t in tensors.items()}, ranks),
+        "model": lay_out({name: (t.shape, t.nbytes) for name, t in tensors.items()}, size),
+        "ema": lay_out({name: (t.shape, 4 * t.numel()) for name, t in tensors.items()}, size),
     }
     mine = {folder: layout.tensors_of(ranks.rank) for folder, layout in layouts.items()}
     parts = {
@@ -197,6 +198,41 @@ def read_whole(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensors.get_tensor(name)
 
 
+def lay_out(tensors: Mapping[str, tuple[torch.Size, int]], world_size: int) -> Layout:
+    """The files of a whole model; `tensors` holds the shape and the bytes of each."""
+    files: list[list[str]] = [[]]
+    room = _FILE_BYTES
+    for name, (_, size) in tensors.items():
+        if size > room and files[-1]:
+            files.append([])
+            room = _FILE_BYTES
+        files[-1].append(name)
+        room -= size
+    return Layout(
+        {
+            f"model-{number:05d}-of-{len(files):05d}.safetensors": tuple(names)
+            for number, names in enumerate(files, 1)
+        },
+        {name: shape for name, (shape, _) in tensors.items()},
+        sum(size for _, size in tensors.values()),
+        world_size,
+    )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One file of a layout, on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    sync_to_disk(path)
+
+
+def write_index(folder: Path, layout: Layout) -> None:
+    """What readers of a layout's files look up names in."""
+    path = folder / INDEX
+    path.write_text(json.dumps(layout.index, indent=2))
+    sync_to_disk(path)
+
+
 def _sharded(
     slices: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], mesh: DeviceMesh
 ) -> dict[str, Tensor]:
@@ -223,27 +259,6 @@ def _fill_moments(optimizer: ZeroOptimizer) -> None:
             "exp_avg": torch.zeros_like(master),
             "exp_avg_sq": torch.zeros_like(master),
         }
-
-
-def _lay_out(tensors: Mapping[str, tuple[torch.Size, int]], ranks: Ranks) -> Layout:
-    """`tensors` holds the shape and the bytes of each."""
-    files: list[list[str]] = [[]]
-    room = _FILE_BYTES
-    for name, (_, size) in tensors.items():
-        if size > room and files[-1]:
-            files.append([])
-            room = _FILE_BYTES
-        files[-1].append(name)
-        room -= size
-    return Layout(
-        {
-            f"model-{number:05d}-of-{len(files):05d}.safetensors": tuple(names)
-            for number, names in enumerate(files, 1)
-        },
-        {name: shape for name, (shape, _) in tensors.items()},
-        sum(size for _, size in tensors.values()),
-        ranks.world_size,
-    )
 
 
 def _places_for(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:

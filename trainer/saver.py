@@ -1,6 +1,5 @@
 """Writes checkpoints while training goes on: it stands still only for the copy to host memory."""
 
-import json
 import logging
 import shutil
 import time
@@ -12,8 +11,6 @@ from typing import Any
 
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -26,10 +23,12 @@ from trainer.checkpoint import (
     save_optimizer,
     take_snapshot,
     whole_models,
+    write_index,
+    write_tensors,
 )
 from trainer.config import CheckpointConfig
 from trainer.parallel import Ranks
-from trainer.run_dir import Manifest, RunDir, describe_file, superseded, sync_to_disk
+from trainer.run_dir import Manifest, RunDir, describe_file, superseded
 
 log = logging.getLogger("trainer")
 
@@ -78,9 +77,9 @@ class Saver:
         fault = None
         # After a fault the rest is gone through too: the other ranks wait for this one's part.
         for file, tensors in whole_models(snapshot, self._ranks, self._group):
-            fault = fault or _fault_in(_write_tensors, draft / file, tensors)
-        if self._ranks.is_first:
-            fault = fault or _fault_in(_write_indices, draft, snapshot.layouts)
+            fault = fault or _fault_in(write_tensors, draft / file, tensors)
+        for folder, layout in snapshot.layouts.items() if self._ranks.is_first else ():
+            fault = fault or _fault_in(write_index, draft / folder, layout)
         optimizer = draft / "optimizer"
         later = _fault_in(save_optimizer, optimizer, snapshot, self._mesh, self._group)
         files: dict[str, dict[str, Any]] = {}
@@ -131,16 +130,3 @@ def _fault_in(write: Callable[..., object], *arguments: Any) -> str | None:
     except (OSError, SafetensorError) as error:
         return str(error)
     return None
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), path, metadata={"format": "pt"})
-    sync_to_disk(path)
-
-
-def _write_indices(draft: Path, layouts: Mapping[str, Layout]) -> None:
-    for folder, layout in layouts.items():
-        path = draft / folder / INDEX
-        path.write_text(json.dumps(layout.index, indent=2))
-        sync_to_disk(path)

@@ -300,7 +300,7 @@ def test_a_copy_without_optimizer_cannot_be_resumed_and_says_so(lab, save_weight
     with pytest.raises(SoractlError) as refused:
         for_resume(lab.copy_of(run))
     assert str(refused.value) == (
-        f"{copied.path} was copied without its optimizer, so nothing can resume from it"
+        f"{copied.path} holds no optimizer, so nothing can resume from it"
     )
     assert for_resume(run).path == run.checkpoints()[0].path
 
