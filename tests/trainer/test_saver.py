@@ -121,6 +121,7 @@ def train_while_the_disk_is_full(group, folder):
     rank.saver.wait()
     dist.barrier()  # rank 0 publishes after the others are done
     free = shutil.disk_usage(folder).free
+    dist.barrier()  # and fills the disk after the others have looked
     for step, left in enumerate(range(0, free, PAGE), 2):
         if group.is_first:
             (folder / "filler").write_bytes(bytes(free - left))
