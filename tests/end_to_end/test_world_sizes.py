@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,8 +19,10 @@ def train_and_take_notes(run_path):
     folder, rank = RunDir(Path(run_path)).attempts()[-1].path, os.environ["RANK"]
     step, save, restore = Trainee.step, Saver.save, training.restore
 
-    def noted_step(trainee, batch, epoch):
-        result = step(trainee, batch, epoch)
+    def noted_step(trainee, batches, count, epoch):
+        taken = list(itertools.islice(batches, count))
+        result = step(trainee, taken, count, epoch)
+        [batch] = taken
         note = [batch.micro_batch.index, batch.rows, result.loss.item()]
         with (folder / f"steps-{rank}.jsonl").open("a") as file:
             file.write(json.dumps(note) + "\n")
