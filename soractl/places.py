@@ -59,6 +59,8 @@ _PUBLISH = r"""
 set -e
 cd -- "$1"
 cat > ".incoming-$2/.checkpoint.json"
+# who sends it may be killed before its end
+[ "$(stat -c %s -- ".incoming-$2/.checkpoint.json")" = "$3" ]
 find ".incoming-$2" -type f -exec sync -d -- {} +
 mv -f -- ".incoming-$2/.checkpoint.json" ".incoming-$2/checkpoint.json"
 rm -rf -- ".replaced-$2"
@@ -196,7 +198,8 @@ class There:
         """Give an incoming folder its manifest and its final name."""
         folder, text = run.checkpoints_folder, json.dumps(asdict(manifest), indent=2) + "\n"
         lock = ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(folder / LOCK))
-        request = _request(_PUBLISH, folder, checkpoint_name(manifest), stdin=text)
+        words = folder, checkpoint_name(manifest), str(len(text.encode()))
+        request = _request(_PUBLISH, *words, stdin=text)
         request = replace(request, argv=(*lock, *request.argv))
         self._answer(request, _patience(manifest.files))
 

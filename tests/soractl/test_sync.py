@@ -17,7 +17,8 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.nodes import Node
-from soractl.places import Place, Seen, parse_look, parse_place
+from soractl.places import Place, Seen, There, incoming_path, parse_look, parse_place
+from soractl.remote import NodeResult
 from soractl.rsync import PARTIAL, bytes_so_far
 from soractl.ssh_config import SshOptions
 from soractl.start_point import for_resume
@@ -562,6 +563,24 @@ def test_nothing_to_copy_from_is_exit_code_6(lab):
     (run.checkpoints_folder / "epoch0-global_step5").mkdir()
     assert "epoch0-global_step5: no checkpoint.json" in lab.sync(code=6)[1]
     assert not (lab.here / "runs").exists()
+
+
+@pytest.mark.parametrize("sent", [0, 0.5])
+def test_a_copy_gets_no_name_from_a_manifest_that_was_cut_off(tmp_path, save_weights, sent):
+    source, copy = create_run(tmp_path / "source", "stage1"), RunDir(tmp_path / "copy" / "run")
+    checkpoint = save_weights(source, 5)
+    incoming = incoming_path(copy, checkpoint.manifest)
+    shutil.copytree(checkpoint.path, incoming)
+    (incoming / "checkpoint.json").unlink()
+
+    def killed_while_it_sends(node, request, deadline_s):
+        cut = request.stdin[: int(sent * len(request.stdin))]
+        done = subprocess.run(request.argv, input=cut, capture_output=True, text=True)
+        return NodeResult(node, done.stdout, done.stderr, done.returncode)
+
+    with pytest.raises(SoractlError):
+        There(Place(Node("n1"), tmp_path), killed_while_it_sends).publish(copy, checkpoint.manifest)
+    assert names(copy) == []
 
 
 class Watcher(threading.Thread):
