@@ -62,7 +62,7 @@ from trainer.run_dir import RunDir, runs  # noqa: E402
 PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200
 CAPTION_TOKENS = 300
 WARM_UP = 2
-SAVE_EVERY, FIRST_STEPS = 6, 12
+SAVE_EVERY, FIRST_STEPS = 5, 10
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Size:
     stage: str
     shapes: tuple[Shape, ...]
     middle: Shape  # what ways and numbers of GPUs are compared on
-    small: Shape  # of which every activation can be kept
+    small: tuple[Shape, ...]  # of which every activation can be kept
+    sets: tuple[str, ...]  # of the launched run
     clips: int  # of the launched run, for each GPU
     orders: int  # steps in which the orders of an epoch are compared
 
@@ -115,15 +116,21 @@ REAL = Size(
         Shape("480p", 1, 89),
     ),
     middle=Shape("360p", 51, 8),
-    small=Shape("360p", 51, 1),
-    clips=800,
+    small=(Shape("360p", 51, 2), Shape("360p", 51, 1)),
+    sets=(  # a quarter of each batch, so that a few minutes see many steps
+        "buckets.batch_size.144p=[118, 12, 6, 3, 1]",
+        "buckets.batch_size.240p=[74, 5, 2, 1, 1]",
+        "buckets.batch_size.360p=[35, 2, 1, 1, 1]",
+    ),
+    clips=300,
     orders=32,
 )
 TOY = Size(
     stage="smoke",
     shapes=(Shape("144p", 17, 2), Shape("144p", 34, 1)),
     middle=Shape("144p", 17, 2),
-    small=Shape("144p", 17, 1),
+    small=(Shape("144p", 17, 1),),
+    sets=(),
     clips=80,
     orders=8,
 )
@@ -176,6 +183,8 @@ class Launched:
             f"vae.weights={folder / 'nothing'}",
             f"text_encoder.weights={folder / 'nothing'}",
             "log.wandb=false",
+            "trainer.compile=true",
+            *size.sets,
             "log.every_steps=1",
             f"checkpoint.every_steps={SAVE_EVERY}",
             "checkpoint.keep_last=1",
@@ -301,11 +310,10 @@ class Steps:
             self.way("ours", [self.size.middle])
             return
         model_s = self.way("ours", self.size.shapes)
+        self.way("ours, nothing recomputed", self.size.small, grad_checkpoint="none")
+        self.way("ours, not compiled", [self.size.middle], compiled=False)
         self.way("plain arithmetic", [self.size.middle], plain=True)
-        self.way("every block recomputed", [self.size.small])
-        self.way("nothing recomputed", [self.size.small], grad_checkpoint="none")
         self.encoders(model_s)
-        self.way("ours, compiled", self.size.shapes, compiled=True)
         if self.ranks.world_size > 1:
             self.orders()
 
@@ -315,7 +323,7 @@ class Steps:
         shapes: Sequence[Shape],
         *,
         plain: bool = False,
-        compiled: bool = False,
+        compiled: bool = True,
         grad_checkpoint: str | None = None,
     ) -> dict[Shape, float]:
         """Seconds of a step by shape, of those that fit into memory."""
@@ -418,7 +426,7 @@ class Steps:
 
     @contextmanager
     def trained(
-        self, plain: bool = False, compiled: bool = False, grad_checkpoint: str | None = None
+        self, plain: bool = False, compiled: bool = True, grad_checkpoint: str | None = None
     ) -> Iterator["Trained"]:
         """A network that is gone from memory afterwards."""
         config = self.config
@@ -482,8 +490,7 @@ class Trained:
             for block in self.model.blocks:
                 block.forward = PlainBlock(block)  # type: ignore[method-assign]
         elif config.trainer.compile:
-            for block in self.model.blocks:
-                block.compile(dynamic=True)
+            self.model.compile_blocks()
         self.booster, self.wrapped, self.optimizer = boost(self.model, config.optim, config.trainer)
         self.ema = Ema(self.optimizer.masters, config.optim.ema_decay)
         self.dtype = next(self.model.parameters()).dtype
@@ -540,7 +547,7 @@ class PlainBlock:
         self.block = block
 
     def __call__(
-        self, x: Tensor, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
+        self, x: Tensor, y: Tensor, captions: Any, modulation: Tensor, time: Any
     ) -> Tensor:
         block = self.block
         tables = [(block.scale_shift_table + m).unbind(2) for m in (modulation, modulation)]
@@ -556,7 +563,7 @@ class PlainBlock:
 
         if isinstance(block, TemporalBlock):
             tokens = modulated(0).transpose(1, 2)
-            attended = self._attention(tokens, rotation).transpose(1, 2)
+            attended = self._attention(tokens, time).transpose(1, 2)
         else:
             attended = block.attn(modulated(0).flatten(0, 1)).view_as(x)
         x = x + gated(attended, 2)
@@ -567,9 +574,9 @@ class PlainBlock:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         return normal * (1 + scale[:, :, None]) + shift[:, :, None]
 
-    def _attention(self, x: Tensor, rotation: Any) -> Tensor:
+    def _attention(self, x: Tensor, time: Any) -> Tensor:
         layer = self.block.attn
-        cos, sin = (angles[:, 0] for angles in rotation)
+        cos, sin = (angles[:, 0] for angles in (time.cos, time.sin))
         q, k, v = layer.qkv(x).unflatten(-1, (3, layer.heads, -1)).unbind(-3)
         q, k, v = (part.transpose(-3, -2) for part in (q, k, v))
         q, k = (self._norm(part, norm) for part, norm in ((q, layer.q_norm), (k, layer.k_norm)))

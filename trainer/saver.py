@@ -57,9 +57,14 @@ class Saver:
         """Copy the state to host memory and return; the last save is finished first."""
         began = self._last_save = time.monotonic()
         self.wait()
+        waited = time.monotonic() - began
         snapshot = take_snapshot(state, self._ranks, self._memory)
         self._writing = self._thread.submit(self._write, snapshot, manifest)
-        log.info("training stood still for %.2f s to save", time.monotonic() - began)
+        stood = time.monotonic() - began
+        log.info(
+            "training stood still for %.2f s to save, %.2f s of them for the last save to end",
+            *(stood, waited),
+        )
 
     def wait(self) -> None:
         """Return when the last save is on disk, or was given up."""

@@ -298,8 +298,7 @@ def build(
     guard, phases = Guard(settings.guard.spike_factor), Phases()
     booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
-        for block in model.blocks:  # alike, so that each kind of block is compiled once
-            block.compile(dynamic=True)
+        model.compile_blocks()
     return Trainee(
         config=settings,
         device=ranks.device,

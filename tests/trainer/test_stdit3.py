@@ -5,7 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.model.attention import pack_captions, rotate
+from trainer.model.attention import (
+    RotaryEmbedding,
+    SelfAttention,
+    over_time,
+    pack_captions,
+    rotate,
+)
 from trainer.model.layers import modulate, normalise, sinusoid
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 
@@ -138,7 +144,7 @@ def test_attention_equals_the_references(model, cases, facts):
     x = cases["piece.attn_spatial0.in"]
     spatial, temporal = model.spatial_blocks[0], model.temporal_blocks[0]
     torch.testing.assert_close(spatial.attn(x), cases["piece.attn_spatial0.out"], **limits)
-    turned = temporal.attn(x, model.rope(x.shape[1]))
+    turned = temporal.attn(x, over_time(model.rope(x.shape[1]), len(x)))
     torch.testing.assert_close(turned, cases["piece.attn_temporal0.out"], **limits)
     heads = cases["piece.rope.in"].transpose(1, 2)
     rotated = rotate(heads, *model.rope(heads.shape[1])).transpose(1, 2)
@@ -147,6 +153,32 @@ def test_attention_equals_the_references(model, cases, facts):
     captions = packed(cases["piece.cross_attn_spatial0.y_lens"], queries=x.shape[1])
     crossed = spatial.cross_attn(x, y, captions)
     torch.testing.assert_close(crossed, cases["piece.cross_attn_spatial0.out"], **limits)
+
+
+def test_sequences_that_are_computed_together_see_their_own_tokens_only(monkeypatch):
+    layer, rope = SelfAttention(72, 2, qk_norm=True), RotaryEmbedding(36)
+    x = torch.randn(12, 5, 72)
+    together = over_time(rope(5), 12)
+    assert together.apart.shape == (60, 60)  # twelve of five
+    monkeypatch.setattr("trainer.model.attention._TOGETHER", 1)
+    alone = over_time(rope(5), 12)
+    assert alone.apart.shape == (5, 5)
+    torch.testing.assert_close(layer(x, together), layer(x, alone))
+
+
+@pytest.mark.parametrize(
+    ("frames", "sequences", "rows"),
+    [
+        (1, 475 * 9 * 16, 570),  # images of 144p: more sequences than a GPU takes rows
+        (15, 8 * 23 * 40, 920),
+        (15, 20 * 15 * 27, 1350),  # eight do not divide them, six do
+        (120, 6 * 9 * 16, 864),
+        (240, 7, 7),
+    ],
+)
+def test_as_many_sequences_as_fill_a_kernel_are_computed_together(frames, sequences, rows):
+    apart = over_time(RotaryEmbedding(36)(frames), sequences).apart
+    assert sequences * frames == rows * len(apart)
 
 
 @pytest.mark.parametrize("scale", ["", "small."])
@@ -162,7 +194,8 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     stem = f"piece.small.block_{kind}0" if scale else f"piece.block.{kind}0"
     for name, modulation in (("out", t), ("out_x_mask", masked)):
         if f"{stem}.{name}" in cases:
-            out = block(x, y, captions, modulation, model.rope(shape["T"])).flatten(1, 2)
+            time = over_time(model.rope(shape["T"]), len(x) * shape["S"])
+            out = block(x, y, captions, modulation, time).flatten(1, 2)
             torch.testing.assert_close(out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"])
 
 
@@ -215,7 +248,8 @@ def test_a_new_model_has_the_references_zeros_and_its_temporal_blocks_change_not
     x, y = torch.randn(2, 3, 4, 72), torch.randn(8, 72)
     captions = packed(torch.tensor([3, 5]), queries=12)
     block = model.temporal_blocks[1]
-    assert torch.equal(block(x, y, captions, torch.randn(2, 1, 6, 72), model.rope(3)), x)
+    time = over_time(model.rope(3), 8)
+    assert torch.equal(block(x, y, captions, torch.randn(2, 1, 6, 72), time), x)
 
 
 def test_a_frame_mask_that_keeps_all_changes_nothing():

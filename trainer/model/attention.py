@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 _HALF = (torch.bfloat16, torch.float16)
+_TOGETHER = 128  # tokens: as many as attention kernels take at once
 
 
 class Captions(NamedTuple):
@@ -19,6 +20,29 @@ class Captions(NamedTuple):
     query_starts: Tensor | None = None  # [B + 1] int32: the same for the video tokens
     rows: Tensor | None = None  # [B x longest] packed row; None: equal lengths, or `starts` is set
     valid: Tensor | None = None  # [B, 1, 1, longest] bool, False where `rows` is padding
+
+
+class OverTime(NamedTuple):
+    """What attention over the frames needs besides the tokens, a sequence for each place."""
+
+    cos: Tensor  # [T, 1, head width], as `rotate` wants it
+    sin: Tensor
+    apart: Tensor  # [g T, g T] 0, or -inf between two of the g sequences that are computed together
+
+
+def over_time(rotation: tuple[Tensor, Tensor], sequences: int) -> OverTime:
+    """The layout of so many sequences, as long as `rotation` [T, 1, head width].
+
+    A kernel takes 128 tokens at a time, and at most 65,535 rows on a GPU: so as many sequences as
+    fit go into a row, whose number divides that of the sequences.
+    """
+    cos, sin = rotation
+    most = max(1, _TOGETHER // len(cos))
+    group = max(number for number in range(1, most + 1) if sequences % number == 0)
+    of_token = torch.arange(group, device=cos.device).repeat_interleave(len(cos))
+    apart = cos.new_zeros(len(of_token), len(of_token))
+    apart = apart.masked_fill(of_token[:, None] != of_token, -torch.inf)
+    return OverTime(cos, sin, apart)
 
 
 def pack_captions(
@@ -75,16 +99,28 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """[B, N, D] to [B, N, D]; `rotation` turns queries and keys by their position."""
+    def forward(self, x: Tensor, time: OverTime | None = None) -> Tensor:
+        """[B, N, D] to [B, N, D]; over time, queries and keys are turned by their position."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q, k = self.q_norm(q), self.k_norm(k)
-        if rotation is not None:
-            q, k = rotate(q, *rotation), rotate(k, *rotation)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        )
-        return self.proj(out.transpose(1, 2).flatten(2))
+        if time is None:
+            return self.proj(_attend(q, k, v).flatten(2))
+        q, k = (rotate(part, time.cos, time.sin) for part in (q, k))
+        return self.proj(_attend_over_time(q, k, v, time.apart).flatten(2))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, N, heads, width] each, and a bias of the scores [N, N], to [B, N, heads, width]."""
+    heads_first = (part.transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first, attn_mask=bias).transpose(1, 2)
+
+
+# Compiled for one size of `apart`, the backward pass fails for others (torch 2.13).
+@torch.compiler.disable
+def _attend_over_time(q: Tensor, k: Tensor, v: Tensor, apart: Tensor) -> Tensor:
+    """As `_attend`, several sequences in a row as `OverTime` says."""
+    together = (part.flatten(0, 1).unflatten(0, (-1, len(apart))) for part in (q, k, v))
+    return _attend(*together, apart).reshape(q.shape)
 
 
 class CrossAttention(nn.Module):

@@ -13,8 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from trainer.model.attention import (
     Captions,
     CrossAttention,
+    OverTime,
     RotaryEmbedding,
     SelfAttention,
+    over_time,
     pack_captions,
 )
 from trainer.model.layers import (
@@ -27,6 +29,8 @@ from trainer.model.layers import (
     modulate,
     normalise,
 )
+
+_GRAPHS = 64  # for both kinds of blocks: one sample or more, one frame or more, masked or not, ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,19 +90,19 @@ class Block(nn.Module):
         y: Tensor,
         captions: Captions,
         modulation: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        time: OverTime,
     ) -> Tensor:
         """Video tokens [B, T, S, D], caption tokens [M, D], modulation [B, T or 1, 6, D]."""
         _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
-        attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), rotation)
+        attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), time)
         x = torch.addcmul(x, self._drop(gate_attn), attended)
         x = x + self.cross_attn(x.flatten(1, 2), y, captions).unflatten(1, (frames, size))
         hidden = self.mlp(modulate(normalise(x), shift_mlp, scale_mlp))
         return torch.addcmul(x, self._drop(gate_mlp), hidden)
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, x: Tensor, time: OverTime) -> Tensor:
         """Self attention of [B, T, S, D]."""
         raise NotImplementedError
 
@@ -113,7 +117,7 @@ class Block(nn.Module):
 class SpatialBlock(Block):
     """A block whose tokens see their own frame."""
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, x: Tensor, time: OverTime) -> Tensor:
         """Self attention of [B, T, S, D] over S."""
         return self.attn(x.flatten(0, 1)).view_as(x)
 
@@ -121,10 +125,10 @@ class SpatialBlock(Block):
 class TemporalBlock(Block):
     """A block whose tokens see their own place in all frames."""
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def attend(self, x: Tensor, time: OverTime) -> Tensor:
         """Self attention of [B, T, S, D] over T."""
-        over_time = self.attn(rearrange(x, "b t s d -> (b s) t d"), rotation)
-        return rearrange(over_time, "(b s) t d -> b t s d", s=x.shape[2])
+        attended = self.attn(rearrange(x, "b t s d -> (b s) t d"), time)
+        return rearrange(attended, "(b s) t d -> b t s d", s=x.shape[2])
 
 
 class STDiT3(nn.Module):
@@ -167,6 +171,12 @@ class STDiT3(nn.Module):
             raise ValueError(f"grad_checkpoint = {mode!r}; expected none, every_block or n >= 1")
         self._recompute_every = every
 
+    def compile_blocks(self) -> None:
+        """Have each kind of block compiled once, for all sizes of latents."""
+        torch._dynamo.config.recompile_limit = _GRAPHS
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
     def forward(
         self,
         x: Tensor,
@@ -198,9 +208,10 @@ class STDiT3(nn.Module):
             modulation = torch.where(x_mask[:, :, None, None], modulation, modulation0)
         y = self.y_embedder(y, captions.tokens, drop_captions)
         tokens = self.x_embedder(x) + positions.to(dtype)
-        rotation = self.rope(tokens.shape[1])
+        batch, frames, size, _ = tokens.shape
+        time = over_time(self.rope(frames), batch * size)
         for number, block in enumerate(self.blocks):
-            tokens = self._run(number, block, tokens, y, captions, modulation, rotation)
+            tokens = self._run(number, block, tokens, y, captions, modulation, time)
         return self._unpatch(self.final_layer(tokens, t, t0, x_mask), x.shape)
 
     # The host's part: it reads values, of which a compiler could make nothing.
