@@ -1,6 +1,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import struct
 from collections import Counter
 
@@ -43,27 +44,36 @@ def save_once(group, folder):
     rank.saver.close()
 
 
-def restore(group, folder):
-    rank = Rank(group, folder)
+def restore_own_copy(group, folder):
+    rank = Rank(group, folder / str(group.rank))
     [checkpoint] = rank.run.checkpoints()
     rank.restore(checkpoint)
 
 
 def test_a_node_reads_each_file_of_a_checkpoint_as_often_as_a_single_rank_does(tmp_path):
-    ranks.run(1, save_once, tmp_path)
-    [checkpoint] = ranks.RunDir(tmp_path).checkpoints()
-    model, ema = {}, {}
-    for nodes, per_node in ((1, 1), (1, 3), (2, 2)):
-        key = nodes, per_node
-        with (
-            opens_counted(checkpoint.model) as model[key],
-            opens_counted(checkpoint.ema) as ema[key],
-        ):
-            ranks.run(nodes * per_node, restore, tmp_path, ranks_per_node=per_node)
-    for folder, found in ((checkpoint.model, model), (checkpoint.ema, ema)):
-        assert sorted(found[1, 1]) == sorted(path.name for path in folder.iterdir())
-        assert found[1, 3] == found[1, 1]
-        assert found[2, 2] == found[1, 1] + found[1, 1]
+    ranks.run(1, save_once, tmp_path / "0")
+    for rank in range(1, 4):  # Linux may count two ranks that open one file at once as one
+        shutil.copytree(tmp_path / "0", tmp_path / str(rank))
+
+    def opened(nodes, per_node):
+        world_size = nodes * per_node
+        with contextlib.ExitStack() as counting:
+            found = [
+                counting.enter_context(opens_counted(folder))
+                for rank in range(world_size)
+                for checkpoint in ranks.RunDir(tmp_path / str(rank)).checkpoints()
+                for folder in (checkpoint.model, checkpoint.ema)
+            ]
+            ranks.run(world_size, restore_own_copy, tmp_path, ranks_per_node=per_node)
+        return found
+
+    nothing = [Counter(), Counter()]
+    reader = opened(1, 1)
+    [checkpoint] = ranks.RunDir(tmp_path / "0").checkpoints()
+    for folder, found in zip((checkpoint.model, checkpoint.ema), reader, strict=True):
+        assert sorted(found) == sorted(path.name for path in folder.iterdir())
+    assert opened(1, 3) == [*reader, *nothing, *nothing]
+    assert opened(2, 2) == [*reader, *nothing, *reader, *nothing]
 
 
 def load_start_weights(group, path, expected):

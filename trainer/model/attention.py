@@ -111,16 +111,17 @@ class SelfAttention(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """[B, N, heads, width] each, and a bias of the scores [N, N], to [B, N, heads, width]."""
-    heads_first = (part.transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first, attn_mask=bias).transpose(1, 2)
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
 
 
 # Compiled for one size of `apart`, the backward pass fails for others (torch 2.13).
 @torch.compiler.disable
 def _attend_over_time(q: Tensor, k: Tensor, v: Tensor, apart: Tensor) -> Tensor:
     """As `_attend`, several sequences in a row as `OverTime` says."""
-    together = (part.flatten(0, 1).unflatten(0, (-1, len(apart))) for part in (q, k, v))
-    return _attend(*together, apart).reshape(q.shape)
+    shape = q.shape
+    q, k, v = (part.flatten(0, 1).unflatten(0, (-1, len(apart))) for part in (q, k, v))
+    return _attend(q, k, v, apart).reshape(shape)
 
 
 class CrossAttention(nn.Module):
