@@ -1,5 +1,6 @@
 """What the steps between two log lines were like: each rank's report, and what all of them say."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,22 +9,22 @@ from typing import Any
 import numpy as np
 
 from trainer import phases
-from trainer.step import StepResult
+from trainer.step import MicroResult, StepResult
 
 BANDS = 5  # of timesteps, equally wide
 
 
 @dataclass
 class Means:
-    """Sums and counts by name."""
+    """Sums and counts by name; the seconds of a rate are its count."""
 
     sums: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def add(self, name: str, value: float, count: int = 1) -> None:
+    def add(self, name: str, value: float, count: float = 1) -> None:
         """Take in a value, or the sum of several."""
         self.sums[name] += value  # type: ignore[assignment]  # typeshed knows whole numbers only
-        self.counts[name] += count
+        self.counts[name] += count  # type: ignore[assignment]
 
     def update(self, other: "Means") -> None:
         """Take in what another has."""
@@ -41,6 +42,8 @@ class Report:
     """What one rank did."""
 
     losses: list[float]  # of its steps
+    grad_norms: list[float]  # of the steps, over all ranks
+    work: list[Counter[str]]  # of its steps: FLOPs by resolution and length
     means: Means  # by the names of metrics
     clips: int
     tokens: int  # of latents
@@ -62,8 +65,7 @@ def report(
     micro = [one for step in steps for one in step.micro]
     means, buckets = Means(), Means()
     for one, spans in zip(micro, seconds, strict=True):
-        bucket = one.bucket
-        group = f"{bucket.resolution}-{bucket.frames}"
+        bucket, group = one.bucket, _group(one)
         work = sum(spans[phase] for phase in ("encode", "forward", "backward"))
         means.add(f"time/bucket/{group}_s", work)
         if bucket.name in seen:
@@ -72,12 +74,15 @@ def report(
         if one.clips:
             losses, t = one.losses.tolist(), one.t.tolist()
             means.add(f"loss/bucket/{group}", sum(losses), len(losses))
+            means.add(f"speed/bucket/{group}_tokens_per_s", bucket.tokens, work)
             for loss, timestep in zip(losses, t, strict=True):
                 means.add(band_name(timestep / num_timesteps), loss)
     for phase in phases.ALL:
         means.add(f"time/{phase}_s", sum(spans.get(phase, 0) for spans in seconds), len(steps))
     return Report(
         losses=[step.loss.item() for step in steps],
+        grad_norms=[step.grad_norm.item() for step in steps],
+        work=[_work(step) for step in steps],
         means=means,
         clips=sum(one.clips for one in micro),
         tokens=sum(one.bucket.tokens for one in micro if one.clips),
@@ -96,6 +101,7 @@ def summary(reports: Sequence[Report], elapsed_s: float, peak: float | None) -> 
     means = Means()
     for one in reports:
         means.update(one.means)
+    means.update(_grad_norms(reports))
     speed = {
         "speed/tokens_per_s": sum(one.tokens for one in reports) / elapsed_s,
         "speed/tflops_per_rank": sum(one.flops for one in reports) / elapsed_s / ranks / 1e12,
@@ -120,3 +126,28 @@ def band_name(share: float) -> str:
     """`loss/t/0.0-0.2`, for a timestep of this share of the noise."""
     band = min(BANDS - 1, int(share * BANDS))
     return f"loss/t/{band / BANDS:.1f}-{(band + 1) / BANDS:.1f}"
+
+
+def _work(step: StepResult) -> Counter[str]:
+    work: Counter[str] = Counter()
+    for one in step.micro:
+        work[_group(one)] += one.flops
+    return work
+
+
+def _grad_norms(reports: Sequence[Report]) -> Means:
+    """Each step's norm counts for the resolution and length that had most of the step's work.
+
+    A step has one gradient, of all its micro batches; sorted by cost, most are of one bucket.
+    """
+    means = Means()
+    works = zip(*(one.work for one in reports), strict=True)
+    for norm, of_ranks in zip(reports[0].grad_norms, works, strict=True):
+        if math.isfinite(norm):  # else the guard counts it, and it would hide all others
+            work: Counter[str] = sum(of_ranks, Counter())
+            means.add(f"grad_norm/bucket/{max(sorted(work), key=work.__getitem__)}", norm)
+    return means
+
+
+def _group(one: MicroResult) -> str:
+    return f"{one.bucket.resolution}-{one.bucket.frames}"

@@ -13,19 +13,21 @@ SPANS = {"data": 0.5, "encode": 1.0, "forward": 2.0, "backward": 4.0, "reduce": 
 ENDING = {**SPANS, "optimizer": 0.125}
 
 
-def micro(bucket, losses, t, *, clips=None):
+def micro(bucket, losses, t, *, clips=None, flops=1000):
     return MicroResult(
         bucket=bucket,
         clips=len(losses) if clips is None else clips,
         skipped=(SkippedClip(3, "a.mp4", "broken"),) if clips == 0 else (),
         losses=torch.tensor(losses),
         t=torch.tensor(t),
-        flops=1000,
+        flops=flops,
     )
 
 
-def step(*micro):
-    return StepResult(micro, grad_norm=torch.tensor(1.0), weight_norm=torch.tensor(2.0), lr=0.1)
+def step(*micro, grad_norm=1.0):
+    return StepResult(
+        micro, grad_norm=torch.tensor(grad_norm), weight_norm=torch.tensor(2.0), lr=0.1
+    )
 
 
 STEPS = [
@@ -81,6 +83,39 @@ def test_all_ranks_together_give_the_metrics_and_the_slow_rank():
     assert (values["ranks/slowest"], values["ranks/slowest_s"]) == (1, 19.0)
     assert values["ranks/mean_s"] == pytest.approx((15 + 19 + 15) / 3)
     assert values["time/wait_s"] == pytest.approx(2 * 2 * (2 + 2) / 3 / 2)
+
+
+def starting(values, prefix):
+    return {name: value for name, value in values.items() if name.startswith(prefix)}
+
+
+def test_the_speed_of_a_bucket_counts_the_micro_batches_that_had_clips():
+    slow = [{**spans, "forward": 9.0} for spans in TIMES]
+    reports = [report(STEPS, spans, 1000, set()) for spans in (TIMES, slow)]
+    assert starting(summary(reports, 40.0, None), "speed/bucket/") == {
+        "speed/bucket/144p-17_tokens_per_s": 4 * SMALL.tokens / (2 * 7 + 2 * 14),
+        "speed/bucket/240p-17_tokens_per_s": 2 * LARGE.tokens / (7 + 14),
+    }
+
+
+def test_a_gradient_counts_for_the_bucket_with_most_work_on_all_ranks():
+    small, large = micro(SMALL, [1.0], [0.0], flops=3), micro(LARGE, [1.0], [0.0], flops=4)
+    norms = (1.0, 2.0, 4.0, float("nan"))
+    by_rank = [(large, small, small, small), (small, small, large, small)]
+    by_rank += [(small, small, large, large)]
+    reports = [
+        report(
+            [step(one, grad_norm=norm) for one, norm in zip(micros, norms, strict=True)],
+            [ENDING] * 4,
+            1000,
+            set(),
+        )
+        for micros in by_rank
+    ]
+    assert starting(summary(reports, 40.0, None), "grad_norm/") == {
+        "grad_norm/bucket/144p-17": (1.0 + 2.0) / 2,
+        "grad_norm/bucket/240p-17": 4.0,
+    }
 
 
 def test_without_a_known_peak_there_is_no_utilisation():
