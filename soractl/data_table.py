@@ -1,5 +1,6 @@
 """Tables of clips, as CSV or Parquet: read under the trainer's column names, written aside."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,18 +29,21 @@ def read(path: Path) -> "DataFrame":
 
     check_ending(path)
     try:
-        if path.suffix == ".parquet":
-            table = pandas.read_parquet(path)
-        else:
-            table = pandas.read_csv(path, low_memory=False)
+        is_csv = path.suffix == ".csv"
+        table = _read_csv(path) if is_csv else pandas.read_parquet(path)
     except pandas.errors.EmptyDataError:
         raise SoractlError(f"{path} is empty") from None
     except OSError as error:
         raise SoractlError(f"{path}: {error.strerror or error}") from None
     except ImportError:
         raise _no_parquet(path) from None
+    except pandas.errors.ParserWarning:
+        raise SoractlError(
+            f"{path}: rows have more fields than the header",
+            hint="a text with a comma needs quotes, and every column a name",
+        ) from None
     except ValueError as error:
-        raise SoractlError(f"{path} cannot be read as a table: {error}") from None
+        raise SoractlError(f"{path} cannot be read as a table: {str(error).strip()}") from None
     table = table.rename(columns=_renamed(list(table.columns)))
     if "path" not in table.columns:
         raise SoractlError(
@@ -51,7 +55,20 @@ def read(path: Path) -> "DataFrame":
     nameless = table["path"].isna()
     if nameless.any():
         raise SoractlError(f"{path}: row {int(nameless.argmax())} has no path")
+    table["path"] = table["path"].astype(str)  # of Parquet it may be a number
     return table
+
+
+def _read_csv(path: Path) -> "DataFrame":
+    import pandas
+
+    texts = [name for own in ("path", "text") for name in (own, *OTHER_NAMES[own])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        # with an index a column too many would become the rows' names, and all others be shifted
+        return pandas.read_csv(
+            path, low_memory=False, index_col=False, dtype=dict.fromkeys(texts, str)
+        )
 
 
 def write(table: "DataFrame", path: Path) -> None:

@@ -161,6 +161,25 @@ def test_a_table_without_rows_is_refused_by_every_command(workplace, table, comm
     assert done.stderr == "error: none.csv has no rows\n"
 
 
+def test_rows_with_more_fields_than_the_header_are_refused_not_shifted(workplace):
+    workplace.write("in.csv", "path,text\n0,a.mp4,a cat\n1,b.mp4,a dog\n")
+    done = workplace.soractl("data", "merge", "in.csv", "--out", "out.csv", code=2)
+    assert done.stderr == (
+        "error: in.csv: rows have more fields than the header\n"
+        "hint: a text with a comma needs quotes, and every column a name\n"
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_path_that_is_a_number_is_a_name(workplace, kind):
+    workplace.write("in.csv", "video,caption\n7,007\n8,1e3\n")
+    pandas.DataFrame({"video": [7, 8], "caption": ["007", "1e3"]}).to_parquet("in.parquet")
+    done = workplace.soractl("data", "check", f"in.{kind}", code=1)
+    assert "  7: No such file" in done.stdout
+    workplace.soractl("data", "filter", f"in.{kind}", "--out", "out.csv")
+    assert (workplace.folder / "out.csv").read_text() == "path,text\n7,007\n8,1e3\n"
+
+
 def test_a_column_without_any_number_is_named(workplace):
     columns = {"path": ["a.mp4"], "text": ["a cat"], "num_frames": [None]}
     pandas.DataFrame(columns).to_parquet(workplace.folder / "in.parquet")

@@ -57,6 +57,13 @@ def test_a_table_without_any_caption_is_read(tmp_path):
     assert load_clips(path).captions_of([0, 1]) == ["", ""]
 
 
+def test_names_and_captions_that_are_numbers_stay_as_they_are_written(tmp_path):
+    path = write(tmp_path, "path,text,num_frames,height,width\n007,1e3,1,2,3\n08,,1,2,3\n")
+    clips = load_clips(path)
+    assert [clips.path_of(0), clips.path_of(1)] == ["007", "08"]
+    assert clips.captions_of([0, 1]) == ["1e3", ""]
+
+
 def test_whole_numbers_that_are_written_as_fractions_are_read(tmp_path):
     path = write(tmp_path, "path,text,num_frames,height,width\na.mp4,x,40.0,240.0,426\n")
     assert load_clips(path).num_frames.tolist() == [40]
@@ -110,6 +117,10 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path):
         (CSV.replace("480", ""), "FILE: row 1 has height = nan; no number"),
         (CSV.replace("480", "inf"), "FILE: row 1 has height = inf; no number"),
         (CSV.replace("/clips/b.mp4", ""), "FILE: row 1 has no path"),
+        (
+            "path,text,num_frames,height,width\n0,a.mp4,x,40,240,426\n1,b.mp4,x,40,240,426\n",
+            "FILE: rows have more fields than the header; a text with a comma needs quotes",
+        ),
     ],
 )
 def test_a_table_of_no_use_says_why(tmp_path, text, fault):

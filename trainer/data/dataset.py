@@ -1,6 +1,7 @@
 """The table of clips that training reads, in columns without an object a clip."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def load_clips(path: Path) -> ClipTable:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except FileNotFoundError:
         raise ConfigError(
             [f"data.path = {path}: no such file; `--set data.path=OTHER` names another"]
@@ -76,8 +77,24 @@ def _read(path: Path) -> pd.DataFrame:
         raise ConfigError([f"{path} is empty"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be read: {error.strerror or error}"]) from None
+    except pd.errors.ParserWarning:
+        raise ConfigError(
+            [f"{path}: rows have more fields than the header; a text with a comma needs quotes"]
+        ) from None
     except ValueError as error:
         raise ConfigError([f"{path} cannot be read as a table: {error}"]) from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        # with an index a column too many would become the rows' names, and all others be shifted
+        table = pd.read_csv(path, index_col=False)
+        texts = [name for name in ("path", "text") if name in table.columns]
+        if all(pd.api.types.is_string_dtype(table[name]) for name in texts):
+            return table
+        # 007 has become 7; to ask for text at once takes most tables twice the time
+        return pd.read_csv(path, index_col=False, dtype=dict.fromkeys(texts, str))
 
 
 def _as_integers(path: Path, table: pd.DataFrame, name: str) -> IntArray:
