@@ -16,6 +16,8 @@ def lines(killed: Killed | None) -> list[str]:
         return ["no run is running"]
     if not any(node.processes or node.error for node in killed.found):
         return [f"nothing of {killed.title} is running"]
+    if killed.interrupted:
+        return [*map(_found, killed.found), f"interrupted: nothing of {killed.title} was stopped"]
     if not killed.stopped:
         return [f"would stop {killed.title}", *map(_found, killed.found)]
     gone = sum(len(node.found) - len(node.survivors) for node in killed.stopped)

@@ -9,7 +9,7 @@ from soractl import attempts, cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.nodes import Node, find_nodes
 from soractl.processes import NodeProcesses, Selection, StopResult, find, stop
-from soractl.remote import Remote
+from soractl.remote import INTERRUPTED, Remote
 from soractl.runs import find_run, last_attempt, recorded
 from soractl.ssh_config import SshOptions
 from trainer.run_dir import RunDir, runs
@@ -49,10 +49,17 @@ class Killed:
     stopped: tuple[StopResult, ...]
 
     @property
+    def interrupted(self) -> bool:
+        """Ctrl-C came while the nodes were asked: then nothing is stopped."""
+        return any(node.error == INTERRUPTED for node in self.found)
+
+    @property
     def exit_code(self) -> ExitCode:
-        """1 when something is still there, 3 or 4 when only some nodes answered."""
+        """1 when something is still there, 3 or 4 when only some nodes answered, 130 at Ctrl-C."""
         results = self.stopped or self.found
         errors = [result.error for result in results if result.error]
+        if INTERRUPTED in errors:
+            return ExitCode.INTERRUPTED
         if any(result.survivors or result.gpu_pids for result in self.stopped):
             return ExitCode.FAILED
         if not errors:
@@ -87,7 +94,7 @@ def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | Non
             killed = Killed(target.title, tuple(found), ())
             if not any(node.processes or node.error for node in found):
                 continue
-            if grace_s is not None:
+            if grace_s is not None and not killed.interrupted:
                 stopped = stop(target.nodes, remote, target.which, grace_s=grace_s)
                 killed = Killed(target.title, tuple(found), tuple(stopped))
             return killed

@@ -32,6 +32,7 @@ from soractl.ssh_config import SshOptions as SshOptions
 
 GRACE_S = 1.0  # what the end of a process or of a thread may take beyond the deadline
 PUT_AWAY_S = 5.0
+INTERRUPTED = "interrupted"  # the error of a node that had not answered when Ctrl-C came
 ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
 
 
@@ -65,7 +66,7 @@ class NodeResult:
 
     @property
     def interrupted(self) -> bool:
-        return self.error == "interrupted"
+        return self.error == INTERRUPTED
 
 
 Remote = Callable[[Node, Request, float], NodeResult]
@@ -121,7 +122,7 @@ def everywhere(
             if on_result:
                 on_result(result)
     except KeyboardInterrupt:
-        missing = "interrupted"
+        missing = INTERRUPTED
     for index, node in enumerate(nodes):
         if index not in results:
             results[index] = without_answer(node, missing)

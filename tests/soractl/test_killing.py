@@ -1,3 +1,4 @@
+import contextlib
 import os
 import time
 
@@ -5,9 +6,11 @@ import pytest
 
 from soractl import kill_report
 from soractl.errors import SoractlError
-from soractl.killing import Killed, Wishes, targets
+from soractl.killing import Killed, Target, Wishes, kill, targets
 from soractl.nodes import Node
 from soractl.processes import NodeProcesses, Process, Selection, StopResult
+from soractl.remote import NodeResult
+from soractl.ssh_config import SshOptions
 
 SLEEP = "print('up', flush=True)\ntime.sleep(60)"
 
@@ -71,6 +74,43 @@ def test_a_node_that_cannot_be_asked_is_exit_code_4():
         ],
         4,
     )
+
+
+def interrupted_at(call):
+    """A Remote that answers nothing; Ctrl-C comes at one of its calls."""
+    calls = []
+
+    def remote(node, request, deadline_s):
+        calls.append(node)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return NodeResult(node, stdout=SCANNED, exit_code=0)
+
+    remote.calls = calls
+    return remote
+
+
+SCANNED = (
+    "1/environ:SORACTL_RUN_ID=/r\n=== environ 0\n1 me\n9 me\n=== owners 0\n"
+    f"1 (x) S 0 1 1 {'0 ' * 15}5\n9 (sh) S 0 9 9 {'0 ' * 15}6\n=== stat 0\n=== cmdline 0\n"
+    "=== self 9\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "last"),
+    [
+        (1, "interrupted: nothing of 007-stage2 was stopped"),
+        (2, "007-stage2: 0 processes stopped"),
+    ],
+)
+def test_ctrl_c_ends_a_kill_at_once(call, last):
+    remote = interrupted_at(call)
+    target = Target("007-stage2", (Node("n1"),), SshOptions(), Selection(run_id="/r"))
+    killed = kill([target], lambda ssh: contextlib.nullcontext(remote), grace_s=1)
+    assert len(remote.calls) == call
+    lines = kill_report.lines(killed)
+    assert (lines, killed.exit_code) == (["n1: interrupted", last], 130)
 
 
 def test_nothing_to_stop_is_no_fault():
