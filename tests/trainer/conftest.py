@@ -4,6 +4,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,23 @@ def write_video():
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def t5_folder(tmp_path):
+    """A T5 encoder of one narrow layer that knows two words, as a folder on disk."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    folder = tmp_path / "t5"
+    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4}
+    tokeniser = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokeniser.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokeniser, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder)
+    return folder

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from trainer.model.pretrained import WeightsError
 from trainer.model.text_encoder import load_t5, tiny_t5
 
 
@@ -41,24 +43,12 @@ def test_cleaning_is_an_option():
     assert not torch.equal(raw.encode([given])[0], raw.encode([meant])[0])
 
 
-def test_a_real_encoder_is_read_from_its_folder(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+def test_a_real_encoder_is_read_from_its_folder(t5_folder):
+    from transformers import T5EncoderModel
 
-    words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "cat": 4}
-    tokeniser = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokeniser.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokeniser.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokeniser, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    written = T5EncoderModel(config).eval()
-    written.save_pretrained(tmp_path)
-
+    written = T5EncoderModel.from_pretrained(t5_folder).eval()
     device = torch.device("cpu")
-    encoder = load_t5(tmp_path, dtype=torch.float32, device=device, max_length=4)
+    encoder = load_t5(t5_folder, dtype=torch.float32, device=device, max_length=4)
     y, mask = encoder.encode(["a cat", "a a a a a a"])
     assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
     with torch.no_grad():
@@ -66,8 +56,22 @@ def test_a_real_encoder_is_read_from_its_folder(tmp_path):
     torch.testing.assert_close(y[0, 0, :3], expected)
     assert encoder.width == 8
 
-    half = load_t5(tmp_path, dtype=torch.bfloat16, device=device, max_length=4)
+    half = load_t5(t5_folder, dtype=torch.bfloat16, device=device, max_length=4)
     assert half.encode(["a cat"])[0].dtype == torch.bfloat16
+
+
+def test_a_file_that_lacks_tensors_or_has_others_shapes_is_refused(t5_folder):
+    file = t5_folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["encoder.final_layer_norm.weight"]
+    tensors["shared.weight"] = torch.zeros(5, 4)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError) as caught:
+        load_t5(t5_folder, dtype=torch.float32, device="cpu", max_length=4)
+    assert str(caught.value) == (
+        f"{t5_folder} does not fit the model; tensors: 1 missing (encoder.final_layer_norm.weight)"
+        "; 1 of another shape (shared.weight is 5x4 and should be 5x8)"
+    )
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path):

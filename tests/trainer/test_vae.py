@@ -1,11 +1,13 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from trainer.config import VaeConfig
+from trainer.config import VaeConfig, load_stage
 from trainer.model.latent_size import latent_size
+from trainer.model.pretrained import WeightsError
 from trainer.model.vae import VAE_SIZES, Noise, VideoVAE, build_vae
 from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
 
@@ -140,3 +142,12 @@ def test_a_clips_latents_do_not_depend_on_its_batch():
         again = vae.encode_each(video[1:2], [8])
     assert torch.equal(together[1:2], alone)
     assert not torch.equal(alone, again)
+
+
+def test_a_vae_of_which_a_tensor_is_missing_is_refused(tmp_path):
+    config = load_stage("smoke").config.vae
+    tensors = build_vae(config).state_dict()
+    del tensors["temporal_vae.encoder.conv_in.conv.weight"]
+    save_file(tensors, tmp_path / "vae.safetensors")
+    with pytest.raises(WeightsError, match=r"1 missing \(temporal_vae.encoder.conv_in.conv.weight"):
+        build_vae(replace(config, weights=str(tmp_path / "vae.safetensors")))

@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,32 @@ def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
     missing = [name for name in targets if name not in {*loaded, *mis_shaped}]
     optional = _NOT_IN_PIXART if is_pixart else _CONSTANTS
     needed = [name for name in missing if not optional.fullmatch(name)]
-    _refuse(path, needed, unexpected, mis_shaped)
+    refuse(path, missing=needed, unexpected=unexpected, mis_shaped=mis_shaped)
     return LoadReport(
         tuple(loaded), tuple(missing), tuple(unexpected), tuple(mis_shaped), tuple(dropped)
     )
+
+
+def refuse(
+    path: Path,
+    *,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    mis_shaped: Mapping[str, Sequence[torch.Size]],
+) -> None:
+    """WeightsError counts and names these tensors, if there are any; shapes are (found, wanted)."""
+    shapes = [
+        f"{name} is {_spell(found)} and should be {_spell(wanted)}"
+        for name, (found, wanted) in mis_shaped.items()
+    ]
+    parts = (
+        ("missing", missing),
+        ("not the model's", unexpected),
+        ("of another shape", shapes),
+    )
+    faults = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
+    if faults:
+        raise WeightsError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
 
 
 def find_snapshot(weights: str | Path) -> Path:
@@ -173,26 +195,6 @@ def _fit(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
         more = max(0, shape[0] - len(tensor))
         return torch.cat((tensor, tensor[-1:].expand(more, -1)))[: shape[0]]
     return tensor
-
-
-def _refuse(
-    path: Path,
-    missing: list[str],
-    unexpected: list[str],
-    mis_shaped: Mapping[str, tuple[torch.Size, torch.Size]],
-) -> None:
-    shapes = [
-        f"{name} is {_spell(found)} and should be {_spell(wanted)}"
-        for name, (found, wanted) in mis_shaped.items()
-    ]
-    parts = (
-        ("missing", missing),
-        ("not the model's", unexpected),
-        ("of another shape", shapes),
-    )
-    faults = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
-    if faults:
-        raise WeightsError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
 
 
 def _some(names: Iterable[str]) -> str:

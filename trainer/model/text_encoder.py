@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.caption_cleaning import clean_twice
-from trainer.model.pretrained import WeightsError, find_snapshot
+from trainer.model.pretrained import WeightsError, find_snapshot, refuse
 
 _TINY_WIDTH = 32
+_TIED = "encoder.embed_tokens.weight"  # is shared.weight, under a second name
 
 
 class CaptionEncoder:
@@ -93,9 +94,20 @@ def load_t5(
 
     try:
         tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        encoder = T5EncoderModel.from_pretrained(folder, local_files_only=True, dtype=dtype)
+        encoder, report = T5EncoderModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # refused below, with the missing ones
+            output_loading_info=True,
+        )
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder} holds no T5 encoder with its tokeniser: {error}") from None
+    refuse(
+        folder,
+        missing=sorted({*report["missing_keys"]} - {_TIED}),
+        mis_shaped={name: shapes for name, *shapes in report["mismatched_keys"]},
+    )
     return CaptionEncoder(encoder.to(device), tokeniser, max_length=max_length, clean=clean)
 
 
