@@ -10,7 +10,7 @@ from soractl import cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.gpus import NodeGpus, read_gpus
 from soractl.nodes import Node, NodeSource, find_nodes
-from soractl.remote import Connections, NodeResult, Request, run_everywhere
+from soractl.remote import INTERRUPTED, Connections, NodeResult, Request, run_everywhere
 
 SEPARATOR = "--"
 PATIENCE_S = 1.5  # then the nodes that have answered are shown without the others
@@ -25,9 +25,16 @@ class Look:
     elapsed_s: float
 
     @property
+    def interrupted(self) -> bool:
+        """Ctrl-C came before all nodes had answered."""
+        return any(row.error == INTERRUPTED for row in self.rows)
+
+    @property
     def exit_code(self) -> ExitCode:
         """As for every command over many nodes; a note alone is no failure."""
         errors = [row.error for row in self.rows if row.error]
+        if self.interrupted:
+            return ExitCode.INTERRUPTED
         if not errors:
             return ExitCode.OK
         if all(error.startswith("unreachable") for error in errors):
@@ -63,8 +70,9 @@ def watch_gpus(
             with _early(source, on_early) as on_result:
                 rows = read_gpus(source.nodes, remote, deadline_s=deadline_s, on_result=on_result)
             elapsed_s = time.monotonic() - began
-            yield Look(source, tuple(rows), elapsed_s)
-            if every_s is None:
+            look = Look(source, tuple(rows), elapsed_s)
+            yield look
+            if every_s is None or look.interrupted:
                 return
             time.sleep(max(0.0, every_s - elapsed_s))
 
