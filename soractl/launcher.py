@@ -14,7 +14,7 @@ from soractl.nodes import Node, this_machine
 from soractl.post_mortem import Failure, Outcome
 from soractl.preparation import Prepared
 from soractl.processes import Selection, stop
-from soractl.remote import NodeResult, Remote, Request, run_everywhere
+from soractl.remote import INTERRUPTED, NodeResult, Remote, Request, run_everywhere
 from soractl.runs import last_attempt, recorded
 from trainer.run_dir import AttemptDir, RunDir, create_run, write_json
 from trainer.settings import dump
@@ -57,12 +57,7 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
         write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
         results = start(plan, attempt, remote)
     if refused := [result for result in results if not result.ok]:
-        stop([node.node for node in plan.nodes], remote, Selection(run_id=str(plan.run)), grace_s=5)
-        faults = [f"{result.node.name}: {_why(result)}" for result in refused]
-        failure = Failure(refused[0].node.name, f"did not start: {_why(refused[0])}")
-        outcome = Outcome(ExitCode.REFUSED, time.time(), failure)
-        write_json(attempt.exit, outcome.as_json())
-        raise SoractlError("\n".join(faults), exit_code=ExitCode.REFUSED)
+        raise _taken_back(started, refused, remote)
     return started
 
 
@@ -92,6 +87,27 @@ def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeRes
 
     nodes = [node.node for node in plan.nodes]
     return run_everywhere(nodes, request, remote, deadline_s=START_DEADLINE_S)
+
+
+def _taken_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:
+    """Stop the nodes that did start; the fault to tell of."""
+    nodes = [node.node for node in started.plan.nodes]
+    for node in nodes:
+        # A request that is still on its way to a node finds nothing to start.
+        started.attempt.node_script(node.name).unlink()
+    stopped = stop(nodes, remote, Selection(run_id=str(started.plan.run)), grace_s=5)
+    failure = Failure(refused[0].node.name, f"did not start: {_why(refused[0])}")
+    interrupted = any(result.interrupted for result in refused)
+    code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
+    write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
+    faults = [f"{result.node.name}: {_why(result)}" for result in refused]
+    unsure = ", ".join(node.node.name for node in stopped if not node.ok)
+    name = started.run.name
+    return SoractlError(
+        f"interrupted; {name} was stopped again" if interrupted else "\n".join(faults),
+        hint=f"{unsure} may still run it; `soractl kill {name}` stops that" if unsure else None,
+        exit_code=code,
+    )
 
 
 def _create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> RunDir:
@@ -126,10 +142,10 @@ def _refuse_if_alive(run: RunDir, remote: Remote) -> None:
     attempt = last_attempt(run)
     if attempt is None:
         return
-    alive = [
-        state for state in attempts.look(attempt, recorded(attempt), remote) if state.processes
-    ]
-    if alive:
+    states = attempts.look(attempt, recorded(attempt), remote)
+    if any(state.error == INTERRUPTED for state in states):
+        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
+    if alive := [state for state in states if state.processes]:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
         raise SoractlError(
             f"{run.name} is still running: {where}",

@@ -13,7 +13,7 @@ from soractl.gpus import BUSY_BYTES, NodeGpus, read_gpus
 from soractl.launch_plan import TRAIN_SCRIPT, LaunchPlan, NodePlan
 from soractl.nodes import Node
 from soractl.preparation import Prepared
-from soractl.remote import NodeResult, Remote, Request, run_everywhere
+from soractl.remote import INTERRUPTED, NodeResult, Remote, Request, run_everywhere
 
 DEADLINE_S = 20.0
 MIN_FREE_BYTES = 2**30
@@ -107,10 +107,13 @@ def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> None:
         facts = ask(plan, marker, remote)
     finally:
         marker.unlink()
+    _go_on_unless_interrupted(facts)
     faults = list(judge(plan, facts, marker.name))
     if not faults:
         nodes = [node.node for node in plan.nodes]
-        faults = list(judge_gpus(plan, read_gpus(nodes, remote, deadline_s=DEADLINE_S)))
+        rows = read_gpus(nodes, remote, deadline_s=DEADLINE_S)
+        _go_on_unless_interrupted(rows)
+        faults = list(judge_gpus(plan, rows))
     if faults:
         raise SoractlError(
             "not started:\n" + "\n".join(f"  {fault}" for fault in faults),
@@ -181,6 +184,11 @@ def judge_gpus(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> Iterator[str]:
         elif busy:
             who = ", ".join(row.run_ids or row.users)
             yield f"{name}: {text.count(len(busy), 'GPU')} in use{f' by {who}' if who else ''}"
+
+
+def _go_on_unless_interrupted(answers: Sequence[NodeFacts] | Sequence[NodeGpus]) -> None:
+    if any(answer.error == INTERRUPTED for answer in answers):
+        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
 
 
 def _faults(plan: LaunchPlan, node: NodeFacts, secret: str) -> Iterator[str]:

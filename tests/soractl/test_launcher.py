@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from soractl import follower, launcher, nodes
+from soractl import attempts, follower, launcher, nodes
 from soractl.errors import SoractlError
 from soractl.output import PlainDisplay
 from soractl.preparation import Wishes, prepare_launch, prepare_resume
 from soractl.remote import Connections
+from soractl.runs import recorded
 from trainer.run_dir import RunDir, read_json
 
 
@@ -85,6 +86,45 @@ def test_a_node_that_cannot_start_stops_the_launch_and_leaves_nothing_running(tw
     assert (
         read_json(attempt.exit)["first_failure"]["error"] == f"did not start: no torchrun in {path}"
     )
+
+
+def interrupting(remote, mark, once):
+    """A Remote to which Ctrl-C comes at n2's request with `mark` in it, `once` that is true."""
+
+    def asked(node, request, deadline_s):
+        if node.name == "n2" and mark in request.stdin:
+            wait_for(once)
+            raise KeyboardInterrupt
+        return remote(node, request, deadline_s)
+
+    return asked
+
+
+def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
+    two_nodes.ranks("time.sleep(60)")
+    run = RunDir(two_nodes.folder / "runs/001-smoke")
+    log = run.path / "attempts/1/n1.log"
+    with Connections() as remote:
+        with pytest.raises(SoractlError) as caught:
+            launcher.launch(prepared(), ["s"], interrupting(remote, "setsid", log.exists))
+        [attempt] = run.attempts()
+        states = attempts.look(attempt, recorded(attempt), remote)
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        "interrupted; 001-smoke was stopped again",
+        None,
+        130,
+    )
+    assert [state.processes for state in states] == [0, 0]
+
+
+def test_ctrl_c_while_a_run_is_looked_for_starts_nothing(two_nodes):
+    two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(1)")
+    started, _, _ = launch_and_follow()
+    again = prepare_resume("latest", Wishes(), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError, match="interrupted") as caught:
+        launcher.launch(again, ["s"], interrupting(remote, "/environ", lambda: True))
+    assert caught.value.exit_code == 130
+    assert [attempt.number for attempt in started.run.attempts()] == [1]
 
 
 def test_a_run_is_never_started_twice_at_once(two_nodes):

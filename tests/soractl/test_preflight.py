@@ -131,3 +131,27 @@ def test_a_node_without_the_program_says_so_and_nothing_is_left_behind(workplace
         f"not started:\n  {name}: no colossalai in {path}",
     )
     assert list((workplace.folder / "runs").iterdir()) == []
+
+
+def interrupting(remote, mark):
+    """A Remote at whose first request with `mark` in it Ctrl-C comes."""
+
+    def asked(node, request, deadline_s):
+        if mark in request.stdin:
+            raise KeyboardInterrupt
+        return remote(node, request, deadline_s)
+
+    return asked
+
+
+@pytest.mark.parametrize("mark", ["hashlib", "nvidia-smi"])
+def test_ctrl_c_while_nodes_are_looked_at_is_no_fault_of_theirs(workplace, mark):
+    workplace.write("one.txt", "localhost slots=2\n")
+    prepared = prepare_launch("smoke", Wishes(hostfile="one.txt"), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        check(prepared, interrupting(remote, mark))
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        "interrupted; nothing was started",
+        None,
+        130,
+    )
