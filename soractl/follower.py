@@ -146,7 +146,10 @@ def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome,
                 watch.find_lost()
             display.say(f"{', '.join(watch.culprits)} failed; stopping all nodes")
             grace_s = GRACE_S_WITHOUT_ALL if watch.lost else GRACE_S
-            stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=grace_s)
+            stopped = stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=grace_s)
+            if left := [result.node.name for result in stopped if not result.ok]:
+                name = started.run.name
+                display.say(f"{', '.join(left)} may still run it; `soractl kill {name}` stops that")
             watch.states = attempts.read_states(started.attempt, record.nodes)
             break
         time.sleep(TICK_S)

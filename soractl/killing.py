@@ -82,7 +82,7 @@ def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Targ
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
     if wishes.run:
         return _of_run(find_run(root, wishes.run))
-    return [target for run in reversed(runs(root)) for target in _of_run(run) if not _ended(run)]
+    return _living(root)
 
 
 def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | None) -> Killed | None:
@@ -109,8 +109,15 @@ def _of_run(run: RunDir) -> list[Target]:
     return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id))]
 
 
-def _ended(run: RunDir) -> bool:
-    attempt = last_attempt(run)
-    if attempt is None or attempt.exit.exists():
-        return True
-    return all(state.ended for state in attempts.read_states(attempt, recorded(attempt).nodes))
+def _living(root: Path) -> list[Target]:
+    """Runs that nobody saw the end of; then the newest that ended without one of its nodes."""
+    unsettled: list[Target] = []
+    given_up: list[Target] = []
+    for run in reversed(runs(root)):
+        attempt = last_attempt(run)
+        if attempt is None:
+            continue
+        if not all(state.ended for state in attempts.read_states(attempt, recorded(attempt).nodes)):
+            # A node that was lost may be back, and its ranks alive.
+            (given_up if attempt.exit.exists() else unsettled).extend(_of_run(run))
+    return unsettled + given_up[:1]

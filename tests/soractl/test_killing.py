@@ -8,9 +8,11 @@ from soractl import kill_report
 from soractl.errors import SoractlError
 from soractl.killing import Killed, Target, Wishes, kill, targets
 from soractl.nodes import Node
+from soractl.post_mortem import Failure, Outcome
 from soractl.processes import NodeProcesses, Process, Selection, StopResult
 from soractl.remote import NodeResult
 from soractl.ssh_config import SshOptions
+from trainer.run_dir import write_json
 
 SLEEP = "print('up', flush=True)\ntime.sleep(60)"
 
@@ -160,6 +162,16 @@ def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
     assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
     assert "001-smoke: 2 processes stopped" in workplace.soractl("kill").stdout
     assert workplace.soractl("kill").stdout == "no run is running\n"
+
+
+def test_ranks_on_a_node_that_was_lost_and_is_back_are_found(workplace):
+    workplace.ranks(SLEEP)
+    workplace.soractl("launch", "smoke", "--detach")
+    attempt = workplace.folder / "runs/001-smoke/attempts/1"
+    wait_for_log(attempt)
+    lost = Failure(os.uname().nodename, "the node does not answer")
+    write_json(attempt / "exit.json", Outcome(1, time.time(), lost).as_json())
+    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill", "--grace", "5").stdout
 
 
 def wait_for_log(attempt):

@@ -9,7 +9,7 @@ from soractl import attempts, follower, launcher, nodes
 from soractl.errors import SoractlError
 from soractl.output import PlainDisplay
 from soractl.preparation import Wishes, prepare_launch, prepare_resume
-from soractl.remote import Connections
+from soractl.remote import Connections, NodeResult
 from soractl.runs import recorded
 from trainer.run_dir import RunDir, read_json
 
@@ -72,6 +72,27 @@ def test_one_failed_node_ends_the_others_and_is_named(two_nodes, monkeypatch):
     failure = outcome.first_failure
     assert (outcome.exit_code, failure.node, failure.log_tail) == (1, "n2", ("out of luck",))
     assert started.attempt.node_exit("n1").exists()
+
+
+def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(
+    two_nodes, monkeypatch, capsys
+):
+    monkeypatch.setattr(follower, "LOOK_EVERY_S", 0.1)
+    two_nodes.ranks("time.sleep(60)")
+    with Connections() as remote:
+
+        def n2_is_lost(node, request, deadline_s):
+            if node.name == "n2":
+                return NodeResult(node, error="unreachable: no route")
+            return remote(node, request, deadline_s)
+
+        started = launcher.launch(prepared(), ["soractl"], remote)
+        outcome, _ = follower.follow(started, n2_is_lost, PlainDisplay())
+    assert outcome.first_failure.node == "n2"
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "n2 failed; stopping all nodes",
+        "n2 may still run it; `soractl kill 001-smoke` stops that",
+    ]
 
 
 def test_a_node_that_cannot_start_stops_the_launch_and_leaves_nothing_running(two_nodes):
