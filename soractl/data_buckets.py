@@ -71,13 +71,12 @@ class Epoch:
         return list(dict.fromkeys(row.resolution for row in self.rows)), lengths
 
     def shares(self) -> dict[str, dict[tuple[str, int], float]]:
-        """Of the clips in buckets and of all tokens, by resolution and length."""
-        clips = sum(row.clips for row in self.rows)
+        """Of all clips and of all tokens, in percent, by resolution and length."""
         by_place = {(row.resolution, row.frames): row for row in self.rows}
         return {
-            "share of clips": {at: row.clips / max(1, clips) for at, row in by_place.items()},
+            "share of clips": {at: 100 * row.clips / self.clips for at, row in by_place.items()},
             "share of tokens": {
-                at: row.tokens / max(1, self.tokens) for at, row in by_place.items()
+                at: 100 * row.tokens / max(1, self.tokens) for at, row in by_place.items()
             },
         }
 

@@ -35,11 +35,12 @@ def info(
     wishes = data_info.Wishes(tuple(inputs), out, root, workers)
     with output.count_display() as show, Connections() as remote:
         told = data_info.info(wishes, remote, show)
-    picture = None
-    if len(told.table) and not told.lost:
-        picture = data_picture.histograms({"clips": told.table}, out.with_suffix(".png"))
-    lines, values = data_report.info_lines(told, picture), data_report.info_json(told, picture)
-    output.report(lines, values, as_json)
+    is_complete = len(told.table) and not told.lost
+    figure = data_picture.histograms({"clips": told.table}) if is_complete else None
+    picture = data_picture.save(figure, out.with_suffix(".png"))
+    file = picture.file
+    output.report(data_report.info_lines(told, file), data_report.info_json(told, file), as_json)
+    output.note(picture.notes)
     raise typer.Exit(told.exit_code)
 
 
@@ -61,12 +62,12 @@ def keep(
 
     wishes = data_filter.Wishes(table, out, min_frames, max_mb, min_pixels, no_empty_captions)
     told = data_filter.keep(wishes)
-    picture = None
-    if len(told.after):
-        series = {"before": told.before, "after": told.after}
-        picture = data_picture.histograms(series, out.with_suffix(".png"))
-    lines, values = data_report.filter_lines(told, picture), data_report.filter_json(told, picture)
-    output.report(lines, values, as_json)
+    series = {"before": told.before, "after": told.after}
+    figure = data_picture.histograms(series) if len(told.after) else None
+    picture = data_picture.save(figure, out.with_suffix(".png"))
+    lines = data_report.filter_lines(told, picture.file)
+    output.report(lines, data_report.filter_json(told, picture.file), as_json)
+    output.note(picture.notes)
     raise typer.Exit(told.exit_code)
 
 
@@ -99,12 +100,13 @@ def check(
     wishes = data_check.Wishes(table, out, hostfile, workers, timeout, resume, retry_failed)
     with output.count_display() as show:
         told = data_check.check(wishes, os.environ, show)
-    picture = None
+    picture = data_picture.Picture()
     if out is not None and len(told.healthy) and not told.left:
         series = {"all": told.table, "healthy": told.healthy}
-        picture = data_picture.histograms(series, out.with_suffix(".png"))
-    lines, values = data_report.check_lines(told, picture), data_report.check_json(told, picture)
-    output.report(lines, values, as_json)
+        picture = data_picture.save(data_picture.histograms(series), out.with_suffix(".png"))
+    file = picture.file
+    output.report(data_report.check_lines(told, file), data_report.check_json(told, file), as_json)
+    output.note(picture.notes)
     raise typer.Exit(told.exit_code)
 
 
@@ -118,13 +120,13 @@ def merge(
 
     Columns of OpenVid and MiraData are known by their names.
     """
-    from soractl import data_merge, data_picture, data_report, data_table, output
+    from soractl import data_merge, data_picture, data_report, output
 
     told = data_merge.merge(tables, out)
-    series = {path.stem: data_table.read(path) for path in tables}
-    picture = data_picture.histograms(series, out.with_suffix(".png"))
-    lines, values = data_report.merge_lines(told, picture), data_report.merge_json(told, picture)
-    output.report(lines, values, as_json)
+    picture = data_picture.save(data_picture.histograms(told.tables), out.with_suffix(".png"))
+    lines = data_report.merge_lines(told, picture.file)
+    output.report(lines, data_report.merge_json(told, picture.file), as_json)
+    output.note(picture.notes)
 
 
 @app.command("encode")
@@ -192,9 +194,13 @@ def buckets(
     if picture is not None:
         data_picture.check_output(picture)
     told = data_buckets.first_epoch(stage, table, ranks, overrides or ())
+    drawn = data_picture.Picture()
     if picture is not None:
         title = f"{stage}, first epoch of {text.count(told.clips, 'clip')} in {table.name}"
-        data_picture.heat_maps(title, told.shares(), told.axes(), picture)
-    lines = data_report.buckets_lines(told, picture)
-    output.report(lines, data_report.buckets_json(told, picture), as_json)
+        places, fallen = told.axes(), told.fallen
+        figure = data_picture.bucket_map(title, told.shares(), places, fallen, told.clips)
+        drawn = data_picture.save(figure, picture)
+    lines = data_report.buckets_lines(told, drawn.file)
+    output.report(lines, data_report.buckets_json(told, drawn.file), as_json)
+    output.note(drawn.notes)
     raise typer.Exit(told.exit_code)

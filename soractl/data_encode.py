@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from soractl import cluster, counting, nccl_env, text
+from soractl import cluster, counting, data_output, nccl_env, text
 from soractl.cluster import Cluster, Machine
 from soractl.errors import ExitCode, SoractlError
 from soractl.file_lock import locked
@@ -110,6 +110,7 @@ class Encoded:
 
 def prepare(wishes: Wishes, environ: Mapping[str, str]) -> tuple[NodeSource, Cluster]:
     """The nodes that will work, and what is true of them."""
+    data_output.check_folder(wishes.out)
     source = find_nodes(wishes.hostfile, environ=environ)
     if all(node.spare for node in source.nodes):
         raise SoractlError("all nodes are spare: none is left to encode on")
@@ -168,7 +169,7 @@ def plan(
         asked=request(0, "finish"),
         ranks=sum(ranks),
         parts=tuple(Part(**part) for part in parts),
-        free_bytes=shutil.disk_usage(_existing(out)).free,
+        free_bytes=shutil.disk_usage(data_output.nearest(out)).free,
     )
 
 
@@ -262,7 +263,3 @@ def _python(node: Node, facts: Cluster, machine: Machine) -> str:
     if node.local:
         return sys.executable
     return f"{facts.environment or machine.environment}/python"
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())

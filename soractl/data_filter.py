@@ -1,6 +1,6 @@
 """`data filter`: the rows of a table that are worth training on, and why the others are not."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,11 @@ class Wishes:
     min_pixels: int | None = None
     no_empty_captions: bool = True
 
+    @property
+    def drops(self) -> Path:
+        """The table of clips that fall out."""
+        return self.out.with_name(f"{self.out.stem}.dropped{self.out.suffix}")
+
 
 @dataclass(frozen=True)
 class Filtered:
@@ -33,7 +38,8 @@ class Filtered:
     wishes: Wishes
     before: "DataFrame"
     after: "DataFrame"
-    dropped: dict[str, int]  # by the first reason that holds
+    dropped: "DataFrame"  # path, reason: the first that holds
+    counts: dict[str, int]  # of the dropped, by reason
 
     @property
     def exit_code(self) -> ExitCode:
@@ -42,19 +48,43 @@ class Filtered:
 
 
 def keep(wishes: Wishes) -> Filtered:
-    """Write the rows that stay, in their order."""
-    data_table.check_output(wishes.out, [wishes.table])
+    """Write the rows that stay, in their order, and which do not."""
+    for out in (wishes.out, wishes.drops):
+        data_table.check_output(out, [wishes.table])
     before = data_table.read(wishes.table)
     left = before
-    dropped = {}
+    parts = {}
     for reason, column in _rules(wishes):
         data_table.require(before, [column], wishes.table)
         bad = _breaks(left[column], wishes)
-        dropped[reason] = int(bad.sum())
+        parts[reason] = left.loc[bad, ["path"]].assign(reason=reason)
         left = left[~bad]
-    if len(left):
-        data_table.write(left, wishes.out)
-    return Filtered(wishes, before, left, dropped)
+    told = Filtered(
+        wishes=wishes,
+        before=before,
+        after=left,
+        dropped=_in_one(list(parts.values())),
+        counts={reason: len(part) for reason, part in parts.items()},
+    )
+    _write(told)
+    return told
+
+
+def _in_one(parts: "Sequence[DataFrame]") -> "DataFrame":
+    """All that fall out, in the order of the table."""
+    import pandas
+
+    return pandas.concat(parts).sort_index() if parts else pandas.DataFrame()
+
+
+def _write(told: Filtered) -> None:
+    wishes = told.wishes
+    if len(told.dropped):
+        data_table.write(told.dropped, wishes.drops)
+    else:
+        wishes.drops.unlink(missing_ok=True)  # of an earlier command
+    if len(told.after):
+        data_table.write(told.after, wishes.out)
 
 
 def _rules(wishes: Wishes) -> Iterator[tuple[str, str]]:

@@ -63,6 +63,7 @@ class Info:
 def info(wishes: Wishes, remote: Remote, show: counting.Show) -> Info:
     """Measure every clip; what a killed command has measured is not measured again."""
     data_table.check_output(wishes.out, wishes.inputs)
+    data_table.check_output(wishes.failures, wishes.inputs)
     needs_decoder()
     clips = _clips(wishes)
     repeated = int(clips["path"].duplicated().sum())

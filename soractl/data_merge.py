@@ -1,6 +1,6 @@
 """`data merge`: several tables become one that training can read, each clip once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ class Merged:
     """What came of it."""
 
     out: Path
+    tables: Mapping[str, "DataFrame"]  # by the path that was given
     table: "DataFrame"
     parts: tuple[Part, ...]
     dropped_columns: tuple[str, ...]  # those that not all tables have
@@ -59,6 +60,7 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
     missing |= {name: len(merged) for name in data_table.NEEDED if name not in kept}
     return Merged(
         out=out,
+        tables=dict(zip(map(str, inputs), tables, strict=True)),
         table=merged,
         parts=tuple(parts),
         dropped_columns=tuple(name for name in every if name not in kept),

@@ -18,7 +18,7 @@ from soractl.data_merge import Merged
 
 MOST_REASONS = 10
 MOST_FILES = 5
-_FEATURES = {"text": "captions", "video": "clips"}
+_FEATURES = {"text": "caption", "video": "clip"}
 WIDTH = 80
 BUCKET_HEADERS = (
     *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "LEFT OVER", "TOKENS", "SHARE"),
@@ -31,7 +31,8 @@ def info_lines(told: Info, picture: Path | None) -> list[str]:
     if told.lost:
         return [_unfinished(len(told.table) + len(told.failed), told.lost)]
     lines = _reasons(told.failed["reason"])
-    lines += [f"{told.repeated} rows with a path that another row has"] if told.repeated else []
+    rows = text.count(told.repeated, "row")
+    lines += [f"{rows} with a path that another row has"] if told.repeated else []
     counts = f"{text.count(len(told.table), 'clip')} measured, {len(told.failed)} failed"
     files = [wishes.out] if len(told.table) else []
     files += [wishes.failures] if len(told.failed) else []
@@ -54,21 +55,23 @@ def info_json(told: Info, picture: Path | None) -> dict[str, Any]:
 
 def filter_lines(told: Filtered, picture: Path | None) -> list[str]:
     """How many fell out for which reason."""
-    lines = text.table(("ROWS", "FALL OUT"), [(n, reason) for reason, n in told.dropped.items()])
+    lines = text.table(("ROWS", "FALL OUT"), [(n, reason) for reason, n in told.counts.items()])
     kept = f"{len(told.after)} of {text.count(len(told.before), 'row')} kept"
     if not len(told.after):
-        return [*lines, f"{kept}; {told.wishes.out} is not written"]
-    return [*lines, f"{kept}: {_files([told.wishes.out], picture)}"]
+        return [*lines, f"{kept}: {told.wishes.drops}; {told.wishes.out} is not written"]
+    drops = [told.wishes.drops] if len(told.dropped) else []
+    return [*lines, f"{kept}: {_files([told.wishes.out, *drops], picture)}"]
 
 
 def filter_json(told: Filtered, picture: Path | None) -> dict[str, Any]:
     """The same for programs."""
     return {
         "out": str(told.wishes.out) if len(told.after) else None,
+        "drops": str(told.wishes.drops) if len(told.dropped) else None,
         "picture": _path(picture),
         "rows": len(told.before),
         "kept": len(told.after),
-        "dropped": told.dropped,
+        "dropped": told.counts,
     }
 
 
@@ -107,7 +110,13 @@ def check_json(told: Checked, picture: Path | None) -> dict[str, Any]:
 def size_lines(told: Planned) -> list[str]:
     """What will be encoded, how large it gets, and where."""
     rows = [
-        (_FEATURES[part.kind], part.clips, part.variants, text.size(part.bytes), part.done_clips)
+        (
+            f"{_FEATURES[part.kind]}s",
+            part.clips,
+            part.variants,
+            text.size(part.bytes),
+            part.done_clips,
+        )
         for part in told.parts
     ]
     lines = text.table(("FEATURES", "NUMBER", "VARIANTS", "SIZE", "DONE"), rows)
@@ -144,7 +153,8 @@ def encode_lines(told: Encoded) -> list[str]:
         if len(clips) > MOST_FILES:
             lines.append(f"  and others in {part['path']}/index.json")
     for part in told.parts:
-        counts = f"{part['clips']} {_FEATURES[part['kind']]} encoded, {part['failed']} failed"
+        encoded = text.count(part["clips"], _FEATURES[part["kind"]])
+        counts = f"{encoded} encoded, {part['failed']} failed"
         lines.append(f"{counts}, {text.size(part['bytes'])}: {part['path']}")
     took = text.duration(told.seconds)
     return [
@@ -215,10 +225,12 @@ def buckets_lines(told: Epoch, picture: Path | None) -> list[str]:
     if not told.is_possible:
         return [*lines, f"the buckets of {told.stage} can hold no clip: each keeps 0 or has none"]
     if not told.steps:
-        why = f"{told.batches} full batches are fewer than {told.ranks} ranks"
+        batches = text.count(told.batches, "full batch", "full batches")
+        why = f"only {batches} for {text.count(told.ranks, 'rank')}"
         return [*lines, f"no step to train: {why}"]
     epoch = f"an epoch for {text.count(told.ranks, 'rank')}: {text.count(told.steps, 'step')}"
-    lines += ["", f"{epoch}, {told.batches} micro batches, {_short(tokens)} tokens"]
+    batches = text.count(told.batches, "micro batch", "micro batches")
+    lines += ["", f"{epoch}, {batches}, {_short(tokens)} tokens"]
     for window, balance in told.balance.items():
         lines.append(
             f"balance.window = {window}: ranks work {100 * balance:.1f} % of a step's time"

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soractl import data_output
 from soractl.errors import SoractlError
 
 if TYPE_CHECKING:
@@ -72,16 +73,13 @@ def _read_csv(path: Path) -> "DataFrame":
 
 
 def write(table: "DataFrame", path: Path) -> None:
-    """Write aside, then rename: no reader sees half a table, and a crash leaves the old one."""
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
+    """Put a file there, whole or not at all."""
     try:
-        if path.suffix == ".parquet":
-            table.to_parquet(draft, index=False)
-        else:
-            table.to_csv(draft, index=False)
-        draft.replace(path)
-    except OSError as error:
-        raise SoractlError(f"{path}: {error.strerror or error}") from None
+        with data_output.aside(path) as draft:
+            if path.suffix == ".parquet":
+                table.to_parquet(draft, index=False)
+            else:
+                table.to_csv(draft, index=False)
     except ImportError:
         raise _no_parquet(path) from None
 
@@ -91,8 +89,7 @@ def check_output(out: Path, inputs: Iterable[Path]) -> None:
     check_ending(out)
     if any(out.resolve() == path.resolve() for path in inputs):
         raise SoractlError(f"{out} is an input too", hint="--out names another file")
-    if not out.parent.is_dir():
-        raise SoractlError(f"{out}: no folder {out.parent}", hint=f"mkdir -p {out.parent}")
+    data_output.check_file(out)
 
 
 def check_ending(path: Path) -> None:

@@ -57,6 +57,6 @@ def path(full: Path) -> str:
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 
-def count(number: int, one: str) -> str:
-    """`1 node`, `24 nodes`."""
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+def count(number: int, one: str, more: str = "") -> str:
+    """`1 node`, `24 nodes`; `more` says how some words are many."""
+    return f"{number} {one}" if number == 1 else f"{number} {more or f'{one}s'}"

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from soractl import data_buckets
+from soractl.data_picture import bucket_map
 from trainer.config import load_stage
 from trainer.data import batch_sampler
 from trainer.data.batch_sampler import plan_epoch
@@ -97,15 +98,19 @@ def test_it_is_what_training_does(stage):
 
 
 def test_the_table_and_the_picture_say_the_same(stage):
-    write_table(stage.folder / "clips.csv", [*[(18, 144, 256)] * 4, *[(1, 240, 426)] * 4])
+    kept = [*[(18, 144, 256)] * 4, *[(1, 240, 426)] * 5]
+    write_table(stage.folder / "clips.csv", [*kept, (17, 144, 256), (90, 90, 160)])
     done = stage.soractl("data", "buckets", "small", "clips.csv", "--picture", "map.png")
     assert done.stdout == (
         "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  LEFT OVER  TOKENS  SHARE\n"
-        "144p        17      4      50.0 %  2      2        0          2.88 k  83.3 %\n"
-        "144p        1       4      50.0 %  2      2        0          576     16.7 %\n"
+        "144p        17      4      36.4 %  2      2        0          2.88 k  83.3 %\n"
+        "144p        1       5      45.5 %  2      2        1          576     16.7 %\n"
         "no clip in 240p/1\n"
         "\n"
-        "0 of 8 clips are not trained on in this epoch\n"
+        "3 of 11 clips are not trained on in this epoch\n"
+        "  1  too small for every resolution\n"
+        "  1  too short for every length\n"
+        "  1  left over when a bucket is cut into batches\n"
         "\n"
         "an epoch for 1 rank: 4 steps, 4 micro batches, 3.46 k tokens\n"
         "balance.window = 0: ranks work 100.0 % of a step's time\n"
@@ -117,7 +122,16 @@ def test_the_table_and_the_picture_say_the_same(stage):
     assert len(coloured) > 10
     values = json.loads(stage.soractl("data", "buckets", "small", "clips.csv", "--json").stdout)
     assert values["balance_by_window"] == {"0": 1.0, "4": 1.0}
-    assert [row["clips"] for row in values["buckets"]] == [0, 4, 4]
+    assert [row["clips"] for row in values["buckets"]] == [0, 4, 5]
+    told = data_buckets.first_epoch("small", stage.folder / "clips.csv", 1, ())
+    figure = bucket_map("", told.shares(), told.axes(), told.fallen, told.clips)
+    drawn = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert told.axes() == (["240p", "144p"], [1, 17])
+    assert drawn == [
+        ["0", "45.5 %", "36.4 %"],
+        ["0", "16.7 %", "83.3 %"],
+        ["1 (9.1 %)", "1 (9.1 %)", "0 (0.0 %)", "1 (9.1 %)", "0 (0.0 %)"],
+    ]
 
 
 def test_buckets_that_can_hold_no_clip_are_a_failure(stage):
@@ -132,9 +146,10 @@ def test_buckets_that_can_hold_no_clip_are_a_failure(stage):
 def test_too_few_clips_for_all_ranks_are_a_failure(stage):
     write_table(stage.folder / "clips.csv", [(18, 144, 256)] * 5)
     done = stage.soractl("data", "buckets", "small", "clips.csv", "--ranks", "3", code=1)
-    assert done.stdout.splitlines()[-1] == (
-        "no step to train: 2 full batches are fewer than 3 ranks"
-    )
+    assert done.stdout.splitlines()[-1] == ("no step to train: only 2 full batches for 3 ranks")
+    nearly = ("--set", "buckets.batch_size.144p=[3,3]", "--ranks", "2")
+    done = stage.soractl("data", "buckets", "small", "clips.csv", *nearly, code=1)
+    assert done.stdout.splitlines()[-1] == "no step to train: only 1 full batch for 2 ranks"
 
 
 def test_a_table_without_numbers_names_the_command_that_measures(stage):

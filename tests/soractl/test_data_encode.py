@@ -96,6 +96,13 @@ def test_what_the_trainer_refuses_is_one_error(workplace):
     )
 
 
+@pytest.mark.parametrize("out", ["taken", "taken/features"])
+def test_a_folder_that_cannot_be_made_is_one_error(workplace, out):
+    workplace.write("taken", "a file")
+    refused = workplace.soractl("data", "encode", "smoke", "--out", out, code=2)
+    assert refused.stderr == f"error: {out}: taken is a file\nhint: give the name of a folder\n"
+
+
 def test_a_node_that_nobody_reaches_is_told(workplace, monkeypatch):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9 slots=2\n")
     (workplace.folder / "configs").symlink_to(REPOSITORY / "configs")

@@ -72,7 +72,7 @@ def test_a_table_keeps_its_rows_and_columns_and_gains_numbers(workplace, odd):
 def test_a_clip_that_stands_twice_is_measured_once(workplace, odd):
     workplace.write("in.csv", f"path,text\n{odd}/good.mp4,a\n{odd}/good.mp4,b\n")
     done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
-    assert done.stdout.splitlines()[0] == "1 rows with a path that another row has"
+    assert done.stdout.splitlines()[0] == "1 row with a path that another row has"
     assert pandas.read_csv("out.csv")["text"].tolist() == ["a"]
 
 

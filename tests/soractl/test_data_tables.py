@@ -1,8 +1,12 @@
 import json
+import subprocess
+from pathlib import Path
 
 import pandas
 import pytest
 from PIL import Image
+
+from soractl import data_merge, data_picture
 
 WHOLE = "path,text,num_frames,height,width,aspect_ratio,fps,resolution,file_size"
 ROWS = """\
@@ -35,7 +39,15 @@ def test_filter_keeps_what_fulfils_all_and_counts_the_rest_by_its_first_reason(w
         "1     fewer than 21 frames\n"
         "1     50 MiB or larger\n"
         "1     fewer than 100000 pixels\n"
-        "2 of 7 rows kept: out.csv, out.png\n"
+        "2 of 7 rows kept: out.csv, out.dropped.csv, out.png\n"
+    )
+    assert (workplace.folder / "out.dropped.csv").read_text() == (
+        "path,reason\n"
+        "b.mp4,empty caption\n"
+        "c.mp4,fewer than 21 frames\n"
+        "d.mp4,50 MiB or larger\n"
+        "e.mp4,fewer than 100000 pixels\n"
+        "f.mp4,empty caption\n"
     )
     kept = pandas.read_csv("out.csv")
     pandas.testing.assert_frame_equal(
@@ -45,24 +57,28 @@ def test_filter_keeps_what_fulfils_all_and_counts_the_rest_by_its_first_reason(w
 
 
 def test_filter_may_keep_clips_without_a_caption(workplace, table):
+    workplace.write("out.dropped.parquet", "of an earlier command")
     options = ("--out", "out.parquet", "--keep-empty-captions", "--json")
     values = json.loads(workplace.soractl("data", "filter", "in.csv", *options).stdout)
     assert values == {
         "schema_version": 1,
         "out": "out.parquet",
+        "drops": None,
         "picture": "out.png",
         "rows": 7,
         "kept": 7,
         "dropped": {},
     }
     assert len(pandas.read_parquet("out.parquet")) == 7
+    assert not (workplace.folder / "out.dropped.parquet").exists()
 
 
 def test_filter_never_writes_an_empty_table_or_over_its_input(workplace, table):
     done = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "999", code=1
     )
-    assert done.stdout.endswith("0 of 7 rows kept; out.csv is not written\n")
+    assert done.stdout.endswith("0 of 7 rows kept: out.dropped.csv; out.csv is not written\n")
+    assert len(pandas.read_csv("out.dropped.csv")) == 7
     assert not (workplace.folder / "out.csv").exists()
     workplace.soractl("data", "filter", "in.csv", "--out", "./in.csv", code=2)
     assert table.read_text() == f"{WHOLE}\n{ROWS}"
@@ -127,21 +143,59 @@ def test_merge_of_equal_tables_keeps_every_column_and_number(workplace, table):
     assert values["rows_without"] == {"text": 2}
 
 
-def test_a_table_is_written_aside(workplace, table, monkeypatch):
-    from soractl import data_table
-    from soractl.errors import SoractlError
-
-    out = workplace.write("out.csv", "the old one\n")
-    clips = data_table.read(table)
-
-    def full(self, path, **options):
-        path.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pandas.DataFrame, "to_csv", full)
-    with pytest.raises(SoractlError, match=r"out.csv: No space left on device"):
-        data_table.write(clips, out)
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_table_for_which_there_is_no_room_leaves_the_old_one_and_nothing_else(
+    workplace, small_disk, name
+):
+    rows = "".join(f"{number}.mp4,{number * number}\n" for number in range(100_000))
+    workplace.write("in.csv", f"path,text\n{rows}")
+    disk = small_disk("400k")
+    out = disk / name
+    out.write_text("the old one\n")
+    done = workplace.soractl("data", "filter", "in.csv", "--out", str(out), code=2)
+    assert done.stderr.startswith(f"error: {out}: ")
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [file.name for file in disk.iterdir()] == [name]
     assert out.read_text() == "the old one\n"
+
+
+def test_a_picture_for_which_there_is_no_room_is_a_note_after_the_counts(
+    workplace, small_disk, table
+):
+    disk = small_disk("8k")  # the table and its drops are there, two blocks
+    done = workplace.soractl("data", "filter", "in.csv", "--out", f"{disk}/out.csv")
+    assert done.stdout.endswith(f"5 of 7 rows kept: {disk}/out.csv, {disk}/out.dropped.csv\n")
+    assert done.stderr == f"no picture: {disk}/out.png: No space left on device\n"
+    assert sorted(file.name for file in disk.iterdir()) == ["out.csv", "out.dropped.csv"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "in.csv", "--out"),
+        ("filter", "in.csv", "--out"),
+        ("info", "in.csv", "--out"),
+        ("merge", "in.csv", "--out"),
+        ("buckets", "smoke", "in.csv", "--picture"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_where_nothing_can_be_written_nothing_is_read(workplace, small_disk, command):
+    workplace.write("in.csv", "not read\n")
+    disk = small_disk("400k")
+    ending = "png" if "--picture" in command else "csv"
+    (disk / f"taken.{ending}").mkdir()
+    taken = workplace.soractl("data", *command, f"{disk}/taken.{ending}", code=2)
+    assert taken.stderr == (
+        f"error: {disk}/taken.{ending} is a folder\nhint: give the name of a file\n"
+    )
+    remount = ["mount", "-o", "remount,ro", str(disk)]
+    subprocess.run(remount, check=True)
+    refused = workplace.soractl("data", *command, f"{disk}/out.{ending}", code=2)
+    assert refused.stderr == (
+        f"error: {disk}/out.{ending}: cannot write in {disk}: Read-only file system\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +222,16 @@ def test_rows_with_more_fields_than_the_header_are_refused_not_shifted(workplace
         "error: in.csv: rows have more fields than the header\n"
         "hint: a text with a comma needs quotes, and every column a name\n"
     )
+
+
+def test_tables_of_one_name_in_two_folders_are_both_in_the_picture(workplace):
+    for folder, clips in (("a", 3), ("b", 2)):
+        rows = "".join(f"{folder}{number}.mp4,{number + 9}\n" for number in range(clips))
+        workplace.write(f"{folder}/clips.csv", f"path,num_frames\n{rows}")
+    told = data_merge.merge([Path("a/clips.csv"), Path("b/clips.csv")], Path("all.csv"))
+    [legend] = data_picture.histograms(told.tables).legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["a/clips.csv: 3", "b/clips.csv: 2"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
