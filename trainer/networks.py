@@ -21,22 +21,26 @@ def build_model(config: TrainConfig) -> stdit3.STDiT3:
 
 
 def build_vae(
-    config: VaeConfig, seed: int, *, device: torch.device, dtype: torch.dtype
+    config: VaeConfig, seed: int, *, device: torch.device, dtype: torch.dtype, read: bool = True
 ) -> vae.VideoVAE:
-    """The frozen VAE."""
+    """The frozen VAE; without `read`, its weights are still to be handed out."""
     torch.manual_seed(seed)
-    return vae.build_vae(config).to(device, dtype).eval().requires_grad_(False)
+    return vae.build_vae(config, read=read).to(device, dtype).eval().requires_grad_(False)
 
 
 def build_caption_encoder(
-    config: TextEncoderConfig, seed: int, *, device: torch.device, dtype: torch.dtype
+    config: TextEncoderConfig,
+    seed: int,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    read: bool = True,
 ) -> text_encoder.CaptionEncoder:
-    """The frozen caption encoder."""
+    """The frozen caption encoder; without `read`, its weights are still to be handed out."""
     length, clean = config.max_length, config.clean_captions
     if config.arch == "smoke" or config.weights is None:
         return text_encoder.tiny_t5(
             seed, dtype=dtype, device=device, max_length=length, clean=clean
         )
-    return text_encoder.load_t5(
-        config.weights, dtype=dtype, device=device, max_length=length, clean=clean
-    )
+    build = text_encoder.load_t5 if read else text_encoder.empty_t5
+    return build(config.weights, dtype=dtype, device=device, max_length=length, clean=clean)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,7 +10,16 @@ from torch import Tensor
 
 from trainer.parallel import Ranks
 
+
+class HasWeights(Protocol):
+    """A network, as far as it is handed out."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights by name, which are written into."""
+
+
 T = TypeVar("T")
+B = TypeVar("B", bound=HasWeights)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,14 @@ class Node:
         if fault is not None:
             raise fault
         return answer
+
+    def build(self, make: Callable[[bool], B]) -> B:
+        """`make(True)`, which reads weights, on the reader; `make(False)` and those on the rest."""
+        made: list[B] = []
+        self.ask_reader(lambda: made.append(make(True)))
+        built = made[0] if self.is_reader else make(False)
+        self.hand_out(built.state_dict().values())
+        return built
 
     def hand_out(self, tensors: Iterable[Tensor]) -> None:
         """Make these equal to the reader's, in place."""

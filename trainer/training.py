@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,9 +289,8 @@ def build(
 ) -> Trainee:
     """The networks on their device and what trains them; no encoder of what is cached."""
     dtype = DTYPES[settings.trainer.dtype]
-    model = networks.build_model(settings)
+    model, node = networks.build_model(settings), node_of(ranks)
     if origin["kind"] == "init_from":
-        node = node_of(ranks)
         report = node.ask_reader(lambda: load_weights(model, Path(origin["path"])))
         node.hand_out(model.state_dict().values())
         if ranks.is_first:
@@ -299,17 +299,18 @@ def build(
     booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
         model.compile_blocks()
+    where = {"device": ranks.device, "dtype": dtype}
+    make_vae = partial(networks.build_vae, settings.vae, settings.seed, **where)
+    make_encoder = partial(
+        networks.build_caption_encoder, settings.text_encoder, settings.seed, **where
+    )
     return Trainee(
         config=settings,
         device=ranks.device,
-        vae=None
-        if features.latents
-        else networks.build_vae(settings.vae, settings.seed, device=ranks.device, dtype=dtype),
+        vae=None if features.latents else node.build(lambda read: make_vae(read=read)),
         caption_encoder=None
         if features.captions
-        else networks.build_caption_encoder(
-            settings.text_encoder, settings.seed, device=ranks.device, dtype=dtype
-        ),
+        else node.build(lambda read: make_encoder(read=read)),
         flow=RectifiedFlow(settings.flow),
         booster=booster,
         model=wrapped,

@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from safetensors.torch import save_file
 
 from tests.trainer import ranks
 from tests.trainer.ranks import Rank, Tiny
+from trainer import networks
+from trainer.config import TextEncoderConfig, load_stage
 from trainer.model.pretrained import WeightsError, load_weights
 from trainer.node import node_of
 
@@ -107,3 +110,64 @@ def test_weights_that_do_not_fit_are_said_by_every_rank(tmp_path):
     del tensors["scale"]
     save_file(tensors, tmp_path / "model.safetensors")
     ranks.run(3, load_what_does_not_fit, tmp_path)
+
+
+def build_encoders(group, settings, expected_file):
+    expected = torch.load(expected_file)
+    node = node_of(group)
+    where = {"device": group.device, "dtype": torch.bfloat16}
+    vae = node.build(lambda read: networks.build_vae(settings.vae, group.rank, read=read, **where))
+    captions = node.build(
+        lambda read: networks.build_caption_encoder(
+            settings.text_encoder, group.rank, read=read, **where
+        )
+    )
+    for built, wanted in zip((vae, captions), expected, strict=True):
+        assert built.state_dict().keys() == wanted.keys()
+        assert all(torch.equal(t, wanted[name]) for name, t in built.state_dict().items())
+    assert captions.encode(["a cat"])[0].dtype == torch.bfloat16
+
+
+def test_vae_and_caption_encoder_are_read_by_one_rank_and_are_the_same_on_all(tmp_path, t5_folder):
+    (tmp_path / "vae").mkdir()
+    smoke = load_stage("smoke").config
+    where = {"device": torch.device("cpu"), "dtype": torch.float32}
+    written = networks.build_vae(smoke.vae, 0, **where).state_dict()
+    save_file(written, tmp_path / "vae/model.safetensors")
+    settings = replace(
+        smoke,
+        vae=replace(smoke.vae, weights=str(tmp_path / "vae")),
+        text_encoder=TextEncoderConfig(
+            arch="t5-v1_1-xxl", max_length=4, clean_captions=False, weights=str(t5_folder)
+        ),
+    )
+    where["dtype"] = torch.bfloat16
+    expected = [
+        {name: tensor.bfloat16() for name, tensor in written.items()},
+        dict(networks.build_caption_encoder(settings.text_encoder, 0, **where).state_dict()),
+    ]
+
+    torch.save(expected, tmp_path / "expected.pt")
+
+    def opened(world_size):
+        with opens_counted(tmp_path / "vae") as of_vae, opens_counted(t5_folder) as of_t5:
+            ranks.run(world_size, build_encoders, settings, tmp_path / "expected.pt")
+        return of_vae["model.safetensors"], of_t5["model.safetensors"]
+
+    assert min(opened(1)) > 0
+    assert opened(3) == opened(1)
+
+
+def build_what_lacks_tensors(group, config):
+    where = {"device": group.device, "dtype": torch.float32}
+    with pytest.raises(WeightsError, match="1 missing"):
+        node_of(group).build(lambda read: networks.build_vae(config, 0, read=read, **where))
+
+
+def test_an_encoder_of_which_a_tensor_is_missing_is_said_by_every_rank(tmp_path):
+    config = load_stage("smoke").config.vae
+    where = {"device": torch.device("cpu"), "dtype": torch.float32}
+    tensors = networks.build_vae(config, 0, **where).state_dict()
+    del tensors["shift"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    ranks.run(2, build_what_lacks_tensors, replace(config, weights=str(tmp_path)))

@@ -26,6 +26,10 @@ class CaptionEncoder:
         self._tokeniser = tokeniser
         self._clean = clean
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The encoder's weights by name."""
+        return self._encoder.state_dict()
+
     @property
     def width(self) -> int:
         """Channels of a token's features."""
@@ -108,7 +112,27 @@ def load_t5(
         missing=sorted({*report["missing_keys"]} - {_TIED}),
         mis_shaped={name: shapes for name, *shapes in report["mismatched_keys"]},
     )
-    return CaptionEncoder(encoder.to(device), tokeniser, max_length=max_length, clean=clean)
+    return CaptionEncoder(encoder.to(device, dtype), tokeniser, max_length=max_length, clean=clean)
+
+
+def empty_t5(
+    weights: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    max_length: int,
+    clean: bool = False,
+) -> CaptionEncoder:
+    """`load_t5` without its weights: those of this one hold whatever the memory held."""
+    folder = find_snapshot(weights)
+    from transformers import AutoTokenizer, T5Config, T5EncoderModel
+
+    tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):  # five billion random numbers would take minutes
+        encoder = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
+    encoder = encoder.to(dtype).to_empty(device=device)
+    encoder.tie_weights()  # else the vocabulary is there twice
+    return CaptionEncoder(encoder, tokeniser, max_length=max_length, clean=clean)
 
 
 def tiny_t5(

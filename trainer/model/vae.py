@@ -145,8 +145,11 @@ class VideoVAE(nn.Module):
         )
 
 
-def build_vae(config: VaeConfig) -> VideoVAE:
-    """The VAE of a run with its weights, or with random ones; the smoke VAE brings its own."""
+def build_vae(config: VaeConfig, *, read: bool = True) -> VideoVAE:
+    """The VAE of a run with its weights, or with random ones; the smoke VAE brings its own.
+
+    Without `read` its file is left alone.
+    """
     size = VAE_SIZES[config.arch]
     vae = VideoVAE(
         size["spatial"],
@@ -155,7 +158,8 @@ def build_vae(config: VaeConfig) -> VideoVAE:
         micro_batch_size=config.micro_batch_size,
     )
     if config.weights is not None:
-        load_weights(vae, config.weights)
+        if read:
+            load_weights(vae, config.weights)
     elif config.arch == "smoke":
         vae_smoke.set_weights(vae, _SPATIAL_SCALE)
     return vae
