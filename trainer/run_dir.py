@@ -75,9 +75,18 @@ class Checkpoint:
 
     @contextmanager
     def being_read(self, reader: str = "") -> Iterator[None]:
-        """Keep it from being removed while it is read, by this process or by a named reader."""
+        """Keep it from being removed while it is read, by this process or by a named reader.
+
+        Where nothing can be written there is no mark, and FileNotFoundError if it is gone already.
+        """
         mark = self.reader_mark(reader or f"{socket.gethostname()}-{os.getpid()}")
-        mark.touch()
+        try:
+            mark.touch()
+        except FileNotFoundError:
+            raise
+        except OSError:  # read-only, others' folder, or a full disk
+            yield
+            return
         try:
             yield
         finally:

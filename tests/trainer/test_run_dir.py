@@ -363,3 +363,13 @@ def test_every_path_of_a_run_is_where_the_documents_say():
         *("attempts/1/n1.sh", "attempts/1/n1.log", "attempts/1/n1.exit"),
         *("attempts/1/skipped_clips-3.jsonl", "attempts/1/rank-3.json"),
     ]
+
+
+def test_a_checkpoint_that_cannot_be_marked_is_read_without_a_mark(small_disk, save_checkpoint):
+    run = create_run(small_disk("400k"), "smoke")
+    checkpoint = save_checkpoint(run, 5)
+    subprocess.run(["mount", "-o", "remount,ro", run.path.parent], check=True)
+    with checkpoint.being_read():
+        assert checkpoint.readers() == []
+    shutil.rmtree(run.path, ignore_errors=True)
+    assert read_checkpoint(checkpoint.path) == checkpoint
