@@ -9,13 +9,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from trainer.ema import Ema
+from trainer.integrity import CheckedReader, refuse_damaged, unreadable
+from trainer.model.pretrained import WeightsError
 from trainer.node import Node, node_of
 from trainer.parallel import Ranks, ZeroOptimizer
 from trainer.run_dir import Checkpoint, sync_to_disk
@@ -157,9 +160,14 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     """Weights, fp32 masters, moments and averages as they were, on any number of ranks.
 
     The whole models are read by one rank of each node, the optimizer's shards by whoever needs
-    them.
+    them; who reads a file compares its checksum first. WeightsError, on all ranks of a node that
+    reads it, names what is damaged.
     """
     node, tensors = node_of(ranks), state.model.state_dict()
+    # the optimizer's index is a pickle: nothing of it is run before it is known
+    known = ("model/", "ema/", "optimizer/.metadata")
+    files = [name for name in checkpoint.manifest.files if name.startswith(known)]
+    node.ask_reader(lambda: refuse_damaged(checkpoint, files))
     if node.is_reader:
         for name, tensor in read_whole(checkpoint.model):
             tensors[name].copy_(tensor)
@@ -169,7 +177,10 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     _fill_moments(state.optimizer)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     shards = _sharded(state.optimizer_slices, shapes, mesh)
-    dcp.load(shards, checkpoint_id=checkpoint.optimizer)
+    try:
+        dcp.load(shards, storage_reader=CheckedReader(checkpoint))
+    except CheckpointException as error:
+        raise unreadable(checkpoint, error) from None
 
 
 def _restore_averages(
@@ -193,9 +204,12 @@ def read_whole(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a folder with an index, one at a time, on the host."""
     index = json.loads((folder / INDEX).read_text())["weight_map"]
     for file in sorted(set(index.values())):
-        with safe_open(folder / file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no mapping)
-                yield name, tensors.get_tensor(name)
+        try:
+            with safe_open(folder / file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (a safetensors file is no mapping)
+                    yield name, tensors.get_tensor(name)
+        except SafetensorError as error:
+            raise WeightsError(f"{folder / file} cannot be read: {error}") from None
 
 
 def lay_out(tensors: Mapping[str, tuple[torch.Size, int]], world_size: int) -> Layout:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.resolutions import frame_count, image_size
+from trainer.integrity import files_of, refuse_damaged
 from trainer.model.latent_size import MICRO_FRAMES
 from trainer.model.pretrained import WeightsError
 from trainer.prompts import Prompt, Scores, parse_prompt, read_prompts
@@ -76,7 +77,9 @@ def _sample(options: argparse.Namespace) -> None:
     for path in {path for prompt in prompts for path in prompt.references}:
         read_reference(path, preset.height, preset.width)  # before networks are loaded for nothing
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sampler = Sampler(checkpoint, options.weights, device)
+    with checkpoint.being_read():
+        refuse_damaged(checkpoint, files_of(checkpoint, checkpoint.path / options.weights))
+        sampler = Sampler(checkpoint, options.weights, device)
     log.info("%s/%s, %s weights", run.name, checkpoint.name, options.weights)
     for number, prompt in enumerate(prompts):
         suffix = ".png" if preset.frames == 1 else ".mp4"

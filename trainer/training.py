@@ -8,13 +8,15 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint import CheckpointException
 
 from trainer import config, networks
 from trainer.agreement import SAVE, Agreement
@@ -28,6 +30,7 @@ from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
 from trainer.ema import Ema
 from trainer.guard import Guard
+from trainer.integrity import files_of, refuse_damaged, source_of
 from trainer.lr_schedule import build_lr_schedule
 from trainer.metrics import best_effort
 from trainer.model.pretrained import WeightsError, load_weights
@@ -83,7 +86,7 @@ def main(run_path: str) -> None:
         with process_group(settings.trainer) as ranks:
             training = prepare(run, attempt, settings, ranks)
             training.run_to_the_end()
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
         _leave_word(attempt, rank, error)
         if isinstance(error, _USERS_FAULT):
             sys.exit(f"error: {error}")
@@ -252,9 +255,11 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         else:
             draw = features.draw_of(progress.epoch)
             _check_same_data(checkpoint, _fingerprint(clips, settings, draw))
-    trainee = build(settings, ranks, origin, progress, features)
+    with _reading(checkpoint, origin, ranks):
+        trainee = build(settings, ranks, origin, progress, features)
+        if checkpoint:
+            restore(checkpoint, trainee.state, ranks)
     if checkpoint:
-        restore(checkpoint, trainee.state, ranks)
         manifest = checkpoint.manifest
         trainee.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
         log.info("resumed from %s", checkpoint.name)
@@ -278,6 +283,21 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     gc.freeze()
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
     return training
+
+
+@contextmanager
+def _reading(
+    checkpoint: Checkpoint | None, origin: Mapping[str, Any], ranks: Ranks
+) -> Iterator[None]:
+    """Keep what is started from; of start weights, it is checked too that they are undamaged."""
+    node = node_of(ranks)
+    weights = Path(origin["path"]) if origin["kind"] == "init_from" else None
+    source = source_of(weights) if weights else checkpoint
+    with source.being_read() if source and node.is_reader else nullcontext():
+        if source and weights:
+            names = files_of(source, weights)
+            node.ask_reader(lambda: refuse_damaged(source, names))
+        yield
 
 
 def build(
@@ -363,7 +383,7 @@ def _note_stop(attempt: AttemptDir, training: Training) -> None:
     )
 
 
-def _leave_word(attempt: AttemptDir, rank: int, error: Exception) -> None:
+def _leave_word(attempt: AttemptDir, rank: int, error: BaseException) -> None:
     """Write down why this rank ends, for the launcher to show."""
     is_users_fault = isinstance(error, _USERS_FAULT)
     write_json(

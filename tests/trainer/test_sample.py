@@ -5,6 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.trainer.test_integrity import flipped
+from tests.trainer.test_node import opens_counted
 from trainer import networks, sample
 from trainer.checkpoint import INDEX
 from trainer.config import load_stage
@@ -144,3 +146,18 @@ def test_a_users_mistake_is_one_sentence(checkpoint, capsys, arguments, message)
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_checkpoint_is_kept_while_it_is_read_and_nothing_is_made_of_a_damaged_one(
+    checkpoint, tmp_path, capsys
+):
+    arguments = [str(checkpoint.path), "--prompt", "a cat", "--frames", "1", "--out", str(tmp_path)]
+    with opens_counted(checkpoint.path) as opened:
+        sample.main([*arguments, "--resolution", "144p"])
+    assert len([name for name in opened if name.startswith(".read-by-")]) == 1
+    assert checkpoint.readers() == []
+    file = checkpoint.ema / "weights.safetensors"
+    with flipped(file), pytest.raises(SystemExit) as caught:
+        sample.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {file} is damaged: ")

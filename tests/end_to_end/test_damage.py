@@ -1,0 +1,32 @@
+"""What a resume makes of a checkpoint that is damaged, and that it is kept while it is read."""
+
+import pytest
+
+from tests.end_to_end.forked import Trainer
+from tests.trainer.test_integrity import flipped
+from tests.trainer.test_node import opens_counted
+
+
+@pytest.mark.slow  # three starts of a rank or two
+def test_a_damaged_checkpoint_ends_a_resume_with_one_sentence(tmp_path, clips_csv):
+    trainer = Trainer(tmp_path, clips_csv, "checkpoint.every_steps=1", "trainer.max_steps=2")
+    attempt = trainer.launch()
+    assert attempt.end() == [0, 0]
+    first, second = attempt.run.checkpoints()
+    [shard] = second.optimizer.glob("__1_*")
+    with flipped(shard), opens_counted(second.path) as opened:
+        damaged = trainer.resume("latest", "trainer.max_steps=3")
+        assert damaged.end() == [1, 1]
+    assert len([name for name in opened if name.startswith(".read-by-")]) == 1  # of the node
+    assert second.readers() == []
+    told = f"{shard} is damaged: it is not what checkpoint.json says; "
+    told += f"the complete checkpoint before it is {first.path}: name that one instead"
+    failures = damaged.dir.rank_failures()
+    assert [(row["error"], row["traceback"]) for row in failures] == [(told, None)] * 2
+
+    [weights] = second.model.glob("*.safetensors")
+    with flipped(weights):
+        started = trainer.launch(f"init_from={second.path}", world_size=1)
+        assert started.end() == [1]
+    [failure] = started.dir.rank_failures()
+    assert failure["error"].startswith(f"{weights} is damaged: ")
