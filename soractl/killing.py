@@ -1,8 +1,9 @@
 """What `kill` stops: the newest run that lives, the one that was named, or more than one."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl import attempts, cluster
@@ -72,17 +73,26 @@ class Killed:
 
 def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Target]:
     """What may be meant, the likeliest first; SoractlError for wishes that contradict."""
-    if wishes.run and (wishes.every_run or wishes.pattern):
+    if wishes.run and (wishes.every_run or wishes.pattern is not None):
         raise SoractlError("one run was named, but --all and --pattern mean others as well")
-    if wishes.every_run or wishes.pattern:
+    if wishes.pattern is not None:
+        _check_pattern(wishes.pattern)
+    if wishes.every_run or wishes.pattern is not None:
         source = find_nodes(wishes.hostfile, environ=environ)
         what = f"processes like {wishes.pattern}" if wishes.pattern else "every run of yours"
         which = Selection(pattern=wishes.pattern, sudo=wishes.sudo)
         ssh = cluster.load(source.hostfile)[0].ssh
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
-    if wishes.run:
-        return _of_run(find_run(root, wishes.run))
-    return _living(root)
+    meant = _of_run(find_run(root, wishes.run)) if wishes.run else _living(root)
+    meant = [replace(target, which=replace(target.which, sudo=wishes.sudo)) for target in meant]
+    if wishes.hostfile is None:
+        return meant
+    source = find_nodes(wishes.hostfile, environ=environ)
+    ssh = cluster.load(source.hostfile)[0].ssh
+    return [
+        replace(target, title=f"{target.title} on {source.origin}", nodes=source.nodes, ssh=ssh)
+        for target in meant
+    ]
 
 
 def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | None) -> Killed | None:
@@ -99,6 +109,15 @@ def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | Non
                 killed = Killed(target.title, tuple(found), tuple(stopped))
             return killed
     return killed
+
+
+def _check_pattern(pattern: str) -> None:
+    if not pattern:
+        raise SoractlError("--pattern '' would mean every process")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SoractlError(f"no regular expression: {error}: --pattern {pattern!r}") from None
 
 
 def _of_run(run: RunDir) -> list[Target]:

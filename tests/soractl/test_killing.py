@@ -144,6 +144,35 @@ def test_one_run_and_all_runs_contradict_each_other(tmp_path):
         targets(tmp_path, Wishes(run="1", every_run=True), {})
 
 
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (Wishes(pattern="("), "no regular expression: missing "),
+        (Wishes(pattern=""), "--pattern '' would mean every process"),
+        (Wishes(hostfile="no.txt"), "no host file no.txt"),
+        (Wishes(hostfile="no.txt", every_run=True), "no host file no.txt"),
+    ],
+)
+def test_a_wrong_wish_is_told_before_any_node_is_asked(workplace, wishes, message):
+    with pytest.raises(SoractlError, match=message) as caught:
+        targets(workplace.folder / "runs", wishes, {})
+    assert caught.value.exit_code == 2
+
+
+def test_a_hostfile_names_the_nodes_to_look_on_and_sudo_holds_for_runs_too(workplace):
+    workplace.soractl("launch", "smoke")
+    workplace.write("hostfiles/other.txt", "n1\nn2\n")
+    [target] = targets(
+        workplace.folder / "runs", Wishes(run="1", hostfile="other.txt", sudo=True), {}
+    )
+    run = str(workplace.folder / "runs/001-smoke")
+    assert (target.title, target.nodes, target.which) == (
+        "001-smoke on hostfiles/other.txt",
+        (Node("n1"), Node("n2")),
+        Selection(run_id=run, sudo=True),
+    )
+
+
 def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
     workplace.ranks(SLEEP)
     for _ in range(2):
