@@ -256,6 +256,10 @@ _RANGES = {
 }
 
 
+# Rows of the null caption, which stands in for captions token by token.
+CAPTION_TOKENS = {"STDiT3-XL/2": 300, "STDiT3-3B/2": 300, "STDiT3-smoke": 32}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A resolved stage: its settings and, for each, where its value came from."""
@@ -317,6 +321,10 @@ def check_consistency(config: TrainConfig) -> list[str]:
         faults += [f"optim.schedule = 'one_cycle' needs optim.{key}" for key in unset]
     if config.text_encoder.arch != "smoke" and not config.text_encoder.weights:
         faults.append(f"text_encoder.arch = '{config.text_encoder.arch}' needs weights")
+    if (tokens := config.text_encoder.max_length) != (takes := CAPTION_TOKENS[config.model.arch]):
+        faults.append(
+            f"text_encoder.max_length = {tokens}; model.arch = '{config.model.arch}' takes {takes}"
+        )
     masks = dump(config.masks)
     faults += [
         f"masks.{key} = {share}; expected 0 to 1"

@@ -4,6 +4,7 @@ import torch
 
 from trainer.config import TextEncoderConfig, TrainConfig, VaeConfig
 from trainer.model import stdit3, text_encoder, vae
+from trainer.settings import ConfigError
 
 
 def build_model(config: TrainConfig) -> stdit3.STDiT3:
@@ -18,6 +19,20 @@ def build_model(config: TrainConfig) -> stdit3.STDiT3:
     model = stdit3.STDiT3(stdit3.STDiT3Config(**fields))
     model.set_grad_checkpoint(config.model.grad_checkpoint)
     return model
+
+
+def check_captions(config: TrainConfig) -> None:
+    """ConfigError if the caption encoder is too wide or too narrow for the diffusion model."""
+    given, arch = config.text_encoder, config.model.arch
+    width = text_encoder.open_tokeniser(None if given.arch == "smoke" else given.weights)[1]
+    takes = stdit3.STDiT3Config(**stdit3.SIZES[arch]).caption_channels
+    if width != takes:
+        raise ConfigError(
+            [
+                f"text_encoder makes {width} channels a token; model.arch = '{arch}' takes {takes}:"
+                f" change text_encoder.arch = '{given.arch}' or its weights = {given.weights!r}"
+            ]
+        )
 
 
 def build_vae(

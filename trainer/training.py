@@ -308,6 +308,8 @@ def build(
     features: CachedFeatures,
 ) -> Trainee:
     """The networks on their device and what trains them; no encoder of what is cached."""
+    if not features.captions:
+        networks.check_captions(settings)
     dtype = DTYPES[settings.trainer.dtype]
     model, node = networks.build_model(settings), node_of(ranks)
     if origin["kind"] == "init_from":

@@ -297,6 +297,14 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
         (["optim.ema_decay=1.5"], ["optim.ema_decay = 1.5; expected 0 to 1"]),
         (["log.every_steps=0"], ["log.every_steps = 0; expected at least 1"]),
         (["model.grad_checkpoint=0"], ["model.grad_checkpoint = 0; expected at least 1"]),
+        (
+            ["text_encoder.max_length=33"],
+            ["text_encoder.max_length = 33; model.arch = 'STDiT3-smoke' takes 32"],
+        ),
+        (
+            ["text_encoder.max_length=31"],
+            ["text_encoder.max_length = 31; model.arch = 'STDiT3-smoke' takes 32"],
+        ),
         (["trainer.max_steps=0"], ["trainer.max_steps = 0; expected at least 1"]),
         (["masks.random=-0.1"], ["masks.random = -0.1; expected 0 to 1"]),
         (
