@@ -72,6 +72,7 @@ class FlowConfig:
 
     num_timesteps: int
     sample_method: Literal["uniform", "logit-normal"]
+    use_discrete_timesteps: bool = False  # whole ones; older runs have no such setting
     loc: float
     scale: float
     use_timestep_transform: bool
@@ -324,6 +325,11 @@ def check_consistency(config: TrainConfig) -> list[str]:
     if (tokens := config.text_encoder.max_length) != (takes := CAPTION_TOKENS[config.model.arch]):
         faults.append(
             f"text_encoder.max_length = {tokens}; model.arch = '{config.model.arch}' takes {takes}"
+        )
+    if config.flow.use_discrete_timesteps and config.flow.sample_method != "uniform":
+        faults.append(
+            "flow.use_discrete_timesteps = True needs flow.sample_method = 'uniform', not "
+            f"'{config.flow.sample_method}'"
         )
     masks = dump(config.masks)
     faults += [

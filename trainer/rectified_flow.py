@@ -48,12 +48,13 @@ class RectifiedFlow:
     ) -> Tensor:
         """Timesteps to train on, fp32 [B], on the generator's device."""
         config, device = self._config, generator.device
-        if config.sample_method == "uniform":
-            share = torch.rand(batch_size, generator=generator, device=device)
+        if config.use_discrete_timesteps:
+            t = torch.randint(self._span, (batch_size,), generator=generator, device=device).float()
+        elif config.sample_method == "uniform":
+            t = torch.rand(batch_size, generator=generator, device=device) * self._span
         else:
             normal = torch.randn(batch_size, generator=generator, device=device)
-            share = torch.sigmoid(normal * config.scale + config.loc)
-        t = share * self._span
+            t = torch.sigmoid(normal * config.scale + config.loc) * self._span
         if not config.use_timestep_transform:
             return t
         return self.transform(
@@ -123,6 +124,8 @@ class RectifiedFlow:
         `flow.transform_scale` shifts timesteps in training alone, as in the reference.
         """
         t = torch.tensor([(1 - step / steps) * self._span for step in range(steps)])
+        if self._config.use_discrete_timesteps:
+            t = t.round()
         if not self._config.use_timestep_transform:
             return t
         return self.transform(t, height=height, width=width, latent_frames=latent_frames)

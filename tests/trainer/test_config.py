@@ -99,6 +99,7 @@ COMMON = {
     "text_encoder.clean_captions": False,
     "flow.num_timesteps": 1000,
     "flow.sample_method": "logit-normal",
+    "flow.use_discrete_timesteps": False,
     "flow.loc": 0.0,
     "flow.scale": 1.0,
     "flow.use_timestep_transform": True,
@@ -304,6 +305,13 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
         (
             ["text_encoder.max_length=31"],
             ["text_encoder.max_length = 31; model.arch = 'STDiT3-smoke' takes 32"],
+        ),
+        (
+            ["flow.use_discrete_timesteps=true"],
+            [
+                "flow.use_discrete_timesteps = True needs flow.sample_method = 'uniform', not "
+                "'logit-normal'"
+            ],
         ),
         (["trainer.max_steps=0"], ["trainer.max_steps = 0; expected at least 1"]),
         (["masks.random=-0.1"], ["masks.random = -0.1; expected 0 to 1"]),

@@ -190,6 +190,28 @@ def test_location_and_scale_of_the_draws_and_the_training_shift_are_settings():
     )
 
 
+def test_discrete_times_are_whole_numbers_below_the_noise_and_are_shifted_like_others():
+    fields = {"sample_method": "uniform", "use_discrete_timesteps": True}
+    flow = RectifiedFlow(dataclasses.replace(CONFIG, **fields, use_timestep_transform=False))
+    seed = torch.Generator().manual_seed
+    t = flow.draw_timesteps(200_000, seed(1), **IMAGE)
+    assert t.dtype == torch.float32
+    assert torch.equal(t.unique(), torch.arange(1000.0))
+    assert t.mean().item() == pytest.approx(499.5, abs=3)
+    shifting = RectifiedFlow(dataclasses.replace(CONFIG, **fields))
+    size = {"height": 144, "width": 256, "latent_frames": 1}
+    assert torch.equal(shifting.draw_timesteps(5, seed(1), **size), flow.transform(t[:5], **size))
+
+
+def test_sampling_stops_at_whole_numbers_where_times_are_discrete():
+    fields = {"sample_method": "uniform", "use_discrete_timesteps": True}
+    flow = RectifiedFlow(dataclasses.replace(CONFIG, **fields))
+    stops = torch.tensor([1000.0, 857.0, 714.0, 571.0, 429.0, 286.0, 143.0])
+    assert torch.equal(flow.sampling_timesteps(7, **IMAGE), stops)
+    size = {"height": 144, "width": 256, "latent_frames": 1}
+    assert torch.equal(flow.sampling_timesteps(7, **size), flow.transform(stops, **size))
+
+
 def test_thirty_steps_stop_where_the_published_sampler_does():
     times = FLOW.sampling_timesteps(
         30,
