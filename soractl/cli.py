@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from soractl import checkpoint_commands, data_commands
+from soractl.options import Unsaid, is_number, is_word, positive
+from soractl.options import command as command_with
 
 if TYPE_CHECKING:
     from soractl.launcher import Started
@@ -41,7 +43,9 @@ Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Hosts = Annotated[str | None, typer.Argument(help="A hostfile, or node-[001-024].")]
-Timeout = Annotated[float, typer.Option(help="Seconds that a node has to answer.")]
+Timeout = Annotated[
+    float, typer.Option(callback=positive, help="Seconds that a node has to answer.")
+]
 RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
 
 
@@ -142,7 +146,7 @@ def logs(
         output.result(node_log.follow(log, ended))
 
 
-@app.command()
+@app.command(cls=command_with({"--watch": Unsaid("5", is_number)}))
 def gpus(
     hosts: Hosts = None,
     per_gpu: Annotated[bool, typer.Option("--per-gpu", help="A row for each GPU.")] = False,
@@ -154,7 +158,10 @@ def gpus(
         Literal["node", "util", "mem", "power", "temp"],
         typer.Option(help="Highest first; node: as in the hostfile."),
     ] = "node",
-    watch: Annotated[float | None, typer.Option(help="Again every so many seconds.")] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(metavar="[S]", callback=positive, help="Again every S seconds; without S: 5."),
+    ] = None,
     timeout: Timeout = 10,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="The table with commas.")] = False,
@@ -178,12 +185,16 @@ def gpus(
     raise typer.Exit(look.exit_code)
 
 
-@app.command()
+@app.command(cls=command_with({"--pattern": Unsaid(r"python.*train\.py", is_word)}))
 def kill(
     run: Annotated[str | None, typer.Argument(help="Else the newest run that lives.")] = None,
     every_run: Annotated[bool, typer.Option("--all", help="Every run of mine.")] = False,
     pattern: Annotated[
-        str | None, typer.Option(help="Whatever has this in its command line; regular expression.")
+        str | None,
+        typer.Option(
+            metavar="[RE]",
+            help=r"Whatever has RE in its command line; without RE: python.*train\.py.",
+        ),
     ] = None,
     sudo: Annotated[bool, typer.Option("--sudo", help="Other users' processes too.")] = False,
     hostfile: Hostfile = None,
@@ -232,7 +243,9 @@ def sync(
     destination: Annotated[
         str | None, typer.Option("--to", metavar="[HOST:]DIR", help="Another; else runs/ here.")
     ] = None,
-    watch: Annotated[float | None, typer.Option(help="Again every so many seconds.")] = None,
+    watch: Annotated[
+        float | None, typer.Option(callback=positive, help="Again every so many seconds.")
+    ] = None,
     with_optimizer: Annotated[
         bool, typer.Option("--with-optimizer", help="All of it, so that it can be resumed.")
     ] = False,
