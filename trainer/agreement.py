@@ -16,19 +16,21 @@ class Agreement:
 
     def __init__(self) -> None:
         self._group = dist.new_group(backend="gloo")  # on the host: no GPU is made to wait
-        self._wish = 0
+        self._wish = self._voted = 0
         self._voting: tuple[torch.Tensor, Any] | None = None
         for number in _LEAVE_SIGNALS:
             signal.signal(number, self._note_signal)
 
     def wish_to_save(self) -> None:
-        """Ask all ranks to save."""
-        self._wish = max(self._wish, SAVE)
+        """Ask all ranks to save; while a vote on that is under way, it is asked for already."""
+        if self._voted != SAVE:
+            self._wish = max(self._wish, SAVE)
 
     def after_step(self) -> int:
         """What was agreed: 0, SAVE, or the number of the signal after which all leave."""
         agreed = self._result()
         vote = torch.tensor([self._wish])
+        self._voted = self._wish
         self._wish = 0 if self._wish == SAVE else self._wish
         self._voting = vote, dist.all_reduce(vote, dist.ReduceOp.MAX, self._group, async_op=True)
         return agreed

@@ -87,3 +87,13 @@ def test_clips_of_two_frames_are_trained_on(tmp_path, clips_csv):
     attempt = Trainer(tmp_path, clips_csv).launch(*settings, world_size=1)
     assert attempt.end() == [0]
     assert [row["loss/bucket/144p-2"] > 0 for row in rows(attempt.run)] == [True, True]
+
+
+@pytest.mark.slow  # a start of a rank
+def test_checkpoints_by_the_clock_are_saved_once_when_they_are_due(tmp_path, clips_csv):
+    settings = ["checkpoint.every_steps=0", "checkpoint.every_minutes=0.00001"]  # always due
+    settings += ["checkpoint.keep_last=0", "trainer.max_steps=7"]
+    attempt = Trainer(tmp_path, clips_csv).launch(*settings, world_size=1)
+    assert attempt.end() == [0]
+    steps = [checkpoint.manifest.global_step for checkpoint in attempt.run.checkpoints()]
+    assert steps == [3, 6, 7]  # asked for, voted on, and made a step later; the last at the end
