@@ -1,5 +1,6 @@
 """Where an attempt's first weights come from, and which checkpoints were passed over."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,9 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.runs import runs_of_stage
 from trainer.config import TrainConfig
 from trainer.run_dir import MANIFEST, Checkpoint, RunDir, read_checkpoint
+
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
+_FILES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,11 @@ def for_launch(
     With `ema`, a checkpoint's averages instead of its weights.
     """
     if init_from:
-        start = _named(workdir / init_from)
+        start = _named(workdir, init_from)
     elif config.after:
         start = _after(config.after, root)
     elif config.init_from:
-        start = _named(workdir / config.init_from)
+        start = _named(workdir, config.init_from)
     else:
         start = StartPoint("fresh")
     return _averages_of(start) if ema else _weights_of(start)
@@ -117,8 +121,11 @@ def _after(stage: str, root: Path) -> StartPoint:
     return StartPoint("init_from", missing=why)
 
 
-def _named(path: Path) -> StartPoint:
+def _named(workdir: Path, weights: str) -> StartPoint:
+    path = workdir / weights
     if not path.exists():
+        if _is_repository(weights) and not path.parent.exists():
+            return StartPoint("init_from", Path(weights))  # the ranks look in their cache
         return StartPoint("init_from", missing=f"{path} does not exist")
     run = RunDir(path)
     if run.checkpoints_folder.is_dir():
@@ -130,6 +137,10 @@ def _named(path: Path) -> StartPoint:
         if not isinstance(found, Checkpoint):
             return StartPoint("init_from", missing=f"{path} is not complete: {found[1]}")
     return StartPoint("init_from", path)
+
+
+def _is_repository(weights: str) -> bool:
+    return bool(_REPOSITORY.fullmatch(weights)) and not weights.endswith(_FILES)
 
 
 def _is_ours(path: Path) -> bool:

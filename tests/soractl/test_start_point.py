@@ -74,6 +74,14 @@ def test_the_weights_that_a_stage_names_must_be_there(root):
     assert launch(root, config) == StartPoint("init_from", missing=missing)
 
 
+def test_a_repository_is_left_for_the_ranks_to_find_but_a_missing_file_is_not_one(root):
+    repository = "hpcai-tech/OpenSora-STDiT-v3"
+    assert launch(root, SMOKE, repository) == StartPoint("init_from", Path(repository))
+    root.mkdir()
+    for missing in ("weights/stdit3.pth", "weights/model.safetensors", f"{root.name}/007-smoke"):
+        assert launch(root, SMOKE, missing).missing == f"{root.parent}/{missing} does not exist"
+
+
 def test_averages_are_taken_where_they_are_asked_for(root, run_with):
     ours = run_with(root, "stage1", 5).checkpoints()[-1].path
     (ours / "ema").mkdir()
