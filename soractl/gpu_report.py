@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any, Literal
 
 from soractl import text
-from soractl.gpus import NodeGpus
+from soractl.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.many_nodes import Look
 
 View = Literal["nodes", "gpus", "processes"]
@@ -107,12 +107,16 @@ def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
                 "error": row.error,
                 "notes": list(row.notes),
                 "elapsed_s": row.elapsed_s,
-                "gpus": [asdict(gpu) for gpu in row.gpus],
-                "processes": [asdict(process) for process in row.processes],
+                "gpus": _list(row.gpus, row.gpu_count),
+                "processes": _list(row.processes, row.process_count),
             }
             for row in rows
         ]
     }
+
+
+def _list(found: Sequence[Gpu | GpuProcess], number: int | None) -> list[dict[str, Any]] | None:
+    return [asdict(one) for one in found] if found or number is not None else None
 
 
 def count(look: Look) -> str:
@@ -133,13 +137,13 @@ def _node_cells(row: NodeGpus) -> tuple[str, ...]:
     runs = [PurePath(run).name for run in row.run_ids]
     return (
         row.node.name,
-        str(len(row.gpus)) if not row.error else "-",
+        _number(row.gpu_count),
         _number(row.util_pct),
         _gib(row.mem_used_bytes, row.mem_total_bytes),
         _number(row.mean_power_w),
         _number(row.power_w),
         _number(row.max_temp_c),
-        str(len(row.processes)) if not row.error else "-",
+        _number(row.process_count),
         ",".join(runs or row.users),
         row.error or "; ".join(row.notes),
     )
@@ -152,13 +156,13 @@ def _total(rows: Sequence[NodeGpus]) -> tuple[str, ...]:
     there = [row.mem_total_bytes for row in rows if row.mem_total_bytes is not None]
     return (
         "total",
-        str(sum(len(row.gpus) for row in rows)),
+        _number(_sum(row.gpu_count for row in rows)),
         _number(sum(utils) / len(utils) if utils else None),
         _gib(sum(used) if used else None, sum(there) if there else None),
         _number(sum(powers) / len(powers) if powers else None),
         _number(sum(powers) if powers else None),
         _number(max((r.max_temp_c for r in rows if r.max_temp_c is not None), default=None)),
-        str(sum(len(row.processes) for row in rows)),
+        _number(_sum(row.process_count for row in rows)),
         "",
         "",
     )
@@ -184,9 +188,7 @@ def _gpu_cells(row: NodeGpus) -> list[tuple[str, ...]]:
 
 
 def _process_cells(row: NodeGpus) -> list[tuple[str, ...]]:
-    if row.error:
-        return [(row.node.name, "-", "-", "-", "-", "-", row.error)]
-    return [
+    cells: list[tuple[str, ...]] = [
         (
             row.node.name,
             "-" if process.gpu_index is None else str(process.gpu_index),
@@ -198,6 +200,15 @@ def _process_cells(row: NodeGpus) -> list[tuple[str, ...]]:
         )
         for process in row.processes
     ]
+    if row.process_count is None:
+        reason = row.error or "; ".join(row.notes)
+        cells.append((row.node.name, "-", "-", "-", "-", "-", reason))
+    return cells
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _number(value: float | None) -> str:

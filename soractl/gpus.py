@@ -13,6 +13,7 @@ from soractl.nvidia_smi import GpuProcess as GpuProcess
 from soractl.remote import NodeResult, Remote, Request, everywhere, run_everywhere, sections
 
 BUSY_BYTES = 2**30  # an idle GPU holds some hundred MiB; a process in a container is not listed
+KNOWS_ALL = (0, 6)  # exit codes of nvidia-smi; 6: there is no device
 
 # Both queries run at once: each takes about a second where the driver is not kept loaded.
 SCRIPT = rf"""
@@ -47,6 +48,16 @@ class NodeGpus:
     notes: tuple[str, ...] = ()  # what is odd about the node or its GPUs
     error: str | None = None  # why nothing is known about the node
     elapsed_s: float = 0.0
+    gpus_known: bool = True  # False: there may be GPUs, but the driver does not tell
+    processes_known: bool = True
+
+    @property
+    def gpu_count(self) -> int | None:
+        return len(self.gpus) if self.gpus_known and self.error is None else None
+
+    @property
+    def process_count(self) -> int | None:
+        return len(self.processes) if self.processes_known and self.error is None else None
 
     @property
     def bad(self) -> bool:
@@ -147,18 +158,27 @@ def parse(result: NodeResult) -> NodeGpus:
         replace(p, user=owners.get(f"/proc/{p.pid}"), run_id=runs.get(f"/proc/{p.pid}"))
         for p in parse_apps(text, gpus)
     )
-    return replace(row, gpus=tuple(gpus), processes=processes, notes=tuple(notes))
+    return replace(
+        row,
+        gpus=tuple(gpus),
+        processes=processes,
+        notes=tuple(notes),
+        gpus_known=bool(gpus) or found["gpus"][1] in KNOWS_ALL,
+        processes_known=code in KNOWS_ALL,
+    )
 
 
 def _read_here(node: Node) -> NodeGpus:
     started = time.monotonic()
-    gpus, processes, notes = nvml.read()
+    found = nvml.read()
     return NodeGpus(
         node,
-        tuple(gpus),
-        tuple(processes),
-        tuple(notes + fold_notes(gpus)),
+        tuple(found.gpus),
+        tuple(found.processes),
+        tuple(found.notes + fold_notes(found.gpus)),
         elapsed_s=time.monotonic() - started,
+        gpus_known=found.gpus_known,
+        processes_known=found.processes_known,
     )
 
 

@@ -1,35 +1,51 @@
 """The GPUs of this machine, asked of the driver's own library instead of nvidia-smi."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soractl.nvidia_smi import Gpu, GpuProcess
 
 
-def read() -> tuple[list[Gpu], list[GpuProcess], list[str]]:
+@dataclass
+class Found:
+    """What the library says, and whether that is all."""
+
+    gpus: list[Gpu] = field(default_factory=list)
+    processes: list[GpuProcess] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    gpus_known: bool = True
+    processes_known: bool = True
+
+
+def read() -> Found:
     """GPUs, processes and notes; a machine without a driver is a note."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        return [], [], [f"no NVIDIA driver: {error}"]
-    gpus: list[Gpu] = []
-    processes: list[GpuProcess] = []
-    notes: list[str] = []
+        notes = [f"no NVIDIA driver: {error}"]
+        return Found(notes=notes, gpus_known=False, processes_known=False)
+    found = Found()
     try:
         for index in range(pynvml.nvmlDeviceGetCount()):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             except pynvml.NVMLError as error:
-                notes.append(f"GPU {index}: {error}")
+                found.notes.append(f"GPU {index}: {error}")
+                found.processes_known = False
                 continue
-            gpus.append(_gpu(pynvml, index, handle))
-            processes += _processes(pynvml, index, handle)
+            found.gpus.append(_gpu(pynvml, index, handle))
+            try:
+                found.processes += _processes(pynvml, index, handle)
+            except pynvml.NVMLError as error:
+                found.notes.append(f"GPU {index}: processes not known: {error}")
+                found.processes_known = False
     finally:
         pynvml.nvmlShutdown()
-    return gpus, processes, notes
+    return found
 
 
 def _gpu(pynvml: Any, index: int, handle: Any) -> Gpu:
@@ -65,10 +81,6 @@ def _gpu(pynvml: Any, index: int, handle: Any) -> Gpu:
 
 
 def _processes(pynvml: Any, index: int, handle: Any) -> list[GpuProcess]:
-    try:
-        found = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    except pynvml.NVMLError:
-        return []
     return [
         GpuProcess(
             process.pid,
@@ -78,7 +90,7 @@ def _processes(pynvml: Any, index: int, handle: Any) -> list[GpuProcess]:
             user=_owner(process.pid),
             run_id=_first_line(Path(f"/proc/{process.pid}/environ"), b"SORACTL_RUN_ID="),
         )
-        for process in found
+        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     ]
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from soractl import gpu_report
@@ -58,6 +60,27 @@ def test_each_process_has_a_row():
     ]
 
 
+def test_what_the_driver_does_not_tell_is_unknown_and_not_none():
+    silent = NodeGpus(
+        Node("n5"), notes=("versions differ",), gpus_known=False, processes_known=False
+    )
+    partly = replace(BUSY, notes=("processes not known",), processes_known=False)
+    assert gpu_report.table([silent, partly], "nodes")[1:] == [
+        ("n5", "-", "-", "-", "-", "-", "-", "-", "", "versions differ"),
+        ("n1", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "007-stage2",
+         "processes not known"),
+        ("total", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "", ""),
+    ]  # fmt: skip
+    assert gpu_report.table([silent, DEAD], "nodes")[-1][:2] == ("total", "-")
+    assert gpu_report.table([silent, partly], "processes")[1:] == [
+        ("n5", "-", "-", "-", "-", "-", "versions differ"),
+        ("n1", "0", "7", "ann", "70.0", "007-stage2", "python"),
+        ("n1", "-", "-", "-", "-", "-", "processes not known"),
+    ]
+    [told] = gpu_report.as_json([silent])["nodes"]
+    assert (told["gpus"], told["processes"]) == (None, None)
+
+
 def test_a_spreadsheet_gets_commas():
     assert gpu_report.lines([IDLE], "gpus", as_csv=True) == [
         "NODE,GPU,NAME,UTIL %,MEM GiB,POWER W,TEMP C,NOTE",
@@ -102,8 +125,8 @@ def test_programs_get_everything_with_its_unit():
         "error": "unreachable: no route",
         "notes": [],
         "elapsed_s": 0.0,
-        "gpus": [],
-        "processes": [],
+        "gpus": None,
+        "processes": None,
     }
 
 

@@ -145,6 +145,21 @@ def test_an_odd_answer_is_a_note_and_never_a_false_zero(file, code, expected, no
     assert (found, list(row.notes), row.error, row.bad) == (expected, notes, None, True)
 
 
+@pytest.mark.parametrize(
+    ("file", "code", "counts"),
+    [
+        ("version-mismatch.txt", 18, (None, None)),
+        ("no-driver.txt", 9, (None, None)),
+        ("no-devices.txt", 6, (0, 0)),
+        ("lost-gpu.txt", 15, (2, None)),
+        ("h200-busy.txt", 0, (1, 0)),
+    ],
+)
+def test_only_an_answer_makes_a_zero(file, code, counts):
+    row = read(node_that_says((RECORDED / file).read_text(), code))
+    assert (row.gpu_count, row.process_count) == counts
+
+
 def test_gpus_that_share_a_note_are_folded():
     line = "{0}, GPU-{0}, NVIDIA A100, 5, 10, 20, [N/A], 30, Disabled\n"
     row = read(node_that_says("".join(line.format(i) for i in (0, 1, 2, 5))))
@@ -237,7 +252,8 @@ def test_the_script_finds_owner_and_run_of_a_process(stand_in):
 def test_nvidia_smi_that_hangs_is_a_note_of_its_node(stand_in):
     (stand_in / "delay").write_text("30")
     row = read_here(deadline_s=2)
-    assert (row.gpus, row.notes) == ((), ("nvidia-smi: did not answer in time",))
+    assert row.notes == ("nvidia-smi: did not answer in time",)
+    assert (row.gpu_count, row.process_count) == (None, None)
 
 
 def test_a_node_without_nvidia_smi_says_so(monkeypatch, tmp_path):
