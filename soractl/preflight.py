@@ -151,9 +151,10 @@ def judge(plan: LaunchPlan, facts: Sequence[NodeFacts], secret: str) -> Iterator
     """What speaks against starting, a sentence each."""
     for node in facts:
         yield from (f"{node.node.name}: {fault}" for fault in _faults(plan, node, secret))
+    head = facts[0]
+    if not head.error and not head.port_is_free:
+        yield f"{head.node.name}: port {plan.port} is taken; master_port names another one"
     answered = [node for node in facts if not node.error]
-    if answered and not answered[0].port_is_free:
-        yield f"{answered[0].node.name}: port {plan.port} is taken; master_port names another one"
     for name in answered[0].versions if answered else ():
         found: dict[str | None, list[str]] = {}
         for node in answered:

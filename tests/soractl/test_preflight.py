@@ -68,6 +68,12 @@ def test_each_fault_is_one_sentence_that_names_the_node(index, change, fault):
     assert faults((index, change)) == [fault]
 
 
+def test_a_port_is_wanted_of_the_head_alone():
+    taken = {"port_is_free": False}
+    assert faults((1, taken)) == []
+    assert faults((0, {"error": "unreachable"}), (1, taken)) == ["n1: unreachable"]
+
+
 def test_the_head_may_know_itself_by_a_loopback_address():
     assert faults((0, {"head_addresses": ("127.0.1.1",)})) == []
 
