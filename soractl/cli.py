@@ -309,6 +309,9 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
 
     output.note(launch_report.summary(prepared))
     with Connections(prepared.site.cluster.ssh) as remote:
+        if prepared.run is not None:
+            # Before the nodes are judged: its own ranks would count against it.
+            launcher.refuse_if_alive(prepared.run, remote)
         preflight.check(prepared, remote, force=force)
         started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
         output.note(launch_report.started(started))

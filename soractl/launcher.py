@@ -48,7 +48,7 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
     run = prepared.run or _create(prepared, command_line, remote)
     with _locked(run):
-        _refuse_if_alive(run, remote)
+        refuse_if_alive(run, remote)
         attempt = run.new_attempt()
         write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
@@ -59,6 +59,23 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     if refused := [result for result in results if not result.ok]:
         raise _taken_back(started, refused, remote)
     return started
+
+
+def refuse_if_alive(run: RunDir, remote: Remote) -> None:
+    """SoractlError, exit code 5, when a run's newest attempt has processes on its nodes."""
+    attempt = last_attempt(run)
+    if attempt is None:
+        return
+    states = attempts.look(attempt, recorded(attempt), remote)
+    if any(state.error == INTERRUPTED for state in states):
+        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
+    if alive := [state for state in states if state.processes]:
+        where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
+        raise SoractlError(
+            f"{run.name} is still running: {where}",
+            hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
+            exit_code=ExitCode.REFUSED,
+        )
 
 
 def being_started(run: RunDir) -> bool:
@@ -136,22 +153,6 @@ def _commit(remote: Remote) -> str | None:
 
 def _locked(run: RunDir) -> AbstractContextManager[None]:
     return locked(run.lock, f"{run.name} is being started by another command")
-
-
-def _refuse_if_alive(run: RunDir, remote: Remote) -> None:
-    attempt = last_attempt(run)
-    if attempt is None:
-        return
-    states = attempts.look(attempt, recorded(attempt), remote)
-    if any(state.error == INTERRUPTED for state in states):
-        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
-    if alive := [state for state in states if state.processes]:
-        where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
-        raise SoractlError(
-            f"{run.name} is still running: {where}",
-            hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
-            exit_code=ExitCode.REFUSED,
-        )
 
 
 def _why(result: NodeResult) -> str:

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,23 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     (run / "end").touch()
     wait_for(lambda: list((run / "attempts/1").glob("*.exit")))
     assert json.loads(workplace.soractl("status", "--json").stdout)["state"] == "ended"
+
+
+def test_a_run_that_lives_is_not_resumed_and_its_own_port_is_no_reason(workplace):
+    with socket.create_server(("", 0)) as probe:
+        port = probe.getsockname()[1]
+    listen = f"    import socket\n    listening = socket.create_server(('', {port}))"
+    workplace.ranks(listen + TRAIN_UNTIL_TOLD)
+    workplace.write("hostfiles/one.txt", "localhost slots=2\n")
+    workplace.write(
+        "hostfiles/one.toml", f'environment = "{workplace.bin}"\nmaster_port = {port}\n'
+    )
+    workplace.soractl("launch", "smoke", "--hostfile", "one.txt", "--detach")
+    run = workplace.folder / "runs/001-smoke"
+    wait_for(lambda: list(run.glob("checkpoints/epoch*")))
+    refused = workplace.soractl("resume", "latest", code=5)
+    assert refused.stderr.splitlines()[-2].startswith("error: 001-smoke is still running: ")
+    (run / "end").touch()
 
 
 def test_a_detached_launch_returns_with_the_runs_name(workplace):
