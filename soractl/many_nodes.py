@@ -1,5 +1,6 @@
 """`gpus` and `exec`: nodes found by what the user named, asked once or again and again."""
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from soractl import cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.gpus import NodeGpus, read_gpus
-from soractl.nodes import Node, NodeSource, find_nodes
+from soractl.nodes import Node, NodeSource, find_nodes, is_hostfile
 from soractl.remote import INTERRUPTED, Connections, NodeResult, Request, run_everywhere
 
 SEPARATOR = "--"
@@ -112,6 +113,11 @@ def execute(words: Sequence[str], *, deadline_s: float, environ: Mapping[str, st
 def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Hosts before `--`, the command after it; without hosts the command alone."""
     if SEPARATOR not in words:
+        if is_hostfile(words[0]):
+            raise SoractlError(
+                f"{words[0]} is a host file and no command",
+                hint=f"`soractl exec {words[0]} -- {shlex.join(words[1:]) or 'hostname'}`",
+            )
         return None, list(words)
     at = list(words).index(SEPARATOR)
     hosts, command = words[:at], list(words[at + 1 :])

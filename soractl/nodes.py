@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,13 +98,29 @@ def parse_node_list(text: str) -> list[Node]:
         nodes = [node for word in _split_list(text) for node in _parse_line([word])]
     except ValueError as error:
         raise SoractlError(f"{text!r}: {error}", hint=GRAMMAR) from None
+    if not nodes:
+        raise SoractlError(f"{text!r} names no node", hint=GRAMMAR)
     return list(dict.fromkeys(nodes))
 
 
+def is_hostfile(name: str) -> bool:
+    """Whether this names a host file that is there, and no program."""
+    there = [path for path in _candidates(name) if path.is_file()]
+    if not there or os.access(there[0], os.X_OK):
+        return False
+    try:
+        return bool(read_hostfile(there[0]))
+    except SoractlError:
+        return False
+
+
+def _candidates(name: str) -> list[Path]:
+    named = Path(name).expanduser()
+    return [named] if "/" in name else [named, HOSTFILE_FOLDER / name]
+
+
 def _named(name: str, suffix: str) -> NodeSource:
-    candidates = [Path(name).expanduser()]
-    if "/" not in name:
-        candidates.append(HOSTFILE_FOLDER / name)
+    candidates = _candidates(name)
     for path in candidates:
         if path.exists():
             return NodeSource(tuple(read_hostfile(path)), f"{path}{suffix}", path)
@@ -118,6 +135,8 @@ def _other(name: str) -> str:
     close = difflib.get_close_matches(Path(name).name, there, n=1)
     if close:
         return f"did you mean {close[0]}?"
+    if _ADDRESS.fullmatch(name) and not name.endswith(".txt"):
+        return f"a node that stands in no file is named with a comma: `{name},`"
     if there:
         return f"{HOSTFILE_FOLDER}/ has: {', '.join(there)}"
     return f"write one node a line into {DEFAULT_HOSTFILE}, the head node first"

@@ -88,6 +88,26 @@ def test_hosts_and_command_that_cannot_be_told_apart_are_an_error(words):
         split(words)
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["nodes.txt", "ls", "-l"], "`soractl exec nodes.txt -- ls -l`"),
+        (["two.txt"], "`soractl exec two.txt -- hostname`"),
+    ],
+)
+def test_a_host_file_is_no_command(workplace, words, hint):
+    for name in ("nodes.txt", "hostfiles/two.txt"):
+        workplace.write(name, "n1\nn2\n")
+    with pytest.raises(SoractlError, match="is a host file and no command") as caught:
+        split(words)
+    assert (caught.value.hint, caught.value.exit_code) == (hint, 2)
+
+
+def test_a_program_is_a_command_though_a_host_file_could_look_like_it(workplace):
+    workplace.write("measure", "hostname\n").chmod(0o755)
+    assert split(["measure", "now"]) == (None, ["measure", "now"])
+
+
 def test_a_command_runs_here_without_a_hostfile(workplace):
     done = workplace.soractl("exec", "--", "echo $((1 + 1)); echo b >&2; exit 7", code=1)
     assert done.stdout.splitlines()[1:] == ["  2", "  b", "  exit code 7"]

@@ -153,6 +153,19 @@ def test_nodes_may_be_named_without_a_file(write):
     )
 
 
+def test_a_list_without_a_node_is_an_error(write):
+    with pytest.raises(SoractlError, match="',' names no node") as caught:
+        find_nodes(",", environ={})
+    assert caught.value.exit_code == 2
+
+
+def test_a_bare_host_is_told_how_a_node_is_named(write):
+    with pytest.raises(SoractlError, match="no host file n1: ") as caught:
+        find_nodes("n1", environ={})
+    assert caught.value.hint == "a node that stands in no file is named with a comma: `n1,`"
+    assert find_nodes("n1,", environ={}).nodes == (Node("n1"),)
+
+
 def test_a_host_file_that_is_missing_is_an_error_with_the_places_looked_at(write):
     write("a\n", "hostfiles/cluster.txt")
     with pytest.raises(SoractlError) as caught:
