@@ -10,6 +10,7 @@ from typing import Literal
 
 from trainer.settings import (
     ConfigError,
+    also_named,
     dump,
     parse_override,
     read_toml,
@@ -86,7 +87,7 @@ class MasksConfig:
     """Share of the clips that get each kind of frame mask; what is left stays unmasked."""
 
     random: float
-    interpolate: float
+    interpolate: float = also_named("intepolate")  # as the reference's files spell it
     quarter_random: float
     quarter_head: float
     quarter_tail: float
@@ -95,6 +96,7 @@ class MasksConfig:
     image_head: float
     image_tail: float
     image_head_tail: float
+    identity: float | None = None  # unmasked; if it is said, all shares add up to 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,20 +333,25 @@ def check_consistency(config: TrainConfig) -> list[str]:
             "flow.use_discrete_timesteps = True needs flow.sample_method = 'uniform', not "
             f"'{config.flow.sample_method}'"
         )
-    masks = dump(config.masks)
-    faults += [
-        f"masks.{key} = {share}; expected 0 to 1"
-        for key, share in masks.items()
-        if not 0 <= share <= 1
-    ]
-    if (total := sum(masks.values())) > 1 + 1e-6:
-        faults.append(f"the shares of masks add up to {total:g}; at most 1 is possible")
+    faults += _mask_faults(config.masks)
     faults += _range_faults(config)
     if not buckets.frames or list(buckets.frames) != sorted({*buckets.frames}):
         faults.append(f"buckets.frames = {list(buckets.frames)}; expected rising numbers")
     for resolution, row in buckets.keep.items():
         faults += _bucket_faults(buckets, resolution, row)
     return faults
+
+
+def _mask_faults(masks: MasksConfig) -> Iterator[str]:
+    shares = {key: share for key, share in dump(masks).items() if share is not None}
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            yield f"masks.{key} = {share}; expected 0 to 1"
+    total = sum(shares.values())
+    if total > 1 + 1e-6:
+        yield f"the shares of masks add up to {total:g}; at most 1 is possible"
+    elif masks.identity is not None and total < 1 - 1e-6:
+        yield f"the shares of masks, identity among them, add up to {total:g}; expected 1"
 
 
 def _range_faults(config: TrainConfig) -> Iterator[str]:

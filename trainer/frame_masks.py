@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from trainer.config import MasksConfig
-from trainer.settings import dump
 
 
 def draw_frame_masks(
     config: MasksConfig, latent_frames: int, seeds: Sequence[int]
 ) -> Tensor | None:
     """[B, T] bool, True = trained on, a pure function of each clip's seed; None if all are True."""
-    if latent_frames < 2 or not any(dump(config).values()):
+    if latent_frames < 2 or not any(getattr(config, kind) for kind in _GIVEN):
         return None
     masks = [_draw(config, latent_frames, random.Random(seed)) for seed in seeds]
     if all(all(mask) for mask in masks):
@@ -24,10 +23,10 @@ def draw_frame_masks(
 
 def _draw(config: MasksConfig, frames: int, rng: random.Random) -> list[bool]:
     share, total = rng.random(), 0.0
-    for name, chance in dump(config).items():
-        total += chance
+    for kind, draw_given in _GIVEN.items():
+        total += getattr(config, kind)
         if share < total:
-            given = _GIVEN[name](frames, rng)
+            given = draw_given(frames, rng)
             trained = [frame not in given for frame in range(frames)]
             return trained if any(trained) else [*trained[:-1], True]
     return [True] * frames

@@ -20,6 +20,11 @@ class ConfigError(Exception):
         self.faults = tuple(faults)
 
 
+def also_named(name: str) -> Any:
+    """A field of a config that files may spell `name` too."""
+    return dataclasses.field(metadata={"also_named": name})
+
+
 def load_toml(kind: type[T], path: Path) -> T:
     """One TOML file as the frozen dataclass `kind`; ConfigError names every fault."""
     return resolve(kind, [(str(path), read_toml(path))])[0]
@@ -35,7 +40,8 @@ def resolve(
     faults: list[str] = []
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in layers:
+    for origin, given in layers:
+        layer = _spelled(kind, given)
         found = list(_faults(kind, layer, ""))
         faults += [f"{origin}: {fault}" for fault in found]
         if not found:
@@ -80,6 +86,19 @@ def parse_override(text: str) -> dict[str, Any]:
     for name in reversed(key.strip().split(".")):
         parsed = {name: parsed}
     return typing.cast(dict[str, Any], parsed)
+
+
+def _spelled(kind: Any, values: Any) -> Any:
+    """A layer under its fields' own names; one that stands under both names stays as it is."""
+    if not (dataclasses.is_dataclass(kind) and isinstance(values, dict)):
+        return values
+    hints, fields = _fields(typing.cast(type, kind)), dataclasses.fields(kind)
+    own = {f.metadata["also_named"]: f.name for f in fields if "also_named" in f.metadata}
+    layer, renamed = typing.cast(dict[str, Any], values), {}
+    for key, inner in layer.items():
+        name = key if own.get(key) in layer else own.get(key, key)
+        renamed[name] = _spelled(hints.get(name), inner)
+    return renamed
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -157,7 +157,8 @@ def test_buckets_are_the_references(name, table):
 @pytest.mark.parametrize("name", STAGES)
 def test_masks_are_the_references(name):
     shares = MASKS.get(name, [0.0] * len(MASK_KINDS))
-    assert dump(load_stage(name).config.masks) == dict(zip(MASK_KINDS, shares, strict=True))
+    expected = {**dict(zip(MASK_KINDS, shares, strict=True)), "identity": None}
+    assert dump(load_stage(name).config.masks) == expected
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -208,7 +209,7 @@ def test_parts_then_the_stage_then_the_command_line_and_each_value_has_its_origi
     }
     assert stage.origins["optim.lr"] == "--set optim.lr=1e-5"
     unset = {"after", "init_from", "trainer.max_steps", "checkpoint.every_minutes"}
-    unset |= {"data.features", "validation.path"}
+    unset |= {"data.features", "masks.identity", "validation.path"}
     assert set(settings(stage.config)) - set(stage.origins) <= unset
 
 
@@ -320,6 +321,14 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
             ["the shares of masks add up to 1.1; at most 1 is possible"],
         ),
         (
+            ["masks.identity=0.7"],
+            ["the shares of masks, identity among them, add up to 0.9; expected 1"],
+        ),
+        (
+            ["masks.identity=0.9"],
+            ["the shares of masks add up to 1.1; at most 1 is possible"],
+        ),
+        (
             ["optim.schedule=one_cycle", "optim.max_lr=1e-3"],
             [
                 "optim.schedule = 'one_cycle' needs optim.min_lr",
@@ -356,6 +365,17 @@ def test_settings_that_do_not_go_together_are_refused(overrides, faults):
     with pytest.raises(ConfigError) as caught:
         load_stage("smoke", overrides)
     assert [fault.split(": ", 1)[1] for fault in caught.value.faults] == faults
+
+
+def test_masks_may_be_spelled_as_the_references_files_spell_them():
+    stage = load_stage("smoke", ["masks.intepolate=0.3", "masks.identity=0.5"])
+    assert (stage.config.masks.interpolate, stage.config.masks.identity) == (0.3, 0.5)
+    assert stage.origins["masks.interpolate"] == "--set masks.intepolate=0.3"
+    both = "masks={interpolate=0.1,intepolate=0.2}"
+    with pytest.raises(
+        ConfigError, match=r"no setting masks\.intepolate; did you mean masks\.inte"
+    ):
+        load_stage("smoke", [both])
 
 
 def test_all_faults_of_all_layers_are_told_at_once():

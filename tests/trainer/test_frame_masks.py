@@ -9,7 +9,7 @@ from trainer.config import load_stage
 from trainer.frame_masks import draw_frame_masks
 
 NONE = load_stage("stage4").config.masks
-KINDS = [field.name for field in dataclasses.fields(NONE)]
+KINDS = [field.name for field in dataclasses.fields(NONE) if field.name != "identity"]
 REFERENCE_SPELLING = {"interpolate": "intepolate"}
 
 
@@ -120,6 +120,13 @@ def test_a_mask_depends_on_its_clips_seed_alone():
 def drawn_from(config, seeds):
     mask = draw_frame_masks(config, 15, seeds)
     return torch.ones(len(seeds), 15, dtype=torch.bool) if mask is None else mask
+
+
+def test_what_is_said_to_be_unmasked_changes_no_mask():
+    config = load_stage("stage2").config.masks
+    said = dataclasses.replace(config, identity=0.75)
+    assert torch.equal(drawn(said, 15, 500), drawn(config, 15, 500))
+    assert draw_frame_masks(dataclasses.replace(NONE, identity=1.0), 15, range(10)) is None
 
 
 def test_a_batch_in_which_nothing_is_masked_has_no_mask():
