@@ -50,7 +50,8 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     with _locked(run):
         refuse_if_alive(run, remote)
         attempt = run.new_attempt()
-        write_json(run.config_json, dump(prepared.config))
+        if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
+            write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
         plan = prepared.site.plan(run.path, prepared.plan.start)
         started = Started(run, attempt, plan, time.time())

@@ -240,6 +240,10 @@ _RANGES = {
     "data.prefetch": (1, math.inf),
     "data.stuck_after_s": (0, math.inf),
     "optim.lr": (0, math.inf),
+    "optim.min_lr": (0, math.inf),
+    "optim.max_lr": (0, math.inf),
+    "optim.weight_decay": (0, math.inf),
+    "optim.eps": (0, math.inf),
     "optim.warmup_steps": (0, math.inf),
     "optim.cooldown_steps": (0, math.inf),
     "optim.grad_clip": (0, math.inf),
@@ -257,6 +261,7 @@ _RANGES = {
     "checkpoint.keep_every_steps": (0, math.inf),
     "log.every_steps": (1, math.inf),
 }
+_ABOVE_ZERO = ("flow.scale", "flow.transform_scale")
 
 
 # Rows of the null caption, which stands in for captions token by token.
@@ -335,8 +340,11 @@ def check_consistency(config: TrainConfig) -> list[str]:
         )
     faults += _mask_faults(config.masks)
     faults += _range_faults(config)
-    if not buckets.frames or list(buckets.frames) != sorted({*buckets.frames}):
-        faults.append(f"buckets.frames = {list(buckets.frames)}; expected rising numbers")
+    frames = list(buckets.frames)
+    if not frames or frames != sorted({*frames}) or frames[0] < 1:
+        faults.append(f"buckets.frames = {frames}; expected rising numbers from 1 on")
+    if not any(buckets.keep.values()):
+        faults.append("buckets.keep has no bucket, so no clip would be trained on")
     for resolution, row in buckets.keep.items():
         faults += _bucket_faults(buckets, resolution, row)
     return faults
@@ -355,12 +363,24 @@ def _mask_faults(masks: MasksConfig) -> Iterator[str]:
 
 
 def _range_faults(config: TrainConfig) -> Iterator[str]:
-    values = settings(config)
-    for key, (least, most) in _RANGES.items():
-        value = values[key]
-        if isinstance(value, int | float) and not least <= value <= most:
-            expected = f"at least {least}" if most == math.inf else f"{least} to {most}"
-            yield f"{key} = {value}; expected {expected}"
+    for key, value in settings(config).items():
+        if not _is_finite(value):
+            yield f"{key} = {value}; expected finite numbers"
+        elif isinstance(value, int | float):
+            least, most = _RANGES.get(key, (-math.inf, math.inf))
+            if not least <= value <= most:
+                expected = f"at least {least}" if most == math.inf else f"{least} to {most}"
+                yield f"{key} = {value}; expected {expected}"
+            if key in _ABOVE_ZERO and value <= 0:
+                yield f"{key} = {value}; expected more than 0"
+    if not all(0 <= beta < 1 for beta in config.optim.betas):
+        yield f"optim.betas = {list(config.optim.betas)}; expected numbers from 0 to below 1"
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _bucket_faults(

@@ -216,11 +216,11 @@ def test_parts_then_the_stage_then_the_command_line_and_each_value_has_its_origi
 def test_tables_merge_and_other_values_replace(tmp_path):
     write(tmp_path, "parts/all.toml", dump_toml(load_stage("smoke").config))
     write(tmp_path, "parts/more.toml", "[buckets.keep]\n240p = [1.0]\n360p = []\n")
-    write(tmp_path, "mine.toml", 'extends = ["all", "more"]\n[optim]\nbetas = [0, 1]\n')
+    write(tmp_path, "mine.toml", 'extends = ["all", "more"]\n[optim]\nbetas = [0, 0.5]\n')
     stage = load_stage("mine", folder=tmp_path)
     expected = load_stage("smoke").config
     keep = {**expected.buckets.keep, "240p": (1.0,), "360p": ()}
-    optim = dataclasses.replace(expected.optim, betas=(0.0, 1.0))
+    optim = dataclasses.replace(expected.optim, betas=(0.0, 0.5))
     buckets = dataclasses.replace(expected.buckets, keep=keep)
     assert stage.config == dataclasses.replace(expected, optim=optim, buckets=buckets)
     assert [type(beta) for beta in stage.config.optim.betas] == [float, float]
@@ -295,7 +295,32 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
     [
         (["epochs=0"], ["epochs = 0; expected at least 1"]),
         (["seed=-1"], ["seed = -1; expected 0 to 9223372036854775807"]),
-        (["optim.lr=nan"], ["optim.lr = nan; expected at least 0"]),
+        (["optim.lr=nan"], ["optim.lr = nan; expected finite numbers"]),
+        (["optim.lr=-1.0"], ["optim.lr = -1.0; expected at least 0"]),
+        (["guard.spike_factor=inf"], ["guard.spike_factor = inf; expected finite numbers"]),
+        (["flow.cfg_scale=nan"], ["flow.cfg_scale = nan; expected finite numbers"]),
+        (["flow.loc=-inf"], ["flow.loc = -inf; expected finite numbers"]),
+        (["flow.scale=nan"], ["flow.scale = nan; expected finite numbers"]),
+        (["flow.scale=0"], ["flow.scale = 0.0; expected more than 0"]),
+        (["flow.transform_scale=-1"], ["flow.transform_scale = -1.0; expected more than 0"]),
+        (["optim.eps=-1e-8"], ["optim.eps = -1e-08; expected at least 0"]),
+        (["optim.weight_decay=-0.1"], ["optim.weight_decay = -0.1; expected at least 0"]),
+        (
+            ["optim.betas=[0.9, 1.0]"],
+            ["optim.betas = [0.9, 1.0]; expected numbers from 0 to below 1"],
+        ),
+        (
+            ["optim.betas=[-0.1, 0.9]"],
+            ["optim.betas = [-0.1, 0.9]; expected numbers from 0 to below 1"],
+        ),
+        (
+            ["buckets.keep={144p=[],240p=[]}"],
+            ["buckets.keep has no bucket, so no clip would be trained on"],
+        ),
+        (
+            ["buckets.frames=[0, 17, 34]"],
+            ["buckets.frames = [0, 17, 34]; expected rising numbers from 1 on"],
+        ),
         (["optim.ema_decay=1.5"], ["optim.ema_decay = 1.5; expected 0 to 1"]),
         (["log.every_steps=0"], ["log.every_steps = 0; expected at least 1"]),
         (["model.grad_checkpoint=0"], ["model.grad_checkpoint = 0; expected at least 1"]),
@@ -339,7 +364,10 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
             ["after=stage1", "init_from=model.pth"],
             ["`after` and `init_from` both say where the weights come from; keep one"],
         ),
-        (["buckets.frames=[17, 1, 34]"], ["buckets.frames = [17, 1, 34]; expected rising numbers"]),
+        (
+            ["buckets.frames=[17, 1, 34]"],
+            ["buckets.frames = [17, 1, 34]; expected rising numbers from 1 on"],
+        ),
         (
             ["buckets.keep.240p=[1.0, 1.0, 1.0, 1.0]"],
             [
