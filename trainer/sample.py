@@ -21,6 +21,10 @@ from trainer.settings import ConfigError
 log = logging.getLogger("trainer")
 
 
+class NoCheckpoint(ConfigError):
+    """There is nothing to sample from; soractl's exit code for that is 6."""
+
+
 def write_video(video: Tensor, path: Path, fps: int) -> None:
     """uint8 [T, H, W, 3] as H.264 mp4, or PNG for one frame; under its name only when whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,18 +45,19 @@ def write_video(video: Tensor, path: Path, fps: int) -> None:
 
 
 def find_checkpoint(text: str, root: Path) -> Checkpoint:
-    """A checkpoint, or the newest complete one of a run or of `latest`; else ConfigError."""
+    """A checkpoint, or the newest complete one of a run or of `latest`; else NoCheckpoint."""
     path = Path(text)
     if (path / "checkpoint.json").exists() or "-global_step" in path.name:
         found = read_checkpoint(path)
         if isinstance(found, Checkpoint):
             return found
-        raise ConfigError([f"{path} is no complete checkpoint: {found[1]}"])
-    candidates = runs(root) if text == "latest" else [RunDir(path), RunDir(root / text)]
+        raise NoCheckpoint([f"{path} is no complete checkpoint: {found[1]}"])
+    paths = dict.fromkeys((path, root / text))  # one, where `text` is absolute
+    candidates = runs(root) if text == "latest" else [RunDir(path) for path in paths]
     complete = [checkpoint for run in candidates for checkpoint in run.checkpoints()]
     if not complete:
         looked = ", ".join(str(run.path) for run in candidates) or f"{root}/"
-        raise ConfigError([f"no complete checkpoint in {looked}"])
+        raise NoCheckpoint([f"no complete checkpoint in {looked}"])
     return complete[-1]
 
 
@@ -64,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         _sample(options)
     except (ConfigError, WeightsError) as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(6 if isinstance(error, NoCheckpoint) else 2) from None
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -148,6 +148,23 @@ def test_a_users_mistake_is_one_sentence(checkpoint, capsys, arguments, message)
     assert message in error
 
 
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("/nope", "no complete checkpoint in /nope"),
+        ("nope", "no complete checkpoint in nope, runs/nope"),
+        ("epoch0-global_step1", "epoch0-global_step1 is no complete checkpoint: no "),
+    ],
+)
+def test_nothing_to_sample_from_is_said_once_with_soractls_exit_code(capsys, checkpoint, message):
+    with pytest.raises(SystemExit) as caught:
+        sample.main([checkpoint, "--prompt", "a cat"])
+    assert caught.value.code == 6
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count(checkpoint) == message.count(checkpoint)
+
+
 def test_a_checkpoint_is_kept_while_it_is_read_and_nothing_is_made_of_a_damaged_one(
     checkpoint, tmp_path, capsys
 ):
