@@ -22,6 +22,13 @@ NODE_HEADERS = (
 GPU_HEADERS = ("NODE", "GPU", "NAME", "UTIL %", "MEM GiB", "POWER W", "TEMP C", "NOTE")
 PROCESS_HEADERS = ("NODE", "GPU", "PID", "USER", "MEM GiB", "RUN", "COMMAND")
 
+# Room for the longest cells that rows after the first may bring, beside the node's name.
+_TO_COME: dict[View, tuple[str, ...]] = {
+    "nodes": ("", "", "99999.9/99999.9", "", "", "", "", "999-long-stage-name", ""),
+    "gpus": ("", "NVIDIA H100 80GB HBM3", "", "999.9/999.9", "", "", ""),
+    "processes": ("", "9999999", "a-user-name", "999.9", "999-long-stage-name", ""),
+}
+
 _KEYS: dict[Order, Callable[[NodeGpus], float]] = {
     "util": lambda row: row.util_pct or 0,
     "mem": lambda row: row.mem_used_bytes or 0,
@@ -68,6 +75,7 @@ class Screen:
     def __init__(self, what: View, only: Only | None, order: Order, *, as_csv: bool) -> None:
         self._what, self._only, self._order, self._as_csv = what, only, order, as_csv
         self._early: list[NodeGpus] = []
+        self._widths: list[int] = []
 
     @property
     def can_be_early(self) -> bool:
@@ -75,9 +83,13 @@ class Screen:
         return self._order == "node" and not self._as_csv
 
     def early(self, look: Look) -> list[str]:
-        """The rows that are there, without a total."""
+        """The rows that are there, without a total, and with room for those that come."""
         self._early = choose(look.rows, self._only, self._order)
-        return text.table(*_apart(table(self._early, self._what), with_total=False))
+        headers, cells = _apart(table(self._early, self._what), with_total=False)
+        name = max((node.name for node in look.source.nodes), key=len)
+        to_come = (name, *_TO_COME[self._what])
+        self._widths = text.column_widths([headers, *cells, to_come])
+        return text.table(headers, cells, self._widths)
 
     def rest(self, look: Look) -> list[str]:
         """The rows that were not shown yet, and the total."""
@@ -86,9 +98,8 @@ class Screen:
             return lines(rows, self._what, as_csv=self._as_csv)
         late = {row.node.name for row in rows} - {row.node.name for row in self._early}
         headers, cells = _apart(table(rows, self._what), with_total=True)
-        aligned = text.table(headers, cells)[1:]
-        wanted = {*late, "total"}
-        return [line for line, row in zip(aligned, cells, strict=True) if row[0] in wanted]
+        wanted = [row for row in cells if row[0] in {*late, "total"}]
+        return text.table(headers, wanted, self._widths)[1:]
 
 
 def _apart(

@@ -130,10 +130,22 @@ def test_programs_get_everything_with_its_unit():
     }
 
 
-def test_rows_that_come_late_are_shown_below_those_that_were_quick():
-    source = NodeSource((DEAD.node, BUSY.node), "nodes.txt", None)
+def test_rows_that_come_late_are_shown_in_line_below_those_that_were_quick():
+    late = replace(BUSY, node=Node("a-longer-name"), notes=("late",))
+    source = NodeSource((late.node, BUSY.node), "nodes.txt", None)
     screen = gpu_report.Screen("nodes", None, "node", as_csv=False)
-    first = screen.early(Look(source, (BUSY,), 1.5))
-    rest = screen.rest(Look(source, (DEAD, BUSY), 5.0))
-    assert [line.split()[0] for line in first] == ["NODE", "n1"]
-    assert [line.split()[0] for line in rest] == ["n4", "total"]
+    first = screen.early(Look(source, (IDLE,), 1.5))
+    rest = screen.rest(Look(source, (late, IDLE), 5.0))
+    cells = [line.split() for line in (*first, *rest)]
+    assert [row[0] for row in cells] == ["NODE", "n2", "a-longer-name", "total"]
+    assert first[0].index("MEM GiB") == rest[0].index("144.0/160.0")
+    assert first[0].index("NOTE") == rest[0].index("late")
+
+
+@pytest.mark.parametrize("what", ["gpus", "processes"])
+def test_rows_of_gpus_and_processes_are_in_line_too(what):
+    source = NodeSource((BUSY.node, DEAD.node), "nodes.txt", None)
+    screen = gpu_report.Screen(what, None, "node", as_csv=False)
+    header, *_ = screen.early(Look(source, (BUSY,), 1.5))
+    [late] = screen.rest(Look(source, (BUSY, DEAD), 5.0))
+    assert header.index(header.split()[-1]) == late.index("unreachable")
