@@ -1,5 +1,6 @@
 """What launch and resume say: the plan, the start, the end."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from trainer.settings import settings
 
 TRACEBACK_LINES = 25
 LABELS = len("workdir")
+_RESUME = re.compile("`soractl resume .+?`")  # where a rank says itself how to go on
 
 
 def summary(prepared: Prepared) -> list[str]:
@@ -115,7 +117,9 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
     else:
         lines = [f"{run.name} failed{step} after {took}: {culprit(failure)}"]
     lines += [*failure_details(failure), f"logs: {text.path(begun.attempt.path)}/", saved]
-    return [*lines, *([f"next: `soractl resume {run.name}`"] if run.checkpoints() else [])]
+    said = _RESUME.search(failure.error)
+    following = said[0] if said else f"`soractl resume {run.name}`"
+    return [*lines, *([f"next: {following}"] if run.checkpoints() else [])]
 
 
 def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from trainer.ema import Ema
-from trainer.integrity import CheckedReader, refuse_damaged, unreadable
+from trainer.integrity import RESUME_IT, CheckedReader, refuse_damaged, unreadable
 from trainer.model.pretrained import WeightsError
 from trainer.node import Node, node_of
 from trainer.parallel import Ranks, ZeroOptimizer
@@ -167,7 +167,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     # the optimizer's index is a pickle: nothing of it is run before it is known
     known = ("model/", "ema/", "optimizer/.metadata")
     files = [name for name in checkpoint.manifest.files if name.startswith(known)]
-    node.ask_reader(lambda: refuse_damaged(checkpoint, files))
+    node.ask_reader(lambda: refuse_damaged(checkpoint, files, RESUME_IT))
     if node.is_reader:
         for name, tensor in read_whole(checkpoint.model):
             tensors[name].copy_(tensor)

@@ -14,6 +14,8 @@ from torch.futures import Future
 from trainer.model.pretrained import WeightsError
 from trainer.run_dir import MANIFEST, Checkpoint, RunDir, describe_file, read_checkpoint
 
+NAME_IT = "the complete checkpoint before it is {}"
+RESUME_IT = "`soractl resume {}` goes on from the complete checkpoint before it"
 _FILES_AT_ONCE = 8  # a core makes about 1 GB/s of checksums
 
 
@@ -28,17 +30,20 @@ class CheckedReader(dcp.FileSystemReader):
         """What this rank needs, and so the files that hold it."""
         places = (self.storage_data[item.storage_index] for item in plan.items)
         names = {f"optimizer/{place.relative_path}" for place in places}
-        refuse_damaged(self._checkpoint, sorted(names))
+        refuse_damaged(self._checkpoint, sorted(names), RESUME_IT)
         found: Future[None] = super().read_data(plan, planner)
         return found
 
 
-def refuse_damaged(checkpoint: Checkpoint, names: Iterable[str]) -> None:
-    """WeightsError for the first of these files that is not as it was written."""
+def refuse_damaged(checkpoint: Checkpoint, names: Iterable[str], instead: str = NAME_IT) -> None:
+    """WeightsError for the first of these files that is not as it was written.
+
+    `instead` says what to do with the complete checkpoint before it, if there is one.
+    """
     with ThreadPoolExecutor(_FILES_AT_ONCE, "checksums") as threads:
         for fault in threads.map(partial(_fault, checkpoint), names):
             if fault:
-                raise WeightsError(f"{fault}; {_what_else(checkpoint)}")
+                raise WeightsError(f"{fault}; {_advice(checkpoint, instead)}")
 
 
 def unreadable(checkpoint: Checkpoint, error: CheckpointException) -> BaseException:
@@ -46,7 +51,7 @@ def unreadable(checkpoint: Checkpoint, error: CheckpointException) -> BaseExcept
     cause = next(cause for cause, _ in error.failures.values())
     if isinstance(cause, OSError | EOFError | pickle.UnpicklingError):
         return WeightsError(
-            f"{checkpoint.optimizer} cannot be read: {cause}; {_what_else(checkpoint)}"
+            f"{checkpoint.optimizer} cannot be read: {cause}; {_advice(checkpoint, RESUME_IT)}"
         )
     return cause if isinstance(cause, WeightsError) else error
 
@@ -76,7 +81,7 @@ def _fault(checkpoint: Checkpoint, name: str) -> str:
     return f"{path} is damaged: it is not what {MANIFEST} says"
 
 
-def _what_else(checkpoint: Checkpoint) -> str:
+def _advice(checkpoint: Checkpoint, instead: str) -> str:
     run, step = RunDir(checkpoint.path.parent.parent), checkpoint.manifest.global_step
     lacking = set(checkpoint.manifest.left_out)
     before = [
@@ -86,4 +91,4 @@ def _what_else(checkpoint: Checkpoint) -> str:
     ]
     if not before:
         return f"no complete checkpoint is older than {checkpoint.name}"
-    return f"the complete checkpoint before it is {before[-1]}: name that one instead"
+    return instead.format(before[-1])

@@ -4,15 +4,17 @@ import json
 import math
 import shutil
 
-from trainer.run_dir import AttemptDir, RunDir
+from trainer.run_dir import AttemptDir, RunDir, read_json, write_json
 
 
 def take_over(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
     """Make a run's folder say what is true at `global_step`, where the attempt begins.
 
     Steps and checkpoints past it will be made again, so they move to the attempt's folder; drafts
-    of checkpoints go. Nothing that was complete is lost.
+    of checkpoints go. Nothing that was complete is lost. The attempt's settings become the run's
+    only now, so that those of a resume that was refused are never the next one's.
     """
+    write_json(run.config_json, read_json(attempt.config_json))
     _finish_or_drop_drafts(run)
     _set_aside_checkpoints(run, attempt, global_step)
     _set_aside_metrics(run, attempt, global_step)

@@ -49,8 +49,8 @@ from trainer.run_dir import (
     read_json,
     write_json,
 )
+from trainer.same_data import check_same_data, fingerprint
 from trainer.saver import Saver
-from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
 from trainer.step import Trainee
 from trainer.takeover import take_over
@@ -82,7 +82,7 @@ def main(run_path: str) -> None:
     run = RunDir(Path(run_path))
     attempt = run.attempts()[-1]
     try:
-        settings = config.read(run.config_json)
+        settings = config.read(attempt.config_json)
         with process_group(settings.trainer) as ranks:
             training = prepare(run, attempt, settings, ranks)
             training.run_to_the_end()
@@ -228,7 +228,7 @@ class Training:
             global_step=progress.global_step,
             world_size=self.ranks.world_size,
             consumed=progress.consumed,
-            data_fingerprint=_fingerprint(
+            data_fingerprint=fingerprint(
                 self.clips, self.trainee.config, self.features.draw_of(progress.epoch)
             ),
             costs=progress.costs,
@@ -254,7 +254,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
             progress = progress.start_of_epoch()
         else:
             draw = features.draw_of(progress.epoch)
-            _check_same_data(checkpoint, _fingerprint(clips, settings, draw))
+            check_same_data(run.name, checkpoint, fingerprint(clips, settings, draw))
     with _reading(checkpoint, origin, ranks):
         trainee = build(settings, ranks, origin, progress, features)
         if checkpoint:
@@ -340,28 +340,6 @@ def build(
         lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, progress.global_step),
         phases=phases,
     )
-
-
-def _fingerprint(clips: ClipTable, settings: TrainConfig, draw: int) -> dict[str, str]:
-    return {
-        "the clips of data.path": clips.fingerprint,
-        "buckets": str(derive_seed(str(settings.buckets))),
-        "balance.window": str(settings.balance.window),
-        "seed": str(settings.seed),
-        "the variant of data.features": str(draw),
-    }
-
-
-def _check_same_data(checkpoint: Checkpoint, now: dict[str, str]) -> None:
-    """A position in the data means nothing in other data."""
-    then = checkpoint.manifest.data_fingerprint
-    if changed := [name for name, value in now.items() if then.get(name) != value]:
-        raise ConfigError(
-            [
-                f"changed since {checkpoint.name}: {', '.join(changed)}; "
-                "`--reset-data` goes on with the weights and begins the epoch anew"
-            ]
-        )
 
 
 def _resume_point(origin: Mapping[str, Any]) -> Checkpoint | None:

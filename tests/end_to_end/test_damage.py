@@ -20,7 +20,7 @@ def test_a_damaged_checkpoint_ends_a_resume_with_one_sentence(tmp_path, clips_cs
     assert len([name for name in opened if name.startswith(".read-by-")]) == 1  # of the node
     assert second.readers() == []
     told = f"{shard} is damaged: it is not what checkpoint.json says; "
-    told += f"the complete checkpoint before it is {first.path}: name that one instead"
+    told += f"`soractl resume {first.path}` goes on from the complete checkpoint before it"
     failures = damaged.dir.rank_failures()
     assert [(row["error"], row["traceback"]) for row in failures] == [(told, None)] * 2
 

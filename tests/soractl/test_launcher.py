@@ -210,7 +210,11 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     settings = [
         read_json(path) for path in (run.config_json, *(a.config_json for a in run.attempts()))
     ]
-    assert [values["trainer"]["max_steps"] for values in settings] == [20, None, 20]
+    assert [values["trainer"]["max_steps"] for values in settings] == [
+        None,
+        None,
+        20,
+    ]  # until the trainer takes them over
     assert read_json(second.attempt.plan)["start"] == {
         "kind": "resume",
         "path": str(run.checkpoints_folder / "epoch0-global_step7"),
@@ -224,3 +228,17 @@ def wait_for(condition, seconds=10):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_rank_that_says_how_to_go_on_is_taken_at_its_word(workplace):
+    workplace.ranks(
+        """
+        save(1)
+        told = "other clips; `soractl resume 001-smoke --reset-data` begins the epoch anew"
+        failure = {"rank": 0, "node": "localhost", "error": told, "traceback": None}
+        write_json(attempt.rank_failure(0), {**failure, "time_unix_s": time.time()})
+        sys.exit(1)
+        """
+    )
+    done = workplace.soractl("launch", "smoke", "--force", code=1)
+    assert done.stdout.splitlines()[-1] == "next: `soractl resume 001-smoke --reset-data`"

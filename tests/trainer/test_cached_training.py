@@ -14,7 +14,7 @@ from trainer.data.cached_features import open_features
 from trainer.data.dataset import load_clips
 from trainer.model.pretrained import read_tensors
 from trainer.run_dir import RunDir, write_json
-from trainer.settings import ConfigError
+from trainer.settings import ConfigError, dump
 
 CACHED = {"both": ("text", "video"), "latents": ("video",), "captions": ("text",)}
 LENGTHS = (20, 25, 40, 19, 38, 22, 30, 26)
@@ -46,6 +46,7 @@ def train(group, settings, folder):
     folder.mkdir()
     run = RunDir(folder)
     attempt = run.new_attempt()
+    write_json(attempt.config_json, dump(settings))
     write_json(attempt.plan, {"start": {"kind": "fresh"}})
     run.checkpoints_folder.mkdir()
     logging.getLogger("trainer").setLevel(logging.WARNING)

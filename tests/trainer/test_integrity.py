@@ -39,8 +39,8 @@ def refuse(group, folder, file):
     with pytest.raises(WeightsError) as refused:
         rank.restore(damaged)
     assert str(refused.value) == (
-        f"{damaged.path / file} is damaged: it is not what checkpoint.json says; the complete "
-        f"checkpoint before it is {before.path}: name that one instead"
+        f"{damaged.path / file} is damaged: it is not what checkpoint.json says; "
+        f"`soractl resume {before.path}` goes on from the complete checkpoint before it"
     )
 
 
