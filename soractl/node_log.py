@@ -1,5 +1,6 @@
 """A node's log: its last lines, and new ones as they come."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,10 +8,15 @@ from pathlib import Path
 POLL_S = 0.5
 
 
+# Warnings and notes of torch, W&B and Python, which say nothing of how far a start is.
+_NOISE = re.compile(
+    r"(\[rank\d+\]:)?\[?[IW]\d{4} \d\d:\d\d:\d\d|wandb: |\S+:\d+: \w*Warning: |\s+warnings\.warn\("
+)
+
+
 def last_line(path: Path) -> str:
-    """The last line of a log that is not empty, or nothing."""
-    lines = tail(path)
-    return lines[-1] if lines else ""
+    """The last line of a log that says something, or nothing."""
+    return next((line for line in reversed(tail(path)) if not _NOISE.match(line)), "")
 
 
 def tail(path: Path, *, last_bytes: int = 2**16) -> list[str]:
