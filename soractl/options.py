@@ -30,7 +30,7 @@ def command(unsaid: Mapping[str, Unsaid]) -> type[TyperCommand]:
 def positive(value: float | None) -> float | None:
     """The number, if it is a time that can be waited for."""
     if value is not None and not (value > 0 and math.isfinite(value)):
-        raise typer.BadParameter(f"{value:g} is not above 0")
+        raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
     return value
 
 
