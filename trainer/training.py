@@ -127,7 +127,11 @@ class Training:
 
     def _run_epoch(self, loader: ClipLoader) -> None:
         epoch = self.progress.epoch
-        plan = self._plan()
+        plan, leaves_out = _plan_epoch(
+            self.clips, self.features, self.progress, self.trainee.config, self.ranks
+        )
+        if leaves_out:
+            log.info("clips that this epoch leaves out, of %d: %s", len(self.clips), leaves_out)
         total = self._total_steps(plan)
         log.info("epoch %d: step %d of %d", epoch, self.progress.step, self._steps_of_epoch(plan))
         if unreadable := self.run.unreadable_clips():
@@ -173,31 +177,6 @@ class Training:
             "of the last good step are saved, and `soractl resume latest --set optim.lr=LESS` "
             "goes on with them"
         )
-
-    def _plan(self) -> EpochPlan:
-        settings, epoch = self.trainee.config, self.progress.epoch
-        buckets = settings.buckets
-        rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
-        assignment = assign(self.clips, rules, settings.seed, self.features.draw_of(epoch))
-        plan = plan_epoch(
-            replace(assignment, epoch=epoch),
-            world_size=self.ranks.world_size,
-            window=settings.balance.window,
-            consumed=self.progress.finished_segments,
-            costs=self.progress.costs,
-        )
-        if not self.progress.finished_segments:
-            counts = left_out(self.clips, rules, assignment, plan)
-            told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-            if plan.steps == 0:
-                raise ConfigError(
-                    [
-                        f"{settings.data.path}: none of its {len(self.clips)} clips can be trained "
-                        f"on by {self.ranks.world_size} ranks: {told}; change data.path or buckets"
-                    ]
-                )
-            log.info("clips that this epoch leaves out, of %d: %s", len(self.clips), told or "none")
-        return plan
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:
         micro_steps = plan.steps - self.progress.micro_step
@@ -255,6 +234,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         else:
             draw = features.draw_of(progress.epoch)
             check_same_data(run.name, checkpoint, fingerprint(clips, settings, draw))
+    _plan_epoch(clips, features, progress, settings, ranks)  # refuses a table before networks load
     with _reading(checkpoint, origin, ranks):
         trainee = build(settings, ranks, origin, progress, features)
         if checkpoint:
@@ -283,6 +263,41 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     gc.freeze()
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
     return training
+
+
+def _plan_epoch(
+    clips: ClipTable,
+    features: CachedFeatures,
+    progress: Progress,
+    settings: TrainConfig,
+    ranks: Ranks,
+) -> tuple[EpochPlan, str]:
+    """What is left of an epoch; at its beginning, also which clips it leaves out.
+
+    ConfigError says why these are all.
+    """
+    buckets = settings.buckets
+    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+    assignment = assign(clips, rules, settings.seed, features.draw_of(progress.epoch))
+    plan = plan_epoch(
+        replace(assignment, epoch=progress.epoch),
+        world_size=ranks.world_size,
+        window=settings.balance.window,
+        consumed=progress.finished_segments,
+        costs=progress.costs,
+    )
+    if progress.finished_segments:
+        return plan, ""
+    counts = left_out(clips, rules, assignment, plan)
+    told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    if plan.steps == 0:
+        raise ConfigError(
+            [
+                f"{settings.data.path}: none of its {len(clips)} clips can be trained "
+                f"on by {ranks.world_size} ranks: {told}; change data.path or buckets"
+            ]
+        )
+    return plan, told or "none"
 
 
 @contextmanager

@@ -70,7 +70,9 @@ def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, 
 @pytest.mark.slow  # a start of two ranks
 def test_a_table_of_no_use_says_at_the_start_why_its_clips_fall_out(tmp_path, clips_csv):
     trainer = Trainer(tmp_path, clips_csv)
-    attempt = trainer.launch("buckets.batch_size={144p=[99,99],240p=[1,1]}")
+    attempt = trainer.launch(
+        "buckets.batch_size={144p=[99,99],240p=[1,1]}", "vae.weights=is/not/looked/for"
+    )
     assert attempt.end() == [1, 1]
     clips = len(pd.read_csv(clips_csv))
     said = {failure["error"] for failure in attempt.dir.rank_failures()}
