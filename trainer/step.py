@@ -45,8 +45,9 @@ class StepResult:
 
     @property
     def loss(self) -> Tensor:
-        """Scalar: the mean over the micro batches of their clips' mean; an empty one counts 0."""
-        return torch.stack([one.losses.mean() * bool(one.clips) for one in self.micro]).mean()
+        """Scalar: the mean over the micro batches of their clips' mean; NaN if all are empty."""
+        means = [one.losses.mean() for one in self.micro if one.clips]
+        return torch.stack(means).mean() if means else torch.tensor(torch.nan)
 
 
 @dataclass(frozen=True)

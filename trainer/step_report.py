@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer import phases
 from trainer.step import MicroResult, StepResult
@@ -41,7 +42,7 @@ class Means:
 class Report:
     """What one rank did."""
 
-    losses: list[float]  # of its steps
+    losses: list[float]  # of its steps; NaN for one without clips
     grad_norms: list[float]  # of the steps, over all ranks
     work: list[Counter[str]]  # of its steps: FLOPs by resolution and length
     means: Means  # by the names of metrics
@@ -109,8 +110,8 @@ def summary(reports: Sequence[Report], elapsed_s: float, peak: float | None) -> 
     if peak:
         speed["speed/mfu"] = speed["speed/tflops_per_rank"] * 1e12 / peak
     return {
-        "loss": float(losses[:, -1].mean()),
-        "avg_loss": float(losses.mean()),
+        "loss": _mean_of_finite(losses[:, -1]),
+        "avg_loss": _mean_of_finite(losses),
         "s_per_step": elapsed_s / steps,
         "clips_per_s": sum(one.clips for one in reports) / elapsed_s,
         **speed,
@@ -126,6 +127,12 @@ def band_name(share: float) -> str:
     """`loss/t/0.0-0.2`, for a timestep of this share of the noise."""
     band = min(BANDS - 1, int(share * BANDS))
     return f"loss/t/{band / BANDS:.1f}-{(band + 1) / BANDS:.1f}"
+
+
+def _mean_of_finite(losses: NDArray[np.float64]) -> float:
+    """Steps without clips have no loss, and one that is left out must not hide the others'."""
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean()) if finite.size else math.nan
 
 
 def _work(step: StepResult) -> Counter[str]:

@@ -93,6 +93,7 @@ def test_a_clip_of_nan_on_one_rank_costs_both_one_step_and_no_weight(tmp_path, c
     rows = [json.loads(line) for line in attempt.run.metrics.read_text().splitlines()]
     found = [(row["global_step"], row["skipped_steps"]) for row in rows]
     assert found == [(1, 0), (2, 1), (3, 1), (4, 1)]
+    assert all(row["avg_loss"] > 0 for row in rows)
     saved = attempt.run.checkpoints()[-1]
     assert (saved.manifest.global_step, saved.manifest.skipped_steps) == (4, 1)
     for folder in (saved.model, saved.ema):

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ TIMES = [SPANS, ENDING, SPANS, ENDING]
 
 def test_a_rank_reports_means_of_what_it_trained_on():
     found = report(STEPS, TIMES, 1000, seen=set())
-    assert found.losses == [2.75, 2.0]  # the mean over micro batches; an empty one counts 0
+    assert found.losses == [2.75, 4.0]  # the mean over micro batches that had clips
     values = found.means.values
     assert {name: values[name] for name in values if name.startswith("loss/")} == {
         "loss/bucket/144p-17": 11 / 4,
@@ -73,8 +75,8 @@ def test_all_ranks_together_give_the_metrics_and_the_slow_rank():
     slow = [{**spans, "forward": 4.0} for spans in TIMES]
     reports = [report(STEPS, spans, 1000, set()) for spans in (TIMES, slow, TIMES)]
     values = summary(reports, elapsed_s=40.0, peak=1000.0)
-    assert values["loss"] == 2.0
-    assert values["avg_loss"] == 2.375
+    assert values["loss"] == 4.0
+    assert values["avg_loss"] == 3.375
     assert values["s_per_step"] == 20.0
     assert values["clips_per_s"] == 15 / 40
     assert values["speed/tokens_per_s"] == 3 * (2 * SMALL.tokens + LARGE.tokens) / 40
@@ -83,6 +85,22 @@ def test_all_ranks_together_give_the_metrics_and_the_slow_rank():
     assert (values["ranks/slowest"], values["ranks/slowest_s"]) == (1, 19.0)
     assert values["ranks/mean_s"] == pytest.approx((15 + 19 + 15) / 3)
     assert values["time/wait_s"] == pytest.approx(2 * 2 * (2 + 2) / 3 / 2)
+
+
+def test_neither_an_empty_batch_nor_a_loss_of_nan_counts_in_the_average():
+    empty = step(micro(SMALL, [9.0], [0.0], clips=0))
+    broken = step(micro(SMALL, [math.nan], [0.0]))
+    good = [step(micro(SMALL, [loss], [0.0])) for loss in (1.0, 2.0, 4.0)]
+    nothing, none = [empty, broken], [broken, empty]
+
+    def averages(*by_rank):
+        reports = [report(steps, [ENDING] * 2, 1000, set()) for steps in by_rank]
+        values = summary(reports, 40.0, None)
+        return values["loss"], values["avg_loss"]
+
+    assert averages([good[0], broken], [empty, good[2]]) == (4.0, 2.5)
+    assert averages([good[0], broken], [good[1], empty])[1] == 1.5
+    assert [math.isnan(value) for value in averages(nothing, none)] == [True, True]
 
 
 def starting(values, prefix):
