@@ -234,9 +234,15 @@ def test_xl_has_the_published_names_shapes_and_counts(golden):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 1_201_595_936
 
 
-def test_3b_has_the_published_size():
+def test_3b_has_the_names_of_xl_with_wider_shapes_and_the_published_size(golden):
     with torch.device("meta"):
         model = STDiT3(STDiT3Config(**SIZES["STDiT3-3B/2"]))
+    state = published_state(golden, "STDiT3-XL/2")["state"]
+    # heads are as wide as XL's, 72, so only multiples of the width differ
+    assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == {
+        name: [size // 1152 * 1872 if size % 1152 == 0 else size for size in shape]
+        for name, (shape, *_) in state.items()
+    }
     assert sum(parameter.numel() for parameter in model.parameters()) == 3_182_211_572
     assert model.rope.freqs.shape == (36,)
 
@@ -279,6 +285,31 @@ def test_a_dropped_caption_reads_as_many_tokens_of_the_null_caption():
     null["y"][1] = model.null_caption
     dropped = model(**given, drop_captions=torch.tensor([False, True]))
     torch.testing.assert_close(dropped, model(**null), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_forward_pass_never_waits_for_the_device():
+    model = smoke_model().to("cuda", torch.bfloat16).train()
+
+    def given(lengths):
+        on_host = ("mask", "height", "width")
+        found = {
+            name: tensor if name in on_host else tensor.to("cuda")
+            for name, tensor in random_inputs(lengths=lengths).items()
+        }
+        frames = torch.tensor([[True, False, True], [True, True, True]], device="cuda")
+        drop = torch.tensor([True, False], device="cuda")
+        return {**found, "x_mask": frames, "drop_captions": drop}
+
+    model(**given((5, 32)))
+    for lengths in ((5, 32), (7, 3)):
+        inputs = given(lengths)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            output = model(**inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert output.isfinite().all()
 
 
 def test_a_caption_without_a_token_is_refused():
