@@ -162,7 +162,7 @@ def _nodes_of(run: RunDir) -> tuple[Node, ...]:
 
 
 def _hostfile_of(run: RunDir) -> Path | None:
-    hostfile = read_json(run.run_json)["hostfile"]
+    hostfile = read_json(run.run_json).get("hostfile")
     return Path(hostfile) if hostfile else None
 
 

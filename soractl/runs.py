@@ -10,7 +10,7 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.nodes import Node, parse_node_list
 from soractl.ssh_config import SshOptions
-from trainer.run_dir import AttemptDir, RunDir, read_json, runs
+from trainer.run_dir import AttemptDir, RunDir, RunDirError, read_json, runs
 
 LATEST = "latest"
 
@@ -83,10 +83,13 @@ def last_attempt(run: RunDir) -> AttemptDir | None:
 def recorded(attempt: AttemptDir) -> Recorded:
     """Where an attempt runs, in node rank order."""
     plan = read_json(attempt.plan)
-    nodes = tuple(_node(values) for values in plan["nodes"])
-    ranks = tuple(int(values["ranks"]) for values in plan["nodes"])
-    started = float(plan["started_unix_s"])
-    return Recorded(str(plan["run_id"]), nodes, ranks, SshOptions(**plan["ssh"]), started)
+    try:
+        nodes = tuple(_node(values) for values in plan["nodes"])
+        ranks = tuple(int(values["ranks"]) for values in plan["nodes"])
+        started = float(plan["started_unix_s"])
+        return Recorded(str(plan["run_id"]), nodes, ranks, SshOptions(**plan["ssh"]), started)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirError(f"{attempt.plan} does not say where it runs: {error!r}") from None
 
 
 def ssh_options(run: RunDir) -> SshOptions:

@@ -21,7 +21,7 @@ _RUN_NAME = re.compile(r"(\d{3,})-(.+)")
 _CHECKPOINT_NAME = re.compile(r"epoch(\d+)-global_step(\d+)")
 
 
-class RunDirError(Exception):
+class RunDirError(ValueError):
     """Something about a run's folder is not as it must be; the message names the path."""
 
 
@@ -376,10 +376,13 @@ def what_is_missing(manifest: Manifest, sizes: Mapping[str, int]) -> str | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file with one object."""
-    values = json.loads(path.read_text())
+    """A JSON file with one object; else RunDirError."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunDirError(f"{path} is damaged, it is no JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object")
+        raise RunDirError(f"{path} is damaged, it holds no JSON object")
     return values
 
 

@@ -4,7 +4,7 @@ from soractl.errors import SoractlError
 from soractl.nodes import Node
 from soractl.runs import Recorded, find_run, log_of, node_as_json, recorded, run_of_checkpoint
 from soractl.ssh_config import SshOptions
-from trainer.run_dir import create_run, write_json
+from trainer.run_dir import RunDirError, create_run, write_json
 
 
 @pytest.fixture
@@ -81,3 +81,19 @@ def test_the_log_of_a_node_is_that_of_the_newest_attempt(root):
     with pytest.raises(SoractlError) as caught:
         log_of(run, "n3")
     assert caught.value.message == "001-stage1 does not run on n3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"run_id": ', "is damaged, it is no JSON: Expecting value"),
+        ("[]", "is damaged, it holds no JSON object"),
+        ("{}", "does not say where it runs: KeyError('nodes')"),
+    ],
+)
+def test_a_damaged_plan_is_named(root, text, message):
+    attempt = attempt_on(find_run(root, "1"), Node("n1"))
+    attempt.plan.write_text(text)
+    with pytest.raises(RunDirError) as caught:
+        recorded(attempt)
+    assert str(caught.value).startswith(f"{attempt.plan} {message}")
