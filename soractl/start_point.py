@@ -70,6 +70,13 @@ def for_resume(run: RunDir) -> StartPoint:
 
 def from_checkpoint(path: Path) -> StartPoint:
     """Resume from exactly this folder; exit code 6 when it is not complete."""
+    if not path.exists():
+        there = RunDir(path.parent.parent).checkpoints()
+        raise SoractlError(
+            f"{path} does not exist",
+            hint=f"the newest complete checkpoint is {there[-1].path}" if there else None,
+            exit_code=ExitCode.NOTHING_SUITABLE,
+        )
     found = read_checkpoint(path)
     if isinstance(found, Checkpoint):
         return StartPoint("resume", _with_optimizer(found).path)

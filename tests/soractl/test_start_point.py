@@ -162,3 +162,13 @@ def test_a_named_checkpoint_must_be_complete(root, run_with):
         6,
         f"{path} is not a complete checkpoint: weights is missing",
     )
+
+
+def test_a_checkpoint_that_does_not_exist_is_said_with_the_newest_that_does(root, run_with):
+    run = run_with(root, "stage1", 5)
+    missing = run.checkpoints_folder / "epoch9-global_step9"
+    with pytest.raises(SoractlError) as caught:
+        from_checkpoint(missing)
+    newest = f"the newest complete checkpoint is {run.checkpoints()[0].path}"
+    told = caught.value
+    assert (told.exit_code, told.message, told.hint) == (6, f"{missing} does not exist", newest)
