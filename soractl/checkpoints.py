@@ -90,15 +90,15 @@ def latest(root: Path, name: str) -> Checkpoint:
     run = find_run(root, name)
     checkpoints = run.checkpoints()
     if not checkpoints:
-        raise SoractlError(
-            f"{run.path} has no complete checkpoint", exit_code=ExitCode.NOTHING_SUITABLE
-        )
+        raise _none_complete(str(run.path), {})
     return checkpoints[-1]
 
 
 def verify(root: Path, what: str, show: Show) -> Verified:
     """Read every file of a run's checkpoints, or of one, and compare it with its checksum."""
     checkpoints, incomplete = _meant(root, what)
+    if not checkpoints:
+        raise _none_complete(what, incomplete)
     total = sum(total_bytes(checkpoint.manifest.files) for checkpoint in checkpoints)
     meter = Meter("checking", total, show)
     broken = {}
@@ -120,10 +120,26 @@ def prune(root: Path, name: str, rule: Rule, *, dry_run: bool) -> Pruned:
     old = superseded(checkpoints, last, every)
     if not dry_run:
         for checkpoint in old:
-            with suppress(FileNotFoundError):  # a training that goes on removes them too
-                checkpoint.remove()
+            _remove(checkpoint)
     kept = tuple(checkpoint for checkpoint in checkpoints if checkpoint not in old)
     return Pruned(run, tuple(old), kept, last, every, dry_run)
+
+
+def _remove(checkpoint: Checkpoint) -> None:
+    try:
+        with suppress(FileNotFoundError):  # a training that goes on removes them too
+            checkpoint.remove()
+    except OSError as error:
+        raise SoractlError(
+            f"{checkpoint.path} cannot be removed: {error.strerror}", exit_code=ExitCode.FAILED
+        ) from None
+
+
+def _none_complete(what: str, incomplete: Mapping[str, str]) -> SoractlError:
+    seen = "".join(f"; {name}: {why}" for name, why in incomplete.items())
+    return SoractlError(
+        f"{what} has no complete checkpoint{seen}", exit_code=ExitCode.NOTHING_SUITABLE
+    )
 
 
 def _row(checkpoint: Checkpoint, now_unix_s: float) -> Row:

@@ -10,7 +10,13 @@ from pathlib import Path
 from soractl.errors import ExitCode, SoractlError
 from soractl.nodes import Node, parse_node_list
 from soractl.remote import NodeResult, Remote, Request
-from soractl.verification import Arrival, Facts, broken_on_arrival, total_bytes
+from soractl.verification import (
+    Arrival,
+    Facts,
+    broken_files,
+    broken_on_arrival,
+    total_bytes,
+)
 from trainer.run_dir import (
     MANIFEST,
     Checkpoint,
@@ -132,6 +138,10 @@ class Here:
             (folder / name).unlink(missing_ok=True)
         return faults
 
+    def damaged(self, folder: Path, files: Mapping[str, Facts]) -> dict[str, str]:
+        """Path and fault of each file that is not as its manifest says; all are left alone."""
+        return broken_files(folder, files, lambda _: None)
+
     def make_room(self, run: RunDir, kept: Collection[str]) -> None:
         """Make the run's folders; delete the beginnings of copies that nobody goes on with."""
         try:
@@ -182,11 +192,16 @@ class There:
     ) -> dict[str, str]:
         """Path and fault of each file that is not as its manifest says; they are deleted."""
         arrival.wait()
+        faults = self.damaged(folder, files)
+        if faults:
+            self._ask(_FORGET, folder, stdin="".join(f"{name}\n" for name in faults))
+        return faults
+
+    def damaged(self, folder: Path, files: Mapping[str, Facts]) -> dict[str, str]:
+        """Path and fault of each file that is not as its manifest says; all are left alone."""
         sums = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
         told = self._ask(_BROKEN, folder, stdin=sums, deadline_s=_patience(files))
         faults = dict(line.rpartition(": ")[::2] for line in told.splitlines())
-        if faults:
-            self._ask(_FORGET, folder, stdin="".join(f"{name}\n" for name in faults))
         known = {"FAILED": "has another checksum than its manifest"}
         return {name: known.get(word, "cannot be read") for name, word in faults.items()}
 

@@ -23,6 +23,7 @@ from trainer.run_dir import Checkpoint, RunDir
 Display = Callable[[], AbstractContextManager[Show]]
 Say = Callable[[str], None]
 LOOK_AGAIN_S = 0.1
+DAMAGED_AT_SOURCE = "is damaged at the source"
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Synced:
 
 def dry_run(wishes: Wishes, environ: Mapping[str, str]) -> SyncPlan:
     """The plan alone."""
-    with _ends(find_way(wishes, environ)) as (way, source, destination):
+    with _ends(find_way(wishes, environ)) as (way, source, destination), _os_faults():
         return _look(wishes, way, source, destination)
 
 
@@ -54,7 +55,7 @@ def rounds(
     found = find_way(wishes, environ)
     while True:
         try:
-            with _ends(found) as (way, source, destination):
+            with _ends(found) as (way, source, destination), _os_faults():
                 planned = _look(wishes, way, source, destination)
                 say(f"{planned.run.name} from {way.source} to {way.destination}")
                 with display() as show:
@@ -168,9 +169,14 @@ class _Copier:
             raise finishing.fault
         name = finishing.item.checkpoint.name
         if finishing.broken:
-            self._synced.broken[name] = finishing.broken
+            self._synced.broken[name] = finishing.broken | self._damaged_at_source(finishing)
         else:
             self._synced.copied.append(finishing.item)
+
+    def _damaged_at_source(self, finishing: "_Finishing") -> dict[str, str]:
+        checkpoint = finishing.item.checkpoint
+        files = {name: checkpoint.manifest.files[name] for name in finishing.broken}
+        return dict.fromkeys(self._source.damaged(checkpoint.path, files), DAMAGED_AT_SOURCE)
 
 
 class _Finishing(threading.Thread):
@@ -206,6 +212,16 @@ class _Finishing(threading.Thread):
 
     def _count(self, count: int) -> None:
         self._checked_bytes += count
+
+
+@contextmanager
+def _os_faults() -> Iterator[None]:
+    """A folder that cannot be used here is the user's to put right, or passes."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise SoractlError(f"{where}{error.strerror}", exit_code=ExitCode.FAILED) from None
 
 
 @contextmanager

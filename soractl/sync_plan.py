@@ -1,7 +1,9 @@
 """What `sync` would copy: from where to where, which checkpoints, and every command line."""
 
 import hashlib
+import os
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,16 +95,22 @@ class SyncPlan:
         """The file here that is locked while this is copied."""
         if self.way.destination.node.local:
             return self.copy_of_run.checkpoints_folder / LOCK
-        return self.run.checkpoints_folder / f".{self.way.reader}.lock"
+        # not in the source, which may be read-only
+        name = f"soractl-{os.getuid()}-{self.run.name}-{self.way.reader}.lock"
+        return Path(tempfile.gettempdir()) / name
 
 
 def find_way(wishes: Wishes, environ: Mapping[str, str]) -> Way:
     """The two ends that are meant; SoractlError when they cannot be."""
+    if wishes.with_optimizer and wishes.ema_only:
+        raise SoractlError("--with-optimizer and --ema-only exclude each other")
     found = find_nodes(wishes.hostfile, environ=environ)
     runs_here = Place(this_machine(), Path("runs").absolute())
     source = destination = runs_here
     if wishes.source:
         source = parse_place(wishes.source, this_machine())
+    elif RunDir(Path(wishes.run)).run_json.is_file():
+        source = Place(this_machine(), Path(wishes.run).absolute().parent)
     elif wishes.hostfile or not wishes.destination:
         workdir = cluster.load(found.hostfile)[0].workdir or Path.cwd()
         source = Place(found.nodes[0], Path(workdir) / "runs")

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from soractl import text
-from soractl.sync import Synced
+from soractl.sync import DAMAGED_AT_SOURCE, Synced
 from soractl.sync_plan import SyncPlan
+
+_AGAIN = "; it is copied again next time"
 
 
 def plan_lines(plan: SyncPlan) -> list[str]:
@@ -29,7 +31,7 @@ def lines(synced: Synced) -> list[str]:
     """What was copied, what was not and why, and the count."""
     plan = synced.plan
     faults = [
-        f"{name}: {file} {fault}; it is copied again next time"
+        f"{name}: {file} {fault}{_AGAIN if fault != DAMAGED_AT_SOURCE else ''}"
         for name, files in synced.broken.items()
         for file, fault in files.items()
     ]

@@ -125,3 +125,12 @@ def test_the_commands_say_what_they_found_and_end_with_its_code(workplace, save_
         f"removed runs/001-stage1/checkpoints/{first.name}",
         "removed 1 checkpoint, 4.0 kB; kept 1 (the last 1, and what is being read)",
     ]
+
+
+def test_a_run_without_a_complete_checkpoint_is_not_verified(tmp_path):
+    run = create_run(tmp_path, "stage1")
+    (run.checkpoints_folder / "epoch0-global_step5").mkdir()
+    with pytest.raises(SoractlError) as caught:
+        verify(tmp_path, "1", lambda _: None)
+    told = "1 has no complete checkpoint; epoch0-global_step5: no checkpoint.json"
+    assert (caught.value.exit_code, caught.value.message) == (6, told)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from soractl.checkpoints import Rule, prune, verify
 from soractl.errors import SoractlError
 from soractl.nodes import Node
 from soractl.places import Place, Seen, There, incoming_path, parse_look, parse_place
@@ -351,8 +352,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_never_published(lab, save_
     broken.write_bytes(bytes(len(good)))
     stdout, _ = lab.sync("latest", *way, code=1)
     assert stdout.splitlines()[1] == (
-        "epoch0-global_step5: model/model 1.safetensors has another checksum than its manifest; "
-        "it is copied again next time"
+        "epoch0-global_step5: model/model 1.safetensors is damaged at the source"
     )
     assert names(copy) == ["epoch0-global_step6"]
     broken.write_bytes(good)
@@ -674,3 +674,63 @@ def test_a_sync_may_be_killed_at_any_moment(lab, save_weights, push, rounds):
     for step in (1, 2, 3):
         save_weights(run, step, 3_000_000)
     assert kill_at_random(lab, run, copy, way, rounds=rounds, seed=rounds) < rounds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "/proc/foo"], "/proc/foo"),
+        (["--to", "file"], "file/001-stage1"),
+        (["--from", "file", "--to", "other"], "there is no run in "),
+    ],
+)
+def test_a_folder_of_no_use_is_one_sentence(lab, save_weights, arguments, message):
+    save_weights(lab.run_at(lab.here / "runs"), 5)
+    (lab.here / "file").touch()
+    _, stderr = lab.sync("latest", *arguments, code=6 if "other" in arguments else 1)
+    assert "Traceback" not in stderr
+    assert message in stderr.splitlines()[-1 if "other" not in arguments else -2]
+
+
+def test_a_run_that_is_named_by_its_folder_is_taken_from_there(lab, save_weights):
+    lab.run_at(lab.here / "runs")
+    run = lab.run_at(lab.there / "elsewhere")
+    save_weights(run, 5)
+    lab.sync(str(run.path))
+    assert_copied(run, lab.copy_of(run))
+
+
+def test_what_is_watched_for_comes_though_a_round_failed(lab, save_weights):
+    run = lab.run_at(lab.here / "runs")
+    save_weights(run, 5)
+    (lab.here / "copy").touch()
+    process = lab.start("latest", "--to", "copy", "--watch", "0.2")
+    said = iter(process.stderr.readline, "")
+    assert any("trying again in 0.2 s" in line for line in said)
+    (lab.here / "copy").unlink()
+    wait_for(lambda: names(RunDir(lab.here / "copy" / run.name)))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+def test_a_read_only_folder_of_runs_is_copied_from_and_checked_but_not_pruned(
+    lab, small_disk, save_weights
+):
+    disk = small_disk("400k")
+    run = lab.run_at(disk)
+    for step in (1, 2, 3):
+        save_weights(run, step)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    lab.sync("latest", "--from", str(disk))
+    assert_copied(run, lab.copy_of(run))
+    lab.sync("latest", "--from", str(disk), "--to", f"{lab.node}:{lab.there}/copy")
+    assert verify(disk, "1", lambda _: None).exit_code == 0
+    with pytest.raises(SoractlError, match="cannot be removed: Read-only file system"):
+        prune(disk, "1", Rule(), dry_run=False)
+
+
+def test_two_ways_to_say_what_to_copy_exclude_each_other(workplace):
+    with pytest.raises(SoractlError, match="exclude each other") as refused:
+        find_way(Wishes(destination="copy", with_optimizer=True, ema_only=True), {})
+    assert refused.value.exit_code == 2
