@@ -99,3 +99,15 @@ def test_checkpoints_by_the_clock_are_saved_once_when_they_are_due(tmp_path, cli
     assert attempt.end() == [0]
     steps = [checkpoint.manifest.global_step for checkpoint in attempt.run.checkpoints()]
     assert steps == [3, 6, 7]  # asked for, voted on, and made a step later; the last at the end
+
+
+@pytest.mark.slow  # two starts of a rank
+def test_a_finished_run_that_is_resumed_ends_at_once_and_well(tmp_path, clips_csv):
+    settings = ["epochs=1", "buckets.keep={144p=[0.0,1.0],240p=[0.0,0.0]}"]
+    trainer = Trainer(tmp_path, clips_csv, *settings, "buckets.batch_size={144p=[1,8],240p=[1,1]}")
+    attempt = trainer.launch(world_size=1)
+    assert attempt.end() == [0]
+    before = rows(attempt.run)
+    resumed = trainer.resume(world_size=1)
+    assert resumed.end() == [0]
+    assert rows(resumed.run) == before
