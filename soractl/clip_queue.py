@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,14 @@ from soractl.journal import Journal
 from soractl.nodes import Node
 from soractl.remote import NodeResult, Remote, Request, everywhere
 
+FIRST_CHUNK_S = 1.0  # of a node, so that progress is seen soon; each next one is twice as long
 CHUNK_S = 10.0  # at most so much work is done anew after a kill
 MOST_CLIPS = 4096  # of a chunk: some hundred kilobytes of paths
 FEWEST_CLIPS = 16
 START_S = 60.0  # a node may take so long to load its libraries from a busy file server
 TRIES = 3  # in a row without any answer, and a node is given up
 PAUSE_S = 2.0  # between them
+LAST_WORDS_S = 3.0  # at Ctrl-C, until what the nodes had said is noted
 LONGEST_S = 30 * 86_400.0
 IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 INTERRUPTED = "interrupted"
@@ -36,13 +38,14 @@ class Reading:
     workers: int  # processes a node; 0: as many as it has cores
     stuck_after_s: float  # a clip that takes longer is given up
     cluster: Cluster = field(default_factory=Cluster)
+    hang_up: Callable[[], None] = lambda: None  # at Ctrl-C: ends all requests at once
 
-    def request(self, node: Node, tasks: Iterable[Task]) -> Request:
-        """What a node is asked for; the clips travel over stdin."""
+    def request(self, node: Node, tasks: Iterable[Task], seconds: float) -> Request:
+        """What a node is asked for: clips, over stdin, of which none begins after `seconds`."""
         environment = self.cluster.environment or str(Path(sys.executable).parent)
         options = {
             "--workers": self.workers,
-            "--seconds": CHUNK_S,
+            "--seconds": seconds,
             "--stuck-after": self.stuck_after_s,
         }
         argv = (
@@ -77,13 +80,21 @@ def read_clips(
         not journal.entries[task["path"]]["ok"] for task in tasks if task["path"] in journal.entries
     )
     counter = counting.Counter(len(tasks), len(tasks) - len(left), failed, show)
+    counter.advance(0, 0)
     queue = _Queue(left, len(nodes), journal, counter)
 
     def serve(node: Node) -> tuple[str, str]:
         return node.name, queue.serve(node, remote, reading)
 
-    ends = everywhere(nodes, serve, lambda node, error: (node.name, error), deadline_s=LONGEST_S)
-    queue.stop()
+    try:
+        ends = everywhere(
+            nodes, serve, lambda node, error: (node.name, error), deadline_s=LONGEST_S
+        )
+        queue.stop()
+        reading.hang_up()
+        queue.wait(LAST_WORDS_S)
+    finally:
+        queue.close()
     return {name: fault for name, fault in ends if fault}
 
 
@@ -97,17 +108,19 @@ class _Queue:
         self._at_work = 0  # chunks
         self._changed = threading.Condition()
         self._stopped = threading.Event()
+        self._closed = False
 
     def serve(self, node: Node, remote: Remote, reading: Reading) -> str:
         """Let a node read until nothing is left; why it was given up, if it was."""
-        faults = 0
+        faults, seconds = 0, FIRST_CHUNK_S
         while chunk := self._take():
             answers: list[dict[str, Any]] = []
             try:
-                result = remote(node, reading.request(node, chunk), reading.deadline_s)
+                result = remote(node, reading.request(node, chunk, seconds), reading.deadline_s)
                 answers = _answers(result, chunk)
             finally:
                 self._give(chunk, answers)
+            seconds = min(2 * seconds, CHUNK_S)
             faults = 0 if answers else faults + 1
             if faults == TRIES:
                 return _fault(result)
@@ -116,10 +129,21 @@ class _Queue:
         return ""
 
     def stop(self) -> None:
-        """Nothing more is begun or noted."""
+        """Nothing more is begun."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """Until all that was begun is noted, or this time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._at_work, seconds)
+
+    def close(self) -> None:
+        """Nothing more is begun or noted."""
+        self.stop()
+        with self._changed:
+            self._closed = True
 
     def _take(self) -> list[Task]:
         """Some clips; none when all are read."""
@@ -137,7 +161,7 @@ class _Queue:
     def _give(self, chunk: Sequence[Task], answers: Sequence[dict[str, Any]]) -> None:
         """Note the answers; the clips without one are for whoever comes next."""
         with self._changed:
-            if self._stopped.is_set():
+            if self._closed:
                 return
             self._journal.add(answers)
             answered = {answer["path"] for answer in answers}

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+LONGEST_S = 86_400.0  # for a clip
+
+
 @dataclass(frozen=True)
 class Wishes:
     """What was asked for."""
@@ -61,14 +64,18 @@ class Checked:
 
 def check(wishes: Wishes, environ: Mapping[str, str], show: counting.Show) -> Checked:
     """Decode every clip that the job log does not know; any number of nodes share the work."""
+    if not 0 < wishes.timeout_s <= LONGEST_S:
+        raise SoractlError(
+            f"--timeout is more than 0 and at most {LONGEST_S:g} s: {wishes.timeout_s:g}"
+        )
     if wishes.out is not None:
         data_table.check_output(wishes.out, [wishes.table])
     table = data_table.read(wishes.table)
     source = find_nodes(wishes.hostfile, environ=environ)
     facts, _ = cluster.load(source.hostfile)
-    reading = clip_queue.Reading("check", wishes.workers, wishes.timeout_s, facts)
     _must_be_wanted(wishes)
     with Journal(wishes.journal) as journal, Connections(facts.ssh) as remote:
+        reading = clip_queue.Reading("check", wishes.workers, wishes.timeout_s, facts, remote.close)
         if wishes.retry_failed:
             journal.forget(lambda entry: not entry["ok"])
         lost = clip_queue.read_clips(
@@ -86,8 +93,9 @@ def check(wishes: Wishes, environ: Mapping[str, str], show: counting.Show) -> Ch
 
 
 def _must_be_wanted(wishes: Wishes) -> None:
-    """SoractlError if a job log is there and nobody said what to do with it."""
-    if wishes.journal.exists() and not (wishes.resume or wishes.retry_failed):
+    """SoractlError if a job log holds clips and nobody said what to do with them."""
+    is_begun = wishes.journal.is_file() and wishes.journal.stat().st_size
+    if is_begun and not (wishes.resume or wishes.retry_failed):
         raise SoractlError(
             f"{wishes.journal}: this table is checked already, or in part",
             hint="--resume goes on; --retry-failed checks the failed clips again; "

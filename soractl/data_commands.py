@@ -30,11 +30,10 @@ def info(
     A killed command goes on where it was. What cannot be read goes into OUT.failed.csv.
     """
     from soractl import data_info, data_picture, data_report, output
-    from soractl.remote import Connections
 
     wishes = data_info.Wishes(tuple(inputs), out, root, workers)
-    with output.count_display() as show, Connections() as remote:
-        told = data_info.info(wishes, remote, show)
+    with output.count_display() as show:
+        told = data_info.info(wishes, show)
     is_complete = len(told.table) and not told.lost
     figure = data_picture.histograms({"clips": told.table}) if is_complete else None
     picture = data_picture.save(figure, out.with_suffix(".png"))
@@ -48,9 +47,11 @@ def info(
 def keep(
     table: Table,
     out: Out,
-    min_frames: Annotated[int | None, typer.Option(help="Drop shorter clips.")] = None,
+    min_frames: Annotated[int | None, typer.Option(min=0, help="Drop shorter clips.")] = None,
     max_mb: Annotated[float | None, typer.Option(help="Drop files of so many MiB or more.")] = None,
-    min_pixels: Annotated[int | None, typer.Option(help="Drop smaller: height x width.")] = None,
+    min_pixels: Annotated[
+        int | None, typer.Option(min=0, help="Drop smaller: height x width.")
+    ] = None,
     no_empty_captions: Annotated[
         bool,
         typer.Option("--no-empty-captions/--keep-empty-captions", help="Drop clips without text."),

@@ -1,12 +1,13 @@
 """`data filter`: the rows of a table that are worth training on, and why the others are not."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soractl import data_table
-from soractl.errors import ExitCode
+from soractl.errors import ExitCode, SoractlError
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -49,6 +50,8 @@ class Filtered:
 
 def keep(wishes: Wishes) -> Filtered:
     """Write the rows that stay, in their order, and which do not."""
+    if wishes.max_mb is not None and not 0 < wishes.max_mb < math.inf:
+        raise SoractlError(f"--max-mb is a number of MiB, more than 0: {wishes.max_mb:g}")
     for out in (wishes.out, wishes.drops):
         data_table.check_output(out, [wishes.table])
     before = data_table.read(wishes.table)

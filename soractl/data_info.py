@@ -10,7 +10,7 @@ from soractl import clip_queue, counting, data_table
 from soractl.errors import ExitCode, SoractlError
 from soractl.journal import Journal
 from soractl.nodes import this_machine
-from soractl.remote import Remote
+from soractl.remote import Connections
 from trainer.data.formats import IMAGES, VIDEOS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Info:
         return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK
 
 
-def info(wishes: Wishes, remote: Remote, show: counting.Show) -> Info:
+def info(wishes: Wishes, show: counting.Show) -> Info:
     """Measure every clip; what a killed command has measured is not measured again."""
     data_table.check_output(wishes.out, wishes.inputs)
     data_table.check_output(wishes.failures, wishes.inputs)
@@ -68,8 +68,8 @@ def info(wishes: Wishes, remote: Remote, show: counting.Show) -> Info:
     clips = _clips(wishes)
     repeated = int(clips["path"].duplicated().sum())
     clips = clips.drop_duplicates("path")
-    reading = clip_queue.Reading("info", wishes.workers, STUCK_AFTER_S)
-    with Journal(wishes.journal) as journal:
+    with Journal(wishes.journal) as journal, Connections() as remote:
+        reading = clip_queue.Reading("info", wishes.workers, STUCK_AFTER_S, hang_up=remote.close)
         tasks = [{"path": path} for path in clips["path"]]
         here = this_machine()
         lost = clip_queue.read_clips(

@@ -3,6 +3,7 @@
 import fcntl
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -40,7 +41,8 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stream.close()
+        with suppress(OSError):  # what could not be written `add` has told
+            self._stream.close()
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Note what was done; it outlives this process from here on."""
@@ -48,8 +50,15 @@ class Journal:
         for entry in entries:
             self.entries[entry["path"]] = dict(entry)
             lines.append(f"{json.dumps(entry)}\n".encode())
-        self._stream.write(b"".join(lines))
-        self._stream.flush()
+        try:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
+        except OSError as error:
+            raise SoractlError(
+                f"{self.file}: {error.strerror}",
+                hint="what it holds need not be done again, once there is room for more",
+                exit_code=ExitCode.FAILED,
+            ) from None
 
     def forget(self, which: Callable[[Mapping[str, Any]], bool]) -> None:
         """Take these entries for not done; the file keeps them until others take their place."""

@@ -1,11 +1,15 @@
 import json
+import os
+import signal
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from soractl import clip_queue
 from soractl.clip_queue import Reading, read_clips
+from soractl.errors import SoractlError
 from soractl.journal import Journal
 from soractl.nodes import Node
 from soractl.remote import NodeResult
@@ -58,7 +62,58 @@ def test_every_clip_is_read_once_whoever_reads_it(journal):
     assert lost == {}
     assert sorted(entry["path"] for entry in entries) == sorted(task["path"] for task in TASKS)
     assert {entry["node"] for entry in entries} <= {"n1", "n2", "n3"}
+    assert (shown[0].done, shown[0].total) == (0, 100)  # before any answer
     assert (shown[-1].done, shown[-1].total, shown[-1].failed) == (100, 100, 0)
+
+
+def test_a_node_is_asked_for_longer_and_longer_so_that_progress_is_seen_soon(journal):
+    asked_for = []
+
+    def remote(node, request, deadline_s):
+        asked_for.append(float(request.argv[request.argv.index("--seconds") + 1]))
+        return NodeResult(node, stdout=said(asked(request)[:1]), exit_code=0)
+
+    read_clips(
+        TASKS[:7], NODES[:1], remote, reading=READING, journal=journal, show=lambda count: None
+    )
+    assert asked_for == [1, 2, 4, 8, 10, 10, 10]
+
+
+def test_at_ctrl_c_what_the_nodes_had_said_is_noted_and_nothing_more_is_begun(journal):
+    hung_up = threading.Event()
+    begun = []
+
+    def remote(node, request, deadline_s):
+        begun.append(node.name)
+        if len(begun) == len(NODES):
+            os.kill(os.getpid(), signal.SIGINT)
+        hung_up.wait(10)
+        return NodeResult(node, stdout=said(asked(request)[:2]) + '{"path": "half', exit_code=143)
+
+    lost = read_clips(
+        TASKS,
+        NODES,
+        remote,
+        reading=replace(READING, hang_up=hung_up.set),
+        journal=journal,
+        show=lambda count: None,
+    )
+    assert lost == dict.fromkeys(("n1", "n2", "n3"), "interrupted")
+    assert len(logged(journal)) == 6
+    assert len(begun) == 3
+
+
+def test_a_job_log_for_which_there_is_no_room_ends_the_work(small_disk):
+    disk = small_disk("4k")
+    with (
+        pytest.raises(SoractlError, match=r"log.jsonl: No space left on device") as fault,
+        Journal(disk / "log.jsonl") as journal,
+    ):
+        read(journal, well)
+    assert fault.value.exit_code == 1
+    with Journal(disk / "log.jsonl") as journal:
+        entries = logged(journal)
+    assert 0 < len(entries) < 100
 
 
 def test_what_a_lost_node_has_not_answered_is_read_by_others(journal):
@@ -112,7 +167,7 @@ def test_what_nobody_asked_for_is_no_answer(journal):
 
 def test_clips_travel_over_stdin_and_are_read_in_the_shared_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    request = READING.request(Node("n1"), TASKS[:1])
+    request = READING.request(Node("n1"), TASKS[:1], 4.0)
     assert request.stdin == '{"path": "0.mp4", "num_frames": null}\n'
     assert request.argv[4] == str(tmp_path)
     assert "0.mp4" not in " ".join(request.argv)

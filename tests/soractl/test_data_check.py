@@ -70,6 +70,35 @@ def test_a_second_check_must_be_wanted(workplace, odd, table):
     ]
 
 
+def test_an_empty_job_log_is_no_check(workplace, table):
+    workplace.write("clips.check.jsonl", "")
+    workplace.soractl("data", "check", "clips.csv", code=3)
+    assert len(logged(workplace)) == 5
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
+def test_a_time_that_no_clip_can_take_is_refused(workplace, table, seconds):
+    done = workplace.soractl("data", "check", "clips.csv", "--timeout", seconds, code=2)
+    assert done.stderr == (
+        f"error: --timeout is more than 0 and at most 86400 s: {float(seconds):g}\n"
+    )
+    assert not (workplace.folder / "clips.check.jsonl").exists()
+
+
+def test_a_job_log_that_cannot_be_written_is_one_error(workplace, small_disk, odd):
+    disk = small_disk("8k")
+    (disk / "clips.csv").write_text("path\n" + "".join(f"{odd}/no-{n}.mp4\n" for n in range(60)))
+    done = workplace.soractl("data", "check", str(disk / "clips.csv"), code=1)
+    assert done.stderr.splitlines()[-2:] == [
+        f"error: {disk}/clips.check.jsonl: No space left on device",
+        "hint: what it holds need not be done again, once there is room for more",
+    ]
+    (disk / "clips.check.jsonl").unlink()
+    (disk / "clips.check.jsonl").mkdir()
+    done = workplace.soractl("data", "check", str(disk / "clips.csv"), code=2)
+    assert done.stderr == f"error: {disk}/clips.check.jsonl: Is a directory\n"
+
+
 def test_a_node_that_nobody_reaches_leaves_the_clips_unchecked(workplace, table, monkeypatch):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9\n")
     code = f"from soractl import clip_queue\nclip_queue.PAUSE_S = 0\n{FEW_AT_ONCE}"

@@ -84,6 +84,14 @@ def test_filter_never_writes_an_empty_table_or_over_its_input(workplace, table):
     assert table.read_text() == f"{WHOLE}\n{ROWS}"
 
 
+@pytest.mark.parametrize("size", ["-1", "0", "nan", "inf"])
+def test_filter_refuses_a_size_that_is_none(workplace, table, size):
+    done = workplace.soractl(
+        "data", "filter", "in.csv", "--out", "out.csv", "--max-mb", size, code=2
+    )
+    assert done.stderr == (f"error: --max-mb is a number of MiB, more than 0: {float(size):g}\n")
+
+
 def test_filter_says_which_column_is_missing_or_no_number(workplace):
     workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,ten\n")
     missing = workplace.soractl(
