@@ -188,7 +188,9 @@ def published_clips(epoch):
         yield from (map(int, clip.split("-")) for batch in rank for clip in batch)
 
 
-def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
+@pytest.fixture
+def published(golden):
+    """The published facts of a sampler, and its assignment of an epoch, drawn as published."""
     facts = json.loads((golden / "sampler_world4.json").read_text())
     table = pd.read_csv(golden / "sampler_world4.csv")
     clips = SimpleNamespace(
@@ -203,13 +205,22 @@ def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
         sizes[name] = [size for _, size in cells]
     rules = bucket_rules(columns, sizes, keep)
     count = sum(17 if rule.resolution != "256" else 40 for rule in rules)
-    for epoch, published in facts["epochs"].items():
-        draw = reference_draw(facts["seed"], int(epoch), count)
-        assignment = assign(clips, rules, facts["seed"], int(epoch), draw)
-        for row, *shape in published_clips(published):
+
+    def assignment(epoch):
+        draw = reference_draw(facts["seed"], epoch, count)
+        return assign(clips, rules, facts["seed"], epoch, draw)
+
+    return facts, assignment
+
+
+def test_without_balance_an_epoch_has_the_published_steps_and_shapes(published):
+    facts, assignment_of = published
+    for number, epoch in facts["epochs"].items():
+        assignment = assignment_of(int(number))
+        for row, *shape in published_clips(epoch):
             bucket = assignment.buckets[assignment.index[row]]
             assert [bucket.frames, bucket.height, bucket.width] == shape
-        plan = plan_epoch(assignment, world_size=4, window=0)
+        plan = plan_epoch(assignment, world_size=facts["world_size"], window=0)
         shapes = Counter(
             f"{b.bucket.frames}-{b.bucket.height}-{b.bucket.width}x{len(b.rows)}"
             for rank in range(4)
@@ -217,11 +228,31 @@ def test_without_balance_an_epoch_has_the_published_steps_and_shapes(golden):
         )
         expected = Counter(
             f"{batch[0].partition('-')[2]}x{len(batch)}"
-            for rank in published["ranks"]
+            for rank in epoch["ranks"]
             for batch in rank
         )
-        assert plan.steps == len(published["ranks"][0])
+        assert plan.steps == epoch["steps"] == len(epoch["ranks"][0])
+        assert len(plan.bucket_of) == epoch["num_batch_total"]
         assert sum((shapes - expected).values()) < 4  # which ones are left over is drawn
+
+
+def test_a_resumed_epoch_has_the_published_steps_left_and_exactly_their_micro_batches(published):
+    facts, assignment_of = published
+    assert [resume["epoch"] for resume in facts["resumes"]] == [0, 1]
+    for resume in facts["resumes"]:
+        epoch, step, ranks = resume["epoch"], resume["step"], resume["world_size_resumed"]
+        theirs = facts["epochs"][str(epoch)]["ranks"]
+        assert resume["ranks"] == [batches[step:] for batches in theirs]
+        assignment = assignment_of(epoch)
+        whole = plan_epoch(assignment, world_size=ranks, window=0)
+        consumed = [(resume["world_size_saved"], step)]
+        left = plan_epoch(assignment, world_size=ranks, window=0, consumed=consumed)
+        assert left.steps == len(resume["ranks"][0])
+        assert [left.for_rank(rank) for rank in range(ranks)] == [
+            whole.for_rank(rank, step) for rank in range(ranks)
+        ]
+        done = resume["sampler_state"]["last_micro_batch_access_index"]
+        assert left.order.size == whole.order.size - done
 
 
 def table(*rows):
