@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 _HALF = (torch.bfloat16, torch.float16)
-_TOGETHER = 128  # tokens: as many as attention kernels take at once
+_TOGETHER = {"cuda": 128}  # tokens that attention kernels take at once; elsewhere one by one
 
 
 class Captions(NamedTuple):
@@ -27,18 +27,20 @@ class OverTime(NamedTuple):
 
     cos: Tensor  # [T, 1, head width], as `rotate` wants it
     sin: Tensor
-    apart: Tensor  # [g T, g T] 0, or -inf between two of the g sequences that are computed together
+    apart: Tensor | None  # [g T, g T] -inf between two of g sequences that are computed together
 
 
 def over_time(rotation: tuple[Tensor, Tensor], sequences: int) -> OverTime:
     """The layout of so many sequences, as long as `rotation` [T, 1, head width].
 
-    A kernel takes 128 tokens at a time, and at most 65,535 rows on a GPU: so as many sequences as
-    fit go into a row, whose number divides that of the sequences.
+    A GPU's kernel takes 128 tokens at a time, and at most 65,535 rows: so as many sequences as fit
+    go into a row, whose number divides that of the sequences. A CPU computes them one by one.
     """
     cos, sin = rotation
-    most = max(1, _TOGETHER // len(cos))
-    group = max(number for number in range(1, most + 1) if sequences % number == 0)
+    most = _TOGETHER.get(cos.device.type, 1) // len(cos)
+    group = max((number for number in range(1, most + 1) if sequences % number == 0), default=1)
+    if group == 1:
+        return OverTime(cos, sin, None)
     of_token = torch.arange(group, device=cos.device).repeat_interleave(len(cos))
     apart = cos.new_zeros(len(of_token), len(of_token))
     apart = apart.masked_fill(of_token[:, None] != of_token, -torch.inf)
@@ -117,8 +119,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tens
 
 # Compiled for one size of `apart`, the backward pass fails for others (torch 2.13).
 @torch.compiler.disable
-def _attend_over_time(q: Tensor, k: Tensor, v: Tensor, apart: Tensor) -> Tensor:
+def _attend_over_time(q: Tensor, k: Tensor, v: Tensor, apart: Tensor | None) -> Tensor:
     """As `_attend`, several sequences in a row as `OverTime` says."""
+    if apart is None:
+        return _attend(q, k, v)
     shape = q.shape
     q, k, v = (part.flatten(0, 1).unflatten(0, (-1, len(apart))) for part in (q, k, v))
     return _attend(q, k, v, apart).reshape(shape)
