@@ -58,7 +58,10 @@ def keep(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Keep the clips that are worth training on, and say why the others fell out."""
+    """Keep the clips that are worth training on, and say why the others fell out.
+
+    OUT.dropped.csv names each of them.
+    """
     from soractl import data_filter, data_picture, data_report, output
 
     wishes = data_filter.Wishes(table, out, min_frames, max_mb, min_pixels, no_empty_captions)

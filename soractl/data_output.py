@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from soractl.errors import SoractlError
+from soractl.errors import ExitCode, SoractlError
 
 
 def check_file(path: Path) -> None:
@@ -41,7 +41,8 @@ def aside(path: Path) -> Iterator[Path]:
         yield draft
         draft.replace(path)
     except OSError as error:
-        raise SoractlError(f"{path}: {error.strerror or error}") from None
+        said = error.strerror or str(error)
+        raise SoractlError(f"{path}: {said}", exit_code=ExitCode.FAILED) from None
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
