@@ -92,9 +92,15 @@ class _Wandb:
         )
         # W&B's own step cannot go back to a checkpoint, and is not known when several write
         self._session.define_metric("*", step_metric="global_step")
+        self._path = run.path / "wandb_step"  # the last one that was sent
+        self._sent = int(self._path.read_text() or 0) if self._path.exists() else 0
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
+        if global_step <= self._sent:  # by an attempt that came further than its last checkpoint
+            return
         self._session.log({"global_step": global_step, **values})
+        self._sent = global_step
+        self._path.write_text(str(global_step))
 
     def close(self) -> None:
         self._session.finish()

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import time
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -45,10 +46,17 @@ def test_wandb_has_one_run_for_all_attempts_and_its_steps_are_ours(tmp_path, mon
     for first in (1, 2):  # the second attempt began at a checkpoint before the first one's end
         write(RunDir(tmp_path), config(wandb=True), [first, first + 1])
     name = (tmp_path / "wandb_id").read_text()
-    files = list(tmp_path.rglob("*.wandb"))
+    files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert {file.name for file in files} == {f"run-{name}.wandb"}
-    for file in files:  # as what is plotted over, and in two steps; W&B writes beside us
-        wait_for(lambda file=file: file.read_bytes().count(b"global_step") >= 3)
+    for file in files:  # as what is plotted over, too
+        wait_for(lambda file=file: b"global_step" in file.read_bytes())
+    # W&B writes beside us; the step that both attempts made is sent once
+    wait_for(lambda: sorted(step for file in files for step in steps_in(file)) == [1, 2, 3])
+
+
+def steps_in(file):
+    """The steps of an offline run: a name, then as JSON of one character its value."""
+    return {int(step) for step in re.findall(rb"global_step\x82\x01\x01(\d)", file.read_bytes())}
 
 
 def wait_for(condition, seconds=60):
