@@ -329,7 +329,7 @@ def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
 def test_json_that_is_no_object_is_refused(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"x\.json holds no JSON object"):
+    with pytest.raises(ValueError, match=r"x\.json is damaged, it holds no JSON object"):
         read_json(path)
 
 
