@@ -16,6 +16,7 @@ import gc
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk that is meant; else temporary")
     parser.add_argument("--all-shapes", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no launched run stays behind
     size = TOY if arguments.toy else REAL
     if "RANK" in os.environ:
         with process_group(load_stage(size.stage).config.trainer) as ranks:
@@ -183,7 +185,6 @@ class Launched:
             f"vae.weights={folder / 'nothing'}",
             f"text_encoder.weights={folder / 'nothing'}",
             "log.wandb=false",
-            "trainer.compile=true",
             *size.sets,
             "log.every_steps=1",
             f"checkpoint.every_steps={SAVE_EVERY}",
