@@ -10,9 +10,7 @@ from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 @pytest.mark.parametrize(
     ("shape", "tokens"), [((2, 3, 8, 6), 7), ((1, 1, 16, 16), 32), ((3, 9, 5, 7), 1)]
 )
-def test_the_formula_counts_what_torch_counts(shape, tokens, monkeypatch):
-    # the formula counts no scores between sequences that are computed together
-    monkeypatch.setattr("trainer.model.attention._TOGETHER", 1)
+def test_the_formula_counts_what_torch_counts(shape, tokens):
     batch, frames, height, width = shape
     config = STDiT3Config(**SIZES["STDiT3-smoke"])
     mask = (torch.arange(32) < tokens).long().expand(batch, 32)
