@@ -1,6 +1,8 @@
 """Ranks that train a tiny model, forked from a process that has loaded all they need."""
 
+import contextlib
 import os
+import random
 import socket
 import traceback
 from pathlib import Path
@@ -117,8 +119,7 @@ def slices(state):
 
 def start(world_size, program, *arguments):
     """Start `program(*arguments)` on every rank, in the environment that torchrun would give it."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     return mp.start_processes(
         _play,
         (world_size, port, program, arguments),
@@ -126,6 +127,15 @@ def start(world_size, program, *arguments):
         join=False,
         start_method="forkserver",
     )
+
+
+def free_port():
+    """Below those that the kernel deals out, so that no other rank is given it meanwhile."""
+    while True:
+        with contextlib.suppress(OSError):
+            port = random.SystemRandom().randrange(15_000, 30_000)
+            with socket.create_server(("localhost", port)):
+                return port
 
 
 def run(world_size, action, *arguments, ranks_per_node=None):
