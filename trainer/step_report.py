@@ -25,7 +25,7 @@ class Means:
     def add(self, name: str, value: float, count: float = 1) -> None:
         """Take in a value, or the sum of several."""
         self.sums[name] += value  # type: ignore[assignment]  # typeshed knows whole numbers only
-        self.counts[name] += count  # type: ignore[assignment]
+        self.counts[name] += count  # type: ignore[assignment]  # Counter is typed for int alone
 
     def update(self, other: "Means") -> None:
         """Take in what another has."""
