@@ -201,7 +201,10 @@ def parse(result: NodeResult) -> tuple[list[Process], int]:
 
 
 def select(processes: Iterable[Process], own_pid: int, which: Selection) -> list[Process]:
-    """The processes meant by a selection, never those that lead to our own shell on the node."""
+    """The processes meant by a selection, oldest first.
+
+    Those that lead to our own shell on the node are never among them.
+    """
     by_pid = {process.pid: process for process in processes}
     ours = _line_of(by_pid, own_pid)
     me = by_pid[own_pid].user if own_pid in by_pid else None
@@ -216,6 +219,7 @@ def select(processes: Iterable[Process], own_pid: int, which: Selection) -> list
         chosen = _matching(there, by_pid, which.pattern)
     else:
         chosen = _of_run(there, by_pid, which.run_id)
+    chosen.sort(key=lambda process: (process.started, process.pid))
     return [replace(process, role=_role(process, by_pid)) for process in chosen]
 
 

@@ -213,14 +213,21 @@ def test_a_run_is_found_with_its_rank_and_children(tmp_path):
     with running(tmp_path, run_id) as process, Connections() as remote:
         [there] = find([HERE], remote, Selection(run_id=run_id), deadline_s=5)
         stop([HERE], remote, Selection(run_id=run_id), grace_s=5)
-    found = [(p.pid, p.user, p.run_id, p.rank, p.role) for p in there.processes]
-    assert found[0] == (process.pid, ME, run_id, 0, "rank")
-    assert sorted(found[1:], key=str) == sorted(
-        [(pid, ME, run_id, 0, "worker") for pid, *_ in found[1:2]]
-        + [(pid, ME, None, None, "other") for pid, *_ in found[2:]],
-        key=str,
-    )
-    assert [p.command for p in there.processes[1:]] == ["sleep 4720", "sleep 4721"]
+    found = {p.command[-4:]: (p.user, p.run_id, p.rank, p.role) for p in there.processes}
+    assert found == {
+        "told": (ME, run_id, 0, "rank"),
+        "4720": (ME, run_id, 0, "worker"),
+        "4721": (ME, None, None, "other"),
+    }
+    assert [p.pid for p in there.processes if p.role == "rank"] == [process.pid]
+
+
+def test_processes_are_listed_by_age_also_after_their_numbers_began_anew():
+    young = process(301, 300, "python trainer/train.py /runs/7", started=900, run_id="/runs/7")
+    old = process(32766, 1, "python colossalai run", started=700, run_id="/runs/7")
+    middle = process(300, 32766, "torchrun", started=800, run_id="/runs/7")
+    chosen = select([young, middle, SHELL, old], SHELL.pid, Selection(run_id="/runs/7"))
+    assert [p.pid for p in chosen] == [32766, 300, 301]
 
 
 def test_a_run_ends_by_term_with_all_that_it_started(tmp_path):
