@@ -4,7 +4,7 @@ import pytest
 
 from tests.end_to_end.forked import Trainer
 from tests.trainer.test_integrity import flipped
-from tests.trainer.test_node import opens_counted
+from tests.trainer.test_node import files_opened
 
 
 @pytest.mark.slow  # three starts of a rank or two
@@ -14,7 +14,7 @@ def test_a_damaged_checkpoint_ends_a_resume_with_one_sentence(tmp_path, clips_cs
     assert attempt.end() == [0, 0]
     first, second = attempt.run.checkpoints()
     [shard] = second.optimizer.glob("__1_*")
-    with flipped(shard), opens_counted(second.path) as opened:
+    with flipped(shard), files_opened(second.path) as opened:
         damaged = trainer.resume("latest", "trainer.max_steps=3")
         assert damaged.end() == [1, 1]
     assert len([name for name in opened if name.startswith(".read-by-")]) == 1  # of the node

@@ -3,7 +3,6 @@ import ctypes
 import os
 import shutil
 import struct
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -21,12 +20,16 @@ IN_OPEN = 0x20
 
 
 @contextlib.contextmanager
-def opens_counted(folder):
-    """How often each file of a folder is opened meanwhile, by whatever process; Linux counts."""
+def files_opened(folder):
+    """Names of the files of a folder that any process opens meanwhile.
+
+    How often is not told: Linux joins equal events in a row, of two processes too. So ranks whose
+    reading is to be told apart get a copy of the files each.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
     assert libc.inotify_add_watch(descriptor, os.fsencode(folder), IN_OPEN) >= 0
-    found = Counter()
+    found = set()
     try:
         yield found
         with contextlib.suppress(BlockingIOError):
@@ -34,10 +37,29 @@ def opens_counted(folder):
                 while events:
                     length = struct.unpack("iIII", events[:16])[3]
                     name, events = events[16 : 16 + length], events[16 + length :]
-                    found[os.fsdecode(name.rstrip(b"\0"))] += bool(name)
+                    found.add(os.fsdecode(name.rstrip(b"\0")))
     finally:
         os.close(descriptor)
-    del found[""]
+    found.discard("")  # the folder itself
+
+
+def files_opened_by_ranks(folders, action, *arguments, ranks_per_node=None):
+    """The same for `action(group, folders[rank], *arguments)` on as many ranks, by rank."""
+    with contextlib.ExitStack() as watching:
+        found = [watching.enter_context(files_opened(folder)) for folder in folders]
+        each = (_in_own_folder, action, folders, arguments)
+        ranks.run(len(folders), *each, ranks_per_node=ranks_per_node)
+    return found
+
+
+def _in_own_folder(group, action, folders, arguments):
+    action(group, folders[group.rank], *arguments)
+
+
+def copies(folder, number):
+    """So many copies of a folder."""
+    names = [folder.with_name(f"{folder.name}-{n}") for n in range(number)]
+    return [shutil.copytree(folder, name) for name in names]
 
 
 def save_once(group, folder):
@@ -47,42 +69,35 @@ def save_once(group, folder):
     rank.saver.close()
 
 
-def restore_own_copy(group, folder):
-    rank = Rank(group, folder / str(group.rank))
-    [checkpoint] = rank.run.checkpoints()
-    rank.restore(checkpoint)
+def restore_from(group, files, folder):
+    [checkpoint] = ranks.RunDir(files.parents[2]).checkpoints()
+    Rank(group, folder).restore(checkpoint)
 
 
-def test_a_node_reads_each_file_of_a_checkpoint_as_often_as_a_single_rank_does(tmp_path):
-    ranks.run(1, save_once, tmp_path / "0")
-    for rank in range(1, 4):  # Linux may count two ranks that open one file at once as one
-        shutil.copytree(tmp_path / "0", tmp_path / str(rank))
+@pytest.mark.parametrize("part", ["model", "ema"])
+def test_only_one_rank_of_a_node_reads_a_checkpoints_weights(tmp_path, part):
+    ranks.run(1, save_once, tmp_path / "run")
+    [checkpoint] = ranks.RunDir(tmp_path / "run").checkpoints()
+    names = {path.name for path in (checkpoint.path / part).iterdir()}
+    folders = [
+        copy / checkpoint.path.relative_to(tmp_path / "run") / part
+        for copy in copies(tmp_path / "run", 4)
+    ]
 
-    def opened(nodes, per_node):
-        world_size = nodes * per_node
-        with contextlib.ExitStack() as counting:
-            found = [
-                counting.enter_context(opens_counted(folder))
-                for rank in range(world_size)
-                for checkpoint in ranks.RunDir(tmp_path / str(rank)).checkpoints()
-                for folder in (checkpoint.model, checkpoint.ema)
-            ]
-            ranks.run(world_size, restore_own_copy, tmp_path, ranks_per_node=per_node)
-        return found
+    def opened(world_size, per_node):
+        return files_opened_by_ranks(
+            folders[:world_size], restore_from, tmp_path / "run", ranks_per_node=per_node
+        )
 
-    nothing = [Counter(), Counter()]
-    reader = opened(1, 1)
-    [checkpoint] = ranks.RunDir(tmp_path / "0").checkpoints()
-    for folder, found in zip((checkpoint.model, checkpoint.ema), reader, strict=True):
-        assert sorted(found) == sorted(path.name for path in folder.iterdir())
-    assert opened(1, 3) == [*reader, *nothing, *nothing]
-    assert opened(2, 2) == [*reader, *nothing, *reader, *nothing]
+    assert opened(1, 1) == [names]
+    assert opened(3, 3) == [names, set(), set()]
+    assert opened(4, 2) == [names, set(), names, set()]
 
 
-def load_start_weights(group, path, expected):
+def load_start_weights(group, folder, expected):
     torch.manual_seed(group.rank)
     model, node = Tiny(), node_of(group)
-    report = node.ask_reader(lambda: load_weights(model, path))
+    report = node.ask_reader(lambda: load_weights(model, folder))
     node.hand_out(model.state_dict().values())
     assert len(report.loaded) == 10
     assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
@@ -90,13 +105,11 @@ def load_start_weights(group, path, expected):
 
 def test_start_weights_are_read_by_one_rank_and_are_the_same_on_all(tmp_path):
     expected = Tiny().state_dict()
-    save_file(expected, tmp_path / "model.safetensors")
-    with opens_counted(tmp_path) as alone:
-        ranks.run(1, load_start_weights, tmp_path, expected)
-    with opens_counted(tmp_path) as together:
-        ranks.run(3, load_start_weights, tmp_path, expected)
-    assert alone == together
-    assert alone["model.safetensors"] > 0
+    (tmp_path / "weights").mkdir()
+    save_file(expected, tmp_path / "weights/model.safetensors")
+    folders = copies(tmp_path / "weights", 3)
+    opened = files_opened_by_ranks(folders, load_start_weights, expected)
+    assert opened == [{"model.safetensors"}, set(), set()]
 
 
 def load_what_does_not_fit(group, path):
@@ -112,15 +125,15 @@ def test_weights_that_do_not_fit_are_said_by_every_rank(tmp_path):
     ranks.run(3, load_what_does_not_fit, tmp_path)
 
 
-def build_encoders(group, settings, expected_file):
+def build_encoders(group, folder, settings, expected_file):
     expected = torch.load(expected_file)
     node = node_of(group)
     where = {"device": group.device, "dtype": torch.bfloat16}
-    vae = node.build(lambda read: networks.build_vae(settings.vae, group.rank, read=read, **where))
+    vae_config = replace(settings.vae, weights=str(folder / "vae.safetensors"))
+    text_config = replace(settings.text_encoder, weights=str(folder))
+    vae = node.build(lambda read: networks.build_vae(vae_config, group.rank, read=read, **where))
     captions = node.build(
-        lambda read: networks.build_caption_encoder(
-            settings.text_encoder, group.rank, read=read, **where
-        )
+        lambda read: networks.build_caption_encoder(text_config, group.rank, read=read, **where)
     )
     for built, wanted in zip((vae, captions), expected, strict=True):
         assert built.state_dict().keys() == wanted.keys()
@@ -129,33 +142,25 @@ def build_encoders(group, settings, expected_file):
 
 
 def test_vae_and_caption_encoder_are_read_by_one_rank_and_are_the_same_on_all(tmp_path, t5_folder):
-    (tmp_path / "vae").mkdir()
     smoke = load_stage("smoke").config
     where = {"device": torch.device("cpu"), "dtype": torch.float32}
     written = networks.build_vae(smoke.vae, 0, **where).state_dict()
-    save_file(written, tmp_path / "vae/model.safetensors")
-    settings = replace(
-        smoke,
-        vae=replace(smoke.vae, weights=str(tmp_path / "vae")),
-        text_encoder=TextEncoderConfig(
-            arch="t5-v1_1-xxl", max_length=4, clean_captions=False, weights=str(t5_folder)
-        ),
+    save_file(written, t5_folder / "vae.safetensors")
+    t5 = TextEncoderConfig(
+        arch="t5-v1_1-xxl", max_length=4, clean_captions=False, weights=str(t5_folder)
     )
     where["dtype"] = torch.bfloat16
     expected = [
         {name: tensor.bfloat16() for name, tensor in written.items()},
-        dict(networks.build_caption_encoder(settings.text_encoder, 0, **where).state_dict()),
+        dict(networks.build_caption_encoder(t5, 0, **where).state_dict()),
     ]
-
     torch.save(expected, tmp_path / "expected.pt")
 
-    def opened(world_size):
-        with opens_counted(tmp_path / "vae") as of_vae, opens_counted(t5_folder) as of_t5:
-            ranks.run(world_size, build_encoders, settings, tmp_path / "expected.pt")
-        return of_vae["model.safetensors"], of_t5["model.safetensors"]
-
-    assert min(opened(1)) > 0
-    assert opened(3) == opened(1)
+    folders = copies(t5_folder, 3)
+    settings = replace(smoke, text_encoder=t5)
+    opened = files_opened_by_ranks(folders, build_encoders, settings, tmp_path / "expected.pt")
+    weights = {"model.safetensors", "vae.safetensors"}
+    assert [names & weights for names in opened] == [weights, set(), set()]
 
 
 def build_what_lacks_tensors(group, config):

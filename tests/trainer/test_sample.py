@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.trainer.test_integrity import flipped
-from tests.trainer.test_node import opens_counted
+from tests.trainer.test_node import files_opened
 from trainer import networks, sample
 from trainer.checkpoint import INDEX
 from trainer.config import load_stage
@@ -169,7 +169,7 @@ def test_a_checkpoint_is_kept_while_it_is_read_and_nothing_is_made_of_a_damaged_
     checkpoint, tmp_path, capsys
 ):
     arguments = [str(checkpoint.path), "--prompt", "a cat", "--frames", "1", "--out", str(tmp_path)]
-    with opens_counted(checkpoint.path) as opened:
+    with files_opened(checkpoint.path) as opened:
         sample.main([*arguments, "--resolution", "144p"])
     assert len([name for name in opened if name.startswith(".read-by-")]) == 1
     assert checkpoint.readers() == []
