@@ -19,7 +19,14 @@ class HasWeights(Protocol):
 
 
 T = TypeVar("T")
-B = TypeVar("B", bound=HasWeights)
+B = TypeVar("B", bound=HasWeights, covariant=True)
+
+
+class Make(Protocol[B]):
+    """Builds a network; without `read`, its weights are still to be handed out."""
+
+    def __call__(self, *, read: bool) -> B:
+        """The network."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,11 @@ class Node:
             raise fault
         return answer
 
-    def build(self, make: Callable[[bool], B]) -> B:
-        """`make(True)`, which reads weights, on the reader; `make(False)` and those on the rest."""
+    def build(self, make: Make[B]) -> B:
+        """The network, whose weights the reader reads and the others get from it."""
         made: list[B] = []
-        self.ask_reader(lambda: made.append(make(True)))
-        built = made[0] if self.is_reader else make(False)
+        self.ask_reader(lambda: made.append(make(read=True)))
+        built = made[0] if self.is_reader else make(read=False)
         self.hand_out(built.state_dict().values())
         return built
 

@@ -344,10 +344,8 @@ def build(
     return Trainee(
         config=settings,
         device=ranks.device,
-        vae=None if features.latents else node.build(lambda read: make_vae(read=read)),
-        caption_encoder=None
-        if features.captions
-        else node.build(lambda read: make_encoder(read=read)),
+        vae=None if features.latents else node.build(make_vae),
+        caption_encoder=None if features.captions else node.build(make_encoder),
         flow=RectifiedFlow(settings.flow),
         booster=booster,
         model=wrapped,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.data.batch_sampler import MicroBatch
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
+from trainer.node import node_of
 from trainer.parallel import Ranks
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
@@ -41,7 +43,7 @@ class Validation:
         plan = _plan(clips, settings)
         self._trainee, self._clips = trainee, len(plan)
         mine = plan[ranks.rank :: ranks.world_size]
-        self._examples = list(_encode(trainee, clips, mine)) if mine else []
+        self._examples = list(_encode(_with_encoders(trainee, ranks), clips, mine)) if plan else []
         found = torch.tensor(len(self._examples), device=ranks.device)
         dist.all_reduce(found)
         if not found:
@@ -100,20 +102,28 @@ def _plan(clips: ClipTable, settings: TrainConfig) -> list[MicroBatch]:
     ]
 
 
+def _with_encoders(trainee: Trainee, ranks: Ranks) -> Trainee:
+    """With features cached, training itself has no encoders; all ranks take part."""
+    settings, node = trainee.config, node_of(ranks)
+    where = {"device": trainee.device, "dtype": trainee.dtype}
+    return replace(
+        trainee,
+        vae=trainee.vae
+        or node.build(partial(networks.build_vae, settings.vae, settings.seed, **where)),
+        caption_encoder=trainee.caption_encoder
+        or node.build(
+            partial(networks.build_caption_encoder, settings.text_encoder, settings.seed, **where)
+        ),
+    )
+
+
 def _encode(trainee: Trainee, clips: ClipTable, plan: Sequence[MicroBatch]) -> Iterator[_Example]:
     settings = trainee.config
-    where = {"device": trainee.device, "dtype": trainee.dtype}
-    encoding = replace(  # with features cached, training itself has no encoders
-        trainee,
-        vae=trainee.vae or networks.build_vae(settings.vae, settings.seed, **where),
-        caption_encoder=trainee.caption_encoder
-        or networks.build_caption_encoder(settings.text_encoder, settings.seed, **where),
-    )
     with ClipLoader(clips, seed=settings.seed, settings=settings.data) as loader:
         for batch in loader.batches(0, plan):
             if batch.is_empty:
                 continue
-            latents, conditions = encoding.encode(batch, 0)
+            latents, conditions = trainee.encode(batch, 0)
             conditions["drop_captions"] = torch.zeros_like(conditions["drop_captions"])
             seed = derive_seed(settings.seed, batch.rows[0], "validation")
             noise = torch.randn(

@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -131,10 +132,8 @@ def build_encoders(group, folder, settings, expected_file):
     where = {"device": group.device, "dtype": torch.bfloat16}
     vae_config = replace(settings.vae, weights=str(folder / "vae.safetensors"))
     text_config = replace(settings.text_encoder, weights=str(folder))
-    vae = node.build(lambda read: networks.build_vae(vae_config, group.rank, read=read, **where))
-    captions = node.build(
-        lambda read: networks.build_caption_encoder(text_config, group.rank, read=read, **where)
-    )
+    vae = node.build(partial(networks.build_vae, vae_config, group.rank, **where))
+    captions = node.build(partial(networks.build_caption_encoder, text_config, group.rank, **where))
     for built, wanted in zip((vae, captions), expected, strict=True):
         assert built.state_dict().keys() == wanted.keys()
         assert all(torch.equal(t, wanted[name]) for name, t in built.state_dict().items())
@@ -166,7 +165,7 @@ def test_vae_and_caption_encoder_are_read_by_one_rank_and_are_the_same_on_all(tm
 def build_what_lacks_tensors(group, config):
     where = {"device": group.device, "dtype": torch.float32}
     with pytest.raises(WeightsError, match="1 missing"):
-        node_of(group).build(lambda read: networks.build_vae(config, 0, read=read, **where))
+        node_of(group).build(partial(networks.build_vae, config, 0, **where))
 
 
 def test_an_encoder_of_which_a_tensor_is_missing_is_said_by_every_rank(tmp_path):

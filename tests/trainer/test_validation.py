@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -32,20 +33,25 @@ def stage(clips_csv, *more):
     return load_stage("smoke", [*wanted, f"data.path={clips_csv}", *more]).config
 
 
-def validate(it, settings, out):
+def validate(it, settings, out, cached=False):
     trainee = training.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
+    if cached:  # then training is built without encoders
+        trainee = replace(trainee, vae=None, caption_encoder=None)
     validation = Validation(trainee, it)
     losses = [validation.loss(), validation.loss()]
     assert trainee.model.training
-    (out / f"{it.world_size}-{it.rank}.json").write_text(json.dumps(losses))
+    (out / f"{it.world_size}-{it.rank}-{cached}.json").write_text(json.dumps(losses))
 
 
-def test_the_loss_is_the_same_each_time_and_on_any_number_of_ranks(clips_csv, tmp_path):
+def test_the_loss_is_the_same_each_time_on_any_number_of_ranks_and_with_features_cached(
+    clips_csv, tmp_path
+):
     for world_size in (1, 2):
         ranks.run(world_size, validate, stage(clips_csv), tmp_path)
+    ranks.run(2, validate, stage(clips_csv), tmp_path, True)
     told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
     [value] = {loss for losses in told for loss in losses}
-    assert len(told) == 3
+    assert len(told) == 5
     assert 0 < value < 100
 
 
