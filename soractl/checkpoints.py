@@ -80,7 +80,10 @@ def listing(root: Path, name: str) -> Listing:
     """Every checkpoint of a run, and every folder that is none."""
     run = find_run(root, name)
     now = time.time()
-    rows = [_row(checkpoint, now) for checkpoint in run.checkpoints()]
+    rows = []
+    for checkpoint in run.checkpoints():
+        with suppress(FileNotFoundError):  # the trainer removed it meanwhile
+            rows.append(_row(checkpoint, now))
     rows += [Row(path, why) for path, why in run.incomplete().items()]
     return Listing(run, tuple(rows))
 

@@ -1,9 +1,11 @@
 """What is true of a cluster: the TOML file beside its hostfile, and what this machine has."""
 
 import os
+import random
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +72,8 @@ def _visible_gpus(environ: Mapping[str, str]) -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Below those that the kernel deals out by itself: torchrun binds it seconds later."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with suppress(OSError), socket.create_server(("", port)):
+            return port

@@ -72,7 +72,7 @@ class Workplace:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 MANIFEST = "checkpoint.json"
@@ -343,8 +344,12 @@ def read_checkpoint(path: Path) -> "Checkpoint | tuple[Path, str]":
         return path, f"no {MANIFEST}"
     except ValueError as error:
         return path, str(error)
-    files = {name: path / name for name in manifest.files}
-    sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+    sizes = {}
+    for name in manifest.files:
+        with suppress(FileNotFoundError, NotADirectoryError):  # it may be removed at this moment
+            found = (path / name).stat()
+            if S_ISREG(found.st_mode):
+                sizes[name] = found.st_size
     fault = what_is_missing(manifest, sizes)
     return (path, fault) if fault else Checkpoint(path, manifest)
 

@@ -22,7 +22,7 @@ def soractl(tmp_path, clips_csv):
 
     def run(*arguments, code=0):
         command = [Path(sys.executable).with_name("soractl"), *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
         assert done.returncode == code, done.stdout + done.stderr
         return done
 

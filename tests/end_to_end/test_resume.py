@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.end_to_end.conftest import processes_of
+from trainer.run_dir import RunDir
 
 STEPS = 8
 
@@ -34,7 +35,7 @@ def test_killed_and_resumed_training_has_the_losses_of_uninterrupted_training(
 
     soractl("launch", "smoke", "--detach", *settings(clips_csv))
     run = tmp_path / "runs/002-smoke"
-    wait_for(lambda: (run / "metrics.jsonl").exists() and len(rows(run)) >= 4)
+    wait_for(lambda: RunDir(run).checkpoints() and len(rows(run)) >= 4)
     for pid in processes_of(tmp_path):
         os.kill(pid, signal.SIGKILL)
     soractl("resume", "latest")

@@ -1,13 +1,11 @@
 """Ranks that train a tiny model, forked from a process that has loaded all they need."""
 
-import contextlib
 import os
-import random
-import socket
 import traceback
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
@@ -119,23 +117,16 @@ def slices(state):
 
 def start(world_size, program, *arguments):
     """Start `program(*arguments)` on every rank, in the environment that torchrun would give it."""
-    port = free_port()
-    return mp.start_processes(
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    context = mp.start_processes(
         _play,
-        (world_size, port, program, arguments),
+        (world_size, store.port, program, arguments),
         nprocs=world_size,
         join=False,
         start_method="forkserver",
     )
-
-
-def free_port():
-    """Below those that the kernel deals out, so that no other rank is given it meanwhile."""
-    while True:
-        with contextlib.suppress(OSError):
-            port = random.SystemRandom().randrange(15_000, 30_000)
-            with socket.create_server(("localhost", port)):
-                return port
+    context.store = store  # as torchrun's, it outlives the ranks
+    return context
 
 
 def run(world_size, action, *arguments, ranks_per_node=None):
@@ -149,6 +140,7 @@ def _play(rank, world_size, port, program, arguments):
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     program(*arguments)
 
 

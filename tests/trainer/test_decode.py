@@ -1,3 +1,4 @@
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -226,7 +227,8 @@ def test_no_read_leaves_a_file_open(write_video, tmp_path):
         reason_of(bad)
 
     read_both()
+    gc.collect()  # what other tests left open
     before = open_files()
     for _ in range(70):
         read_both()
-    assert open_files() == before
+    assert open_files() <= before

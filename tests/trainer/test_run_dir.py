@@ -281,6 +281,21 @@ def test_removal_leaves_nothing_under_the_name_even_after_a_crash_in_one(run):
     assert list(run.checkpoints_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_a_checkpoint_that_is_removed_while_it_is_looked_at_is_no_fault(run, monkeypatch, early):
+    checkpoint, stat = save(run, 0, 1), Path.stat
+
+    def remove_around(path, **options):
+        found = None if early else stat(path, **options)
+        if path.name == "weights" and checkpoint.path.exists():
+            checkpoint.remove()
+        return found or stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", remove_around)
+    assert run.checkpoints() == ([] if early else [checkpoint])
+    assert run.checkpoints() == []
+
+
 def test_all_but_the_last_few_and_the_round_ones_are_superseded(run):
     all_of_them = [save(run, 0, step) for step in (50, 100, 150, 200, 250)]
 
