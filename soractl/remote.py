@@ -30,6 +30,7 @@ from soractl.ssh import (
 )
 from soractl.ssh_config import SshOptions as SshOptions
 
+SIGNALS_WAIT_S = 0.5  # one that comes just before a wait is only seen after it
 GRACE_S = 1.0  # what the end of a process or of a thread may take beyond the deadline
 PUT_AWAY_S = 5.0
 INTERRUPTED = "interrupted"  # the error of a node that had not answered when Ctrl-C came
@@ -134,11 +135,15 @@ def everywhere(
 def _arriving(
     answers: "queue.SimpleQueue[tuple[int, T | BaseException]]", count: int, deadline: Deadline
 ) -> Iterator[tuple[int, T]]:
-    for _ in range(count):
+    missing = count
+    while missing:
         try:
-            index, answer = answers.get(timeout=deadline.left())
-        except (queue.Empty, DeadlinePassed):
+            index, answer = answers.get(timeout=min(deadline.left(), SIGNALS_WAIT_S))
+        except queue.Empty:
+            continue
+        except DeadlinePassed:
             return
+        missing -= 1
         if isinstance(answer, BaseException):
             raise answer
         yield index, answer

@@ -2,6 +2,7 @@ import contextlib
 import ctypes
 import getpass
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -54,7 +55,7 @@ def start_sshd(tmp_path_factory) -> Iterator:
 
     def start(host: str, *lines: str) -> SshServer:
         folder = tmp_path_factory.mktemp("sshd")
-        server = SshServer(host, _free_port(host), folder)
+        server = SshServer(host, free_port(host), folder)
         _make_key(folder / "id_ed25519")
         shutil.copy(folder / "id_ed25519.pub", folder / "authorized_keys")
         host_key = _make_key(folder / "host_key")
@@ -235,6 +236,9 @@ def _where(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return probe.getsockname()[1]
+def free_port(host: str) -> int:
+    """Below those that the kernel deals out by itself, as it is bound a while later."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with contextlib.suppress(OSError), socket.create_server((host, port)):
+            return port

@@ -2,14 +2,14 @@ import json
 import os
 import re
 import signal
-import socket
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.soractl.conftest import free_port
 
 REPOSITORY = Path(__file__).parent.parent.parent
 HEAVY = ("torch", "pandas", "paramiko", "rich", "pynvml", "ClusterShell")
@@ -39,7 +39,7 @@ def start(workplace, *arguments):
     )
 
 
-def wait_for(condition, seconds=15):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -56,13 +56,15 @@ def test_help_is_quick_and_loads_nothing_heavy(workplace):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     seconds = []
     for _ in range(5):
-        began = time.monotonic()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True
         )
-        seconds.append(time.monotonic() - began)
+        after = os.times()
+        spent = after.children_user + after.children_system
+        seconds.append(spent - before.children_user - before.children_system)
         assert done.stdout.splitlines()[-1] == "[]"
-    assert statistics.median(seconds) < 0.5  # 0.07 s on an idle machine
+    assert min(seconds) < 0.5  # of a core; 0.07 s on an idle machine
 
 
 def test_a_launch_follows_its_run_to_the_end(workplace):
@@ -137,9 +139,10 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     run = workplace.folder / "runs/001-smoke"
     command = start(workplace, "launch", "smoke")
     wait_for((run / "heartbeat.json").exists)
-    time.sleep(0.6)
+    assert any(line.startswith("started ") for line in iter(command.stderr.readline, ""))
+    time.sleep(0.6)  # then it follows
     command.send_signal(signal.SIGINT)
-    _, stderr = command.communicate(timeout=10)
+    _, stderr = command.communicate(timeout=60)
     assert command.returncode == 130
     assert stderr.splitlines()[-1] == (
         "detached: 001-smoke goes on; `soractl status 001-smoke` shows how far it is"
@@ -153,8 +156,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
 
 
 def test_a_run_that_lives_is_not_resumed_and_its_own_port_is_no_reason(workplace):
-    with socket.create_server(("", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port("")
     listen = f"    import socket\n    listening = socket.create_server(('', {port}))"
     workplace.ranks(listen + TRAIN_UNTIL_TOLD)
     workplace.write("hostfiles/one.txt", "localhost slots=2\n")

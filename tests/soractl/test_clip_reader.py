@@ -103,10 +103,10 @@ def as_told(path, _):
 def test_a_clip_that_crashes_or_hangs_its_reader_stops_no_other():
     paths = ["crash", "hang", "leave", "raise", *map(str, range(8))]
     tasks = [{"path": path} for path in paths]
-    answers = list(read_all(tasks, as_told, workers=2, seconds=60, stuck_after_s=1))
+    answers = list(read_all(tasks, as_told, workers=2, seconds=60, stuck_after_s=4))
     assert {answer["path"]: answer["reason"] for answer in answers} == {
         "crash": "its reader died: SIGSEGV",
-        "hang": "no end within 1 s",
+        "hang": "no end within 4 s",
         "leave": "its reader died: exit code 3",
         "raise": "RuntimeError: a bug",
         **{str(number): "" for number in range(8)},
@@ -117,7 +117,7 @@ def test_a_clip_that_crashes_or_hangs_its_reader_stops_no_other():
 def test_no_clip_is_begun_after_its_time():
     tasks = [{"path": str(number)} for number in range(1000)]
     answers = list(read_all(tasks, as_told, workers=2, seconds=0.2, stuck_after_s=5))
-    assert 2 <= len(answers) <= 10
+    assert 1 <= len(answers) <= 10
     assert all(answer["ok"] for answer in answers)
 
 

@@ -177,6 +177,8 @@ def test_killed_in_the_middle_with_a_node_lost_every_clip_is_checked_once(
         clip.rename(f"{clip}.away")  # whoever decoded it again would fail
     second = on_three_nodes("--resume")
     wait_for_entries(workplace, second, len(before) + 30)
+    while second.poll() is None and "n2" not in {entry["node"] for entry in logged(workplace)}:
+        time.sleep(0.02)
     on_three_nodes.cluster.do("off", "2")
     out, err = second.communicate(timeout=300)
     assert second.returncode == 0, out + err

@@ -223,7 +223,7 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     assert json.loads(run.run_json.read_text())["command"] == "soractl launch smoke"
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

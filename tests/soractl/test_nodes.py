@@ -3,7 +3,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soractl.errors import SoractlError
@@ -107,6 +107,7 @@ def test_a_folder_is_no_host_file(tmp_path):
         read_hostfile(tmp_path)
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text(alphabet="an1[]-,:@=# \n\r\tslotpre").map(str.encode))
 def test_whatever_a_file_holds_it_gives_nodes_or_our_own_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random.txt"

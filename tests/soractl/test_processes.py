@@ -259,9 +259,10 @@ def test_with_a_torchrun_it_alone_gets_term_first(tmp_path):
     # It passes TERM on to its rank, waits for it, and ends; so no rank is told twice.
     torchrun.write_text(
         "#!/bin/bash\n"
+        "trap 'kill -TERM %1; wait; exit' TERM\n"
         f'bash -c \'trap "echo told >> {tmp_path}/told; sleep 0.5; exit" TERM;'
         " echo up; while :; do sleep 0.1; done' &\n"
-        "trap 'kill -TERM %1; wait; exit' TERM\nwait\n"
+        "wait\n"
     )
     torchrun.chmod(0o755)
     environ = {**os.environ, "SORACTL_RUN_ID": str(tmp_path)}

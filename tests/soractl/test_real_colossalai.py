@@ -1,5 +1,4 @@
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from soractl.output import PlainDisplay
 from soractl.post_mortem import Failure
 from soractl.preparation import Wishes, prepare_launch
 from soractl.remote import Connections
+from tests.soractl.conftest import free_port
 
 pytestmark = [
     pytest.mark.slow,  # each start of `colossalai run` takes eight seconds
@@ -39,8 +39,7 @@ def launch(workplace, monkeypatch):
     """Launch TRAIN on two nodes with two ranks each, below a folder with a space in its name."""
     monkeypatch.setattr(nodes, "_own_names", lambda: set(NAMES))
     monkeypatch.setattr(launch_plan, "TRAIN_SCRIPT", workplace.write("a folder/train.py", TRAIN))
-    with socket.create_server(("127.0.0.2", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.2")
     environment = Path(sys.executable).parent
     workplace.write("hostfiles/two.txt", "\n".join(f"{name} slots=2" for name in NAMES))
 

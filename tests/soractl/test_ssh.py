@@ -12,6 +12,7 @@ from soractl.errors import SoractlError
 from soractl.gpus import read_gpus
 from soractl.nodes import Node
 from soractl.remote import Connections, Request, run_everywhere
+from tests.soractl.test_remote import assert_none_sleep, commands
 
 pytestmark = pytest.mark.ssh
 HELLO = Request(("echo", "hello"))
@@ -74,28 +75,18 @@ def test_a_lost_connection_is_opened_again(sshd):
 
 
 def test_a_hanging_command_ends_at_the_deadline_here_and_on_the_node(sshd):
-    result = ask(sshd, Request(("sh", "-c", "echo begun; sleep 4713")), deadline_s=1)
-    assert (result.stdout, result.error) == ("begun\n", "deadline: no end within 1 s")
-    assert result.elapsed_s < 3
-    assert not any(b"4713" in command for command in commands())
+    result = ask(sshd, Request(("sh", "-c", "echo begun; sleep 86413")), deadline_s=3)
+    assert (result.stdout, result.error) == ("begun\n", "deadline: no end within 3 s")
+    assert result.elapsed_s < 10
+    assert_none_sleep("86413")
 
 
 def test_a_command_deaf_to_term_is_killed_on_the_node(sshd):
-    result = ask(sshd, Request(("sh", "-c", "trap '' TERM; sleep 4714; sleep 4715")), deadline_s=1)
+    script = "trap '' TERM; sleep 86414; sleep 86415"
+    result = ask(sshd, Request(("sh", "-c", script)), deadline_s=3)
     assert result.timed_out
-    assert result.elapsed_s < 3
-    limit = time.monotonic() + 5
-    while any(b"471" in command for command in commands()) and time.monotonic() < limit:
-        time.sleep(0.1)
-    assert not any(b"4714" in command or b"4715" in command for command in commands())
-
-
-def commands():
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            yield file.read_bytes()
-        except OSError:
-            continue
+    assert result.elapsed_s < 10
+    assert_none_sleep("86414", "86415")
 
 
 def test_a_closed_port_is_said(sshd):
@@ -118,7 +109,7 @@ def test_a_dead_host_costs_the_connect_timeout(sshd):
         for filler in fillers:
             filler.close()
     assert result.error == f"unreachable: no answer from 127.0.77.9:{port} within 0.5 s"
-    assert 0.5 <= result.elapsed_s < 2
+    assert 0.5 <= result.elapsed_s < 5
 
 
 def test_a_host_that_takes_connections_and_never_speaks_costs_the_connect_timeout(sshd):
@@ -130,7 +121,7 @@ def test_a_host_that_takes_connections_and_never_speaks_costs_the_connect_timeou
     assert result.error == (
         f"unreachable: 127.0.77.9:{port} takes the connection and does not speak ssh within 0.4 s"
     )
-    assert 0.4 <= result.elapsed_s < 2
+    assert 0.4 <= result.elapsed_s < 5
 
 
 def test_a_host_that_hangs_at_authentication_costs_the_deadline(start_sshd):
@@ -138,11 +129,11 @@ def test_a_host_that_hangs_at_authentication_costs_the_deadline(start_sshd):
         "127.0.77.2", "AuthorizedKeysCommand /bin/sleep 60", "AuthorizedKeysCommandUser root"
     )
     (server.folder / "authorized_keys").unlink()
-    result = ask(server, deadline_s=0.6)
+    result = ask(server, deadline_s=4)
     assert result.error == (
-        f"unreachable: {server.host}:{server.port} hangs at authentication, given up after 0.6 s"
+        f"unreachable: {server.host}:{server.port} hangs at authentication, given up after 4 s"
     )
-    assert 0.6 <= result.elapsed_s < 2
+    assert 4 <= result.elapsed_s < 10
 
 
 def test_a_name_that_does_not_exist_is_said(sshd):
@@ -370,17 +361,17 @@ def test_bad_nodes_cost_only_their_own_rows(start_cluster):
     cluster.do("freeze", "3")
     (cluster.folder / "gpus" / "n4").mkdir(parents=True)
     (cluster.folder / "gpus" / "n4" / "delay").write_text("600")
-    options = replace(cluster.options, connect_timeout_s=1)
+    options = replace(cluster.options, connect_timeout_s=3)
     seen = []
     with cluster.network(), Connections(options) as remote:
-        rows = read_gpus(cluster.nodes, remote, deadline_s=2, on_result=seen.append)
+        rows = read_gpus(cluster.nodes, remote, deadline_s=10, on_result=seen.append)
     assert [(row.node.name, len(row.gpus), row.error, row.notes) for row in rows] == [
         ("n1", 8, None, ()),
-        ("n2", 0, "unreachable: no answer from 10.77.0.12:22 within 1 s", ()),
+        ("n2", 0, "unreachable: no answer from 10.77.0.12:22 within 3 s", ()),
         (
             "n3",
             0,
-            "unreachable: 10.77.0.13:22 takes the connection and does not speak ssh within 1 s",
+            "unreachable: 10.77.0.13:22 takes the connection and does not speak ssh within 3 s",
             (),
         ),
         ("n4", 0, None, ("nvidia-smi: did not answer in time",)),
@@ -392,19 +383,18 @@ def test_bad_nodes_cost_only_their_own_rows(start_cluster):
 
 def test_a_node_that_is_switched_off_is_noticed_on_a_warm_connection(start_cluster):
     cluster = start_cluster(2)
-    options = replace(cluster.options, connect_timeout_s=0.5)
+    options = replace(cluster.options, connect_timeout_s=3)
 
     def ask_all(remote):
         request = Request(("echo", "up"))
-        return run_everywhere(cluster.nodes, lambda node: request, remote, deadline_s=3)
+        return run_everywhere(cluster.nodes, lambda node: request, remote, deadline_s=10)
 
     with cluster.network(), Connections(options) as remote:
         assert [result.stdout for result in ask_all(remote)] == ["up\n", "up\n"]
         cluster.do("off", "2")
         results = ask_all(remote)
     assert [result.stdout for result in results] == ["up\n", ""]
-    # What comes back depends on how much of the node the kernel has taken down by then.
-    assert re.match("unreachable: (no answer from )?10.77.0.12:22", results[1].error)
+    assert results[1].unreachable  # the words depend on what the kernel has taken down by then
 
 
 def test_packets_lost_in_the_middle_of_a_command_end_at_the_deadline(start_cluster):
@@ -414,7 +404,7 @@ def test_packets_lost_in_the_middle_of_a_command_end_at_the_deadline(start_clust
         cluster.do("lose", "1")
         result = remote(cluster.nodes[0], HELLO, 1)
     assert result.error == "deadline: no end within 1 s"
-    assert 1 <= result.elapsed_s < 3
+    assert 1 <= result.elapsed_s < 6
 
 
 def test_a_cluster_leaves_nothing_behind(start_cluster):
@@ -429,4 +419,4 @@ def test_a_cluster_leaves_nothing_behind(start_cluster):
     cluster.do("down")
     assert traces() == before
     assert not cluster.folder.exists()
-    assert not any(str(cluster.folder).encode() in command for command in commands())
+    assert not any(str(cluster.folder) in " ".join(command) for command in commands())

@@ -104,7 +104,7 @@ def assert_copied(run, copy, parts=("model", "ema")):
     assert [path.name for path in copy.checkpoints_folder.glob(".*")] in ([".sync.lock"], [])
 
 
-def wait_for(condition, seconds=15):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -246,7 +246,9 @@ def test_the_head_nodes_newest_run_comes_here_without_its_optimizer(lab, save_we
         "copied 3 checkpoints, 6.1 kB in T",
     ]
     host = lab.node.partition(":")[0]
-    assert stderr == f"002-stage2 from {host}:{lab.there}/runs to {lab.here}/runs\n"
+    first, *progress = stderr.splitlines()  # only a slow copy shows any
+    assert first == f"002-stage2 from {host}:{lab.there}/runs to {lab.here}/runs"
+    assert all("/s" in line for line in progress)
     assert not list(run.checkpoints_folder.rglob(".read-by-*"))
 
 
@@ -376,7 +378,7 @@ def test_a_checkpoint_that_the_source_removes_meanwhile_is_left_out(lab, save_we
     run = lab.run_at((lab.here if push else lab.there) / "runs")
     way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
-    first = save_weights(run, 5, SLOW_BYTES)
+    first = save_weights(run, 5, 4 * SLOW_BYTES)
     save_weights(run, 6)
     process = lab.start("latest", *way, "--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: incoming(copy))
@@ -400,7 +402,7 @@ def test_a_full_destination_is_told_and_the_next_sync_goes_on(lab, save_weights)
     script = f'{small} "$@"; code=$?; ls runs/*/checkpoints >&2; exit $code'
     stdout, stderr = lab.sync(prefix=[*prefix, script, "sh"], code=1)
     assert stdout == ""
-    assert stderr.splitlines()[1:] == [
+    assert [line for line in stderr.splitlines()[1:] if "/s" not in line] == [
         f"error: no space left on {lab.here}/runs/{run.name}/checkpoints/"
         ".incoming-epoch0-global_step6",
         "hint: what was copied stays for the next sync; `soractl ckpt prune` makes room",
@@ -415,7 +417,7 @@ def test_two_syncs_never_write_the_same_run_at_once(lab, save_weights, push):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
     way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
-    save_weights(run, 5, 3 * SLOW_BYTES)
+    save_weights(run, 5, 10 * SLOW_BYTES)
     first = lab.start("latest", *way, "--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: incoming(copy))
     _, stderr = lab.sync("latest", *way, code=5)
@@ -428,7 +430,7 @@ def test_two_syncs_never_write_the_same_run_at_once(lab, save_weights, push):
 
 def test_ctrl_c_keeps_what_came_and_the_next_sync_goes_on_from_there(lab, save_weights):
     run = lab.run_at(lab.there / "runs")
-    save_weights(run, 5, SLOW_BYTES)
+    save_weights(run, 5, 4 * SLOW_BYTES)
     process = lab.start("--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: sum(incoming(lab.copy_of(run)).values()) > 1_500_000)
     process.send_signal(signal.SIGINT)
@@ -471,7 +473,8 @@ class Forwarder:
     def cut(self):
         self.up = False
         for end in self._sockets:
-            end.close() if end.fileno() < 0 else end.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it is just being closed
+                end.shutdown(socket.SHUT_RDWR)
         self._sockets = []
 
     def close(self):
@@ -522,7 +525,7 @@ def far_lab(tmp_path, sshd, network):
 
 def test_a_lost_network_is_exit_code_4_and_loses_nothing(far_lab, network, save_weights):
     run = far_lab.run_at(far_lab.there / "runs")
-    save_weights(run, 5, SLOW_BYTES)
+    save_weights(run, 5, 4 * SLOW_BYTES)
     process = far_lab.start("--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: sum(incoming(far_lab.copy_of(run)).values()) > 1_000_000)
     network.cut()
@@ -545,14 +548,14 @@ def test_watching_outlives_a_lost_network(far_lab, network, save_weights):
     wait_for(lambda: names(copy) == ["epoch0-global_step5"])
     network.cut()
     save_weights(run, 6)
-    time.sleep(1)
+    said = iter(process.stderr.readline, "")
+    assert any("; trying again in 0.2 s" in line for line in said)
     assert names(copy) == ["epoch0-global_step5"]
     network.up = True
     wait_for(lambda: names(copy) == ["epoch0-global_step5", "epoch0-global_step6"])
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate()
+    process.communicate()
     assert process.returncode == 130
-    assert "; trying again in 0.2 s" in stderr
     assert_copied(run, copy)
 
 
