@@ -15,6 +15,7 @@ import pytest
 
 from soractl.nodes import Node
 from soractl.remote import SshOptions
+from tests.soractl.copying import Lab
 from trainer.run_dir import Manifest, describe_file
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
@@ -91,6 +92,11 @@ def start_sshd(tmp_path_factory) -> Iterator:
 @pytest.fixture(scope="session")
 def sshd(start_sshd) -> SshServer:
     return start_sshd("127.0.77.1")
+
+
+@pytest.fixture
+def lab(tmp_path, sshd) -> Lab:
+    return Lab(tmp_path, sshd)
 
 
 @dataclass(frozen=True)
