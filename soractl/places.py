@@ -38,6 +38,8 @@ _SLOWEST_READ_BYTES_PER_S = 20e6
 
 _PLACE = re.compile(r"(?P<host>(?:[^@/:\s]+@)?[^@/:\s]+(?::[0-9]+)?):(?P<folder>.*)")
 
+_CHECKSUM = re.compile(r"^([0-9a-f]{64}) [ *]\./(.*)$", re.MULTILINE)
+
 _NAMES = 'cd -- "$1" 2>/dev/null || exit 0; for d in */; do echo "${d%/}"; done'
 _LOOK = r"""
 cd -- "$1/checkpoints" 2>/dev/null || exit 0
@@ -50,7 +52,14 @@ for c in epoch*-global_step*/; do
 done
 """
 _HOLDS = 'test ! -f "$1/checkpoint.json" || echo yes'
-_BROKEN = 'cd -- "$1" && LC_ALL=C sha256sum -c --quiet - 2>/dev/null; true'
+# `sha256sum` takes four times as long as OpenSSL where processors have instructions for it.
+_SUMS = r"""
+cd -- "$1" || exit
+set -- sha256sum
+! command -v openssl > /dev/null || set -- openssl dgst -sha256 -r
+xargs -r -d '\n' -n 1 -P 4 "$@" 2> /dev/null
+true
+"""
 _FORGET = 'cd -- "$1" && xargs -r -d "\\n" rm -f --'
 _MAKE_ROOM = r"""
 mkdir -p -- "$1" && cd -- "$1" || exit
@@ -199,11 +208,14 @@ class There:
 
     def damaged(self, folder: Path, files: Mapping[str, Facts]) -> dict[str, str]:
         """Path and fault of each file that is not as its manifest says; all are left alone."""
-        sums = "".join(f"{facts['sha256']}  {name}\n" for name, facts in files.items())
-        told = self._ask(_BROKEN, folder, stdin=sums, deadline_s=_patience(files))
-        faults = dict(line.rpartition(": ")[::2] for line in told.splitlines())
-        known = {"FAILED": "has another checksum than its manifest"}
-        return {name: known.get(word, "cannot be read") for name, word in faults.items()}
+        names = "".join(f"./{name}\n" for name in files)
+        told = self._ask(_SUMS, folder, stdin=names, deadline_s=_patience(files))
+        found = {name: checksum for checksum, name in _CHECKSUM.findall(told)}
+        faults = {name: "cannot be read" for name in files if name not in found}
+        for name, checksum in found.items():
+            if files[name].get("sha256", checksum) != checksum:
+                faults[name] = "has another checksum than its manifest"
+        return faults
 
     def make_room(self, run: RunDir, kept: Collection[str]) -> None:
         """Make the run's folders; delete the beginnings of copies that nobody goes on with."""

@@ -139,6 +139,30 @@ def test_a_copy_gets_no_name_from_a_manifest_that_was_cut_off(tmp_path, save_wei
     assert names(copy) == []
 
 
+@pytest.mark.parametrize("programs", [("sha256sum",), ("sha256sum", "openssl")])
+def test_a_node_names_the_files_that_are_not_as_the_manifest_says(tmp_path, save_weights, programs):
+    checkpoint = save_weights(create_run(tmp_path / "runs", "stage1"), 5)
+    changed, missing, *_ = checkpoint.manifest.files
+    (checkpoint.path / changed).write_text("other")
+    (checkpoint.path / missing).unlink()
+    (tmp_path / "bin").mkdir()
+    for program in ("sh", "xargs", *programs):
+        (tmp_path / "bin" / program).symlink_to(shutil.which(program))
+
+    def with_these_programs(node, request, deadline_s):
+        environ = {"PATH": str(tmp_path / "bin")}
+        done = subprocess.run(
+            request.argv, input=request.stdin, env=environ, capture_output=True, text=True
+        )
+        return NodeResult(node, done.stdout, done.stderr, done.returncode)
+
+    node = There(Place(Node("n1"), tmp_path), with_these_programs)
+    assert node.damaged(checkpoint.path, checkpoint.manifest.files) == {
+        changed: "has another checksum than its manifest",
+        missing: "cannot be read",
+    }
+
+
 def test_two_ways_to_say_what_to_copy_exclude_each_other(workplace):
     with pytest.raises(SoractlError, match="exclude each other") as refused:
         find_way(Wishes(destination="copy", with_optimizer=True, ema_only=True), {})
