@@ -56,7 +56,7 @@ def start_sshd(tmp_path_factory) -> Iterator:
 
     def start(host: str, *lines: str) -> SshServer:
         folder = tmp_path_factory.mktemp("sshd")
-        server = SshServer(host, free_port(host), folder)
+        server = SshServer(host, free_port(), folder)
         _make_key(folder / "id_ed25519")
         shutil.copy(folder / "id_ed25519.pub", folder / "authorized_keys")
         host_key = _make_key(folder / "host_key")
@@ -242,9 +242,9 @@ def _where(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def free_port(host: str) -> int:
-    """Below those that the kernel deals out by itself, as it is bound a while later."""
+def free_port() -> int:
+    """On all addresses, and below those that the kernel deals out: it is bound a while later."""
     while True:
         port = random.SystemRandom().randrange(15_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server((host, port)):
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port

@@ -156,7 +156,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
 
 
 def test_a_run_that_lives_is_not_resumed_and_its_own_port_is_no_reason(workplace):
-    port = free_port("")
+    port = free_port()
     listen = f"    import socket\n    listening = socket.create_server(('', {port}))"
     workplace.ranks(listen + TRAIN_UNTIL_TOLD)
     workplace.write("hostfiles/one.txt", "localhost slots=2\n")

@@ -39,7 +39,7 @@ def launch(workplace, monkeypatch):
     """Launch TRAIN on two nodes with two ranks each, below a folder with a space in its name."""
     monkeypatch.setattr(nodes, "_own_names", lambda: set(NAMES))
     monkeypatch.setattr(launch_plan, "TRAIN_SCRIPT", workplace.write("a folder/train.py", TRAIN))
-    port = free_port("127.0.0.2")
+    port = free_port()
     environment = Path(sys.executable).parent
     workplace.write("hostfiles/two.txt", "\n".join(f"{name} slots=2" for name in NAMES))
 
