@@ -143,6 +143,10 @@ def _named(workdir: Path, weights: str) -> StartPoint:
         found = read_checkpoint(path)
         if not isinstance(found, Checkpoint):
             return StartPoint("init_from", missing=f"{path} is not complete: {found[1]}")
+    elif there := list(path.glob("epoch*-global_step*")):
+        newest = max(there, key=lambda folder: folder.stat().st_mtime)
+        why = f"the checkpoint's name: {path} holds several, the newest is {newest}"
+        return StartPoint("init_from", missing=why)
     return StartPoint("init_from", path)
 
 
@@ -151,7 +155,9 @@ def _is_repository(weights: str) -> bool:
 
 
 def _is_ours(path: Path) -> bool:
-    return (path / MANIFEST).exists() or path.parent.name == "checkpoints"
+    run = RunDir(path.parent.parent)
+    in_a_run = path.parent == run.checkpoints_folder and run.run_json.is_file()
+    return in_a_run or (path / MANIFEST).exists()
 
 
 def _step(path: Path) -> int:

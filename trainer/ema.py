@@ -15,5 +15,9 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """average = decay * average + (1 - decay) * master, for all slices in one call."""
-        torch._foreach_lerp_(self.shards, self._masters, 1 - self._decay)
+        """average = decay * average + (1 - decay) * master, rounded after either product.
+
+        A linear interpolation is one pass instead of two, and differs in the last bit.
+        """
+        torch._foreach_mul_(self.shards, self._decay)
+        torch._foreach_add_(self.shards, self._masters, alpha=1 - self._decay)

@@ -51,7 +51,11 @@ def beginning(world_size: int) -> Progress:
 
 def resumed(manifest: Manifest, world_size: int) -> Progress:
     """Where a checkpoint was written; another number of ranks opens a new segment."""
-    consumed = manifest.consumed
-    if consumed[-1][0] != world_size:
-        consumed = (*consumed, (world_size, 0))
-    return Progress(manifest.epoch, manifest.step, manifest.global_step, consumed, manifest.costs)
+    found = Progress(
+        manifest.epoch, manifest.step, manifest.global_step, manifest.consumed, manifest.costs
+    )
+    if manifest.epoch_is_over:
+        found = found.next_epoch(manifest.costs)
+    if found.consumed[-1][0] != world_size:
+        found = replace(found, consumed=(*found.consumed, (world_size, 0)))
+    return found

@@ -81,14 +81,17 @@ def parse_prompt(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file that are not blank; ConfigError if there is none."""
+    """The lines of a file up to the last prompt; a blank one between is a prompt without words.
+
+    ConfigError if there is no prompt.
+    """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        lines = [line.strip() for line in path.read_text().rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from None
     if not any(lines):
         raise ConfigError([f"{path} holds no prompt; it has one a line"])
-    return [line for line in lines if line]
+    return lines
 
 
 def _split_json(line: str) -> tuple[str, dict[str, str]]:

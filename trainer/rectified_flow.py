@@ -77,8 +77,9 @@ class RectifiedFlow:
         """Shift t towards noise for large and long videos, since they hide noise better.
 
         Sizes may be bf16 tensors, and are then multiplied in bf16, as the published weights were
-        trained.
+        trained; fp16 holds no product of height and width.
         """
+        height, width, latent_frames = map(_not_in_fp16, (height, width, latent_frames))
         ratio = (height * width / _BASE_PIXELS) ** 0.5 * latent_frames**0.5 * scale
         share = t / self._span
         return ratio * share / (1 + (ratio - 1) * share) * self._span
@@ -103,6 +104,7 @@ class RectifiedFlow:
         """
         z = self.add_noise(latents, noise, t)  # [B, C, T, H, W]
         if frame_mask is not None:
+            frame_mask = frame_mask.bool()
             z = _choose(frame_mask, z, latents)
         velocity = model(z, t, x_mask=frame_mask, **conditions)[:, : latents.shape[1]]
         # the target has the precision of the latents, as the published weights were trained
@@ -121,6 +123,7 @@ class RectifiedFlow:
     ) -> Tensor:
         """Where sampling stops on its way from noise to data, fp32 [steps]; the data is left out.
 
+        Of sizes the first element counts: all videos of a batch have the same.
         `flow.transform_scale` shifts timesteps in training alone, as in the reference.
         """
         t = torch.tensor([(1 - step / steps) * self._span for step in range(steps)])
@@ -128,7 +131,8 @@ class RectifiedFlow:
             t = t.round()
         if not self._config.use_timestep_transform:
             return t
-        return self.transform(t, height=height, width=width, latent_frames=latent_frames)
+        sizes = {"height": height, "width": width, "latent_frames": latent_frames}
+        return self.transform(t, **{name: _first(size) for name, size in sizes.items()})
 
     def sample(
         self,
@@ -210,6 +214,14 @@ def _frames_by_step(
         entering = (mask * span >= t) & ~moving
         moving = moving | entering
         yield None if moving.all() else moving, entering if entering.any() else None
+
+
+def _first(size: float | Tensor) -> float | Tensor:
+    return size.flatten()[0] if isinstance(size, Tensor) else size
+
+
+def _not_in_fp16(size: float | Tensor) -> float | Tensor:
+    return size.float() if isinstance(size, Tensor) and size.dtype == torch.float16 else size
 
 
 def _choose(frames: Tensor, there: Tensor, elsewhere: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Manifest:
     consumed: tuple[tuple[int, int], ...]  # (ranks, micro steps) of this epoch so far, in order
     data_fingerprint: Mapping[str, str]  # of everything that decides an epoch's order
     costs: Mapping[str, float] = field(default_factory=dict)  # of buckets, likewise; see costs.py
+    epoch_is_over: bool = False  # then costs and data_fingerprint are the next epoch's
     recent_grad_norms: tuple[float, ...] = ()  # of the last accepted steps, the oldest first
     skipped_steps: int = 0  # since the run began
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # path: {bytes, sha256}

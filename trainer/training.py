@@ -148,16 +148,15 @@ class Training:
             wish = self.agreement.after_step()
             self.signal = 0 if wish == SAVE else wish
             if micro_steps == left:
-                break  # saved below, as the beginning of the next epoch
+                break  # saved below, with the costs that order the next epoch
             if wish or self._is_over() or self._is_checkpoint_due():
                 self._save()
             if self._is_over():
                 return
         is_measured = self.trainee.config.balance.measured
-        self.progress = self.progress.next_epoch(
-            self.bucket_seconds.agreed() if is_measured else {}
-        )
-        self._save()
+        ended, costs = self.progress, self.bucket_seconds.agreed() if is_measured else {}
+        self.progress = ended.next_epoch(costs)
+        self._save(ended)
 
     def _validation_loss(self) -> float | None:
         every = self.trainee.config.validation.every_steps
@@ -199,14 +198,17 @@ class Training:
             self.agreement.wish_to_save()
         return settings.every_steps > 0 and self.progress.global_step % settings.every_steps == 0
 
-    def _save(self) -> None:
+    def _save(self, ended: Progress | None = None) -> None:
+        """Here, or at the end of an epoch, which gives the checkpoint its name."""
         progress, guard = self.progress, self.trainee.state.optimizer.guard
+        place = ended or progress
         manifest = Manifest(
-            epoch=progress.epoch,
-            step=progress.step,
-            global_step=progress.global_step,
+            epoch=place.epoch,
+            step=place.step,
+            global_step=place.global_step,
             world_size=self.ranks.world_size,
-            consumed=progress.consumed,
+            consumed=place.consumed,
+            epoch_is_over=ended is not None,
             data_fingerprint=fingerprint(
                 self.clips, self.trainee.config, self.features.draw_of(progress.epoch)
             ),

@@ -108,6 +108,14 @@ def test_a_finished_run_that_is_resumed_ends_at_once_and_well(tmp_path, clips_cs
     attempt = trainer.launch(world_size=1)
     assert attempt.end() == [0]
     before = rows(attempt.run)
+    [checkpoint] = attempt.run.checkpoints()
+    manifest, steps = checkpoint.manifest, len(before)
+    assert checkpoint.name == f"epoch0-global_step{steps}"
+    assert (manifest.step, manifest.consumed, manifest.epoch_is_over) == (
+        steps,
+        ((1, steps),),
+        True,
+    )
     resumed = trainer.resume(world_size=1)
     assert resumed.end() == [0]
     assert rows(resumed.run) == before

@@ -1,3 +1,4 @@
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def test_named_weights_come_before_the_stage_before(root, run_with):
     newest = run.checkpoints()[-1].path
     assert launch(root, SMOKE, str(run.path)) == StartPoint("init_from", newest)
     assert launch(root, SMOKE, str(newest)) == StartPoint("init_from", newest)
+
+
+def test_a_folder_of_the_reference_is_taken_wherever_it_lies_and_one_of_many_must_be_named(
+    root, tmp_path
+):
+    experiment = tmp_path / "checkpoints"
+    for number, name in enumerate(("epoch4-global_step2210", "epoch0-global_step99")):
+        (experiment / name / "model").mkdir(parents=True)
+        os.utime(experiment / name, (number, number))
+    named = experiment / "epoch4-global_step2210"
+    assert launch(root, SMOKE, str(named)) == StartPoint("init_from", named)
+    assert launch(root, SMOKE, str(experiment)).missing == (
+        f"the checkpoint's name: {experiment} holds several, the newest is "
+        f"{experiment}/epoch0-global_step99"
+    )
 
 
 def test_the_weights_that_a_stage_names_must_be_there(root):

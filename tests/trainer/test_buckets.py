@@ -101,6 +101,13 @@ def test_a_dropped_length_tries_a_lower_resolution_and_a_missing_one_is_cut():
     assert names(assign(clip, missing, 1, 0)) == ["240p/17/0.56"]
 
 
+def test_a_pair_of_chances_may_be_a_list_as_in_json():
+    def rules(pair):
+        return bucket_rules([1, 51], {"240p": [2, 2]}, {"240p": [1.0, pair]})
+
+    assert rules([1.0, 0.5]) == rules((1.0, 0.5))
+
+
 def test_draws_depend_on_seed_epoch_and_clip_alone():
     rules = rules_of("stage1")
     rows = [(60 + 10 * i, 720, 1280) for i in range(200)]

@@ -22,6 +22,18 @@ def test_six_updates_give_the_published_averages(golden):
             torch.testing.assert_close(shard, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_averages_have_the_roundings_of_the_formula_to_the_last_bit():
+    draws = torch.Generator().manual_seed(0)
+    masters = [torch.randn(size, generator=draws) for size in (1, 7, 5000)]
+    ema, expected = Ema(masters, 0.9), [master.clone() for master in masters]
+    for _ in range(20):
+        for master, average in zip(masters, expected, strict=True):
+            master.add_(torch.randn(master.shape, generator=draws))
+            average.mul_(0.9).add_(master, alpha=1 - 0.9)
+        ema.update()
+    assert all(map(torch.equal, ema.shards, expected))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_slices_are_averaged_as_the_whole_is(count):
     draws = torch.Generator().manual_seed(0)

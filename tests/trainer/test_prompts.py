@@ -65,10 +65,11 @@ def test_a_prompt_that_cannot_be_read_is_quoted(line, message):
     assert message in str(caught.value)
 
 
-def test_a_file_has_one_prompt_a_line(tmp_path):
+def test_a_file_has_one_prompt_a_line_and_a_blank_one_counts(tmp_path):
     path = tmp_path / "prompts.txt"
-    path.write_text("a cat\n\n a dog \n")
-    assert read_prompts(path) == ["a cat", "a dog"]
+    path.write_text("a cat\n\n a dog \n\n")
+    assert read_prompts(path) == ["a cat", "", "a dog"]
+    assert parse_prompt("").text(0) == ""
     path.write_text("\n")
     with pytest.raises(ConfigError, match="holds no prompt"):
         read_prompts(path)

@@ -131,6 +131,13 @@ def test_sizes_in_bf16_shift_times_as_the_published_weights_were_trained(
     )
 
 
+def test_sizes_in_fp16_do_not_overflow():
+    t = torch.tensor([100.0, 500.0, 900.0])
+    sizes = {"height": 720, "width": 1280, "latent_frames": 15}
+    halves = {key: torch.tensor([size]).half() for key, size in sizes.items()}
+    torch.testing.assert_close(FLOW.transform(t, **halves), FLOW.transform(t, **sizes))
+
+
 def test_short_videos_and_odd_lengths_are_shifted_by_their_latent_length():
     assert [reference_latent_frames(frames) for frames in (1, 2, 16, 17, 51, 60)] == [
         *(1, 0, 0, 5, 15, 15)
@@ -210,6 +217,15 @@ def test_sampling_stops_at_whole_numbers_where_times_are_discrete():
     assert torch.equal(flow.sampling_timesteps(7, **IMAGE), stops)
     size = {"height": 144, "width": 256, "latent_frames": 1}
     assert torch.equal(flow.sampling_timesteps(7, **size), flow.transform(stops, **size))
+
+
+def test_sizes_may_come_for_each_video_of_a_batch():
+    sizes = {"height": 240, "width": 426, "latent_frames": 15}
+    each = {key: torch.full((4,), float(size)) for key, size in sizes.items()}
+    for steps in (3, 4):
+        torch.testing.assert_close(
+            FLOW.sampling_timesteps(steps, **each), FLOW.sampling_timesteps(steps, **sizes)
+        )
 
 
 def test_thirty_steps_stop_where_the_published_sampler_does():

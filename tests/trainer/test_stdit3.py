@@ -117,13 +117,12 @@ def test_the_embedders_equal_the_references(model, cases, facts):
     limits = facts["tolerance"]["pieces"]
     t = cases["piece.timestep_embedding.t"]
     expected = cases["piece.timestep_embedding.sinusoid"]
-    # an angle of 1000 is rounded to 6e-5
-    torch.testing.assert_close(sinusoid(t), expected, rtol=0, atol=3e-5)
+    # on another machine the last bit of a frequency may differ, which is 6e-5 at t = 1000
+    torch.testing.assert_close(sinusoid(t), expected, rtol=0, atol=6e-5)
     torch.testing.assert_close(model.t_embedder(t), cases["piece.t_embedder.out"], **limits)
     fps = cases["piece.fps_embedder.in"]
     torch.testing.assert_close(model.fps_embedder(fps), cases["piece.fps_embedder.out"], **limits)
-    for number in ("0", "1"):
-        given = facts["pieces"]["pos_embed"][number]
+    for number, given in facts["pieces"]["pos_embed"].items():
         table = model.pos_embed(
             given["h"], given["w"], scale=given["scale"], base_size=given["base_size"]
         )
@@ -317,6 +316,14 @@ def test_a_forward_pass_never_waits_for_the_device():
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert output.isfinite().all()
+
+
+def test_masks_may_be_numbers_and_other_conditions_are_left_aside():
+    model, given = smoke_model(), random_inputs()
+    frames, drop = torch.tensor([[1, 0, 1], [1, 1, 1]]), torch.tensor([1, 0])
+    bools = model(**given, x_mask=frames.bool(), drop_captions=drop.bool())
+    numbers = model(**given, x_mask=frames.float(), drop_captions=drop, num_frames=9, ar=0.56)
+    assert torch.equal(numbers, bools)
 
 
 def test_a_caption_without_a_token_is_refused():

@@ -113,6 +113,20 @@ def test_the_smoke_vae_makes_latents_and_videos_of_the_announced_sizes(size):
     assert video.shape == (1, 3, frames, height // 8 * 8, width // 8 * 8)
 
 
+@pytest.mark.parametrize("micro_frame_size", [8, 17, 20, 32])
+def test_each_group_of_frames_is_coded_on_its_own_whatever_its_size(micro_frame_size):
+    config = VaeConfig(arch="smoke", micro_frame_size=micro_frame_size, micro_batch_size=4)
+    vae = build_vae(config).eval().requires_grad_(False)
+    frames = 2 * micro_frame_size + 3
+    video = torch.rand(1, 3, frames, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = vae.encode(video)
+    groups = [vae.encode(group) for group in video.split(micro_frame_size, dim=2)]
+    torch.testing.assert_close(latents, torch.cat(groups, dim=2))
+    counts = (micro_frame_size, micro_frame_size, 3)
+    decoded = [vae.decode(*pair) for pair in zip(groups, counts, strict=True)]
+    torch.testing.assert_close(vae.decode(latents, frames), torch.cat(decoded, dim=2))
+
+
 def test_the_smoke_vae_shows_a_video_in_blocks():
     vae = build_vae(VaeConfig(arch="smoke", micro_frame_size=17, micro_batch_size=4))
     blocks = (torch.rand(1, 3, 5, 2, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1) * 0.9

@@ -96,7 +96,7 @@ class Assignment:
 def bucket_rules(
     frames: Sequence[int],
     batch_size: Mapping[Any, Sequence[int]],
-    keep: Mapping[Any, Sequence[float | tuple[float, float]]],
+    keep: Mapping[Any, Sequence[float | Sequence[float]]],
 ) -> tuple[BucketRule, ...]:
     """The rules in the order in which they are tried: most pixels first, longest first."""
     names = sorted(keep, key=lambda name: -RESOLUTIONS[name].pixels)
@@ -105,7 +105,7 @@ def bucket_rules(
         sizes = (*batch_size.get(name, ()), *[None] * len(frames))
         columns = list(zip(frames, keep[name], sizes, strict=False))
         for length, chance, size in sorted(columns, key=lambda column: -column[0]):
-            stay, consider = chance if isinstance(chance, tuple) else (chance, None)
+            stay, consider = (chance, None) if isinstance(chance, int | float) else chance
             rules.append(BucketRule(name, length, stay, consider, size if stay > 0 else None))
     return tuple(rules)
 

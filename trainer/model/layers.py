@@ -24,8 +24,8 @@ def sinusoid(t: Tensor) -> Tensor:
     """[B] to [B, 256], cosines first, in fp32."""
     half = _SINUSOID_WIDTH // 2
     exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
-    # fp32's exp differs by its last bit from one machine to the next: 3e-5 at t = 1000
-    angles = t[:, None].float() * exponents.double().exp().float()
+    # fp32, as published weights know it, though its last bit may differ between machines
+    angles = t[:, None].float() * exponents.exp()
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
@@ -74,7 +74,7 @@ class CaptionEmbedder(nn.Module):
         chosen = y.flatten(0, 2)[tokens]
         if drop is not None:
             null = self.y_embedding[tokens % length].to(y.dtype)
-            chosen = torch.where(drop[tokens // length, None], null, chosen)
+            chosen = torch.where(drop.bool()[tokens // length, None], null, chosen)
         return self.y_proj(chosen)
 
 
@@ -114,8 +114,13 @@ class PositionEmbedder(nn.Module):
         # a buffer, so that a bf16 model has bf16 frequencies: published weights were trained so
         self.register_buffer("inv_freq", 10000.0**-exponents, persistent=False)
 
-    def forward(self, rows: int, columns: int, *, scale: float, base_size: int) -> Tensor:
-        """[rows x columns, D] in fp32; the column fills the first half of the channels."""
+    def forward(
+        self, rows: int, columns: int, *, scale: float, base_size: int | None = None
+    ) -> Tensor:
+        """[rows x columns, D] in fp32; the column fills the first half of the channels.
+
+        With a `base_size`, either edge counts as that many places.
+        """
         by_row = self._wave(rows, scale, base_size)
         by_column = self._wave(columns, scale, base_size)
         both = (
@@ -124,9 +129,9 @@ class PositionEmbedder(nn.Module):
         )
         return torch.cat(both, -1).flatten(0, 1)
 
-    def _wave(self, size: int, scale: float, base_size: int) -> Tensor:
+    def _wave(self, size: int, scale: float, base_size: int | None) -> Tensor:
         places = torch.arange(size, dtype=torch.float32, device=self.inv_freq.device)
-        angles = (places / scale * (base_size / size))[:, None] * self.inv_freq.float()
+        angles = (places / scale * ((base_size or size) / size))[:, None] * self.inv_freq.float()
         return torch.cat((angles.sin(), angles.cos()), -1)
 
 

@@ -20,6 +20,7 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _DROPPED = ("pos_embed", "pos_embed_temporal")  # tables that STDiT3 computes
 _NULL_CAPTION = "y_embedder.y_embedding"
 _PATCH_WEIGHT = "x_embedder.proj.weight"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # torch writes for a terminal
 _CONSTANTS = re.compile(r"rope\.freqs")
 _NOT_IN_PIXART = re.compile(
     r"rope\.freqs|fps_embedder\..+|temporal_blocks\..+|spatial_blocks\.\d+\.attn\.[qk]_norm\.weight"
@@ -179,7 +180,7 @@ def _read_pickled(file: Path) -> Mapping[str, Tensor]:
             file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)
         )
     except (OSError, EOFError, LookupError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too early"
+        reason = _COLOURS.sub("", str(error)).partition("\n")[0] or "it ends too early"
         raise WeightsError(f"{file} cannot be read as plain tensors: {reason}") from None
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):

@@ -188,13 +188,15 @@ class STDiT3(nn.Module):
         height: Tensor | float | None = None,
         width: Tensor | float | None = None,
         drop_captions: Tensor | None = None,
+        **_: object,
     ) -> Tensor:
         """The velocity of latents x [B, 4, T, H, W] in its first half, [B, 8, T, H, W] in fp32.
 
         timestep [B] runs from 0 to 1000; y [B, 1, L, C] are caption features and mask [B or a
         divisor, L] says which of their tokens count; x_mask [B, T] is False for given frames; fps
         [B or a divisor]; of height and width in pixels the first element counts; drop_captions [B]
-        is True for captions to hide. mask, height and width belong on the host.
+        is True for captions to hide. mask, height and width belong on the host. Other conditions
+        (num_frames, ar, ...) are left aside.
         """
         if fps is None or height is None or width is None:
             raise ValueError("the model needs fps, height and width")
@@ -204,6 +206,7 @@ class STDiT3(nn.Module):
         t, modulation = self._time(timestep, fps)
         t0 = None
         if x_mask is not None:
+            x_mask = x_mask.bool()
             t0, modulation0 = self._time(torch.zeros_like(timestep), fps)
             modulation = torch.where(x_mask[:, :, None, None], modulation, modulation0)
         y = self.y_embedder(y, captions.tokens, drop_captions)

@@ -125,7 +125,7 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
         """A video [B, 3, num_frames, H, W] of its latents [B, 4, t, h, w]."""
         z = latents * self.scale + self.shift
-        chunks = z.split(latent_frames(self.micro_frame_size), dim=2)
+        chunks = z.split(latent_frames(self.micro_frame_size, self.micro_frame_size), dim=2)
         starts = range(0, num_frames, self.micro_frame_size)
         by_frame = [
             self.temporal_vae.decode(chunk, min(self.micro_frame_size, num_frames - start))
