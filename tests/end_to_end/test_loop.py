@@ -40,16 +40,16 @@ def test_the_second_epoch_is_ordered_by_what_the_first_one_measured(tmp_path, cl
     attempt.wait_for(attempt.run.checkpoints)
     os.kill(attempt.pids[1], signal.SIGTERM)
     assert attempt.end() == [143, 143]
-    begin, within = (checkpoint.manifest for checkpoint in attempt.run.checkpoints())
-    assert (begin.epoch, begin.step, within.epoch) == (1, 0, 1)
+    end, within = (checkpoint.manifest for checkpoint in attempt.run.checkpoints())
+    assert (end.epoch, end.epoch_is_over, within.epoch) == (0, True, 1)
     assert within.step > 0
-    assert begin.costs.keys() <= read_json(attempt.run.bucket_seconds).keys()
-    assert all(seconds > 0 for seconds in begin.costs.values())
+    assert end.costs.keys() <= read_json(attempt.run.bucket_seconds).keys()
+    assert all(seconds > 0 for seconds in end.costs.values())
     resumed = trainer.resume("latest", f"trainer.max_steps={within.global_step + 1}")
     assert resumed.end() == [0, 0]
     later = resumed.run.checkpoints()[-1].manifest
     assert later.step == within.step + 1
-    assert within.costs == later.costs == begin.costs != {}
+    assert within.costs == later.costs == end.costs != {}
 
 
 @pytest.mark.slow  # a start of two ranks
