@@ -1,11 +1,11 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
 from tests.end_to_end.conftest import processes_of
+from tests.waiting import wait_for
 from trainer.run_dir import RunDir
 
 STEPS = 8
@@ -41,10 +41,3 @@ def test_killed_and_resumed_training_has_the_losses_of_uninterrupted_training(
     soractl("resume", "latest")
     assert losses(run) == whole
     assert [path.name for path in sorted((run / "attempts").iterdir())] == ["1", "2"]
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -81,13 +80,6 @@ def assert_copied(run, copy, parts=("model", "ema")):
         del copied["checkpoint.json"]
         assert copied == wanted
     assert [path.name for path in copy.checkpoints_folder.glob(".*")] in ([".sync.lock"], [])
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def incoming(copy):

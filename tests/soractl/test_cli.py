@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.soractl.conftest import free_port
+from tests.waiting import wait_for
 
 REPOSITORY = Path(__file__).parent.parent.parent
 HEAVY = ("torch", "pandas", "paramiko", "rich", "pynvml", "ClusterShell")
@@ -37,13 +38,6 @@ def start(workplace, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_help_is_quick_and_loads_nothing_heavy(workplace):

@@ -11,6 +11,7 @@ from soractl.output import PlainDisplay
 from soractl.preparation import Wishes, prepare_launch, prepare_resume
 from soractl.remote import Connections, NodeResult
 from soractl.runs import recorded
+from tests.waiting import wait_for
 from trainer.run_dir import RunDir, read_json
 
 
@@ -221,13 +222,6 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
         "reset_data": False,
     }
     assert json.loads(run.run_json.read_text())["command"] == "soractl launch smoke"
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_rank_that_says_how_to_go_on_is_taken_at_its_word(workplace):

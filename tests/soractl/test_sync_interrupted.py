@@ -23,8 +23,8 @@ from tests.soractl.copying import (
     assert_copied,
     incoming,
     names,
-    wait_for,
 )
+from tests.waiting import wait_for
 from trainer.run_dir import Checkpoint, RunDir, read_checkpoint
 
 

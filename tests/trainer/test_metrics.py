@@ -1,10 +1,10 @@
 import json
 import math
 import re
-import time
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.waiting import wait_for
 from trainer.config import LogConfig
 from trainer.metrics import open_sinks
 from trainer.run_dir import RunDir
@@ -57,10 +57,3 @@ def test_wandb_has_one_run_for_all_attempts_and_its_steps_are_ours(tmp_path, mon
 def steps_in(file):
     """The steps of an offline run: a name, then as JSON of one character its value."""
     return {int(step) for step in re.findall(rb"global_step\x82\x01\x01(\d)", file.read_bytes())}
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
