@@ -66,6 +66,7 @@ def compare(ranks: Ranks, folder: Path, rounds: int) -> None:
     saver = Saver(
         RunDir(folder), ranks, CheckpointConfig(every_steps=0, keep_last=1, keep_every_steps=0)
     )
+    saver.make_room(state)  # as before the first step
     steps = iter(range(1, sys.maxsize))
 
     def ours() -> None:

@@ -25,6 +25,7 @@ from trainer.run_dir import Checkpoint, sync_to_disk
 
 INDEX = "model.safetensors.index.json"
 _FILE_BYTES = 2**30
+_PIECE_BYTES = 2**28  # torch rounds pinned memory up to a power of two: 10 GB would take 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class TrainingState:
     def optimizer_slices(self) -> dict[str, Tensor]:
         """This rank's flat slices, as `master.NAME` and `exp_avg.NAME`; `step.NAME` is a count."""
         moments = self.optimizer.optim.state
+        if not moments:
+            _begin_moments(self.optimizer)
         return {
             f"{kind}.{name}": tensor
             for name, master in zip(self.trainable_names, self.optimizer.masters, strict=True)
@@ -174,7 +177,6 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     node.hand_out(tensors.values())
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     _restore_averages(checkpoint.ema, state.averages, shapes, ranks, node)
-    _fill_moments(state.optimizer)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
     shards = _sharded(state.optimizer_slices, shapes, mesh)
     try:
@@ -265,8 +267,8 @@ def _sharded(
     return shards
 
 
-def _fill_moments(optimizer: ZeroOptimizer) -> None:
-    """AdamW's state as it is before its first step, for a checkpoint to be read into."""
+def _begin_moments(optimizer: ZeroOptimizer) -> None:
+    """AdamW's state as it is before its first step, which would make it itself."""
     for master in optimizer.masters:
         optimizer.optim.state[master] = {
             "step": torch.zeros((), dtype=torch.float32, device=master.device),
@@ -276,15 +278,30 @@ def _fill_moments(optimizer: ZeroOptimizer) -> None:
 
 
 def _places_for(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:
-    """Room on the host, one piece for each type: thousands of small pinned ones are slow to get."""
+    """Room on the host in pieces, since thousands of small pinned ones are slow to get."""
     places: dict[tuple[str, str], Tensor] = {}
     for dtype in {tensor.dtype for tensor in tensors.values()}:
         named = {key: tensor for key, tensor in tensors.items() if tensor.dtype == dtype}
-        lengths = [tensor.numel() for tensor in named.values()]
-        whole = torch.empty(sum(lengths), dtype=dtype, pin_memory=torch.cuda.is_available())
-        parts = zip(named.items(), whole.split(lengths), strict=True)
-        places |= {key: part.view(tensor.shape) for (key, tensor), part in parts}
+        for piece in _in_pieces(named):
+            lengths = [tensor.numel() for tensor in piece.values()]
+            whole = torch.empty(sum(lengths), dtype=dtype, pin_memory=torch.cuda.is_available())
+            parts = zip(piece.items(), whole.split(lengths), strict=True)
+            places |= {key: part.view(tensor.shape) for (key, tensor), part in parts}
     return places
+
+
+def _in_pieces(
+    named: Mapping[tuple[str, str], Tensor],
+) -> Iterator[dict[tuple[str, str], Tensor]]:
+    piece: dict[tuple[str, str], Tensor] = {}
+    size = 0
+    for key, tensor in named.items():
+        if piece and size + tensor.nbytes > _PIECE_BYTES:
+            yield piece
+            piece, size = {}, 0
+        piece[key] = tensor
+        size += tensor.nbytes
+    yield piece
 
 
 def _gather(

@@ -53,6 +53,10 @@ class Saver:
         """Seconds since the last save began, or since the start."""
         return time.monotonic() - self._last_save
 
+    def make_room(self, state: TrainingState) -> None:
+        """Get the host memory of a save, or the first one would make training wait for it."""
+        take_snapshot(state, self._ranks, self._memory)
+
     def save(self, state: TrainingState, manifest: Manifest) -> None:
         """Copy the state to host memory and return; the last save is finished first."""
         began = self._last_save = time.monotonic()

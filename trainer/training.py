@@ -247,6 +247,8 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         log.info("resumed from %s", checkpoint.name)
     if ranks.is_first:
         take_over(run, attempt, progress.global_step)
+    saver = Saver(run, ranks, settings.checkpoint)
+    saver.make_room(trainee.state)
     bucket_seconds = BucketSeconds(run, ranks)
     training = Training(
         run=run,
@@ -255,7 +257,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         features=features,
         ranks=ranks,
         log=TrainLog(run, attempt, trainee, ranks, bucket_seconds, progress.global_step),
-        saver=Saver(run, ranks, settings.checkpoint),
+        saver=saver,
         agreement=Agreement(),
         progress=progress,
         bucket_seconds=bucket_seconds,

@@ -63,6 +63,33 @@ def test_training_goes_on_bit_for_bit(tmp_path, dtype):
     assert unequal(whole(tmp_path, "uninterrupted", 2), whole(tmp_path, "resumed", 2)) == []
 
 
+def train_with_room_made(group, folder, dtype):
+    checkpoint_module._PIECE_BYTES = 100  # fewer than some tensors have
+    losses = Rank(group, folder, dtype).train(3)
+    rank = Rank(group, folder, dtype)
+    rank.saver.make_room(rank.state)
+    room = addresses(rank)
+    assert rank.train(3) == losses
+    rank.save()
+    rank.saver.close()
+    assert addresses(rank) == room
+    dump(rank, folder, "saved")
+    [checkpoint] = rank.run.checkpoints()
+    restored = Rank(group, folder, dtype)
+    restored.restore(checkpoint)
+    dump(restored, folder, "restored")
+
+
+def addresses(rank):
+    return {name: place.data_ptr() for name, place in rank.saver._memory._places.items()}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_room_for_the_first_save_is_made_before_training_and_changes_nothing(tmp_path, dtype):
+    ranks.run(1, train_with_room_made, tmp_path, dtype)
+    assert unequal(whole(tmp_path, "saved", 1), whole(tmp_path, "restored", 1)) == []
+
+
 def train_and_save_in_small_files(group, folder):
     checkpoint_module._FILE_BYTES = 150  # several for each rank
     rank = Rank(group, folder)
