@@ -20,20 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch.distributed.run import main as torchrun
+
+from trainer.checkpoint import TrainingState
+from trainer.config import CheckpointConfig, TrainerConfig, load_stage
+from trainer.ema import Ema
+from trainer.model.stdit3 import STDiT3, STDiT3Config
+from trainer.parallel import Ranks, boost, process_group
+from trainer.run_dir import Manifest, RunDir
+from trainer.saver import Saver
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from torch.distributed.run import main as torchrun  # noqa: E402
-
-from trainer.checkpoint import TrainingState  # noqa: E402
-from trainer.config import CheckpointConfig, TrainerConfig, load_stage  # noqa: E402
-from trainer.ema import Ema  # noqa: E402
-from trainer.model.stdit3 import STDiT3, STDiT3Config  # noqa: E402
-from trainer.parallel import Ranks, boost, process_group  # noqa: E402
-from trainer.run_dir import Manifest, RunDir  # noqa: E402
-from trainer.saver import Saver  # noqa: E402
 
 SIZE = STDiT3Config(hidden_size=768, depth=5, num_heads=12)
 TRAINER = TrainerConfig(dtype="bf16", compile=False, collective_timeout_s=600)

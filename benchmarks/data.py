@@ -11,7 +11,6 @@ import hashlib
 import math
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +28,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from soractl.text import table  # noqa: E402
-from trainer.config import load_stage  # noqa: E402
-from trainer.data.batch_sampler import EpochPlan, plan_epoch  # noqa: E402
-from trainer.data.buckets import Assignment, BucketRule, assign, bucket_rules  # noqa: E402
-from trainer.data.costs import work  # noqa: E402
-from trainer.data.decode import read_frames  # noqa: E402
-from trainer.data.resolutions import RESOLUTIONS  # noqa: E402
-from trainer.data.transforms import resize_crop  # noqa: E402
+from soractl.text import table
+from trainer.config import load_stage
+from trainer.data.batch_sampler import EpochPlan, plan_epoch
+from trainer.data.buckets import Assignment, BucketRule, assign, bucket_rules
+from trainer.data.costs import work
+from trainer.data.decode import read_frames
+from trainer.data.resolutions import RESOLUTIONS
+from trainer.data.transforms import resize_crop
 
 CLIPS, RANKS, WINDOW, SEED = 1_300_000, 192, 8, 42
 SHAPES = {(1080, 1920): 0.43, (720, 1280): 0.45, (1280, 720): 0.05, (480, 854): 0.07}

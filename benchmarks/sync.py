@@ -23,11 +23,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
+from soractl.rsync import FAST_CIPHER
+from trainer.run_dir import Manifest, RunDir, create_run, describe_file, write_json
 
-from soractl.rsync import FAST_CIPHER  # noqa: E402
-from trainer.run_dir import Manifest, RunDir, create_run, describe_file, write_json  # noqa: E402
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 ADDRESS = "127.0.77.99"
 FILES, FILE_BYTES = 4, 250 * 10**6  # of a checkpoint's weights; its optimizer is a tenth here

@@ -24,18 +24,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import load_stage
+from trainer.ema import Ema
+from trainer.model.attention import CrossAttention, SelfAttention
+from trainer.model.stdit3 import Block, STDiT3, STDiT3Config, TemporalBlock
+from trainer.rectified_flow import RectifiedFlow
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from trainer.config import load_stage  # noqa: E402
-from trainer.ema import Ema  # noqa: E402
-from trainer.model.attention import CrossAttention, SelfAttention  # noqa: E402
-from trainer.model.stdit3 import Block, STDiT3, STDiT3Config, TemporalBlock  # noqa: E402
-from trainer.rectified_flow import RectifiedFlow  # noqa: E402
 
 CONFIG = STDiT3Config(hidden_size=384, depth=6, num_heads=6, model_max_length=64)
 BATCH, FRAMES = 2, 8

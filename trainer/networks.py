@@ -57,5 +57,6 @@ def build_caption_encoder(
         return text_encoder.tiny_t5(
             seed, dtype=dtype, device=device, max_length=length, clean=clean
         )
-    build = text_encoder.load_t5 if read else text_encoder.empty_t5
-    return build(config.weights, dtype=dtype, device=device, max_length=length, clean=clean)
+    return text_encoder.load_t5(
+        config.weights, dtype=dtype, device=device, max_length=length, clean=clean, read=read
+    )

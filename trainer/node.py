@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -69,8 +70,9 @@ class Node:
                 tensor.copy_(there)
 
 
+@cache  # a process has one group of ranks in its life
 def node_of(ranks: Ranks) -> Node:
-    """The node of this rank; all ranks take part."""
+    """The node of this rank; when it is first asked for, all ranks take part."""
     firsts: list[int] = [0] * ranks.world_size
     mine = ranks.rank - ranks.local_rank
     dist.all_gather_object(firsts, mine)

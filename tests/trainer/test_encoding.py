@@ -73,8 +73,8 @@ def rows_in(shard):
     from safetensors import safe_open
 
     with safe_open(shard, "pt") as tensors:
-        names = [name for name in tensors.keys() if not name.startswith("fps.")]  # noqa: SIM118
-    return [int(name.rpartition(".")[2]) for name in names]
+        names = tensors.keys()
+    return [int(name.rpartition(".")[2]) for name in names if not name.startswith("fps.")]
 
 
 def test_each_clip_is_encoded_as_training_would_by_any_number_of_ranks(job, table):

@@ -91,13 +91,20 @@ def load_t5(
     device: torch.device | str,
     max_length: int,
     clean: bool = False,
+    read: bool = True,
 ) -> CaptionEncoder:
-    """T5 v1.1 from a folder, or from the Hugging Face cache by its `owner/name`; no download."""
+    """T5 v1.1 from a folder, or from the Hugging Face cache by its `owner/name`; no download.
+
+    Without `read` its weights are left alone: those that it has are whatever the memory held.
+    """
     folder = find_snapshot(weights)
     from transformers import AutoTokenizer, T5EncoderModel
 
     try:
         tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not read:
+            encoder = _empty_t5(folder, dtype, device)
+            return CaptionEncoder(encoder, tokeniser, max_length=max_length, clean=clean)
         encoder, report = T5EncoderModel.from_pretrained(
             folder,
             local_files_only=True,
@@ -115,24 +122,14 @@ def load_t5(
     return CaptionEncoder(encoder.to(device, dtype), tokeniser, max_length=max_length, clean=clean)
 
 
-def empty_t5(
-    weights: str | Path,
-    *,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    max_length: int,
-    clean: bool = False,
-) -> CaptionEncoder:
-    """`load_t5` without its weights: those of this one hold whatever the memory held."""
-    folder = find_snapshot(weights)
-    from transformers import AutoTokenizer, T5Config, T5EncoderModel
+def _empty_t5(folder: Path, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
+    from transformers import T5Config, T5EncoderModel
 
-    tokeniser = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):  # five billion random numbers would take minutes
         encoder = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
     encoder = encoder.to(dtype).to_empty(device=device)
     encoder.tie_weights()  # else the vocabulary is there twice
-    return CaptionEncoder(encoder, tokeniser, max_length=max_length, clean=clean)
+    return encoder
 
 
 def tiny_t5(

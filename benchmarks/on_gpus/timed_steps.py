@@ -1,0 +1,213 @@
+"""Seconds of steps on this rank and all others: of every bucket, of every way, of two orders."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks.data import like_openvid
+from benchmarks.on_gpus.shapes import TOY, Shape, Size
+from benchmarks.on_gpus.trained import Trained
+from trainer import networks
+from trainer.config import load_stage
+from trainer.data.batch_sampler import plan_epoch
+from trainer.data.buckets import assign, bucket_rules
+from trainer.model.text_encoder import CaptionEncoder, tiny_t5
+from trainer.parallel import Ranks
+
+PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200
+CAPTION_TOKENS = 300
+WARM_UP = 2
+
+
+class Steps:
+    """Times steps on this rank and all others; the first one prints."""
+
+    def __init__(self, size: Size, ranks: Ranks, rounds: int) -> None:
+        self.size, self.ranks, self.rounds = size, ranks, rounds
+        self.config = load_stage(size.stage).config
+
+    def run(self, all_shapes: bool) -> None:
+        """Every way on the shapes that show what it is for."""
+        name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, toy networks"
+        self.say(f"{name}; a matrix product reaches {self.matrix_rate() / 1e12:.0f} TFLOP/s")
+        columns = ("S/STEP", "TOKENS/S", "TFLOP/S", "MFU", "UPDATE", "PEAK GB")
+        self.say(f"{'':34}{'':28}" + "".join(f"{name:>10}" for name in columns))
+        if not all_shapes:
+            self.way("ours", [self.size.middle])
+            return
+        model_s = self.way("ours", self.size.shapes)
+        self.way("ours, nothing recomputed", self.size.small, grad_checkpoint="none")
+        self.way("ours, not compiled", [self.size.middle], compiled=False)
+        self.way("plain arithmetic", [self.size.middle], plain=True)
+        self.encoders(model_s)
+        if self.ranks.world_size > 1:
+            self.orders()
+
+    def way(
+        self,
+        name: str,
+        shapes: Sequence[Shape],
+        *,
+        plain: bool = False,
+        compiled: bool = True,
+        grad_checkpoint: str | None = None,
+    ) -> dict[Shape, float]:
+        """Seconds of a step by shape, of those that fit into memory."""
+        found = {}
+        with self.trained(plain, compiled, grad_checkpoint) as trained:
+            for shape in shapes:
+                with self.unless_memory_is_short(f"{name:34}{shape!s:28}"):
+                    found[shape] = self.measure(name, trained, shape)
+        return found
+
+    def measure(self, name: str, trained: Trained, shape: Shape) -> float:
+        latents, noise, conditions = trained.batch(shape)
+        self.reset_peak()
+        both, updates = [], []
+        for _ in range(WARM_UP + self.rounds):
+            backward = self.clocked(lambda: trained.backward(latents, noise, conditions))
+            updates.append(self.clocked(trained.update))
+            both.append(backward + updates[-1])
+        seconds = statistics.median(both[WARM_UP:])
+        rate = trained.flops(shape, conditions) / seconds
+        cells = (
+            f"{seconds:.3f}",
+            f"{self.ranks.world_size * shape.tokens / seconds:.0f}",
+            f"{rate / 1e12:.1f}",
+            f"{rate / PEAK_FLOPS:.1%}",
+            f"{statistics.median(updates[WARM_UP:]):.3f}",
+            f"{self.peak_gb():.1f}",
+        )
+        self.say(f"{name:34}{shape!s:28}" + "".join(f"{cell:>10}" for cell in cells))
+        return seconds
+
+    def encoders(self, model_s: dict[Shape, float]) -> None:
+        """What a step takes besides when features are not cached."""
+        device = self.ranks.device
+        dtype = torch.bfloat16
+        vae = networks.build_vae(
+            replace(self.config.vae, weights=None), 0, device=device, dtype=dtype
+        )
+        captions = self.caption_encoder(dtype)
+        self.say(f"\n{'':30}" + "".join(f"{name:>12}" for name in ("VAE S", "T5 S", "SHARE")))
+        for shape in self.size.shapes:
+            with self.unless_memory_is_short(f"{shape!s:30}"):
+                video = (
+                    torch.rand(shape.clips, 3, *shape.pixels, device=device, dtype=dtype) * 2 - 1
+                )
+                encode: list[Callable[[], Any]] = [
+                    partial(vae.encode_each, video, list(range(shape.clips))),
+                    partial(captions.encode, ["a"] * shape.clips),
+                ]
+                with torch.no_grad():
+                    seconds = [min(self.clocked(each) for _ in range(2)) for each in encode]
+                cells = [f"{each:.3f}" for each in seconds]
+                if shape in model_s:
+                    cells.append(f"{sum(seconds) / (sum(seconds) + model_s[shape]):.1%}")
+                self.say(f"{shape!s:30}" + "".join(f"{cell:>12}" for cell in cells))
+
+    def caption_encoder(self, dtype: torch.dtype) -> CaptionEncoder:
+        """T5 v1.1 XXL with random weights, that reads 300 random tokens."""
+        if self.size is TOY:
+            return tiny_t5(0, dtype=dtype, device=self.ranks.device)
+        from transformers import T5Config, T5EncoderModel
+
+        sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+        config = T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **sizes)
+        torch.set_default_dtype(dtype)
+        with torch.device(self.ranks.device):
+            encoder = T5EncoderModel(config)
+        torch.set_default_dtype(torch.float32)
+        ids = torch.randint(32128, (1, CAPTION_TOKENS))
+
+        def tokeniser(*_: Any, **__: Any) -> SimpleNamespace:
+            return SimpleNamespace(input_ids=ids)
+
+        return CaptionEncoder(encoder, tokeniser, max_length=CAPTION_TOKENS)
+
+    def orders(self) -> None:
+        """The same epoch of clips like OpenVid's, in the reference's order and in the balanced."""
+        clips, config = like_openvid(200_000), self.config
+        rules = bucket_rules(config.buckets.frames, config.buckets.batch_size, config.buckets.keep)
+        assignment = assign(clips, rules, config.seed, 0)
+        with self.trained() as trained:
+            for window in (0, config.balance.window):
+                plan = plan_epoch(assignment, world_size=self.ranks.world_size, window=window)
+                mine = [one.bucket for one in plan.for_rank(self.ranks.rank)[: self.size.orders]]
+                shapes = [
+                    Shape(bucket.resolution, bucket.frames, bucket.batch_size) for bucket in mine
+                ]
+                self.take(trained, dict.fromkeys(shapes))
+                seconds = self.clocked(partial(self.take, trained, shapes))
+                told = (
+                    f"{seconds / len(shapes):.3f} s/step, {len(shapes)} steps of {self.size.stage}"
+                )
+                self.say(f"{f'window {window}':34}{told}")
+
+    def take(self, trained: Trained, shapes: Iterable[Shape]) -> None:
+        """A step of each shape."""
+        for shape in shapes:
+            trained.backward(*trained.batch(shape))
+            trained.update()
+
+    @contextmanager
+    def trained(
+        self, plain: bool = False, compiled: bool = True, grad_checkpoint: str | None = None
+    ) -> Iterator[Trained]:
+        """A network that is gone from memory afterwards."""
+        config = self.config
+        if grad_checkpoint is not None:
+            config = replace(config, model=replace(config.model, grad_checkpoint=grad_checkpoint))
+        config = replace(config, trainer=replace(config.trainer, compile=compiled))
+        trained = Trained(config, self.ranks, plain=plain)
+        yield trained
+        trained.__dict__.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def unless_memory_is_short(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.say(f"{what}out of memory")
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def matrix_rate(self) -> float:
+        """FLOP/s of a large product of matrices in bf16."""
+        side = 8192 if torch.cuda.is_available() else 512
+        a, b = (torch.randn(side, side, device=self.ranks.device).bfloat16() for _ in range(2))
+        return 2 * side**3 / min(self.clocked(lambda: a @ b) for _ in range(10))
+
+    def clocked(self, action: Callable[[], Any]) -> float:
+        """Seconds until the device has done it."""
+        self.finish()
+        began = time.perf_counter()
+        action()
+        self.finish()
+        return time.perf_counter() - began
+
+    def finish(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def reset_peak(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_gb(self) -> float:
+        return torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+
+    def say(self, line: str) -> None:
+        if self.ranks.is_first:
+            print(line, flush=True)
