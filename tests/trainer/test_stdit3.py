@@ -6,10 +6,6 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.model.attention import (
-    _TOGETHER,
-    RotaryEmbedding,
-    SelfAttention,
-    over_time,
     pack_captions,
     rotate,
 )
@@ -143,48 +139,17 @@ def test_attention_equals_the_references(model, cases, facts):
     limits = facts["tolerance"]["pieces"]
     x = cases["piece.attn_spatial0.in"]
     spatial, temporal = model.spatial_blocks[0], model.temporal_blocks[0]
-    torch.testing.assert_close(spatial.attn(x), cases["piece.attn_spatial0.out"], **limits)
-    turned = temporal.attn(x, over_time(model.rope(x.shape[1]), len(x)))
+    seen = spatial.attn(x[:, None])[:, 0]
+    torch.testing.assert_close(seen, cases["piece.attn_spatial0.out"], **limits)
+    turned = temporal.attn(x[:, :, None], model.rope(x.shape[1]))[:, :, 0]
     torch.testing.assert_close(turned, cases["piece.attn_temporal0.out"], **limits)
-    heads = cases["piece.rope.in"].transpose(1, 2)
-    rotated = rotate(heads, *model.rope(heads.shape[1])).transpose(1, 2)
+    heads = cases["piece.rope.in"].transpose(1, 2)[:, :, None]
+    rotated = rotate(heads, *model.rope(heads.shape[1]))[:, :, 0].transpose(1, 2)
     torch.testing.assert_close(rotated, cases["piece.rope.out"], **limits)
     y = cases["piece.cross_attn_spatial0.y_packed"][0]
     captions = packed(cases["piece.cross_attn_spatial0.y_lens"], queries=x.shape[1])
     crossed = spatial.cross_attn(x, y, captions)
     torch.testing.assert_close(crossed, cases["piece.cross_attn_spatial0.out"], **limits)
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    monkeypatch.setitem(_TOGETHER, "cpu", _TOGETHER["cuda"])
-
-
-def test_sequences_that_are_computed_together_see_their_own_tokens_only(monkeypatch):
-    layer, rope = SelfAttention(72, 2, qk_norm=True), RotaryEmbedding(36)
-    x = torch.randn(12, 5, 72)
-    alone = over_time(rope(5), 12)
-    assert alone.apart is None
-    monkeypatch.setitem(_TOGETHER, "cpu", _TOGETHER["cuda"])
-    together = over_time(rope(5), 12)
-    assert together.apart.shape == (60, 60)  # twelve of five
-    torch.testing.assert_close(layer(x, together), layer(x, alone))
-
-
-@pytest.mark.parametrize(
-    ("frames", "sequences", "rows"),
-    [
-        (1, 475 * 9 * 16, 570),  # images of 144p: more sequences than a GPU takes rows
-        (15, 8 * 23 * 40, 920),
-        (15, 20 * 15 * 27, 1350),  # eight do not divide them, six do
-        (120, 6 * 9 * 16, 864),
-        (240, 7, 7),
-    ],
-)
-@pytest.mark.usefixtures("as_on_a_gpu")
-def test_as_many_sequences_as_fill_a_kernel_are_computed_together(frames, sequences, rows):
-    apart = over_time(RotaryEmbedding(36)(frames), sequences).apart
-    assert sequences * frames == rows * (frames if apart is None else len(apart))
 
 
 @pytest.mark.parametrize("scale", ["", "small."])
@@ -200,8 +165,8 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     stem = f"piece.small.block_{kind}0" if scale else f"piece.block.{kind}0"
     for name, modulation in (("out", t), ("out_x_mask", masked)):
         if f"{stem}.{name}" in cases:
-            time = over_time(model.rope(shape["T"]), len(x) * shape["S"])
-            out = block(x, y, captions, modulation, time).flatten(1, 2)
+            rotation = model.rope(shape["T"])
+            out = block(x, y, captions, modulation, rotation).flatten(1, 2)
             torch.testing.assert_close(out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"])
 
 
@@ -260,8 +225,7 @@ def test_a_new_model_has_the_references_zeros_and_its_temporal_blocks_change_not
     x, y = torch.randn(2, 3, 4, 72), torch.randn(8, 72)
     captions = packed(torch.tensor([3, 5]), queries=12)
     block = model.temporal_blocks[1]
-    time = over_time(model.rope(3), 8)
-    assert torch.equal(block(x, y, captions, torch.randn(2, 1, 6, 72), time), x)
+    assert torch.equal(block(x, y, captions, torch.randn(2, 1, 6, 72), model.rope(3)), x)
 
 
 def test_a_frame_mask_that_keeps_all_changes_nothing():
@@ -346,7 +310,7 @@ def test_a_bf16_model_has_positions_and_angles_of_bf16_frequencies():
     cos, _ = model.rope(120)
     assert cos.dtype == torch.bfloat16
     expected = torch.tensor([119.0, 92.0, 71.0]).cos().bfloat16()
-    assert torch.equal(cos[119, 0, :6:2], expected)
+    assert torch.equal(cos[119, :6:2], expected)
 
 
 def test_only_the_asked_parts_train():
@@ -382,6 +346,40 @@ def test_drop_path_leaves_out_branches_in_training_only():
 def test_an_unknown_way_to_recompute_is_refused(mode):
     with pytest.raises(ValueError, match="expected none, every_block or n >= 1"):
         smoke_model().set_grad_checkpoint(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tokens_at_once", "again"),
+    [
+        ("every_block", 0, [0, 1, 2, 3]),
+        ("none", 0, []),
+        (3, 0, [0, 3]),
+        ("every_block", 59, [0, 1, 2, 3]),
+        ("every_block", 60, [0, 1, 2]),  # a quarter of the tokens: a block of four is kept
+        ("every_block", 239, [0]),
+        ("every_block", 240, []),
+        (2, 60, [0, 2]),
+    ],
+)
+def test_blocks_are_kept_as_far_as_tokens_at_once_reaches(mode, tokens_at_once, again):
+    model = smoke_model()
+    model.set_grad_checkpoint(mode, tokens_at_once)
+    ran = []
+    for number, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+    out = model(**random_inputs(shape=(2, 4, 6, 8, 10)))  # 2 x 6 x 4 x 5 = 240 tokens
+    assert ran == [0, 1, 2, 3]
+    out.mean().backward()
+    assert sorted(ran[4:]) == again
+
+
+@pytest.mark.parametrize(
+    ("tokens_at_once", "clips"), [(0, 7), (59, 1), (60, 1), (119, 1), (120, 2), (10_000, 166)]
+)
+def test_as_many_clips_go_through_at_once_as_tokens_at_once_holds(tokens_at_once, clips):
+    model = smoke_model()
+    model.set_grad_checkpoint("every_block", tokens_at_once)
+    assert model.clips_at_once(torch.Size((7, 4, 3, 7, 9))) == clips  # 60 tokens each
 
 
 def test_modulation_is_exact():

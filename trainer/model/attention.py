@@ -1,14 +1,24 @@
 """Self attention, rotary positions over time, and cross attention to captions of unequal length."""
 
+import os
+import shutil
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
+# Triton comes with torch for GPUs, and builds its kernels with the compiler that it finds.
+COMPILER = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+_KERNELS = torch.cuda.is_available() and COMPILER is not None
+if _KERNELS:
+    from trainer.model.attention_kernels import MOST_FRAMES, attend_over_time, normalise_heads
+
+_EPS = 1e-6
 _HALF = (torch.bfloat16, torch.float16)
-_TOGETHER = {"cuda": 128}  # tokens that attention kernels take at once; elsewhere one by one
+_PARALLEL = 16  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
 
 
 class Captions(NamedTuple):
@@ -17,34 +27,10 @@ class Captions(NamedTuple):
     tokens: Tensor  # [M] index of each token among the B x L of the batch
     longest: int
     starts: Tensor | None = None  # [B + 1] int32: caption b is rows starts[b] to starts[b + 1]
-    query_starts: Tensor | None = None  # [B + 1] int32: the same for the video tokens
+    query_starts: Tensor | None = None  # [B + 1] int32: the same for the queries of a group
+    groups: int = 1  # of a clip's queries, each with all caption tokens
     rows: Tensor | None = None  # [B x longest] packed row; None: equal lengths, or `starts` is set
     valid: Tensor | None = None  # [B, 1, 1, longest] bool, False where `rows` is padding
-
-
-class OverTime(NamedTuple):
-    """What attention over the frames needs besides the tokens, a sequence for each place."""
-
-    cos: Tensor  # [T, 1, head width], as `rotate` wants it
-    sin: Tensor
-    apart: Tensor | None  # [g T, g T] -inf between two of g sequences that are computed together
-
-
-def over_time(rotation: tuple[Tensor, Tensor], sequences: int) -> OverTime:
-    """The layout of so many sequences, as long as `rotation` [T, 1, head width].
-
-    A GPU's kernel takes 128 tokens at a time, and at most 65,535 rows: so as many sequences as fit
-    go into a row, whose number divides that of the sequences. A CPU computes them one by one.
-    """
-    cos, sin = rotation
-    most = _TOGETHER.get(cos.device.type, 1) // len(cos)
-    group = max((number for number in range(1, most + 1) if sequences % number == 0), default=1)
-    if group == 1:
-        return OverTime(cos, sin, None)
-    of_token = torch.arange(group, device=cos.device).repeat_interleave(len(cos))
-    apart = cos.new_zeros(len(of_token), len(of_token))
-    apart = apart.masked_fill(of_token[:, None] != of_token, -torch.inf)
-    return OverTime(cos, sin, apart)
 
 
 def pack_captions(
@@ -64,12 +50,15 @@ def pack_captions(
     tokens = _move(keep.flatten().nonzero().squeeze(1), like.device)
     starts = F.pad(lengths.cumsum(0), (1, 0))
     if like.is_cuda and like.dtype in _HALF:
-        query_starts = torch.arange(len(starts)) * queries
+        most = max(1, _PARALLEL // len(keep))
+        groups = max(number for number in range(1, most + 1) if queries % number == 0)
+        query_starts = torch.arange(len(starts)) * (queries // groups)
         return Captions(
             tokens,
             longest,
             _move(starts.int(), like.device),
             _move(query_starts.int(), like.device),
+            groups,
         )
     if bool((lengths == longest).all()):
         return Captions(tokens, longest)
@@ -95,37 +84,37 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.qk_norm = heads, qk_norm
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width // heads, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(width // heads, eps=_EPS) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads, eps=_EPS) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, time: OverTime | None = None) -> Tensor:
-        """[B, N, D] to [B, N, D]; over time, queries and keys are turned by their position."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if time is None:
-            return self.proj(_attend(q, k, v).flatten(2))
-        q, k = (rotate(part, time.cos, time.sin) for part in (q, k))
-        return self.proj(_attend_over_time(q, k, v, time.apart).flatten(2))
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """[B, T, S, D] over S or, turned by their place as `rotate` says, over T."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        attended = self._in_frames(qkv) if rotation is None else self._over_time(qkv, *rotation)
+        return self.proj(attended.flatten(-2))
 
+    def _in_frames(self, qkv: Tensor) -> Tensor:
+        """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
+        if _KERNELS and qkv.is_cuda and self.qk_norm:
+            q, k, v = normalise_heads(qkv, self.q_norm.weight, self.k_norm.weight, _EPS)
+        else:
+            q, k, v = qkv.unbind(-3)
+            q, k = self.q_norm(q), self.k_norm(k)
+        parts = (part.flatten(0, 1).transpose(1, 2) for part in (q, k, v))
+        return F.scaled_dot_product_attention(*parts).transpose(1, 2).view(q.shape)
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[B, N, heads, width] each, and a bias of the scores [N, N], to [B, N, heads, width]."""
-    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2)
-
-
-# Compiled for one size of `apart`, the backward pass fails for others (torch 2.13).
-@torch.compiler.disable
-def _attend_over_time(q: Tensor, k: Tensor, v: Tensor, apart: Tensor | None) -> Tensor:
-    """As `_attend`, several sequences in a row as `OverTime` says."""
-    if apart is None:
-        return _attend(q, k, v)
-    shape = q.shape
-    q, k, v = (part.flatten(0, 1).unflatten(0, (-1, len(apart))) for part in (q, k, v))
-    return _attend(q, k, v, apart).reshape(shape)
+    def _over_time(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
+        if _KERNELS and qkv.is_cuda and self.qk_norm and len(cos) <= MOST_FRAMES:
+            return attend_over_time(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, _EPS)
+        q, k, v = qkv.unbind(-3)
+        q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
+        parts = (rearrange(part, "b t s h w -> (b s) h t w") for part in (q, k, v))
+        out = F.scaled_dot_product_attention(*parts)
+        return rearrange(out, "(b s) h t w -> b t s h w", s=q.shape[2])
 
 
 class CrossAttention(nn.Module):
@@ -144,17 +133,18 @@ class CrossAttention(nn.Module):
         q = self.q_linear(x).unflatten(-1, (self.heads, -1))
         kv = self.kv_linear(y)
         if captions.starts is not None:
-            k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(1)
+            groups = captions.groups  # as if a clip had more heads, for each of them fewer queries
+            k, v = kv.unflatten(-1, (2, 1, self.heads, -1)).repeat(1, 1, groups, 1, 1).unbind(1)
             out = varlen_attn(
-                q.flatten(0, 1),
-                k,
-                v,
+                q.view(-1, groups * self.heads, q.shape[-1]),
+                k.flatten(1, 2),
+                v.flatten(1, 2),
                 captions.query_starts,
                 captions.starts,
-                queries,
+                queries // groups,
                 captions.longest,
             )
-            return self.proj(out.unflatten(0, (batch, queries)).flatten(2))
+            return self.proj(out.view(x.shape))
         if captions.rows is not None:
             kv = kv.index_select(0, captions.rows)
         k, v = kv.view(batch, -1, 2, self.heads, q.shape[-1]).unbind(2)
@@ -173,17 +163,17 @@ class RotaryEmbedding(nn.Module):
         self.freqs = nn.Parameter(10000.0**-exponents, requires_grad=False)
 
     def forward(self, frames: int) -> tuple[Tensor, Tensor]:
-        """What `rotate` multiplies with, [T, 1, head width] each in the type of `freqs`.
+        """What `rotate` multiplies with, [T, head width] each in the type of `freqs`.
 
         In bf16 the angles are off by up to 0.44 rad at frame 120; published weights know it so.
         """
         places = torch.arange(frames, device=self.freqs.device, dtype=self.freqs.dtype)
-        angles = (places[:, None] * self.freqs)[:, None]
+        angles = places[:, None] * self.freqs
         cos, sin = angles.cos(), angles.sin()
         return cos.repeat_interleave(2, -1), torch.stack((-sin, sin), -1).flatten(-2)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the adjacent channel pairs of [..., N, heads, width] as `RotaryEmbedding` says."""
+    """Turn the adjacent channel pairs of [B, T, S, heads, width] as `RotaryEmbedding` says."""
     other_of_pair = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, other_of_pair, sin)
+    return torch.addcmul(x * cos[:, None, None], other_of_pair, sin[:, None, None])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -13,10 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from trainer.model.attention import (
     Captions,
     CrossAttention,
-    OverTime,
     RotaryEmbedding,
     SelfAttention,
-    over_time,
     pack_captions,
 )
 from trainer.model.layers import (
@@ -90,19 +89,19 @@ class Block(nn.Module):
         y: Tensor,
         captions: Captions,
         modulation: Tensor,
-        time: OverTime,
+        rotation: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Video tokens [B, T, S, D], caption tokens [M, D], modulation [B, T or 1, 6, D]."""
         _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
-        attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), time)
+        attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), rotation)
         x = torch.addcmul(x, self._drop(gate_attn), attended)
         x = x + self.cross_attn(x.flatten(1, 2), y, captions).unflatten(1, (frames, size))
         hidden = self.mlp(modulate(normalise(x), shift_mlp, scale_mlp))
         return torch.addcmul(x, self._drop(gate_mlp), hidden)
 
-    def attend(self, x: Tensor, time: OverTime) -> Tensor:
+    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Self attention of [B, T, S, D]."""
         raise NotImplementedError
 
@@ -117,18 +116,17 @@ class Block(nn.Module):
 class SpatialBlock(Block):
     """A block whose tokens see their own frame."""
 
-    def attend(self, x: Tensor, time: OverTime) -> Tensor:
+    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Self attention of [B, T, S, D] over S."""
-        return self.attn(x.flatten(0, 1)).view_as(x)
+        return self.attn(x)
 
 
 class TemporalBlock(Block):
     """A block whose tokens see their own place in all frames."""
 
-    def attend(self, x: Tensor, time: OverTime) -> Tensor:
+    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Self attention of [B, T, S, D] over T."""
-        attended = self.attn(rearrange(x, "b t s d -> (b s) t d"), time)
-        return rearrange(attended, "(b s) t d -> b t s d", s=x.shape[2])
+        return self.attn(x, rotation)
 
 
 class STDiT3(nn.Module):
@@ -149,7 +147,7 @@ class STDiT3(nn.Module):
         self.spatial_blocks = nn.ModuleList(SpatialBlock(config, rate) for rate in rates)
         self.temporal_blocks = nn.ModuleList(TemporalBlock(config, rate) for rate in rates)
         self.final_layer = FinalLayer(width, math.prod(config.patch_size) * config.out_channels)
-        self._recompute_every = 0
+        self.set_grad_checkpoint("none")
         self._initialise()
         self._freeze()
 
@@ -164,12 +162,24 @@ class STDiT3(nn.Module):
         for pair in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             yield from pair
 
-    def set_grad_checkpoint(self, mode: Literal["none", "every_block"] | int) -> None:
-        """Recompute no block in the backward pass, every one, or every n-th."""
+    def set_grad_checkpoint(
+        self, mode: Literal["none", "every_block"] | int, tokens_at_once: int = 0
+    ) -> None:
+        """Recompute no block in the backward pass, every one, or every n-th.
+
+        A pass over more than `tokens_at_once` video tokens keeps some blocks all the same, as many
+        as have the activations of a whole pass over so many tokens.
+        """
         every = {"none": 0, "every_block": 1}.get(mode, mode) if isinstance(mode, str) else mode
         if not isinstance(every, int) or (every < 1 and mode != "none"):
             raise ValueError(f"grad_checkpoint = {mode!r}; expected none, every_block or n >= 1")
-        self._recompute_every = every
+        self._recompute_every, self._tokens_at_once = every, tokens_at_once
+
+    def clips_at_once(self, shape: torch.Size) -> int:
+        """How many of these latents [B, 4, T, H, W] are to go through the model together."""
+        if not self._tokens_at_once:
+            return shape[0]
+        return max(1, self._tokens_at_once // math.prod(self._grid(shape)))
 
     def compile_blocks(self) -> None:
         """Have each kind of block compiled once, for all sizes of latents."""
@@ -211,10 +221,11 @@ class STDiT3(nn.Module):
             modulation = torch.where(x_mask[:, :, None, None], modulation, modulation0)
         y = self.y_embedder(y, captions.tokens, drop_captions)
         tokens = self.x_embedder(x) + positions.to(dtype)
-        batch, frames, size, _ = tokens.shape
-        time = over_time(self.rope(frames), batch * size)
+        rotation = self.rope(tokens.shape[1])
+        recomputed = self._recomputed(tokens[..., 0].numel())
         for number, block in enumerate(self.blocks):
-            tokens = self._run(number, block, tokens, y, captions, modulation, time)
+            run = partial(_run_twice, block) if number in recomputed else block
+            tokens = run(tokens, y, captions, modulation, rotation)
         return self._unpatch(self.final_layer(tokens, t, t0, x_mask), x.shape)
 
     # The host's part: it reads values, of which a compiler could make nothing.
@@ -243,19 +254,18 @@ class STDiT3(nn.Module):
         """Tokens in time, height and width."""
         return [-(-size // p) for size, p in zip(shape[2:], self.config.patch_size, strict=True)]
 
+    def _recomputed(self, tokens: int) -> range:
+        """The numbers of the blocks that a pass over so many video tokens recomputes."""
+        if not self._recompute_every or not torch.is_grad_enabled():
+            return range(0)
+        kept = 2 * self.config.depth * self._tokens_at_once // tokens
+        return range(0, max(0, 2 * self.config.depth - kept), self._recompute_every)
+
     def _time(self, timestep: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
         """Timestep and frame rate as [B, D], and as the blocks' modulation [B, 1, 6, D]."""
         fps = fps.repeat(len(timestep) // len(fps))
         t = self.t_embedder(timestep) + self.fps_embedder(fps)
         return t, self.t_block(t).unflatten(-1, (1, 6, -1))
-
-    def _run(self, number: int, block: Block, *inputs: Any) -> Tensor:
-        every = self._recompute_every
-        if not every or number % every or not torch.is_grad_enabled():
-            return block(*inputs)
-        return checkpoint(
-            block, *inputs, use_reentrant=False, preserve_rng_state=block.drop_path > 0
-        )
 
     def _unpatch(self, values: Tensor, shape: torch.Size) -> Tensor:
         """[B, T', S, values of a patch] to [B, C, T, H, W] in fp32, without the padding."""
@@ -289,6 +299,12 @@ class STDiT3(nn.Module):
             self.temporal_blocks.requires_grad_(True)
         if self.config.freeze_y_embedder:
             self.y_embedder.requires_grad_(False)
+
+
+def _run_twice(block: Block, *inputs: Any) -> Tensor:
+    """The backward pass computes the block again instead of keeping its activations."""
+    rng = block.drop_path > 0
+    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=rng)
 
 
 def _first(size: Tensor | float) -> float:
