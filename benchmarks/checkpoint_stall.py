@@ -28,9 +28,10 @@ from trainer.checkpoint import TrainingState
 from trainer.config import CheckpointConfig, TrainerConfig, load_stage
 from trainer.ema import Ema
 from trainer.model.stdit3 import STDiT3, STDiT3Config
-from trainer.parallel import Ranks, boost, process_group
+from trainer.parallel import Ranks, process_group
 from trainer.run_dir import Manifest, RunDir
 from trainer.saver import Saver
+from trainer.zero import boost
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

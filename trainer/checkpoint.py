@@ -20,8 +20,9 @@ from trainer.ema import Ema
 from trainer.integrity import RESUME_IT, CheckedReader, refuse_damaged, unreadable
 from trainer.model.pretrained import WeightsError
 from trainer.node import Node, node_of
-from trainer.parallel import Ranks, ZeroOptimizer
+from trainer.parallel import Ranks
 from trainer.run_dir import Checkpoint, sync_to_disk
+from trainer.zero import ZeroOptimizer
 
 INDEX = "model.safetensors.index.json"
 _FILE_BYTES = 2**30

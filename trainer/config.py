@@ -45,6 +45,9 @@ class ModelConfig:
     freeze_y_embedder: bool
     caption_dropout: float  # share of captions that are replaced by the null caption
     grad_checkpoint: Literal["none", "every_block"] | int  # or every n-th block
+    # Video tokens of a pass that recomputes nothing. A micro batch of more goes through the model
+    # in parts; a clip of more alone, as `grad_checkpoint` says. 0: no parts.
+    tokens_at_once: int = 0  # older runs have no such setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +233,7 @@ _RANGES = {
     "epochs": (1, math.inf),
     "model.caption_dropout": (0, 1),
     "model.grad_checkpoint": (1, math.inf),
+    "model.tokens_at_once": (0, math.inf),
     "vae.micro_frame_size": (1, math.inf),
     "vae.micro_batch_size": (1, math.inf),
     "text_encoder.max_length": (1, math.inf),

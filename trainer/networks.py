@@ -17,7 +17,7 @@ def build_model(config: TrainConfig) -> stdit3.STDiT3:
         "class_dropout_prob": config.model.caption_dropout,
     }
     model = stdit3.STDiT3(stdit3.STDiT3Config(**fields))
-    model.set_grad_checkpoint(config.model.grad_checkpoint)
+    model.set_grad_checkpoint(config.model.grad_checkpoint, config.model.tokens_at_once)
     return model
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from trainer.frame_masks import draw_frame_masks
 from trainer.model.flops import forward_flops
 from trainer.model.text_encoder import CaptionEncoder, pad_captions
 from trainer.model.vae import VideoVAE
+from trainer.parts import Drawn, learn
 from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
@@ -59,8 +59,7 @@ class Trainee:
     vae: VideoVAE | None  # None where features are cached
     caption_encoder: CaptionEncoder | None
     flow: RectifiedFlow
-    booster: Any  # ColossalAI's
-    model: torch.nn.Module  # as the booster wrapped it
+    model: torch.nn.Module  # as ColossalAI wrapped it
     state: TrainingState
     lr_schedule: LambdaLR
     phases: Phases
@@ -85,26 +84,32 @@ class Trainee:
             batch = next(batches)
         with self.phases.of("encode"):
             latents, conditions = self.encode(batch, epoch)
-        with self.phases.of("forward"):
-            losses, t = self._losses(batch, epoch, latents, conditions)
-            loss = losses.mean() / count
-        self.booster.backward(loss * 0.0 if batch.is_empty else loss, self.state.optimizer)
+        model, optimizer = self.state.model, self.state.optimizer
+        drawn = self._draw(batch, epoch, latents, conditions)
+        losses = learn(
+            self.flow,
+            self.model,
+            optimizer,
+            drawn,
+            weight=0.0 if batch.is_empty else 1 / count,
+            clips_at_once=model.clips_at_once(latents.shape),
+        )
         size, _, frames, height, width = latents.shape
         tokens = int(conditions["mask"].sum())  # on the host
-        flops = 3 * forward_flops(self.state.model.config, size, frames, height, width, tokens)
+        flops = 3 * forward_flops(model.config, size, frames, height, width, tokens)
         return MicroResult(
             bucket=batch.micro_batch.bucket,
             clips=0 if batch.is_empty else len(batch.rows),
             skipped=batch.skipped,
-            losses=losses.detach(),
-            t=t,
+            losses=losses,
+            t=drawn.t,
             flops=flops,
         )
 
-    def _losses(
+    def _draw(
         self, batch: Batch, epoch: int, latents: Tensor, conditions: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of each clip, and the timestep at which it was taken."""
+    ) -> Drawn:
+        """With timesteps, noise and frame masks."""
         key = (self.config.seed, epoch, batch.micro_batch.index)
         draws = torch.Generator(self.device).manual_seed(derive_seed(*key, "diffusion"))
         frame_mask = draw_frame_masks(
@@ -120,8 +125,7 @@ class Trainee:
         noise = torch.randn(latents.shape, generator=draws, device=self.device, dtype=latents.dtype)
         if frame_mask is not None:
             frame_mask = frame_mask.to(self.device)
-        losses = self.flow.training_loss(self.model, latents, noise, t, conditions, frame_mask)
-        return losses, t
+        return Drawn(latents, noise, t, conditions, frame_mask)
 
     @torch.no_grad()
     def encode(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -33,9 +33,10 @@ from trainer.guard import Guard
 from trainer.integrity import files_of, refuse_damaged, source_of
 from trainer.lr_schedule import build_lr_schedule
 from trainer.metrics import best_effort
+from trainer.model.attention import COMPILER
 from trainer.model.pretrained import WeightsError, load_weights
 from trainer.node import node_of
-from trainer.parallel import Ranks, boost, process_group
+from trainer.parallel import Ranks, process_group
 from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.progress import Progress, beginning, resumed
@@ -56,6 +57,7 @@ from trainer.step import Trainee
 from trainer.takeover import take_over
 from trainer.train_log import TrainLog
 from trainer.validation import Validation
+from trainer.zero import boost
 
 log = logging.getLogger("trainer")
 
@@ -337,9 +339,11 @@ def build(
         if ranks.is_first:
             log.info("start weights from %s: %s", origin["path"], report)
     guard, phases = Guard(settings.guard.spike_factor), Phases()
-    booster, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
+    _, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
         model.compile_blocks()
+    if ranks.is_first and ranks.device.type == "cuda" and not COMPILER:
+        log.warning("no C compiler here (gcc, clang or $CC), so attention takes a slower way")
     where = {"device": ranks.device, "dtype": dtype}
     make_vae = partial(networks.build_vae, settings.vae, settings.seed, **where)
     make_encoder = partial(
@@ -351,7 +355,6 @@ def build(
         vae=None if features.latents else node.build(make_vae),
         caption_encoder=None if features.captions else node.build(make_encoder),
         flow=RectifiedFlow(settings.flow),
-        booster=booster,
         model=wrapped,
         state=TrainingState(model, optimizer, Ema(optimizer.masters, settings.optim.ema_decay)),
         lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, progress.global_step),

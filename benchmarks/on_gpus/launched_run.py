@@ -55,10 +55,11 @@ class Launched:
     def run(self) -> None:
         """Launch, save, resume, look, kill, look again."""
         sets = [word for text in self.sets for word in ("--set", text)]
-        self.soractl("launch", self.size.stage, *sets, "--set", f"trainer.max_steps={FIRST_STEPS}")
-        self.show_metrics(1, FIRST_STEPS)
-        self.soractl("resume", "latest", "--set", "trainer.max_steps=100000", "--detach")
+        until = ("--set", f"trainer.max_steps={FIRST_STEPS}")
         try:
+            self.soractl("launch", self.size.stage, *sets, *until)
+            self.show_metrics(1, FIRST_STEPS)
+            self.soractl("resume", "latest", "--set", "trainer.max_steps=100000", "--detach")
             self.wait_for_step(FIRST_STEPS + 4)
             self.show_metrics(FIRST_STEPS + 1, FIRST_STEPS + 4)
             for words in (["gpus"], ["gpus", "--procs"], ["gpus", "--json"]):

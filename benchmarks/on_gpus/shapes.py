@@ -18,7 +18,8 @@ class Shape:
     @property
     def pixels(self) -> tuple[int, int, int]:
         """Frames, height and width of a clip."""
-        return self.frames, *RESOLUTIONS[self.resolution].sizes["0.56"]
+        sizes = RESOLUTIONS[self.resolution].sizes
+        return self.frames, *sizes.get("0.56", next(iter(sizes.values())))
 
     @property
     def latents(self) -> tuple[int, ...]:
@@ -42,7 +43,6 @@ class Size:
     stage: str
     shapes: tuple[Shape, ...]
     middle: Shape  # what ways and numbers of GPUs are compared on
-    small: tuple[Shape, ...]  # of which every activation can be kept
     sets: tuple[str, ...]  # of the launched run
     clips: int  # of the launched run, for each GPU
     orders: int  # steps in which the orders of an epoch are compared
@@ -58,20 +58,18 @@ REAL = Size(
         Shape("480p", 1, 89),
     ),
     middle=Shape("360p", 51, 8),
-    small=(Shape("360p", 51, 2), Shape("360p", 51, 1)),
     sets=(  # a quarter of each batch, so that a few minutes see many steps
         "buckets.batch_size.144p=[118, 12, 6, 3, 1]",
         "buckets.batch_size.240p=[74, 5, 2, 1, 1]",
         "buckets.batch_size.360p=[35, 2, 1, 1, 1]",
     ),
     clips=300,
-    orders=32,
+    orders=8,
 )
 TOY = Size(
     stage="smoke",
     shapes=(Shape("144p", 17, 2), Shape("144p", 34, 1)),
     middle=Shape("144p", 17, 2),
-    small=(Shape("144p", 17, 1),),
     sets=(),
     clips=80,
     orders=8,

@@ -44,9 +44,9 @@ class Steps:
             self.way("ours", [self.size.middle])
             return
         model_s = self.way("ours", self.size.shapes)
-        self.way("ours, nothing recomputed", self.size.small, grad_checkpoint="none")
+        self.way("ours, all recomputed", [self.size.middle], tokens_at_once=0)
         self.way("ours, not compiled", [self.size.middle], compiled=False)
-        self.way("plain arithmetic", [self.size.middle], plain=True)
+        self.way("plain arithmetic", [self.size.middle], plain=True, tokens_at_once=0)
         self.encoders(model_s)
         if self.ranks.world_size > 1:
             self.orders()
@@ -58,11 +58,11 @@ class Steps:
         *,
         plain: bool = False,
         compiled: bool = True,
-        grad_checkpoint: str | None = None,
+        tokens_at_once: int | None = None,
     ) -> dict[Shape, float]:
         """Seconds of a step by shape, of those that fit into memory."""
         found = {}
-        with self.trained(plain, compiled, grad_checkpoint) as trained:
+        with self.trained(plain, compiled, tokens_at_once) as trained:
             for shape in shapes:
                 with self.unless_memory_is_short(f"{name:34}{shape!s:28}"):
                     found[shape] = self.measure(name, trained, shape)
@@ -145,7 +145,7 @@ class Steps:
                 shapes = [
                     Shape(bucket.resolution, bucket.frames, bucket.batch_size) for bucket in mine
                 ]
-                self.take(trained, dict.fromkeys(shapes))
+                self.take(trained, shapes)  # to have all compiled
                 seconds = self.clocked(partial(self.take, trained, shapes))
                 told = (
                     f"{seconds / len(shapes):.3f} s/step, {len(shapes)} steps of {self.size.stage}"
@@ -160,12 +160,12 @@ class Steps:
 
     @contextmanager
     def trained(
-        self, plain: bool = False, compiled: bool = True, grad_checkpoint: str | None = None
+        self, plain: bool = False, compiled: bool = True, tokens_at_once: int | None = None
     ) -> Iterator[Trained]:
         """A network that is gone from memory afterwards."""
         config = self.config
-        if grad_checkpoint is not None:
-            config = replace(config, model=replace(config.model, grad_checkpoint=grad_checkpoint))
+        if tokens_at_once is not None:
+            config = replace(config, model=replace(config.model, tokens_at_once=tokens_at_once))
         config = replace(config, trainer=replace(config.trainer, compile=compiled))
         trained = Trained(config, self.ranks, plain=plain)
         yield trained

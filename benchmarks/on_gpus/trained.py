@@ -12,8 +12,10 @@ from trainer.config import TrainConfig
 from trainer.ema import Ema
 from trainer.model.flops import forward_flops
 from trainer.model.stdit3 import Block, TemporalBlock
-from trainer.parallel import Ranks, boost
+from trainer.parallel import Ranks
+from trainer.parts import Drawn, learn
 from trainer.rectified_flow import RectifiedFlow
+from trainer.zero import boost
 
 
 class Trained:
@@ -28,7 +30,7 @@ class Trained:
                 block.forward = PlainBlock(block)
         elif config.trainer.compile:
             self.model.compile_blocks()
-        self.booster, self.wrapped, self.optimizer = boost(self.model, config.optim, config.trainer)
+        _, self.wrapped, self.optimizer = boost(self.model, config.optim, config.trainer)
         self.ema = Ema(self.optimizer.masters, config.optim.ema_decay)
         self.dtype = next(self.model.parameters()).dtype
 
@@ -60,8 +62,14 @@ class Trained:
         t = torch.rand(len(latents), device=latents.device) * 1000
         shape = len(latents), latents.shape[2]
         mask = torch.ones(shape, dtype=torch.bool, device=t.device) if self.plain else None
-        losses = self.flow.training_loss(self.wrapped, latents, noise, t, conditions, mask)
-        self.booster.backward(losses.mean(), self.optimizer)
+        learn(
+            self.flow,
+            self.wrapped,
+            self.optimizer,
+            Drawn(latents, noise, t, conditions, mask),
+            weight=1.0,
+            clips_at_once=self.model.clips_at_once(latents.shape),
+        )
 
     def update(self) -> None:
         """Optimizer and averages."""
@@ -84,7 +92,7 @@ class PlainBlock:
         self.block = block
 
     def __call__(
-        self, x: Tensor, y: Tensor, captions: Any, modulation: Tensor, time: Any
+        self, x: Tensor, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
     ) -> Tensor:
         block = self.block
         tables = [(block.scale_shift_table + m).unbind(2) for m in (modulation, modulation)]
@@ -100,9 +108,9 @@ class PlainBlock:
 
         if isinstance(block, TemporalBlock):
             tokens = modulated(0).transpose(1, 2)
-            attended = self._attention(tokens, time).transpose(1, 2)
+            attended = self._attention(tokens, rotation).transpose(1, 2)
         else:
-            attended = block.attn(modulated(0).flatten(0, 1)).view_as(x)
+            attended = block.attn(modulated(0))
         x = x + gated(attended, 2)
         x = x + block.cross_attn(x.flatten(1, 2), y, captions).view_as(x)
         return x + gated(block.mlp(modulated(3)), 5)
@@ -111,9 +119,9 @@ class PlainBlock:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         return normal * (1 + scale[:, :, None]) + shift[:, :, None]
 
-    def _attention(self, x: Tensor, time: Any) -> Tensor:
+    def _attention(self, x: Tensor, rotation: Any) -> Tensor:
         layer = self.block.attn
-        cos, sin = (angles[:, 0] for angles in (time.cos, time.sin))
+        cos, sin = rotation
         q, k, v = layer.qkv(x).unflatten(-1, (3, layer.heads, -1)).unbind(-3)
         q, k, v = (part.transpose(-3, -2) for part in (q, k, v))
         q, k = (self._norm(part, norm) for part, norm in ((q, layer.q_norm), (k, layer.k_norm)))

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from trainer.checkpoint import TrainingState, restore
 from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
 from trainer.ema import Ema
-from trainer.parallel import boost, process_group
+from trainer.parallel import process_group
 from trainer.run_dir import Manifest, RunDir
 from trainer.saver import Saver
+from trainer.zero import boost
 
 CLIPS = 12  # of a step, over all ranks
 mp.get_context("forkserver").set_forkserver_preload(

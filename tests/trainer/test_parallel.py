@@ -1,9 +1,13 @@
+import copy
 import math
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from tests.trainer import ranks
+from trainer.config import TrainerConfig
+from trainer.zero import boost
 
 PARTS = 3  # micro batches of a step
 
@@ -58,6 +62,44 @@ def leave_out(it, folder):
 
 def test_nan_on_one_rank_leaves_the_step_out_on_all(tmp_path):
     ranks.run(2, leave_out, tmp_path)
+
+
+class Two(nn.Module):
+    """Two weights that are used in one order or the other, or of which one is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, x, order):
+        for name in order:
+            x = torch.tanh(getattr(self, name)(x))
+        return x
+
+
+def in_any_order(it, folder):
+    torch.manual_seed(0)
+    settings = TrainerConfig(dtype="fp32", compile=False, collective_timeout_s=60)
+    ours = Two()
+    plain = copy.deepcopy(ours)
+    _, wrapped, optimizer = boost(ours, ranks.OPTIM, settings)
+    optimizer._reduce_bucket_size = 1  # every tensor is a bucket
+    adamw = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.01)
+    for both in (("ab", "ba"), ("ba", "ab"), ("ab", "a"), ("b", "ba")):
+        x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+        optimizer.backward(wrapped(x, both[it.rank]).square().mean())
+        optimizer.step()
+        optimizer.zero_grad()
+        sum(plain(x, order).square().mean() / 2 for order in both).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), ranks.OPTIM.grad_clip)
+        adamw.step()
+        adamw.zero_grad()
+        for name, tensor in plain.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_whose_gradients_come_in_another_order_or_not_at_all_learn_the_mean(tmp_path):
+    ranks.run(2, in_any_order, tmp_path)
 
 
 def norms(it, folder):

@@ -12,25 +12,18 @@ SMOKE = load_stage("smoke").config
 
 def drawn(index, rows, epoch=0):
     """Timesteps and noise of a micro batch of empty latents."""
-    seen = []
-
-    def model(z, t, *, x_mask):
-        seen.append((t, z))
-        return torch.zeros_like(z)
-
-    unused = ("vae", "caption_encoder", "booster", "state", "lr_schedule")
+    unused = ("vae", "caption_encoder", "model", "state", "lr_schedule")
     trainee = Trainee(
         config=SMOKE,
         device=torch.device("cpu"),
         flow=RectifiedFlow(SMOKE.flow),
-        model=model,
         phases=Phases(),
         **dict.fromkeys(unused),
     )
     place = SimpleNamespace(index=index)
     batch = SimpleNamespace(rows=rows, micro_batch=place, height=144, width=256)
-    trainee._losses(batch, epoch, torch.zeros(2, 4, 1, 4, 4), {})
-    return seen[0]
+    found = trainee._draw(batch, epoch, torch.zeros(2, 4, 1, 4, 4), {})
+    return found.t, found.noise
 
 
 def test_no_two_micro_batches_of_a_step_or_of_two_epochs_have_a_draw_in_common():
