@@ -1,7 +1,7 @@
 """A micro batch goes through the model in parts, so that all that a pass keeps fits into memory.
 
-Parts that keep their activations cost a quarter less than a whole that recomputes them, at the same
-memory: a part of some ten thousand tokens fills a GPU just as well.
+Parts that keep their activations take a quarter fewer operations than a whole that recomputes them,
+and a part of some ten thousand tokens fills a GPU just as well.
 """
 
 import math
@@ -55,9 +55,10 @@ def learn(
     *parts, last = drawn.parts(clips_at_once)
     for part in (*parts, last):
         with optimizer.phases.of("forward"):
-            losses.append(flow.training_loss(model, *part))
-            loss = losses[-1].mean() * (len(part.t) / len(drawn.t) * weight)
+            found = flow.training_loss(model, *part)
+            loss = found.mean() * (len(part.t) / len(drawn.t) * weight)
         # ranks have different numbers of parts, so they meet after the last one alone
         with nullcontext() if part is last else optimizer.no_sync():
             optimizer.backward(loss)
-    return torch.cat(losses).detach()
+        losses.append(found.detach())
+    return torch.cat(losses)
