@@ -37,13 +37,13 @@ def attend_over_time(
 
 @torch.library.custom_op("soractl::attend_over_time_backward", mutates_args=(), device_types="cuda")
 def _attend_over_time_backward(
-    gradient: Tensor,
     qkv: Tensor,
     q_weight: Tensor,
     k_weight: Tensor,
     cos: Tensor,
     sin: Tensor,
     eps: float,
+    gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `qkv` and of both weights [2, width] in fp32."""
     batch, frames, spots, _, heads, width = qkv.shape
@@ -62,38 +62,14 @@ def _attend_over_time_backward(
     return of_qkv, of_weights.sum(0)
 
 
-@attend_over_time.register_fake
-def _(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
-) -> Tensor:
-    return torch.empty_like(qkv[..., 0, :, :], memory_format=torch.contiguous_format)
-
-
-@_attend_over_time_backward.register_fake
-def _(
-    gradient: Tensor,
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(qkv), qkv.new_empty(2, qkv.shape[-1], dtype=torch.float32)
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.eps = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _attend_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    qkv, q_weight, k_weight, cos, sin = ctx.saved_tensors
-    of_qkv, of_weights = _attend_over_time_backward(
-        gradient, qkv, q_weight, k_weight, cos, sin, ctx.eps
-    )
-    of_q, of_k = of_weights.to(q_weight.dtype).unbind()
-    return of_qkv, of_q, of_k, None, None, None
+    of_qkv, of_weights = _attend_over_time_backward(*ctx.saved_tensors, ctx.eps, gradient)
+    return of_qkv, *of_weights.to(of_qkv.dtype).unbind(), None, None, None
 
 
 attend_over_time.register_autograd(_attend_gradients, setup_context=_keep)
@@ -119,13 +95,13 @@ def normalise_heads(
 
 @torch.library.custom_op("soractl::normalise_heads_backward", mutates_args=(), device_types="cuda")
 def _normalise_heads_backward(
-    of_q: Tensor,
-    of_k: Tensor,
-    of_v: Tensor,
     qkv: Tensor,
     q_weight: Tensor,
     k_weight: Tensor,
     eps: float,
+    of_q: Tensor,
+    of_k: Tensor,
+    of_v: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of `qkv` and of both weights [2, width] in fp32."""
     *_, heads, width = qkv.shape
@@ -141,37 +117,27 @@ def _normalise_heads_backward(
     return of_qkv, of_weights.sum(0)
 
 
-@normalise_heads.register_fake
-def _(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    like = qkv[..., 0, :, :]
-    return tuple(torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(3))
-
-
-@_normalise_heads_backward.register_fake
-def _(
-    of_q: Tensor,
-    of_k: Tensor,
-    of_v: Tensor,
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(qkv), qkv.new_empty(2, qkv.shape[-1], dtype=torch.float32)
-
-
-def _normalise_gradients(
-    ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor
-) -> tuple[Tensor | None, ...]:
-    qkv, q_weight, k_weight = ctx.saved_tensors
-    of_qkv, of_weights = _normalise_heads_backward(
-        of_q, of_k, of_v, qkv, q_weight, k_weight, ctx.eps
-    )
-    of_q_weight, of_k_weight = of_weights.to(q_weight.dtype).unbind()
-    return of_qkv, of_q_weight, of_k_weight, None
+def _normalise_gradients(ctx: Any, *of_parts: Tensor) -> tuple[Tensor | None, ...]:
+    of_qkv, of_weights = _normalise_heads_backward(*ctx.saved_tensors, ctx.eps, *of_parts)
+    return of_qkv, *of_weights.to(of_qkv.dtype).unbind(), None
 
 
 normalise_heads.register_autograd(_normalise_gradients, setup_context=_keep)
+
+
+# What a compiler needs to know of the results: their sizes.
+def _part_of(qkv: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(qkv[..., 0, :, :], memory_format=torch.contiguous_format)
+
+
+def _gradients_of(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(qkv), qkv.new_empty(2, qkv.shape[-1], dtype=torch.float32)
+
+
+attend_over_time.register_fake(_part_of)
+normalise_heads.register_fake(lambda qkv, *_: tuple(_part_of(qkv) for _ in range(3)))
+for _backward in (_attend_over_time_backward, _normalise_heads_backward):
+    _backward.register_fake(_gradients_of)
 
 
 def _tile(rows: int, width: int, rows_a_warp: int) -> dict[str, int]:
