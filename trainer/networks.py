@@ -40,7 +40,8 @@ def build_vae(
 ) -> vae.VideoVAE:
     """The frozen VAE; without `read`, its weights are still to be handed out."""
     torch.manual_seed(seed)
-    return vae.build_vae(config, read=read).to(device, dtype).eval().requires_grad_(False)
+    network = vae.build_vae(config, read=read).to(device, dtype).eval().requires_grad_(False)
+    return network.channels_last() if device.type == "cuda" else network
 
 
 def build_caption_encoder(

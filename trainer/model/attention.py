@@ -12,8 +12,8 @@ from torch.nn.attention.varlen import varlen_attn
 
 # Triton comes with torch for GPUs, and builds its kernels with the compiler that it finds.
 COMPILER = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
-_KERNELS = torch.cuda.is_available() and COMPILER is not None
-if _KERNELS:
+KERNELS = torch.cuda.is_available() and COMPILER is not None
+if KERNELS:
     from trainer.model.attention_kernels import MOST_FRAMES, attend_over_time, normalise_heads
 
 _EPS = 1e-6
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
 
     def _in_frames(self, qkv: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
-        if _KERNELS and qkv.is_cuda and self.qk_norm:
+        if KERNELS and qkv.is_cuda and self.qk_norm:
             q, k, v = normalise_heads(qkv, self.q_norm.weight, self.k_norm.weight, _EPS)
         else:
             q, k, v = qkv.unbind(-3)
@@ -108,7 +108,7 @@ class SelfAttention(nn.Module):
 
     def _over_time(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
-        if _KERNELS and qkv.is_cuda and self.qk_norm and len(cos) <= MOST_FRAMES:
+        if KERNELS and qkv.is_cuda and self.qk_norm and len(cos) <= MOST_FRAMES:
             return attend_over_time(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, _EPS)
         q, k, v = qkv.unbind(-3)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)

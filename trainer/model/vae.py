@@ -1,7 +1,7 @@
 """OpenSoraVAE_V1_2: videos to latents and back, frame by frame and then over time."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from einops import rearrange
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainer.config import VaeConfig
 from trainer.model import vae_smoke
 from trainer.model.latent_size import MICRO_FRAMES, latent_frames
+from trainer.model.norm_and_silu import NormAndSilu
 from trainer.model.pretrained import load_weights
 from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
 
@@ -53,6 +54,7 @@ class SpatialVae(nn.Module):
             up_block_types=("UpDecoderBlock2D",) * 4,
             **config,
         )
+        _join_norms(self.module)
 
     def encode(self, frames: Tensor, noise: Tensor | None) -> Tensor:
         """Frames [N, 3, H, W] to latents [N, 4, H / 8, W / 8]; without noise the most likely."""
@@ -89,6 +91,12 @@ class VideoVAE(nn.Module):
         self.register_buffer("shift", torch.tensor(_SHIFT)[None, :, None, None, None])
         self.spatial_vae = SpatialVae(spatial, micro_batch_size)
         self.temporal_vae = TemporalVae(temporal)
+
+    def channels_last(self) -> Self:
+        """With weights as a GPU's convolutions want them; what passes through follows."""
+        self.spatial_vae.to(memory_format=torch.channels_last)
+        self.temporal_vae.to(memory_format=torch.channels_last_3d)
+        return self
 
     def encode(
         self, video: Tensor, draws: torch.Generator | None = None, *, noise: Noise | None = None
@@ -143,6 +151,22 @@ class VideoVAE(nn.Module):
             torch.randn((batch * frames, 4, h, w), generator=draws, device=draws.device),
             torch.randn((batch, 4, t, h, w), generator=draws, device=draws.device),
         )
+
+
+def _join_norms(network: nn.Module) -> None:
+    """Have diffusers' norms do the SiLU that follows them."""
+    for block in network.modules():
+        for norm, activation in (
+            ("norm1", "nonlinearity"),
+            ("norm2", "nonlinearity"),
+            ("conv_norm_out", "conv_act"),
+        ):
+            if hasattr(block, norm) and hasattr(block, activation):
+                old = getattr(block, norm)
+                new = NormAndSilu(old.num_groups, old.num_channels, eps=old.eps)
+                setattr(block, norm, new)
+                if norm != "norm1":
+                    setattr(block, activation, nn.Identity())
 
 
 def build_vae(config: VaeConfig, *, read: bool = True) -> VideoVAE:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from trainer.model.norm_and_silu import NormAndSilu
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalVaeConfig:
@@ -66,17 +68,17 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, channels)
+        self.norm1 = NormAndSilu(groups, channels)
         self.conv1 = CausalConv3d(channels, out, bias=False)
-        self.norm2 = nn.GroupNorm(groups, out)
+        self.norm2 = NormAndSilu(groups, out)
         self.conv2 = CausalConv3d(out, out, bias=False)
         if channels != out:
             self.conv3 = CausalConv3d(channels, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, out, T, H, W]."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv1(self.norm1(x))
+        hidden = self.conv2(self.norm2(hidden))
         return hidden + (self.conv3(x) if hasattr(self, "conv3") else x)
 
 
@@ -102,7 +104,7 @@ class Encoder(nn.Module):
             for width, halves in zip(widths, config.downsample, strict=False)
         )
         self.res_blocks = _level(widths[-1], widths[-1], config)
-        self.norm1 = nn.GroupNorm(config.groups, widths[-1])
+        self.norm1 = NormAndSilu(config.groups, widths[-1])
         self.conv2 = CausalConv3d(widths[-1], 2 * config.channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class Encoder(nn.Module):
             x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
+        return self.conv2(self.norm1(self.res_blocks(x)))
 
 
 class Decoder(nn.Module):
@@ -132,7 +134,7 @@ class Decoder(nn.Module):
             CausalConv3d(width, 2 * width) if halves else nn.Identity()
             for width, halves in zip(widths[1:], config.downsample, strict=True)
         )
-        self.norm1 = nn.GroupNorm(config.groups, widths[0])
+        self.norm1 = NormAndSilu(config.groups, widths[0])
         self.conv_out = CausalConv3d(widths[0], config.channels)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -143,7 +145,7 @@ class Decoder(nn.Module):
             if level:
                 x = self.conv_blocks[level - 1](x)
                 x = rearrange(x, "b (c ts) t h w -> b c (t ts) h w", ts=self.stretch[level - 1])
-        return self.conv_out(F.silu(self.norm1(x)))
+        return self.conv_out(self.norm1(x))
 
 
 class TemporalVae(nn.Module):
