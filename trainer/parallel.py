@@ -35,11 +35,15 @@ class Ranks:
 def process_group(config: TrainerConfig) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment; leave it together at the end."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    # buckets differ in size, and what one leaves behind would not hold what another needs
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     on_gpu = torch.cuda.is_available()
     choose_accelerator()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+        # NCCL, and kernels when they are first used, take memory of their own
+        torch.cuda.set_per_process_memory_fraction(0.96)
     dist.init_process_group(
         # objects and host tensors travel over gloo, so that saving never waits for a GPU
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
@@ -44,7 +46,9 @@ class Saver:
         self._group = dist.new_group(backend="gloo")  # its own, since it is used beside training
         self._mesh = init_device_mesh("cpu", (ranks.world_size,))
         self._memory = HostMemory()
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        # a new thread begins on GPU 0, where every other rank of the node would take memory too
+        on_own_gpu = partial(torch.cuda.set_device, ranks.device) if ranks.device.index else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", on_own_gpu)
         self._writing: Future[None] | None = None
         self._last_save = time.monotonic()
 

@@ -1,6 +1,7 @@
 """One training step: clips to latents, rectified-flow loss, backward, optimizer, averages."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,10 @@ from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.seeds import derive_seed
+
+
+class GpuMemoryError(Exception):
+    """A micro batch does not fit; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,19 @@ class Trainee:
         self.phases.begin_micro_step()
         with self.phases.of("data"):
             batch = next(batches)
-        with self.phases.of("encode"):
-            latents, conditions = self.encode(batch, epoch)
         model, optimizer = self.state.model, self.state.optimizer
-        drawn = self._draw(batch, epoch, latents, conditions)
-        losses = learn(
-            self.flow,
-            self.model,
-            optimizer,
-            drawn,
-            weight=0.0 if batch.is_empty else 1 / count,
-            clips_at_once=model.clips_at_once(latents.shape),
-        )
+        with self._saying_what_does_not_fit(batch.micro_batch.bucket):
+            with self.phases.of("encode"):
+                latents, conditions = self.encode(batch, epoch)
+            drawn = self._draw(batch, epoch, latents, conditions)
+            losses = learn(
+                self.flow,
+                self.model,
+                optimizer,
+                drawn,
+                weight=0.0 if batch.is_empty else 1 / count,
+                clips_at_once=model.clips_at_once(latents.shape),
+            )
         size, _, frames, height, width = latents.shape
         tokens = int(conditions["mask"].sum())  # on the host
         flops = 3 * forward_flops(model.config, size, frames, height, width, tokens)
@@ -105,6 +111,18 @@ class Trainee:
             t=drawn.t,
             flops=flops,
         )
+
+    @contextmanager
+    def _saying_what_does_not_fit(self, bucket: Bucket) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            now = self.config.model.tokens_at_once
+            raise GpuMemoryError(
+                f"{bucket.batch_size} clips of {bucket.name} do not fit into the GPU's memory: "
+                f"{str(error).partition('. GPU')[0]}; `soractl resume latest --set "
+                f"model.tokens_at_once=LESS` takes less of it (now {now or '0, no parts'})"
+            ) from error
 
     def _draw(
         self, batch: Batch, epoch: int, latents: Tensor, conditions: dict[str, Tensor]

@@ -33,7 +33,7 @@ from trainer.guard import Guard
 from trainer.integrity import files_of, refuse_damaged, source_of
 from trainer.lr_schedule import build_lr_schedule
 from trainer.metrics import best_effort
-from trainer.model.attention import COMPILER
+from trainer.model.kernels import COMPILER
 from trainer.model.pretrained import WeightsError, load_weights
 from trainer.node import node_of
 from trainer.parallel import Ranks, process_group
@@ -53,7 +53,7 @@ from trainer.run_dir import (
 from trainer.same_data import check_same_data, fingerprint
 from trainer.saver import Saver
 from trainer.settings import ConfigError
-from trainer.step import Trainee
+from trainer.step import GpuMemoryError, Trainee
 from trainer.takeover import take_over
 from trainer.train_log import TrainLog
 from trainer.validation import Validation
@@ -70,6 +70,7 @@ _USERS_FAULT = (
     ConfigError,
     WeightsError,
     TooManySkipsError,
+    GpuMemoryError,
 )  # said in one sentence, without a traceback
 
 

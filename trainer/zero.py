@@ -102,6 +102,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         self._buckets: list[_Bucket] = []
         self._reduced = 0  # buckets of this pass
         self._came: dict[nn.Parameter, None] = {}  # whose gradient of this pass is there, in order
+        self._earlier: dict[nn.Parameter, Tensor] = {}  # gradients of passes that met no others
         self._stream = get_accelerator().Stream() if self._overlap_communication else None
 
     @property
@@ -119,6 +120,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         with self.phases.of("backward"), self._backward_context():
             loss.backward()
         if not self.require_grad_sync:
+            self._set_aside(self.working)
             return
         with self.phases.of("reduce"):
             self._buckets = self._buckets or self._cut()
@@ -147,8 +149,22 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         """Forget all gradients."""
         for parameter in self.working:
             parameter.grad = None
+        self._earlier.clear()
         for bucket in self._buckets:
             bucket.gradient = None
+
+    def _set_aside(self, parameters: list[nn.Parameter]) -> None:
+        """Add this pass's gradients to those of earlier ones, all at once."""
+        found = [parameter for parameter in parameters if parameter.grad is not None]
+        again = [parameter for parameter in found if parameter in self._earlier]
+        if again:
+            torch._foreach_add_(
+                [self._earlier[parameter] for parameter in again],
+                [parameter.grad for parameter in again],
+            )
+        for parameter in found:
+            self._earlier.setdefault(parameter, parameter.grad)
+            parameter.grad = None
 
     def _add_to_bucket(self, param: nn.Parameter, group_id: int) -> None:
         """Upstream calls this as soon as a gradient of this pass is there."""
@@ -181,13 +197,12 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
     def _reduce_next(self) -> None:
         bucket = self._buckets[self._reduced]
         self._reduced += 1
+        self._set_aside(bucket.parameters)
         rows = [
-            _as_rows(parameter, weight)
+            _as_rows(self._earlier.pop(parameter, None), weight)
             for parameter, weight in zip(bucket.parameters, bucket.weights, strict=True)
         ]
         sums = torch.cat(rows, 1).div_(dist.get_world_size())
-        for parameter in bucket.parameters:
-            parameter.grad = None
         if self._stream is None:
             self._reduce(bucket, sums)
             return
@@ -227,9 +242,10 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
             raise ValueError(f"trainable tensors have different types: {dtypes}")
 
 
-def _as_rows(parameter: nn.Parameter, weight: Tensor) -> Tensor:
+def _as_rows(gradient: Tensor | None, weight: Tensor) -> Tensor:
     """A gradient as its weight lies in memory, [ranks, row]; none is one of zeros."""
-    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    if gradient is None:
+        return torch.zeros_like(weight)
     flat = gradient.flatten()
     return F.pad(flat, (0, weight.numel() - flat.numel())).view_as(weight)
 

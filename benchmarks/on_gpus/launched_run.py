@@ -60,16 +60,21 @@ class Launched:
             self.soractl("launch", self.size.stage, *sets, *until)
             self.show_metrics(1, FIRST_STEPS)
             self.soractl("resume", "latest", "--set", "trainer.max_steps=100000", "--detach")
-            self.wait_for_step(FIRST_STEPS + 4)
-            self.show_metrics(FIRST_STEPS + 1, FIRST_STEPS + 4)
-            for words in (["gpus"], ["gpus", "--procs"], ["gpus", "--json"]):
+            last = FIRST_STEPS + SAVE_EVERY + 1  # a save of the resumed run, and a step after it
+            self.wait_for_step(last)
+            self.show_metrics(FIRST_STEPS + 1, last)
+            for words in (["gpus"], ["gpus", "--procs"], ["gpus", "--json"], ["status", "latest"]):
                 self.soractl(*words)
         finally:
             self.soractl("kill", "latest")
         self.soractl("gpus")
-        for log in sorted(self.run_dir.path.glob("attempts/*/*.log")):
-            told = [line for line in log.read_text().splitlines() if "stood still" in line]
-            print(f"attempt {log.parent.name}", *told, sep="\n  ", flush=True)
+        for attempt in self.run_dir.attempts():
+            logs = "".join(log.read_text() for log in attempt.path.glob("*.log"))
+            told = [line for line in logs.splitlines() if "stood still" in line]
+            told += [
+                f"rank {failure['rank']} failed: {failure}" for failure in attempt.rank_failures()
+            ]
+            print(f"attempt {attempt.path.name}", *told, sep="\n  ", flush=True)
 
     def soractl(self, *words: str) -> None:
         """Run a command as people do, its output here."""

@@ -110,10 +110,11 @@ class PlainBlock:
             tokens = modulated(0).transpose(1, 2)
             attended = self._attention(tokens, rotation).transpose(1, 2)
         else:
-            attended = block.attn(modulated(0))
+            attended = block.attn(block.attn.qkv(modulated(0)))
         x = x + gated(attended, 2)
         x = x + block.cross_attn(x.flatten(1, 2), y, captions).view_as(x)
-        return x + gated(block.mlp(modulated(3)), 5)
+        hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")
+        return x + gated(block.mlp.fc2(hidden), 5)
 
     def _modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)

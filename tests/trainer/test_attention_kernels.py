@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from trainer.model.attention import RotaryEmbedding, SelfAttention
+from trainer.model.attention import (
+    CrossAttention,
+    RotaryEmbedding,
+    SelfAttention,
+    pack_captions,
+)
 
 # [B, T, S]; for one frame and for more than 128 there is another way
 SHAPES = [(2, 1, 6), (2, 5, 6), (1, 15, 7), (1, 30, 4), (2, 120, 3), (1, 130, 2)]
@@ -30,7 +35,7 @@ def test_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(sh
     for attend, device, dtype in ((exact, "cpu", torch.float64), (here, "cuda", torch.bfloat16)):
         turned = rotation and [part.to(device, dtype) for part in rotation]
         given = x.bfloat16().to(device, dtype).requires_grad_()
-        out = attend(given, turned)
+        out = attend(attend.qkv(given), turned)
         out.backward(weight.bfloat16().to(device, dtype))
         outs.append((out, given.grad))
     for found, expected in zip(outs[1], outs[0], strict=True):
@@ -41,3 +46,24 @@ def test_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(sh
             assert not parameter.grad.any()  # a token that sees itself alone
         else:
             assert relative(parameter.grad.cpu(), expected) < 0.02, name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [(7, 7, 7), (7, 30, 1), (3, 1, 9, 30, 2, 8)])
+def test_cross_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(lengths):
+    torch.manual_seed(0)
+    layer, count = CrossAttention(144, 2), len(lengths)
+    x, y = torch.randn(count, 60, 144), torch.randn(sum(lengths), 144)
+    weight = torch.randn(x.shape)
+    mask = torch.arange(30) < torch.tensor(lengths)[:, None]
+    found = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        here = CrossAttention(144, 2)
+        here.load_state_dict({name: t.bfloat16() for name, t in layer.state_dict().items()})
+        here = here.to(device, dtype)
+        given = [t.bfloat16().to(device, dtype).requires_grad_() for t in (x, y)]
+        out = here(*given, pack_captions(mask, (count, 30), 60, like=given[0]))
+        out.backward(weight.bfloat16().to(device, dtype))
+        found.append((out, *(t.grad for t in (*given, *here.parameters()))))
+    for one, expected in zip(found[1], found[0], strict=True):
+        assert relative(one.cpu(), expected) < 0.02

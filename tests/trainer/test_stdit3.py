@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.model.attention import (
+    CrossAttention,
     pack_captions,
     rotate,
 )
@@ -139,9 +140,10 @@ def test_attention_equals_the_references(model, cases, facts):
     limits = facts["tolerance"]["pieces"]
     x = cases["piece.attn_spatial0.in"]
     spatial, temporal = model.spatial_blocks[0], model.temporal_blocks[0]
-    seen = spatial.attn(x[:, None])[:, 0]
+    seen = spatial.attn(spatial.attn.qkv(x[:, None]))[:, 0]
     torch.testing.assert_close(seen, cases["piece.attn_spatial0.out"], **limits)
-    turned = temporal.attn(x[:, :, None], model.rope(x.shape[1]))[:, :, 0]
+    qkv = temporal.attn.qkv(x[:, :, None])
+    turned = temporal.attn(qkv, model.rope(x.shape[1]))[:, :, 0]
     torch.testing.assert_close(turned, cases["piece.attn_temporal0.out"], **limits)
     heads = cases["piece.rope.in"].transpose(1, 2)[:, :, None]
     rotated = rotate(heads, *model.rope(heads.shape[1]))[:, :, 0].transpose(1, 2)
@@ -234,12 +236,22 @@ def test_a_frame_mask_that_keeps_all_changes_nothing():
     assert torch.equal(model(**given, x_mask=every_frame), model(**given))
 
 
-def test_captions_of_equal_length_need_no_padding_and_give_the_same():
+def test_captions_of_equal_length_go_together_and_give_the_same():
     model = smoke_model()
     given = random_inputs(lengths=(9, 9))
-    padded = random_inputs(lengths=(9, 32))
-    assert pack_captions(given["mask"], (2, 32), 8, like=given["x"]).valid is None
-    torch.testing.assert_close(model(**given)[0], model(**padded)[0], rtol=1e-5, atol=1e-5)
+    unequal = random_inputs(lengths=(9, 32))
+    assert pack_captions(given["mask"], (2, 32), 8, like=given["x"]).alike
+    assert not pack_captions(unequal["mask"], (2, 32), 8, like=given["x"]).alike
+    torch.testing.assert_close(model(**given)[0], model(**unequal)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (3, 5)])
+def test_groups_of_queries_see_the_same_caption(lengths):
+    layer = CrossAttention(72, 2)
+    x, y = torch.randn(2, 12, 72), torch.randn(sum(lengths), 72)
+    captions = packed(torch.tensor(lengths), queries=12)
+    whole = layer(x, y, captions)
+    torch.testing.assert_close(layer(x, y, captions._replace(groups=4)), whole)
 
 
 def test_what_a_caption_holds_behind_its_mask_does_not_matter():
@@ -354,11 +366,11 @@ def test_an_unknown_way_to_recompute_is_refused(mode):
         ("every_block", 0, [0, 1, 2, 3]),
         ("none", 0, []),
         (3, 0, [0, 3]),
-        ("every_block", 59, [0, 1, 2, 3]),
-        ("every_block", 60, [0, 1, 2]),  # a quarter of the tokens: a block of four is kept
+        ("every_block", 71, [0, 1, 2, 3]),
+        ("every_block", 72, [0, 1, 2]),  # a block is kept, and the inputs of four
         ("every_block", 239, [0]),
         ("every_block", 240, []),
-        (2, 60, [0, 2]),
+        (2, 72, [0, 2]),
     ],
 )
 def test_blocks_are_kept_as_far_as_tokens_at_once_reaches(mode, tokens_at_once, again):
@@ -374,7 +386,7 @@ def test_blocks_are_kept_as_far_as_tokens_at_once_reaches(mode, tokens_at_once, 
 
 
 @pytest.mark.parametrize(
-    ("tokens_at_once", "clips"), [(0, 7), (59, 1), (60, 1), (119, 1), (120, 2), (10_000, 166)]
+    ("tokens_at_once", "clips"), [(0, 7), (20, 1), (60, 1), (89, 1), (91, 2), (10_000, 167)]
 )
 def test_as_many_clips_go_through_at_once_as_tokens_at_once_holds(tokens_at_once, clips):
     model = smoke_model()

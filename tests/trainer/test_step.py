@@ -1,25 +1,31 @@
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from trainer.config import load_stage
 from trainer.phases import Phases
 from trainer.rectified_flow import RectifiedFlow
-from trainer.step import Trainee
+from trainer.step import GpuMemoryError, Trainee
 
 SMOKE = load_stage("smoke").config
 
 
-def drawn(index, rows, epoch=0):
-    """Timesteps and noise of a micro batch of empty latents."""
-    unused = ("vae", "caption_encoder", "model", "state", "lr_schedule")
-    trainee = Trainee(
+def without_networks(**settings):
+    unused = ("vae", "caption_encoder", "model", "lr_schedule")
+    return Trainee(
         config=SMOKE,
         device=torch.device("cpu"),
         flow=RectifiedFlow(SMOKE.flow),
         phases=Phases(),
         **dict.fromkeys(unused),
+        **{"state": None, **settings},
     )
+
+
+def drawn(index, rows, epoch=0):
+    """Timesteps and noise of a micro batch of empty latents."""
+    trainee = without_networks()
     place = SimpleNamespace(index=index)
     batch = SimpleNamespace(rows=rows, micro_batch=place, height=144, width=256)
     found = trainee._draw(batch, epoch, torch.zeros(2, 4, 1, 4, 4), {})
@@ -33,3 +39,22 @@ def test_no_two_micro_batches_of_a_step_or_of_two_epochs_have_a_draw_in_common()
         assert len(together.unique()) == len(together)
     again = drawn(1, (1, 2))
     assert all(torch.equal(*pair) for pair in zip(again, batches[1], strict=True))
+
+
+def test_a_micro_batch_that_does_not_fit_is_named_and_what_takes_less():
+    class Full(Trainee):
+        def encode(self, batch, epoch):
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+            )
+
+    full = Full(**vars(without_networks(state=SimpleNamespace(model=None, optimizer=None))))
+    bucket = SimpleNamespace(batch_size=8, name="360p/51/0.56")
+    batch = SimpleNamespace(micro_batch=SimpleNamespace(bucket=bucket))
+    with pytest.raises(GpuMemoryError) as told:
+        full._learn(iter([batch]), 1, 0)
+    assert str(told.value) == (
+        "8 clips of 360p/51/0.56 do not fit into the GPU's memory: CUDA out of memory. Tried to "
+        "allocate 2.00 GiB; `soractl resume latest --set model.tokens_at_once=LESS` takes less of "
+        "it (now 0, no parts)"
+    )

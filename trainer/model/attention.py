@@ -1,7 +1,5 @@
 """Self attention, rotary positions over time, and cross attention to captions of unequal length."""
 
-import os
-import shutil
 from typing import NamedTuple
 
 import torch
@@ -10,27 +8,26 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
-# Triton comes with torch for GPUs, and builds its kernels with the compiler that it finds.
-COMPILER = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
-KERNELS = torch.cuda.is_available() and COMPILER is not None
+from trainer.model.kernels import KERNELS, has_kernels
+
 if KERNELS:
-    from trainer.model.attention_kernels import MOST_FRAMES, attend_over_time, normalise_heads
+    from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
 
 _EPS = 1e-6
 _HALF = (torch.bfloat16, torch.float16)
-_PARALLEL = 16  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
+_PARALLEL = 8  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
+_FEW = 4  # clips that are faster one after another than by the kernel for unequal lengths
 
 
 class Captions(NamedTuple):
     """Where the captions' tokens lie once all are packed one after another, padding left out."""
 
     tokens: Tensor  # [M] index of each token among the B x L of the batch
-    longest: int
+    lengths: list[int]  # of each caption
+    alike: bool  # of one length
+    groups: int = 1  # of a clip's queries, each with all caption tokens
     starts: Tensor | None = None  # [B + 1] int32: caption b is rows starts[b] to starts[b + 1]
     query_starts: Tensor | None = None  # [B + 1] int32: the same for the queries of a group
-    groups: int = 1  # of a clip's queries, each with all caption tokens
-    rows: Tensor | None = None  # [B x longest] packed row; None: equal lengths, or `starts` is set
-    valid: Tensor | None = None  # [B, 1, 1, longest] bool, False where `rows` is padding
 
 
 def pack_captions(
@@ -46,30 +43,22 @@ def pack_captions(
     lengths = keep.sum(1)
     if not lengths.all():
         raise ValueError("a caption without a single token; even an empty one has its end token")
-    longest = int(lengths.max())
     tokens = _move(keep.flatten().nonzero().squeeze(1), like.device)
+    alike = bool((lengths == lengths[0]).all())
+    captions = Captions(tokens, lengths.tolist(), alike)
+    if not like.is_cuda:
+        return captions
+    together = alike or (len(keep) > _FEW and like.dtype in _HALF)
+    most = max(1, _PARALLEL // len(keep)) if together else _PARALLEL
+    groups = max(number for number in range(1, most + 1) if queries % number == 0)
+    if alike or not together:
+        return captions._replace(groups=groups)
     starts = F.pad(lengths.cumsum(0), (1, 0))
-    if like.is_cuda and like.dtype in _HALF:
-        most = max(1, _PARALLEL // len(keep))
-        groups = max(number for number in range(1, most + 1) if queries % number == 0)
-        query_starts = torch.arange(len(starts)) * (queries // groups)
-        return Captions(
-            tokens,
-            longest,
-            _move(starts.int(), like.device),
-            _move(query_starts.int(), like.device),
-            groups,
-        )
-    if bool((lengths == longest).all()):
-        return Captions(tokens, longest)
-    place = torch.arange(longest)
-    valid = place < lengths[:, None]
-    rows = torch.where(valid, starts[:-1, None] + place, 0).flatten()
-    return Captions(
-        tokens,
-        longest,
-        rows=_move(rows, like.device),
-        valid=_move(valid[:, None, None], like.device),
+    query_starts = torch.arange(len(starts)) * (queries // groups)
+    return captions._replace(
+        groups=groups,
+        starts=_move(starts.int(), like.device),
+        query_starts=_move(query_starts.int(), like.device),
     )
 
 
@@ -90,16 +79,19 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.RMSNorm(width // heads, eps=_EPS) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """[B, T, S, D] over S or, turned by their place as `rotate` says, over T."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+    def forward(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """What `self.qkv` gave, [B, T, S, 3 D], to [B, T, S, D].
+
+        Over S or, turned by their place as `rotate` says, over T.
+        """
+        qkv = qkv.unflatten(-1, (3, self.heads, -1))
         attended = self._in_frames(qkv) if rotation is None else self._over_time(qkv, *rotation)
         return self.proj(attended.flatten(-2))
 
     def _in_frames(self, qkv: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
-        if KERNELS and qkv.is_cuda and self.qk_norm:
-            q, k, v = normalise_heads(qkv, self.q_norm.weight, self.k_norm.weight, _EPS)
+        if self.qk_norm and has_kernels(qkv):
+            q, k, v = NormaliseHeads.apply(qkv, self.q_norm.weight, self.k_norm.weight, _EPS)
         else:
             q, k, v = qkv.unbind(-3)
             q, k = self.q_norm(q), self.k_norm(k)
@@ -108,8 +100,8 @@ class SelfAttention(nn.Module):
 
     def _over_time(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
-        if KERNELS and qkv.is_cuda and self.qk_norm and len(cos) <= MOST_FRAMES:
-            return attend_over_time(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, _EPS)
+        if self.qk_norm and has_kernels(qkv) and len(cos) <= MOST_FRAMES:
+            return AttendOverTime.apply(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, _EPS)
         q, k, v = qkv.unbind(-3)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         parts = (rearrange(part, "b t s h w -> (b s) h t w") for part in (q, k, v))
@@ -129,29 +121,36 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, captions: Captions) -> Tensor:
         """Video tokens [B, N, D] and packed caption tokens [M, D] to [B, N, D]."""
-        batch, queries, _ = x.shape
-        q = self.q_linear(x).unflatten(-1, (self.heads, -1))
-        kv = self.kv_linear(y)
+        q, kv = self.q_linear(x), self.kv_linear(y)
         if captions.starts is not None:
-            groups = captions.groups  # as if a clip had more heads, for each of them fewer queries
-            k, v = kv.unflatten(-1, (2, 1, self.heads, -1)).repeat(1, 1, groups, 1, 1).unbind(1)
-            out = varlen_attn(
-                q.view(-1, groups * self.heads, q.shape[-1]),
-                k.flatten(1, 2),
-                v.flatten(1, 2),
-                captions.query_starts,
-                captions.starts,
-                queries // groups,
-                captions.longest,
-            )
-            return self.proj(out.view(x.shape))
-        if captions.rows is not None:
-            kv = kv.index_select(0, captions.rows)
-        k, v = kv.view(batch, -1, 2, self.heads, q.shape[-1]).unbind(2)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=captions.valid
+            return self.proj(self._together(q, kv, captions))
+        if captions.alike:
+            return self.proj(self._attend(q, kv.unflatten(0, (len(q), -1)), captions.groups))
+        # layers of each clip's own, since what is put together here would be kept once more
+        pairs = zip(q.split(1), kv[None].split(captions.lengths, 1), strict=True)
+        return torch.cat([self.proj(self._attend(*pair, captions.groups)) for pair in pairs])
+
+    def _attend(self, q: Tensor, kv: Tensor, groups: int) -> Tensor:
+        """[B, N, D] and [B, L, 2 D] to [B, N, D]."""
+        kv = kv.unflatten(-1, (2, self.heads, -1))[:, None].expand(-1, groups, -1, -1, -1, -1)
+        k, v = kv.flatten(0, 1).transpose(1, 3).unbind(2)
+        grouped = q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2)
+        return F.scaled_dot_product_attention(grouped, k, v).transpose(1, 2).reshape(q.shape)
+
+    def _together(self, q: Tensor, kv: Tensor, captions: Captions) -> Tensor:
+        """All clips at once, as if each had more heads, and for each of them fewer queries."""
+        groups = captions.groups
+        k, v = kv.unflatten(-1, (2, 1, self.heads, -1)).repeat(1, 1, groups, 1, 1).unbind(1)
+        out = varlen_attn(
+            q.view(-1, groups * self.heads, k.shape[-1]),
+            k.flatten(1, 2),
+            v.flatten(1, 2),
+            captions.query_starts,
+            captions.starts,
+            q.shape[1] // groups,
+            max(captions.lengths),
         )
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return out.view(q.shape)
 
 
 class RotaryEmbedding(nn.Module):

@@ -1,6 +1,6 @@
 """Self attention on a GPU, where the library's kernels pass over memory more often than needed.
 
-Over time, sequences are many and short: a program of `attend_over_time` holds one sequence of one
+Over time, sequences are many and short: a program of `AttendOverTime` holds one sequence of one
 head, wherever its tokens lie, and takes it from raw queries, keys and values to the attended ones.
 No score and no normalised query leaves the chip, and the backward pass keeps only what went in.
 """
@@ -11,133 +11,98 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.model.modulation_kernels import total
 
 MOST_FRAMES = 128  # whose scores a program can hold
 _PROGRAMS = 132 * 8  # of a backward pass, each of which sums up its share of weights' gradients
 
 
-@torch.library.custom_op("soractl::attend_over_time", mutates_args=(), device_types="cuda")
-def attend_over_time(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float
-) -> Tensor:
-    """[B, T, S, 3, heads, width] contiguous to [B, T, S, heads, width], over T.
+class AttendOverTime(torch.autograd.Function):
+    """Attention of normalised and turned queries and keys, over T."""
 
-    Queries and keys are normalised, weighted [width] and turned by cos and sin [T, width].
-    """
-    batch, frames, spots, _, heads, width = qkv.shape
-    if frames == 1:
-        return qkv[..., 2, :, :].contiguous()
-    out = qkv.new_empty(batch, frames, spots, heads, width)
-    _attend[(batch * spots * heads,)](
-        qkv, q_weight, k_weight, cos, sin, out, eps, width**-0.5, spots, frames, heads, width,
-        **_tile(frames, width, 8),
-    )  # fmt: skip
-    return out
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        q_weight: Tensor,
+        k_weight: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        eps: float,
+    ) -> Tensor:
+        """[B, T, S, 3, heads, width] contiguous to [B, T, S, heads, width].
 
+        Queries and keys are normalised, weighted [width] and turned by cos and sin [T, width].
+        """
+        ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin)
+        ctx.eps = eps
+        batch, frames, spots, _, heads, width = qkv.shape
+        if frames == 1:
+            return qkv[..., 2, :, :].contiguous()
+        out = qkv.new_empty(batch, frames, spots, heads, width)
+        _attend[(batch * spots * heads,)](
+            qkv, q_weight, k_weight, cos, sin, out, eps, width**-0.5, spots, frames, heads, width,
+            **_tile(frames, width, 8),
+        )  # fmt: skip
+        return out
 
-@torch.library.custom_op("soractl::attend_over_time_backward", mutates_args=(), device_types="cuda")
-def _attend_over_time_backward(
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    eps: float,
-    gradient: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `qkv` and of both weights [2, width] in fp32."""
-    batch, frames, spots, _, heads, width = qkv.shape
-    if frames == 1:  # a single token is all that is seen, whatever its query and key
-        of_qkv = torch.zeros_like(qkv)
-        of_qkv[..., 2, :, :] = gradient
-        return of_qkv, qkv.new_zeros(2, width, dtype=torch.float32)
-    of_qkv = torch.empty_like(qkv)
-    sequences = batch * spots * heads
-    programs = min(_PROGRAMS, sequences)
-    of_weights = qkv.new_empty(programs, 2, width, dtype=torch.float32)
-    _attend_backward[(programs,)](
-        gradient.contiguous(), qkv, q_weight, k_weight, cos, sin, of_qkv, of_weights, eps,
-        width**-0.5, sequences, spots, frames, heads, width, **_tile(frames, width, 4),
-    )  # fmt: skip
-    return of_qkv, of_weights.sum(0)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of `qkv` and of both weights."""
+        qkv, q_weight, k_weight, cos, sin = ctx.saved_tensors
+        batch, frames, spots, _, heads, width = qkv.shape
+        if frames == 1:  # a single token is all that is seen, whatever its query and key
+            of_qkv = torch.zeros_like(qkv)
+            of_qkv[..., 2, :, :] = gradient
+            return of_qkv, *q_weight.new_zeros(2, width).unbind(), None, None, None
+        of_qkv = torch.empty_like(qkv)
+        sequences = batch * spots * heads
+        sums = qkv.new_empty(1, min(_PROGRAMS, sequences), 2, width, dtype=torch.float32)
+        _attend_backward[(sums.shape[1],)](
+            gradient.contiguous(), qkv, q_weight, k_weight, cos, sin, of_qkv, sums, ctx.eps,
+            width**-0.5, sequences, spots, frames, heads, width, **_tile(frames, width, 4),
+        )  # fmt: skip
+        return of_qkv, *total(sums, q_weight.dtype)[0].unbind(), None, None, None
 
 
-def _attend_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    of_qkv, of_weights = _attend_over_time_backward(*ctx.saved_tensors, ctx.eps, gradient)
-    return of_qkv, *of_weights.to(of_qkv.dtype).unbind(), None, None, None
+class NormaliseHeads(torch.autograd.Function):
+    """Queries and keys with a mean square of 1, times their weights, and values where they are."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
+        """[..., heads, width] each, of [..., 3, heads, width] contiguous and weights [width]."""
+        ctx.save_for_backward(qkv, q_weight, k_weight)
+        ctx.eps = eps
+        *_, heads, width = qkv.shape
+        out = tuple(qkv.new_empty(*qkv.shape[:-3], heads, width) for _ in range(2))
+        rows = out[0].numel() // width
+        tile = _tile(16, width, 4)
+        _normalise[(triton.cdiv(rows, tile["T"]),)](
+            qkv, q_weight, k_weight, *out, eps, rows, heads, width, **tile
+        )
+        return *out, qkv[..., 2, :, :]
 
-attend_over_time.register_autograd(_attend_gradients, setup_context=_keep)
-
-
-@torch.library.custom_op("soractl::normalise_heads", mutates_args=(), device_types="cuda")
-def normalise_heads(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [..., heads, width] of [..., 3, heads, width] contiguous.
-
-    Queries and keys are normalised and weighted [width].
-    """
-    *_, heads, width = qkv.shape
-    out = tuple(qkv.new_empty(*qkv.shape[:-3], heads, width) for _ in range(3))
-    rows = out[0].numel() // width
-    tile = _tile(16, width, 4)
-    _normalise[(triton.cdiv(rows, tile["T"]),)](
-        qkv, q_weight, k_weight, *out, eps, rows, heads, width, **tile
-    )
-    return out
-
-
-@torch.library.custom_op("soractl::normalise_heads_backward", mutates_args=(), device_types="cuda")
-def _normalise_heads_backward(
-    qkv: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    eps: float,
-    of_q: Tensor,
-    of_k: Tensor,
-    of_v: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `qkv` and of both weights [2, width] in fp32."""
-    *_, heads, width = qkv.shape
-    of_qkv = torch.empty_like(qkv)
-    rows = of_q.numel() // width
-    tile = _tile(16, width, 4)
-    programs = min(_PROGRAMS, triton.cdiv(rows, tile["T"]))
-    of_weights = qkv.new_empty(programs, 2, width, dtype=torch.float32)
-    _normalise_backward[(programs,)](
-        of_q.contiguous(), of_k.contiguous(), of_v.contiguous(), qkv, q_weight, k_weight, of_qkv,
-        of_weights, eps, rows, heads, width, **tile,
-    )  # fmt: skip
-    return of_qkv, of_weights.sum(0)
-
-
-def _normalise_gradients(ctx: Any, *of_parts: Tensor) -> tuple[Tensor | None, ...]:
-    of_qkv, of_weights = _normalise_heads_backward(*ctx.saved_tensors, ctx.eps, *of_parts)
-    return of_qkv, *of_weights.to(of_qkv.dtype).unbind(), None
-
-
-normalise_heads.register_autograd(_normalise_gradients, setup_context=_keep)
-
-
-# What a compiler needs to know of the results: their sizes.
-def _part_of(qkv: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(qkv[..., 0, :, :], memory_format=torch.contiguous_format)
-
-
-def _gradients_of(qkv: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(qkv), qkv.new_empty(2, qkv.shape[-1], dtype=torch.float32)
-
-
-attend_over_time.register_fake(_part_of)
-normalise_heads.register_fake(lambda qkv, *_: tuple(_part_of(qkv) for _ in range(3)))
-for _backward in (_attend_over_time_backward, _normalise_heads_backward):
-    _backward.register_fake(_gradients_of)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of `qkv` and of both weights."""
+        qkv, q_weight, k_weight = ctx.saved_tensors
+        *_, heads, width = qkv.shape
+        of_qkv = torch.empty_like(qkv)
+        rows = of_q.numel() // width
+        tile = _tile(16, width, 4)
+        programs = min(_PROGRAMS, triton.cdiv(rows, tile["T"]))
+        sums = qkv.new_empty(1, programs, 2, width, dtype=torch.float32)
+        _normalise_backward[(programs,)](
+            of_q.contiguous(), of_k.contiguous(), of_v.contiguous(), qkv, q_weight, k_weight,
+            of_qkv, sums, ctx.eps, rows, heads, width, **tile,
+        )  # fmt: skip
+        return of_qkv, *total(sums, q_weight.dtype)[0].unbind(), None
 
 
 def _tile(rows: int, width: int, rows_a_warp: int) -> dict[str, int]:
@@ -216,7 +181,7 @@ def _attend(
 
 @triton.jit
 def _attend_backward(
-    gradient, qkv, q_weight, k_weight, cos, sin, of_qkv, of_weights, eps, scale, sequences, spots,
+    gradient, qkv, q_weight, k_weight, cos, sin, of_qkv, sums, eps, scale, sequences, spots,
     frames, heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.arange(0, T)[:, None], tl.arange(0, W)[None, :]
@@ -253,20 +218,20 @@ def _attend_backward(
         tl.store(of_qkv + place, of_q, inside)
         tl.store(of_qkv + place + heads * width, of_k, inside)
         tl.store(of_qkv + place + 2 * heads * width, of_v, inside)
-    _store_weights(of_weights, of_wq, of_wk, width, W)
+    _store_weights(sums, of_wq, of_wk, width, W)
 
 
 @triton.jit
-def _store_weights(of_weights, of_wq, of_wk, width, W: tl.constexpr):
+def _store_weights(sums, of_wq, of_wk, width, W: tl.constexpr):
     column = tl.arange(0, W)
-    place = of_weights + tl.program_id(0) * 2 * width + column
+    place = sums + tl.program_id(0) * 2 * width + column
     tl.store(place, tl.sum(of_wq, 0), column < width)
     tl.store(place + width, tl.sum(of_wk, 0), column < width)
 
 
 @triton.jit
 def _normalise(
-    qkv, q_weight, k_weight, q_out, k_out, v_out, eps, rows,
+    qkv, q_weight, k_weight, q_out, k_out, eps, rows,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, W)[None, :]
@@ -278,12 +243,11 @@ def _normalise(
     here = row * width + column
     tl.store(q_out + here, q * _inverse_norm(q, eps, width) * wq, inside)
     tl.store(k_out + here, k * _inverse_norm(k, eps, width) * wk, inside)
-    tl.store(v_out + here, tl.load(place + 2 * heads * width, inside, 0.0), inside)
 
 
 @triton.jit
 def _normalise_backward(
-    of_q, of_k, of_v, qkv, q_weight, k_weight, of_qkv, of_weights, eps, rows,
+    of_q, of_k, of_v, qkv, q_weight, k_weight, of_qkv, sums, eps, rows,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, W)[None, :]
@@ -305,4 +269,4 @@ def _normalise_backward(
             of_qkv + place + heads * width, _norm_backward(gk, k, k_inverse, wk, width), inside
         )
         tl.store(of_qkv + place + 2 * heads * width, tl.load(of_v + here, inside, 0.0), inside)
-    _store_weights(of_weights, of_wq, of_wk, width, W)
+    _store_weights(sums, of_wq, of_wk, width, W)

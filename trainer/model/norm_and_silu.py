@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.attention import KERNELS
+from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
     from trainer.model.norm_kernels import norm_and_silu
@@ -17,7 +17,7 @@ class NormAndSilu(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, *size] to the same."""
-        if KERNELS and x.is_cuda and not torch.is_grad_enabled():
+        if has_kernels(x) and not torch.is_grad_enabled():
             x = x.contiguous(memory_format=_LAST[x.ndim])
             return norm_and_silu(x, self.num_groups, self.weight, self.bias, self.eps)
         return F.silu(super().forward(x))

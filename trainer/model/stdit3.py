@@ -25,10 +25,11 @@ from trainer.model.layers import (
     PatchEmbedder,
     PositionEmbedder,
     ScalarEmbedder,
-    modulate,
-    normalise,
+    add_gated,
+    modulated_linear,
 )
 
+_KEPT = 16  # what a block keeps of a pass over it, in sizes of its input
 _GRAPHS = 64  # for both kinds of blocks: one sample or more, one frame or more, masked or not, ...
 
 
@@ -95,14 +96,14 @@ class Block(nn.Module):
         _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
-        attended = self.attend(modulate(normalise(x), shift_attn, scale_attn), rotation)
-        x = torch.addcmul(x, self._drop(gate_attn), attended)
+        x, qkv = modulated_linear(x, shift_attn, scale_attn, self.attn.qkv)
+        x = add_gated(x, self._drop(gate_attn), self.attend(qkv, rotation))
         x = x + self.cross_attn(x.flatten(1, 2), y, captions).unflatten(1, (frames, size))
-        hidden = self.mlp(modulate(normalise(x), shift_mlp, scale_mlp))
-        return torch.addcmul(x, self._drop(gate_mlp), hidden)
+        x, hidden = modulated_linear(x, shift_mlp, scale_mlp, self.mlp.fc1)
+        return add_gated(x, self._drop(gate_mlp), self.mlp.after(hidden))
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Self attention of [B, T, S, D]."""
+    def attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Self attention of what `attn.qkv` gave, [B, T, S, 3 D] to [B, T, S, D]."""
         raise NotImplementedError
 
     def _drop(self, gate: Tensor) -> Tensor:
@@ -116,17 +117,17 @@ class Block(nn.Module):
 class SpatialBlock(Block):
     """A block whose tokens see their own frame."""
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Self attention of [B, T, S, D] over S."""
-        return self.attn(x)
+    def attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Over S."""
+        return self.attn(qkv)
 
 
 class TemporalBlock(Block):
     """A block whose tokens see their own place in all frames."""
 
-    def attend(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Self attention of [B, T, S, D] over T."""
-        return self.attn(x, rotation)
+    def attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """Over T."""
+        return self.attn(qkv, rotation)
 
 
 class STDiT3(nn.Module):
@@ -179,7 +180,7 @@ class STDiT3(nn.Module):
         """How many of these latents [B, 4, T, H, W] are to go through the model together."""
         if not self._tokens_at_once:
             return shape[0]
-        return max(1, self._tokens_at_once // math.prod(self._grid(shape)))
+        return max(1, round(self._tokens_at_once / math.prod(self._grid(shape))))
 
     def compile_blocks(self) -> None:
         """Have each kind of block compiled once, for all sizes of latents."""
@@ -258,8 +259,10 @@ class STDiT3(nn.Module):
         """The numbers of the blocks that a pass over so many video tokens recomputes."""
         if not self._recompute_every or not torch.is_grad_enabled():
             return range(0)
-        kept = 2 * self.config.depth * self._tokens_at_once // tokens
-        return range(0, max(0, 2 * self.config.depth - kept), self._recompute_every)
+        blocks = 2 * self.config.depth
+        room = blocks * self._tokens_at_once / tokens * _KEPT
+        kept = max(0, int((room - blocks) / (_KEPT - 1)))  # all keep their input
+        return range(0, max(0, blocks - kept), self._recompute_every)
 
     def _time(self, timestep: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
         """Timestep and frame rate as [B, D], and as the blocks' modulation [B, 1, 6, D]."""
