@@ -54,6 +54,7 @@ def main() -> None:
 def time_steps(arguments: argparse.Namespace, most: int) -> None:
     """All shapes on all GPUs, and one of them on fewer."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say so too, at length
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as trainer/train.py
     words = ["--rounds", str(arguments.rounds), *(["--toy"] if arguments.toy else [])]
     for ranks in [2**power for power in range(most.bit_length())]:
         print(f"\n{ranks} rank{'s' if ranks > 1 else ''}", flush=True)

@@ -56,7 +56,7 @@ class VaeConfig:
 
     arch: Literal["OpenSoraVAE_V1_2", "smoke"]
     micro_frame_size: int  # frames that the temporal part sees at once
-    micro_batch_size: int  # frames that the spatial part sees at once
+    micro_batch_size: int  # frames of 360p that the spatial part sees at once, or as many pixels
     weights: str | None = None
 
 

@@ -35,8 +35,6 @@ class Ranks:
 def process_group(config: TrainerConfig) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment; leave it together at the end."""
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    # buckets differ in size, and what one leaves behind would not hold what another needs
-    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     on_gpu = torch.cuda.is_available()
     choose_accelerator()
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")

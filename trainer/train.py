@@ -1,11 +1,14 @@
 """The program on every rank, `trainer/train.py RUN_DIR`."""
 
 # The processes that decode clips load this file again, so what training needs is loaded below.
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # started by its path
+    # buckets differ in size: what one leaves of a GPU's memory would not hold the next
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from trainer.training import main
 
     main(sys.argv[1])

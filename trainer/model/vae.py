@@ -18,6 +18,8 @@ _SHIFT = (-0.10, 0.34, 0.27, 0.98)
 _SCALE = (3.85, 2.32, 2.33, 3.06)
 _SPATIAL_SCALE = 0.18215  # not the 0.13025 of its published configuration; the temporal part's is
 
+_PIXELS = 360 * 640
+
 VAE_SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "OpenSoraVAE_V1_2": {
         "spatial": {
@@ -58,7 +60,7 @@ class SpatialVae(nn.Module):
 
     def encode(self, frames: Tensor, noise: Tensor | None) -> Tensor:
         """Frames [N, 3, H, W] to latents [N, 4, H / 8, W / 8]; without noise the most likely."""
-        groups = frames.split(self.micro_batch_size)
+        groups = frames.split(self._at_once(*frames.shape[2:]))
         posteriors = [self.module.encode(group).latent_dist for group in groups]
         latents = torch.cat([posterior.mean for posterior in posteriors])
         if noise is not None:
@@ -67,8 +69,13 @@ class SpatialVae(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [N, 4, h, w] to frames [N, 3, 8 h, 8 w]."""
-        groups = (latents / _SPATIAL_SCALE).split(self.micro_batch_size)
+        height, width = latents.shape[2:]
+        groups = (latents / _SPATIAL_SCALE).split(self._at_once(8 * height, 8 * width))
         return torch.cat([self.module.decode(group).sample for group in groups])
+
+    def _at_once(self, height: int, width: int) -> int:
+        """How many frames have as many pixels as `micro_batch_size` frames of 360p."""
+        return max(1, self.micro_batch_size * _PIXELS // (height * width))
 
 
 class VideoVAE(nn.Module):
