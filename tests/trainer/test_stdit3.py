@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.model.attention import (
+    Captions,
     CrossAttention,
     pack_captions,
     rotate,
@@ -236,12 +237,11 @@ def test_a_frame_mask_that_keeps_all_changes_nothing():
     assert torch.equal(model(**given, x_mask=every_frame), model(**given))
 
 
-def test_captions_of_equal_length_go_together_and_give_the_same():
+def test_captions_of_equal_length_need_no_padding_and_give_the_same():
     model = smoke_model()
     given = random_inputs(lengths=(9, 9))
     unequal = random_inputs(lengths=(9, 32))
-    assert pack_captions(given["mask"], (2, 32), 8, like=given["x"]).alike
-    assert not pack_captions(unequal["mask"], (2, 32), 8, like=given["x"]).alike
+    assert pack_captions(given["mask"], (2, 32), 8, like=given["x"]).places is None
     torch.testing.assert_close(model(**given)[0], model(**unequal)[0], rtol=1e-5, atol=1e-5)
 
 
@@ -252,6 +252,36 @@ def test_groups_of_queries_see_the_same_caption(lengths):
     captions = packed(torch.tensor(lengths), queries=12)
     whole = layer(x, y, captions)
     torch.testing.assert_close(layer(x, y, captions._replace(groups=4)), whole)
+
+
+def test_padding_of_captions_has_no_weight_and_no_part_in_gradients():
+    layer = CrossAttention(72, 2).double()
+    x, y = torch.randn(2, 12, 72).double(), torch.randn(8, 72).double()
+    weight = torch.randn(x.shape).double()
+
+    def gradients(attend):
+        inputs = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+        layer.zero_grad()
+        out = attend(*inputs)
+        out.backward(weight)
+        return [out, *(one.grad for one in (*inputs, *layer.parameters()))]
+
+    def one_by_one(x, y):
+        pairs = zip(x.split(1), y.split([3, 5]), strict=True)
+        return torch.cat([layer(a, b, Captions(torch.arange(len(b)), len(b))) for a, b in pairs])
+
+    captions = packed(torch.tensor([3, 5]), queries=12)
+    together = gradients(lambda x, y: layer(x, y, captions))
+    torch.testing.assert_close(together, gradients(one_by_one))
+
+
+def test_a_caption_that_is_no_number_spoils_its_own_clip_alone():
+    model, given = smoke_model(), random_inputs()
+    bad = {**given, "y": given["y"].clone()}
+    bad["y"][0] = torch.nan
+    found = model(**bad)
+    assert found[0].isnan().any()
+    assert torch.equal(found[1], model(**given)[1])
 
 
 def test_what_a_caption_holds_behind_its_mask_does_not_matter():

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 
 from trainer.model.kernels import KERNELS, has_kernels
 
@@ -14,20 +13,19 @@ if KERNELS:
     from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
 
 _EPS = 1e-6
-_HALF = (torch.bfloat16, torch.float16)
 _PARALLEL = 8  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
-_FEW = 4  # clips that are faster one after another than by the kernel for unequal lengths
+_STEP = 64  # of captions' lengths there, for each of which the library plans anew
+_MARKS = 8  # channels, since the library's kernels want a multiple of 8
+_HIDDEN = -(2.0**15)
 
 
 class Captions(NamedTuple):
     """Where the captions' tokens lie once all are packed one after another, padding left out."""
 
     tokens: Tensor  # [M] index of each token among the B x L of the batch
-    lengths: list[int]  # of each caption
-    alike: bool  # of one length
+    length: int  # to which all are padded again for the attention
+    places: Tensor | None = None  # [M] of each token among those B x length; None: all are full
     groups: int = 1  # of a clip's queries, each with all caption tokens
-    starts: Tensor | None = None  # [B + 1] int32: caption b is rows starts[b] to starts[b + 1]
-    query_starts: Tensor | None = None  # [B + 1] int32: the same for the queries of a group
 
 
 def pack_captions(
@@ -44,22 +42,18 @@ def pack_captions(
     if not lengths.all():
         raise ValueError("a caption without a single token; even an empty one has its end token")
     tokens = _move(keep.flatten().nonzero().squeeze(1), like.device)
-    alike = bool((lengths == lengths[0]).all())
-    captions = Captions(tokens, lengths.tolist(), alike)
-    if not like.is_cuda:
-        return captions
-    together = alike or (len(keep) > _FEW and like.dtype in _HALF)
-    most = max(1, _PARALLEL // len(keep)) if together else _PARALLEL
-    groups = max(number for number in range(1, most + 1) if queries % number == 0)
-    if alike or not together:
-        return captions._replace(groups=groups)
-    starts = F.pad(lengths.cumsum(0), (1, 0))
-    query_starts = torch.arange(len(starts)) * (queries // groups)
-    return captions._replace(
-        groups=groups,
-        starts=_move(starts.int(), like.device),
-        query_starts=_move(query_starts.int(), like.device),
-    )
+    step = _STEP if like.is_cuda else 1
+    length = -(-int(lengths.max()) // step) * step
+    captions = Captions(tokens, length)
+    if not bool((lengths == length).all()):
+        inside = torch.arange(length) < lengths[:, None]
+        places = _move(inside.flatten().nonzero().squeeze(1), like.device)
+        captions = captions._replace(places=places)
+    if like.is_cuda:
+        most = max(1, _PARALLEL // len(keep))
+        groups = max(number for number in range(1, most + 1) if queries % number == 0)
+        captions = captions._replace(groups=groups)
+    return captions
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -114,43 +108,45 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.q_linear = nn.Linear(width, width)
         self.kv_linear = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, y: Tensor, captions: Captions) -> Tensor:
         """Video tokens [B, N, D] and packed caption tokens [M, D] to [B, N, D]."""
-        q, kv = self.q_linear(x), self.kv_linear(y)
-        if captions.starts is not None:
-            return self.proj(self._together(q, kv, captions))
-        if captions.alike:
-            return self.proj(self._attend(q, kv.unflatten(0, (len(q), -1)), captions.groups))
-        # layers of each clip's own, since what is put together here would be kept once more
-        pairs = zip(q.split(1), kv[None].split(captions.lengths, 1), strict=True)
-        return torch.cat([self.proj(self._attend(*pair, captions.groups)) for pair in pairs])
+        kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
+        if captions.places is None:
+            return self.proj(self._attend(self.q_linear(x), kv, captions))
+        return self._attend_to_marked(x, kv, captions)
 
-    def _attend(self, q: Tensor, kv: Tensor, groups: int) -> Tensor:
-        """[B, N, D] and [B, L, 2 D] to [B, N, D]."""
-        kv = kv.unflatten(-1, (2, self.heads, -1))[:, None].expand(-1, groups, -1, -1, -1, -1)
-        k, v = kv.flatten(0, 1).transpose(1, 3).unbind(2)
-        grouped = q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2)
-        return F.scaled_dot_product_attention(grouped, k, v).transpose(1, 2).reshape(q.shape)
+    def _attend_to_marked(self, x: Tensor, kv: Tensor, captions: Captions) -> Tensor:
+        """As if there were no padding: a channel more for each head leaves it no weight.
 
-    def _together(self, q: Tensor, kv: Tensor, captions: Captions) -> Tensor:
-        """All clips at once, as if each had more heads, and for each of them fewer queries."""
+        A mask would do the same, but the fast kernels take none. The channel is 1 in all queries,
+        0 in tokens, and in padding so low that its weight is exactly 0.
+        """
+        heads, width = kv.shape[2:]
+        padding = kv.new_zeros(2, 1, width + _MARKS)
+        padding[0, :, width] = _HIDDEN
+        padded = padding.expand(len(x) * captions.length, -1, heads, -1)
+        padded = padded.index_copy(0, captions.places, F.pad(kv, (0, _MARKS)))
+        q_weight = F.pad(self.q_linear.weight.unflatten(0, (heads, width)), (0, 0, 0, _MARKS))
+        q_bias = F.pad(self.q_linear.bias.unflatten(0, (heads, width)), (0, _MARKS), value=1.0)
+        q = F.linear(x, q_weight.flatten(0, 1), q_bias.flatten())
+        out_weight = F.pad(self.proj.weight.unflatten(1, (heads, width)), (0, _MARKS))
+        out = self._attend(q, padded, captions)
+        return F.linear(out, out_weight.flatten(1), self.proj.bias)
+
+    def _attend(self, q: Tensor, kv: Tensor, captions: Captions) -> Tensor:
+        """[B, N, heads x width] and [B x length, 2, heads, width] to the like of q."""
         groups = captions.groups
-        k, v = kv.unflatten(-1, (2, 1, self.heads, -1)).repeat(1, 1, groups, 1, 1).unbind(1)
-        out = varlen_attn(
-            q.view(-1, groups * self.heads, k.shape[-1]),
-            k.flatten(1, 2),
-            v.flatten(1, 2),
-            captions.query_starts,
-            captions.starts,
-            q.shape[1] // groups,
-            max(captions.lengths),
+        kv = kv.unflatten(0, (len(q), 1, -1)).expand(-1, groups, -1, -1, -1, -1).flatten(0, 1)
+        k, v = kv.transpose(1, 3).unbind(2)
+        out = F.scaled_dot_product_attention(
+            q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2), k, v, scale=self.scale
         )
-        return out.view(q.shape)
+        return out.transpose(1, 2).reshape(q.shape)
 
 
 class RotaryEmbedding(nn.Module):

@@ -155,7 +155,7 @@ def _weights(q, k, scale, frames, T: tl.constexpr):
     return weights / tl.sum(weights, 1)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["spots", "frames"])
 def _attend(
     qkv, q_weight, k_weight, cos, sin, out, eps, scale, spots, frames,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
@@ -179,7 +179,7 @@ def _attend(
     tl.store(out + token * (heads * width) + head * width + column, attended, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences", "spots", "frames"])
 def _attend_backward(
     gradient, qkv, q_weight, k_weight, cos, sin, of_qkv, sums, eps, scale, sequences, spots,
     frames, heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
@@ -229,7 +229,7 @@ def _store_weights(sums, of_wq, of_wk, width, W: tl.constexpr):
     tl.store(place + width, tl.sum(of_wk, 0), column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _normalise(
     qkv, q_weight, k_weight, q_out, k_out, eps, rows,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
@@ -245,7 +245,7 @@ def _normalise(
     tl.store(k_out + here, k * _inverse_norm(k, eps, width) * wk, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _normalise_backward(
     of_q, of_k, of_v, qkv, q_weight, k_weight, of_qkv, sums, eps, rows,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,

@@ -1,5 +1,6 @@
 """What a block does to its tokens beside products of matrices, on a GPU in one pass over memory.
 
+Numbers of rows are not specialised: each bucket has its own, and would compile its own kernel.
 Gradients of modulations and biases are sums over many tokens: each program sums up its share in
 fp32, and `total` adds up what the programs found.
 """
@@ -149,7 +150,7 @@ def _normal(x, inside, eps, width):
     return away * inverse, inverse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_term"])
 def _modulate(x, shift, scale, out, eps, rows_a_term, step, width: tl.constexpr, W: tl.constexpr):
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
@@ -160,7 +161,7 @@ def _modulate(x, shift, scale, out, eps, rows_a_term, step, width: tl.constexpr,
     tl.store(out + here, modulated, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
     of_x, of_out, x, scale, found, sums, eps, rows, step, width: tl.constexpr, W: tl.constexpr
 ):
@@ -183,7 +184,7 @@ def _modulate_backward(
     tl.store(place + width, of_scale, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_a_term"])
 def _add_gated(x, gate, value, out, rows_a_term, step, width: tl.constexpr, W: tl.constexpr):
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
@@ -192,7 +193,7 @@ def _add_gated(x, gate, value, out, rows_a_term, step, width: tl.constexpr, W: t
     tl.store(out + here, _wide(x + here, inside) + factor * _wide(value + here, inside), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_gated_backward(
     of_out, gate, value, of_value, sums, rows, step, width: tl.constexpr, W: tl.constexpr
 ):
@@ -222,7 +223,7 @@ def _gelu_and_gradient(x, of_gelu, gelu, of_x, count, W: tl.constexpr):
     tl.store(of_x + place, g * share * (1 + value * (1 - share) * steepness), inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.constexpr):
     column = tl.program_id(0) * W + tl.arange(0, W)
     program, programs = tl.program_id(1), tl.num_programs(1)
@@ -234,7 +235,7 @@ def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.cons
     tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
 def _total(sums, out, programs, width, P: tl.constexpr, W: tl.constexpr):
     count = tl.program_id(0)
     column = tl.program_id(1) * W + tl.arange(0, W)

@@ -32,7 +32,7 @@ def norm_and_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: flo
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "chunks"])
 def _moments(
     x, moments, places, chunks, channels, size: tl.constexpr, C: tl.constexpr, P: tl.constexpr
 ):
@@ -61,7 +61,7 @@ def _moments(
     tl.store(out + channels, spread, column < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places", "chunks"])
 def _scales(
     moments, weight, bias, scale, eps, places, chunks, channels, width,
     size: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
@@ -86,7 +86,7 @@ def _scales(
     tl.store(out + channels, term, mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["places"])
 def _apply(x, scale, out, places, channels, C: tl.constexpr, P: tl.constexpr):
     sample = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * P + tl.arange(0, P)[:, None]
