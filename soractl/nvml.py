@@ -104,7 +104,7 @@ def _first_line(file: Path, prefix: bytes) -> str | None:
         for word in words
         if word.startswith(prefix)
     ]
-    return found[0] if found else None
+    return (found[0] or None) if found else None  # one that is ending has no command any more
 
 
 def _owner(pid: int) -> str | None:

@@ -57,6 +57,38 @@ def test_a_busy_node_with_its_process_owner_and_run():
     assert (row.busy, row.bad, row.users, row.run_ids) == (True, False, ("me",), ("/runs/7 a",))
 
 
+def recorded(name):
+    return [(RECORDED / f"{name}{end}.txt").read_text() for end in ("", "-apps")]
+
+
+def test_two_gpus_with_a_rank_each():
+    text, apps = recorded("h100-two-busy")
+    row = read(node_that_says(text, apps=apps))
+    assert [(gpu.index, gpu.util_pct, gpu.power_w) for gpu in row.gpus] == [
+        (0, 100.0, 618.29),
+        (1, 100.0, 482.04),
+    ]
+    python = "/opt/torch/.venv/bin/python"
+    assert row.processes == (
+        GpuProcess(1915, 0, 79030 * MIB, python),
+        GpuProcess(1916, 1, 78548 * MIB, python),
+    )
+
+
+def test_a_process_that_is_ending_has_memory_and_no_name():
+    text, apps = recorded("h100-ending")
+    row = read(node_that_says(text, apps=apps))
+    assert row.processes == (GpuProcess(1916, 1, 78550 * MIB, None),)
+    assert [gpu.mem_used_bytes for gpu in row.gpus] == [580 * MIB, 78576 * MIB]
+
+
+def test_nor_has_one_of_this_machine():
+    ended = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert nvml._first_line(Path(f"/proc/{ended.pid}/cmdline"), b"") is None
+    ended.wait()
+
+
 def test_a_process_that_names_itself_with_commas_and_one_of_an_unknown_gpu():
     apps = f"1, {H200}, [N/A], a, b, 5\n2, MIG-x, 10, [Not Found]\nnonsense\n"
     row = read(node_that_says((RECORDED / "h200-busy.txt").read_text(), apps=apps))

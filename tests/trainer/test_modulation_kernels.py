@@ -46,23 +46,31 @@ def test_modulation_and_its_gradients_equal_the_plain_ones_in_double_precision(s
         assert relative(one, expected) < 0.02
 
 
-def test_an_mlp_and_its_gradients_equal_the_librarys():
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(3, 7), (2, 5, 920)])
+@pytest.mark.parametrize("width", [72, 1152])
+def test_an_mlp_and_its_gradients_equal_the_plain_ones_in_double_precision(shape, width):
     torch.manual_seed(0)
-    ours = Mlp(6, 20, 5).double()
-    plain = nn.Sequential(nn.Linear(6, 20), nn.GELU(approximate="tanh"), nn.Linear(20, 5)).double()
-    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
-    x, weight = torch.randn(2, 3, 6).double(), torch.randn(2, 3, 5).double()
-    grads = []
-    for network in (ours, plain):
-        given = x.clone().requires_grad_()
-        network(given).backward(weight)
-        grads.append([given.grad, *(p.grad for p in network.parameters())])
-    torch.testing.assert_close(grads[0], grads[1])
+    layer, x, weight = Mlp(width, 4 * width, width), *torch.randn(2, *shape, width)
+    found = []
+    for device, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        here = Mlp(width, 4 * width, width)
+        here.load_state_dict({name: t.bfloat16() for name, t in layer.state_dict().items()})
+        here = here.to(device, dtype)
+        given = x.bfloat16().to(device, dtype).requires_grad_()
+        out = here(given)
+        out.backward(weight.bfloat16().to(device, dtype))
+        found.append((out, given.grad, *(p.grad for p in here.parameters())))
+    for one, expected in zip(found[1], found[0], strict=True):
+        assert relative(one, expected) < 0.02
 
 
-def test_frozen_layers_of_an_mlp_get_no_gradient():
-    network = Mlp(6, 20, 5).requires_grad_(False)
-    x = torch.randn(2, 6, requires_grad=True)
-    network(x).sum().backward()
+@pytest.mark.gpu
+def test_frozen_layers_get_no_gradient():
+    network = Mlp(72, 144, 72).requires_grad_(False).to("cuda", torch.bfloat16)
+    x = torch.randn(1, 2, 6, 72, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    shift, scale = torch.zeros(2, 1, 1, 1, 72, device="cuda", dtype=torch.bfloat16)
+    same, hidden = modulated_linear(x, shift, scale, network.fc1)
+    (same + network.after(hidden)).float().square().sum().backward()
     assert x.grad.any()
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -1,18 +1,16 @@
 """Embedders, feed-forward and final layer of the diffusion transformer."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.modulation_kernels import AddGated, ModulatedLinear, gelu_and_gradient
+    from trainer.model.modulation_kernels import AddGated, GeluLinear, ModulatedLinear
 
 _SINUSOID_WIDTH = 256
 
@@ -44,29 +42,6 @@ def add_gated(x: Tensor, gate: Tensor, value: Tensor) -> Tensor:
     if has_kernels(x):
         return AddGated.apply(x, gate, value)
     return torch.addcmul(x, gate, value)
-
-
-class _GeluLinear(torch.autograd.Function):
-    """GELU is made again for the backward pass, which is faster than to keep so wide a tensor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x, approximate="tanh"), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_gelu = of_out @ weight
-        if has_kernels(x):
-            gelu, of_x = gelu_and_gradient(x, of_gelu)
-        else:
-            gelu = F.gelu(x, approximate="tanh")
-            of_x = torch.ops.aten.gelu_backward(of_gelu, x, approximate="tanh")
-        rows = of_out.flatten(0, -2)
-        of_weight = rows.t() @ gelu.flatten(0, -2) if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def sinusoid(t: Tensor) -> Tensor:
@@ -106,7 +81,9 @@ class Mlp(nn.Module):
 
     def after(self, hidden: Tensor) -> Tensor:
         """What follows the first layer: [..., width] to [..., width_out]."""
-        return _GeluLinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+        if has_kernels(hidden):
+            return GeluLinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+        return self.fc2(F.gelu(hidden, approximate="tanh"))
 
 
 class CaptionEmbedder(nn.Module):

@@ -39,7 +39,7 @@ class ModulatedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             of_weight = of_out.t() @ _modulated(x, shift, scale).flatten(0, -2)
         if ctx.needs_input_grad[4]:
-            of_bias = _column_sums(of_out)
+            of_bias = _column_sums(of_out.contiguous())
         of_modulated = of_out @ weight
         terms, step = _as_rows(scale)
         rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
@@ -86,14 +86,31 @@ class AddGated(torch.autograd.Function):
         return of_out, total(sums, gate.dtype).view(gate.shape), of_value
 
 
-def gelu_and_gradient(x: Tensor, of_gelu: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU of x, contiguous, by its approximation with tanh, and the gradient of x."""
-    gelu, of_x = torch.empty_like(x), torch.empty_like(x)
-    count = x.numel()
-    _gelu_and_gradient[(triton.cdiv(count, 2048),)](
-        x, of_gelu.contiguous(), gelu, of_x, count, W=2048
-    )
-    return gelu, of_x
+class GeluLinear(torch.autograd.Function):
+    """A linear layer of x's GELU, which is made again for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x [..., D] contiguous."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x, approximate="tanh"), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs."""
+        x, weight = ctx.saved_tensors
+        of_out = of_out.flatten(0, -2)
+        of_gelu, gelu, of_x = of_out @ weight, torch.empty_like(x), torch.empty_like(x)
+        _gelu_and_gradient[(triton.cdiv(x.numel(), 2048),)](
+            x, of_gelu, gelu, of_x, x.numel(), W=2048
+        )
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[1]:
+            of_weight = of_out.t() @ gelu.flatten(0, -2)
+        if ctx.needs_input_grad[2]:
+            of_bias = _column_sums(of_out.contiguous())
+        return of_x, of_weight, of_bias
 
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
