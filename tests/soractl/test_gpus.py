@@ -68,7 +68,7 @@ def test_two_gpus_with_a_rank_each():
         (0, 100.0, 618.29),
         (1, 100.0, 482.04),
     ]
-    python = "/opt/torch/.venv/bin/python"
+    python = "/usr/bin/python3"
     assert row.processes == (
         GpuProcess(1915, 0, 79030 * MIB, python),
         GpuProcess(1916, 1, 78548 * MIB, python),
