@@ -16,7 +16,7 @@ _EPS = 1e-6
 _PARALLEL = 8  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
 _STEP = 64  # of captions' lengths there, for each of which the library plans anew
 _MARKS = 8  # channels, since the library's kernels want a multiple of 8
-_HIDDEN = -(2.0**15)
+_HIDDEN = -(2.0**15)  # of padding: below any score, and a number in fp16 too
 
 
 class Captions(NamedTuple):
