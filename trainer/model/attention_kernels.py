@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.model.modulation_kernels import total
+from trainer.model.modulation_kernels import total, wide
 
 MOST_FRAMES = 128  # whose scores a program can hold
 _PROGRAMS = 132 * 8  # of a backward pass, each of which sums up its share of weights' gradients
@@ -116,11 +116,6 @@ def _tile(rows: int, width: int, rows_a_warp: int) -> dict[str, int]:
 
 
 @triton.jit
-def _wide(pointer, inside):
-    return tl.load(pointer, inside, 0.0).to(tl.float32)
-
-
-@triton.jit
 def _other_of_pair(x, T: tl.constexpr, W: tl.constexpr):
     even, odd = tl.split(tl.reshape(x, [T, W // 2, 2]))
     return tl.reshape(tl.join(odd, even), [T, W])
@@ -167,11 +162,11 @@ def _attend(
     token = (spot // spots * frames + row) * spots + spot % spots
     place = token * (3 * heads * width) + head * width + column
     q_weight, k_weight = (
-        _wide(q_weight + column, column < width),
-        _wide(k_weight + column, column < width),
+        wide(q_weight + column, column < width),
+        wide(k_weight + column, column < width),
     )
-    cos, sin = _wide(cos + row * width + column, inside), _wide(sin + row * width + column, inside)
-    q, k = _wide(qkv + place, inside), _wide(qkv + place + heads * width, inside)
+    cos, sin = wide(cos + row * width + column, inside), wide(sin + row * width + column, inside)
+    q, k = wide(qkv + place, inside), wide(qkv + place + heads * width, inside)
     v = tl.load(qkv + place + 2 * heads * width, inside, 0.0)
     q = _turn(q * _inverse_norm(q, eps, width) * q_weight, cos, sin, T, W).to(v.dtype)
     k = _turn(k * _inverse_norm(k, eps, width) * k_weight, cos, sin, T, W).to(v.dtype)
@@ -186,15 +181,15 @@ def _attend_backward(
 ):  # fmt: skip
     row, column = tl.arange(0, T)[:, None], tl.arange(0, W)[None, :]
     inside = (row < frames) & (column < width)
-    wq, wk = _wide(q_weight + column, column < width), _wide(k_weight + column, column < width)
-    cos, sin = _wide(cos + row * width + column, inside), _wide(sin + row * width + column, inside)
+    wq, wk = wide(q_weight + column, column < width), wide(k_weight + column, column < width)
+    cos, sin = wide(cos + row * width + column, inside), wide(sin + row * width + column, inside)
     of_wq, of_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
     for number in range(tl.program_id(0), sequences, tl.num_programs(0)):
         sequence = tl.cast(number, tl.int64)
         spot, head = sequence // heads, sequence % heads
         token = (spot // spots * frames + row) * spots + spot % spots
         place = token * (3 * heads * width) + head * width + column
-        q, k = _wide(qkv + place, inside), _wide(qkv + place + heads * width, inside)
+        q, k = wide(qkv + place, inside), wide(qkv + place + heads * width, inside)
         v = tl.load(qkv + place + 2 * heads * width, inside, 0.0)
         g = tl.load(gradient + token * (heads * width) + head * width + column, inside, 0.0)
         q_inverse, k_inverse = _inverse_norm(q, eps, width), _inverse_norm(k, eps, width)
@@ -237,9 +232,9 @@ def _normalise(
     column = tl.arange(0, W)[None, :]
     row = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)[:, None]
     inside = (row < rows) & (column < width)
-    wq, wk = _wide(q_weight + column, column < width), _wide(k_weight + column, column < width)
+    wq, wk = wide(q_weight + column, column < width), wide(k_weight + column, column < width)
     place = qkv + (row // heads * 3 * heads + row % heads) * width + column
-    q, k = _wide(place, inside), _wide(place + heads * width, inside)
+    q, k = wide(place, inside), wide(place + heads * width, inside)
     here = row * width + column
     tl.store(q_out + here, q * _inverse_norm(q, eps, width) * wq, inside)
     tl.store(k_out + here, k * _inverse_norm(k, eps, width) * wk, inside)
@@ -251,17 +246,17 @@ def _normalise_backward(
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, W)[None, :]
-    wq, wk = _wide(q_weight + column, column < width), _wide(k_weight + column, column < width)
+    wq, wk = wide(q_weight + column, column < width), wide(k_weight + column, column < width)
     of_wq, of_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
     for number in range(tl.program_id(0), tl.cdiv(rows, T), tl.num_programs(0)):
         row = tl.cast(number, tl.int64) * T + tl.arange(0, T)[:, None]
         inside = (row < rows) & (column < width)
         place = (row // heads * 3 * heads + row % heads) * width + column
         here = row * width + column
-        q, k = _wide(qkv + place, inside), _wide(qkv + place + heads * width, inside)
+        q, k = wide(qkv + place, inside), wide(qkv + place + heads * width, inside)
         q_inverse, k_inverse = _inverse_norm(q, eps, width), _inverse_norm(k, eps, width)
         q, k = q * q_inverse, k * k_inverse
-        gq, gk = _wide(of_q + here, inside), _wide(of_k + here, inside)
+        gq, gk = wide(of_q + here, inside), wide(of_k + here, inside)
         of_wq += gq * q
         of_wk += gk * k
         tl.store(of_qkv + place, _norm_backward(gq, q, q_inverse, wq, width), inside)

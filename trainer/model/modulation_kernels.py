@@ -155,7 +155,8 @@ def _programs(rows: int, terms: int) -> int:
 
 
 @triton.jit
-def _wide(pointer, inside):
+def wide(pointer, inside):
+    """Values in fp32, 0 outside."""
     return tl.load(pointer, inside, 0.0).to(tl.float32)
 
 
@@ -173,8 +174,8 @@ def _modulate(x, shift, scale, out, eps, rows_a_term, step, width: tl.constexpr,
     inside = column < width
     here = row.to(tl.int64) * width + column
     term = row // rows_a_term * step + column
-    normal, _ = _normal(_wide(x + here, inside), inside, eps, width)
-    modulated = normal * (1 + _wide(scale + term, inside)) + _wide(shift + term, inside)
+    normal, _ = _normal(wide(x + here, inside), inside, eps, width)
+    modulated = normal * (1 + wide(scale + term, inside)) + wide(shift + term, inside)
     tl.store(out + here, modulated, inside)
 
 
@@ -185,17 +186,17 @@ def _modulate_backward(
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
-    factor = 1 + _wide(scale + term * step + column, inside)
+    factor = 1 + wide(scale + term * step + column, inside)
     of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in range(program, rows, programs):
         here = (term.to(tl.int64) * rows + row) * width + column
-        normal, inverse = _normal(_wide(x + here, inside), inside, eps, width)
-        g = _wide(of_out + here, inside)
+        normal, inverse = _normal(wide(x + here, inside), inside, eps, width)
+        g = wide(of_out + here, inside)
         of_shift += g
         of_scale += g * normal
         g *= factor
         g -= tl.sum(g, 0) / width + normal * (tl.sum(g * normal, 0) / width)
-        tl.store(found + here, inverse * g + _wide(of_x + here, inside), inside)
+        tl.store(found + here, inverse * g + wide(of_x + here, inside), inside)
     place = sums + (term * programs + program) * 2 * width + column
     tl.store(place, of_shift, inside)
     tl.store(place + width, of_scale, inside)
@@ -206,8 +207,8 @@ def _add_gated(x, gate, value, out, rows_a_term, step, width: tl.constexpr, W: t
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
     here = row.to(tl.int64) * width + column
-    factor = _wide(gate + row // rows_a_term * step + column, inside)
-    tl.store(out + here, _wide(x + here, inside) + factor * _wide(value + here, inside), inside)
+    factor = wide(gate + row // rows_a_term * step + column, inside)
+    tl.store(out + here, wide(x + here, inside) + factor * wide(value + here, inside), inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -217,12 +218,12 @@ def _add_gated_backward(
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
-    factor = _wide(gate + term * step + column, inside)
+    factor = wide(gate + term * step + column, inside)
     of_gate = tl.zeros([W], tl.float32)
     for row in range(program, rows, programs):
         here = (term.to(tl.int64) * rows + row) * width + column
-        g = _wide(of_out + here, inside)
-        of_gate += g * _wide(value + here, inside)
+        g = wide(of_out + here, inside)
+        of_gate += g * wide(value + here, inside)
         tl.store(of_value + here, g * factor, inside)
     tl.store(sums + (term * programs + program) * width + column, of_gate, inside)
 
@@ -231,7 +232,7 @@ def _add_gated_backward(
 def _gelu_and_gradient(x, of_gelu, gelu, of_x, count, W: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * W + tl.arange(0, W)
     inside = place < count
-    value, g = _wide(x + place, inside), _wide(of_gelu + place, inside)
+    value, g = wide(x + place, inside), wide(of_gelu + place, inside)
     # (1 + tanh(u)) / 2 is sigmoid(2 u); u = sqrt(2 / pi) (x + 0.044715 x^3)
     slope: tl.constexpr = 1.5957691216057308
     share = tl.sigmoid(slope * value * (1 + 0.044715 * value * value))
@@ -248,7 +249,7 @@ def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.cons
     for first in range(program * R, rows, programs * R):
         row = first + tl.arange(0, R)[:, None]
         inside = (row < rows) & (column < width)[None, :]
-        found += _wide(x + row.to(tl.int64) * width + column[None, :], inside)
+        found += wide(x + row.to(tl.int64) * width + column[None, :], inside)
     tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
