@@ -117,11 +117,11 @@ class Trainee:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            now = self.config.model.tokens_at_once
+            now = self.config.model.tokens_at_once or bucket.tokens
             raise GpuMemoryError(
                 f"{bucket.batch_size} clips of {bucket.name} do not fit into the GPU's memory: "
                 f"{str(error).partition('. GPU')[0]}; `soractl resume latest --set "
-                f"model.tokens_at_once=LESS` takes less of it (now {now or '0, no parts'})"
+                f"model.tokens_at_once={now // 2}` takes less of it (now {now})"
             ) from error
 
     def _draw(

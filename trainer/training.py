@@ -344,7 +344,7 @@ def build(
     if settings.trainer.compile:
         model.compile_blocks()
     if ranks.is_first and ranks.device.type == "cuda" and not COMPILER:
-        log.warning("no C compiler here (gcc, clang or $CC), so attention takes a slower way")
+        log.warning("no C compiler here (gcc, clang or $CC), so networks take a slower way")
     where = {"device": ranks.device, "dtype": dtype}
     make_vae = partial(networks.build_vae, settings.vae, settings.seed, **where)
     make_encoder = partial(

@@ -72,7 +72,7 @@ class Launched:
             logs = "".join(log.read_text() for log in attempt.path.glob("*.log"))
             told = [line for line in logs.splitlines() if "stood still" in line]
             told += [
-                f"rank {failure['rank']} failed: {failure}" for failure in attempt.rank_failures()
+                f"rank {one['rank']} failed: {one['error']}" for one in attempt.rank_failures()
             ]
             print(f"attempt {attempt.path.name}", *told, sep="\n  ", flush=True)
 

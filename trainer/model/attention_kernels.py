@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.model.modulation_kernels import total, wide
+from trainer.model.block_kernels import total, wide
 
 MOST_FRAMES = 128  # whose scores a program can hold
 _PROGRAMS = 132 * 8  # of a backward pass, each of which sums up its share of weights' gradients

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.modulation_kernels import AddGated, GeluLinear, ModulatedLinear
+    from trainer.model.block_kernels import AddGated, GeluLinear, ModulatedLinear
 
 _SINUSOID_WIDTH = 256
 

@@ -25,7 +25,7 @@ class ModulatedLinear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x [B, T, S, D] contiguous; terms [B, T or 1, 1, D], each of equally many rows of x."""
+        """x [B, T, S, D] contiguous; terms [B, T or 1, 1, D] of one table, each of as many rows."""
         ctx.save_for_backward(x, shift, scale, weight)
         return x, F.linear(_modulated(x, shift, scale), weight, bias)
 
