@@ -110,7 +110,7 @@ class PlainBlock:
             tokens = modulated(0).transpose(1, 2)
             attended = self._attention(tokens, rotation).transpose(1, 2)
         else:
-            attended = block.attn(block.attn.qkv(modulated(0)))
+            attended = block.attn.proj(block.attn(block.attn.qkv(modulated(0))))
         x = x + gated(attended, 2)
         x = x + block.cross_attn(x.flatten(1, 2), y, captions).view_as(x)
         hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")

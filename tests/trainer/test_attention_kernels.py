@@ -5,7 +5,7 @@ from trainer.model.attention import (
     CrossAttention,
     RotaryEmbedding,
     SelfAttention,
-    pack_captions,
+    lay_out_captions,
 )
 
 # [B, T, S]; for one frame and for more than 128 there is another way
@@ -35,7 +35,7 @@ def test_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(sh
     for attend, device, dtype in ((exact, "cpu", torch.float64), (here, "cuda", torch.bfloat16)):
         turned = rotation and [part.to(device, dtype) for part in rotation]
         given = x.bfloat16().to(device, dtype).requires_grad_()
-        out = attend(attend.qkv(given), turned)
+        out = attend.proj(attend(attend.qkv(given), turned))
         out.backward(weight.bfloat16().to(device, dtype))
         outs.append((out, given.grad))
     for found, expected in zip(outs[1], outs[0], strict=True):
@@ -53,7 +53,7 @@ def test_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(sh
 def test_cross_attention_and_its_gradients_equal_the_plain_ones_in_double_precision(lengths):
     torch.manual_seed(0)
     layer, count = CrossAttention(144, 2), len(lengths)
-    x, y = torch.randn(count, 60, 144), torch.randn(sum(lengths), 144)
+    x, y = torch.randn(count, 60, 144), torch.randn(count, 30, 144)
     weight = torch.randn(x.shape)
     mask = torch.arange(30) < torch.tensor(lengths)[:, None]
     found = []
@@ -62,7 +62,8 @@ def test_cross_attention_and_its_gradients_equal_the_plain_ones_in_double_precis
         here.load_state_dict({name: t.bfloat16() for name, t in layer.state_dict().items()})
         here = here.to(device, dtype)
         given = [t.bfloat16().to(device, dtype).requires_grad_() for t in (x, y)]
-        out = here(*given, pack_captions(mask, (count, 30), 60, like=given[0]))
+        captions = lay_out_captions(mask, (count, 30), 60, like=given[0])
+        out = here(given[0], given[1].flatten(0, 1)[captions.tokens], captions)
         out.backward(weight.bfloat16().to(device, dtype))
         found.append((out, *(t.grad for t in (*given, *here.parameters()))))
     for one, expected in zip(found[1], found[0], strict=True):

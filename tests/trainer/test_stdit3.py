@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.model.attention import (
-    Captions,
     CrossAttention,
-    pack_captions,
+    lay_out_captions,
     rotate,
 )
 from trainer.model.layers import modulate, normalise, sinusoid
@@ -130,7 +129,7 @@ def test_the_embedders_equal_the_references(model, cases, facts):
 def test_captions_and_dropped_captions_equal_the_references(model, cases, facts):
     limits = facts["tolerance"]["pieces"]
     y = cases["piece.caption.in"]
-    tokens = torch.arange(y.shape[0] * y.shape[2])
+    tokens = torch.arange(y.shape[0] * y.shape[2]).view(len(y), -1)
     for name, drop in (("out", None), ("out_dropped", cases["piece.caption.force_drop_ids"] == 1)):
         expected = cases[f"piece.caption.{name}"]
         found = model.y_embedder(y, tokens, drop).view_as(expected)
@@ -141,17 +140,16 @@ def test_attention_equals_the_references(model, cases, facts):
     limits = facts["tolerance"]["pieces"]
     x = cases["piece.attn_spatial0.in"]
     spatial, temporal = model.spatial_blocks[0], model.temporal_blocks[0]
-    seen = spatial.attn(spatial.attn.qkv(x[:, None]))[:, 0]
+    seen = spatial.attn.proj(spatial.attn(spatial.attn.qkv(x[:, None])))[:, 0]
     torch.testing.assert_close(seen, cases["piece.attn_spatial0.out"], **limits)
     qkv = temporal.attn.qkv(x[:, :, None])
-    turned = temporal.attn(qkv, model.rope(x.shape[1]))[:, :, 0]
+    turned = temporal.attn.proj(temporal.attn(qkv, model.rope(x.shape[1])))[:, :, 0]
     torch.testing.assert_close(turned, cases["piece.attn_temporal0.out"], **limits)
     heads = cases["piece.rope.in"].transpose(1, 2)[:, :, None]
     rotated = rotate(heads, *model.rope(heads.shape[1]))[:, :, 0].transpose(1, 2)
     torch.testing.assert_close(rotated, cases["piece.rope.out"], **limits)
-    y = cases["piece.cross_attn_spatial0.y_packed"][0]
-    captions = packed(cases["piece.cross_attn_spatial0.y_lens"], queries=x.shape[1])
-    crossed = spatial.cross_attn(x, y, captions)
+    packed, lengths = (cases[f"piece.cross_attn_spatial0.y_{name}"] for name in ("packed", "lens"))
+    crossed = spatial.cross_attn(x, *laid_out(packed[0], lengths, queries=x.shape[1]))
     torch.testing.assert_close(crossed, cases["piece.cross_attn_spatial0.out"], **limits)
 
 
@@ -160,8 +158,8 @@ def test_attention_equals_the_references(model, cases, facts):
 def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     shape = facts["pieces"]["block"]
     x = cases[f"piece.{scale or 'block.'}x"].unflatten(1, (shape["T"], shape["S"]))
-    y = cases["piece.block.y_packed"][0]
-    captions = packed(cases["piece.block.y_lens"], queries=shape["T"] * shape["S"])
+    packed, lengths = (cases[f"piece.block.y_{name}"] for name in ("packed", "lens"))
+    y, captions = laid_out(packed[0], lengths, queries=shape["T"] * shape["S"])
     block = getattr(model, f"{kind}_blocks")[0]
     t, t0 = (cases[f"piece.block.{name}"].unflatten(1, (1, 6, -1)) for name in ("t6", "t0_6"))
     masked = torch.where(cases["piece.block.x_mask"][:, :, None, None], t, t0)
@@ -183,9 +181,12 @@ def test_norms_of_small_values_equal_the_references(model, cases, facts):
     torch.testing.assert_close(normed, cases["piece.small.q_norm.out"], **limits)
 
 
-def packed(lengths, queries):
+def laid_out(packed, lengths, queries):
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return pack_captions(mask, tuple(mask.shape), queries, like=torch.zeros(1))
+    captions = lay_out_captions(mask, tuple(mask.shape), queries, like=packed)
+    y = packed.new_zeros(*mask.shape, packed.shape[-1])
+    y[mask] = packed
+    return y.flatten(0, 1)[captions.tokens], captions
 
 
 def published_state(golden, name):
@@ -225,8 +226,8 @@ def test_a_new_model_has_the_references_zeros_and_its_temporal_blocks_change_not
     model = STDiT3(STDiT3Config(**facts["config"]))
     zeros = [name for name, tensor in model.named_parameters() if not tensor.any()]
     assert zeros == facts["zero_init_params"]
-    x, y = torch.randn(2, 3, 4, 72), torch.randn(8, 72)
-    captions = packed(torch.tensor([3, 5]), queries=12)
+    x = torch.randn(2, 3, 4, 72)
+    y, captions = laid_out(torch.randn(8, 72), torch.tensor([3, 5]), queries=12)
     block = model.temporal_blocks[1]
     assert torch.equal(block(x, y, captions, torch.randn(2, 1, 6, 72), model.rope(3)), x)
 
@@ -241,15 +242,15 @@ def test_captions_of_equal_length_need_no_padding_and_give_the_same():
     model = smoke_model()
     given = random_inputs(lengths=(9, 9))
     unequal = random_inputs(lengths=(9, 32))
-    assert pack_captions(given["mask"], (2, 32), 8, like=given["x"]).places is None
+    assert lay_out_captions(given["mask"], (2, 32), 8, like=given["x"]).marks is None
     torch.testing.assert_close(model(**given)[0], model(**unequal)[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [(5, 5), (3, 5)])
 def test_groups_of_queries_see_the_same_caption(lengths):
     layer = CrossAttention(72, 2)
-    x, y = torch.randn(2, 12, 72), torch.randn(sum(lengths), 72)
-    captions = packed(torch.tensor(lengths), queries=12)
+    x = torch.randn(2, 12, 72)
+    y, captions = laid_out(torch.randn(sum(lengths), 72), torch.tensor(lengths), queries=12)
     whole = layer(x, y, captions)
     torch.testing.assert_close(layer(x, y, captions._replace(groups=4)), whole)
 
@@ -266,13 +267,14 @@ def test_padding_of_captions_has_no_weight_and_no_part_in_gradients():
         out.backward(weight)
         return [out, *(one.grad for one in (*inputs, *layer.parameters()))]
 
-    def one_by_one(x, y):
+    def apart(x, y):
         pairs = zip(x.split(1), y.split([3, 5]), strict=True)
-        return torch.cat([layer(a, b, Captions(torch.arange(len(b)), len(b))) for a, b in pairs])
+        return torch.cat([layer(a, *laid_out(b, torch.tensor([len(b)]), 12)) for a, b in pairs])
 
-    captions = packed(torch.tensor([3, 5]), queries=12)
-    together = gradients(lambda x, y: layer(x, y, captions))
-    torch.testing.assert_close(together, gradients(one_by_one))
+    def together(x, y):
+        return layer(x, *laid_out(y, torch.tensor([3, 5]), 12))
+
+    torch.testing.assert_close(gradients(together), gradients(apart))
 
 
 def test_a_caption_that_is_no_number_spoils_its_own_clip_alone():

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.model.kernels import KERNELS, has_kernels
+from trainer.model.layers import linear
 
 if KERNELS:
     from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
@@ -20,40 +21,44 @@ _HIDDEN = -(2.0**15)  # of padding: below any score, and a number in fp16 too
 
 
 class Captions(NamedTuple):
-    """Where the captions' tokens lie once all are packed one after another, padding left out."""
+    """Which tokens of the captions the video reads, all captions padded to one length."""
 
-    tokens: Tensor  # [M] index of each token among the B x L of the batch
-    length: int  # to which all are padded again for the attention
-    places: Tensor | None = None  # [M] of each token among those B x length; None: all are full
+    tokens: (
+        Tensor  # [B, length] index of each among the B x L of the batch; padding: of a first one
+    )
+    marks: Tensor | None  # [B, length, 1, channels] of each for keys; None: nothing is padding
     groups: int = 1  # of a clip's queries, each with all caption tokens
 
 
-def pack_captions(
+def lay_out_captions(
     mask: Tensor | None, shape: tuple[int, int], queries: int, *, like: Tensor
 ) -> Captions:
-    """The layout of B captions of up to L tokens for `queries` video tokens each.
+    """B captions of up to L tokens for `queries` video tokens each.
 
     mask [B or a divisor, L] is nonzero where a token counts; None keeps all. It is read on the
     host, so a mask that lies there costs no device sync.
     """
     keep = torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu() != 0
     keep = keep.repeat(shape[0] // len(keep), 1)
-    lengths = keep.sum(1)
+    lengths = keep.sum(1, keepdim=True)
     if not lengths.all():
         raise ValueError("a caption without a single token; even an empty one has its end token")
-    tokens = _move(keep.flatten().nonzero().squeeze(1), like.device)
     step = _STEP if like.is_cuda else 1
     length = -(-int(lengths.max()) // step) * step
-    captions = Captions(tokens, length)
-    if not bool((lengths == length).all()):
-        inside = torch.arange(length) < lengths[:, None]
-        places = _move(inside.flatten().nonzero().squeeze(1), like.device)
-        captions = captions._replace(places=places)
+    counting_first = keep.byte().argsort(stable=True, dim=1, descending=True)
+    inside = torch.arange(length) < lengths
+    tokens = F.pad(counting_first, (0, length - shape[1])).where(inside, counting_first[:, :1])
+    tokens += torch.arange(shape[0])[:, None] * shape[1]
+    marks = None
+    if not inside.all():
+        marks = torch.zeros(*inside.shape, 1, _MARKS, dtype=like.dtype)
+        marks[~inside, :, 0] = _HIDDEN
+        marks = _move(marks, like.device)
+    groups = 1
     if like.is_cuda:
         most = max(1, _PARALLEL // len(keep))
         groups = max(number for number in range(1, most + 1) if queries % number == 0)
-        captions = captions._replace(groups=groups)
-    return captions
+    return Captions(_move(tokens, like.device), marks, groups)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -74,13 +79,13 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """What `self.qkv` gave, [B, T, S, 3 D], to [B, T, S, D].
+        """What `self.qkv` gave, [B, T, S, 3 D], to what `self.proj` takes, [B, T, S, D].
 
         Over S or, turned by their place as `rotate` says, over T.
         """
         qkv = qkv.unflatten(-1, (3, self.heads, -1))
         attended = self._in_frames(qkv) if rotation is None else self._over_time(qkv, *rotation)
-        return self.proj(attended.flatten(-2))
+        return attended.flatten(-2)
 
     def _in_frames(self, qkv: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
@@ -114,39 +119,28 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, y: Tensor, captions: Captions) -> Tensor:
-        """Video tokens [B, N, D] and packed caption tokens [M, D] to [B, N, D]."""
-        kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
-        if captions.places is None:
-            return self.proj(self._attend(self.q_linear(x), kv, captions))
-        return self._attend_to_marked(x, kv, captions)
+        """Video tokens [B, N, D] and caption tokens [B, M, D] to [B, N, D].
 
-    def _attend_to_marked(self, x: Tensor, kv: Tensor, captions: Captions) -> Tensor:
-        """As if there were no padding: a channel more for each head leaves it no weight.
-
-        A mask would do the same, but the fast kernels take none. The channel is 1 in all queries,
-        0 in tokens, and in padding so low that its weight is exactly 0.
+        Padding has no weight: where there is any, keys carry `captions.marks` in channels of their
+        own, and queries 1. A mask would do the same, but the fast kernels take none.
         """
-        heads, width = kv.shape[2:]
-        padding = kv.new_zeros(2, 1, width + _MARKS)
-        padding[0, :, width] = _HIDDEN
-        padded = padding.expand(len(x) * captions.length, -1, heads, -1)
-        padded = padded.index_copy(0, captions.places, F.pad(kv, (0, _MARKS)))
-        q_weight = F.pad(self.q_linear.weight.unflatten(0, (heads, width)), (0, 0, 0, _MARKS))
-        q_bias = F.pad(self.q_linear.bias.unflatten(0, (heads, width)), (0, _MARKS), value=1.0)
-        q = F.linear(x, q_weight.flatten(0, 1), q_bias.flatten())
-        out_weight = F.pad(self.proj.weight.unflatten(1, (heads, width)), (0, _MARKS))
-        out = self._attend(q, padded, captions)
-        return F.linear(out, out_weight.flatten(1), self.proj.bias)
+        k, v = self.kv_linear(y).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        weight, bias = self.q_linear.weight, self.q_linear.bias
+        if captions.marks is not None:
+            k = torch.cat((k, captions.marks.expand(-1, -1, self.heads, -1)), -1)
+            weight = F.pad(weight.unflatten(0, (self.heads, -1)), (0, 0, 0, _MARKS)).flatten(0, 1)
+            bias = F.pad(bias.unflatten(0, (self.heads, -1)), (0, _MARKS), value=1.0).flatten()
+        q = linear(x, weight, bias).unflatten(-1, (self.heads, -1))
+        attended = self._attend(q, k, v, captions.groups)
+        return linear(attended.flatten(-2), self.proj.weight, self.proj.bias)
 
-    def _attend(self, q: Tensor, kv: Tensor, captions: Captions) -> Tensor:
-        """[B, N, heads x width] and [B x length, 2, heads, width] to the like of q."""
-        groups = captions.groups
-        kv = kv.unflatten(0, (len(q), 1, -1)).expand(-1, groups, -1, -1, -1, -1).flatten(0, 1)
-        k, v = kv.transpose(1, 3).unbind(2)
-        out = F.scaled_dot_product_attention(
-            q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2), k, v, scale=self.scale
-        )
-        return out.transpose(1, 2).reshape(q.shape)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, groups: int) -> Tensor:
+        """[B, N, heads, width] and twice [B, M, heads, width] to [B, N, heads, width]."""
+        q = q.unflatten(1, (groups, -1)).flatten(0, 1)
+        k, v = (part[:, None].expand(-1, groups, -1, -1, -1).flatten(0, 1) for part in (k, v))
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2)
+        return out.unflatten(0, (-1, groups)).flatten(1, 2)
 
 
 class RotaryEmbedding(nn.Module):

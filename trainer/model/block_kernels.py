@@ -18,6 +18,25 @@ _EPS = 1e-6
 _PROGRAMS = 132 * 4  # of a backward pass
 
 
+class Linear(torch.autograd.Function):
+    """A linear layer whose bias learns from one pass over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x [..., D]."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs."""
+        x, weight = ctx.saved_tensors
+        of_out = of_out.contiguous()
+        of_bias = _column_sums(of_out) if ctx.needs_input_grad[2] else None
+        return of_out @ weight, _of_weight(ctx, 1, of_out, x), of_bias
+
+
 class ModulatedLinear(torch.autograd.Function):
     """x and a linear layer of its modulated norm, which is made again for the backward pass."""
 
@@ -33,84 +52,68 @@ class ModulatedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_x: Tensor, of_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs; both of x become one without an addition between."""
-        x, shift, scale, weight = ctx.saved_tensors
-        of_out = of_out.flatten(0, -2)
-        of_weight = of_bias = None
-        if ctx.needs_input_grad[3]:
-            of_weight = of_out.t() @ _modulated(x, shift, scale).flatten(0, -2)
-        if ctx.needs_input_grad[4]:
-            of_bias = _column_sums(of_out.contiguous())
-        of_modulated = of_out @ weight
-        terms, step = _as_rows(scale)
-        rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
-        programs = _programs(rows, len(terms))
-        found = torch.empty_like(x)
-        sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
-        _modulate_backward[(len(terms), programs)](
-            of_x.contiguous(), of_modulated, x, terms, found, sums, _EPS, rows, step, width,
-            W=triton.next_power_of_2(width),
-        )  # fmt: skip
-        of_shift, of_scale = total(sums, scale.dtype).view(*scale.shape[:-1], 2, -1).unbind(-2)
-        return found, of_shift, of_scale, of_weight, of_bias
+        *given, weight = ctx.saved_tensors
+        of_out = of_out.contiguous()
+        of_bias = _column_sums(of_out) if ctx.needs_input_grad[4] else None
+        modulated, *of_given = _modulated_backward(of_x, of_out @ weight, *given)
+        return *of_given, _of_weight(ctx, 3, of_out, modulated), of_bias
 
 
-class AddGated(torch.autograd.Function):
-    """x + gate * value."""
+class AddGatedLinear(torch.autograd.Function):
+    """x + gate * a linear layer of other values."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate: Tensor, value: Tensor) -> Tensor:
-        """x, value [B, T, S, D] contiguous; gate [B, T or 1, 1, D]."""
-        ctx.save_for_backward(gate, value)
-        rows, width = x.numel() // x.shape[-1], x.shape[-1]
-        terms, step = _as_rows(gate)
-        out = torch.empty_like(x)
-        _add_gated[(rows,)](
-            x, terms, value, out, rows // len(terms), step, width, W=triton.next_power_of_2(width)
-        )
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of x, gate and value."""
-        gate, value = ctx.saved_tensors
-        terms, step = _as_rows(gate)
-        rows, width = value.numel() // value.shape[-1] // len(terms), value.shape[-1]
-        programs = _programs(rows, len(terms))
-        of_value = torch.empty_like(value)
-        sums = value.new_empty(len(terms), programs, width, dtype=torch.float32)
-        _add_gated_backward[(len(terms), programs)](
-            of_out.contiguous(), terms, value, of_value, sums, rows, step, width,
-            W=triton.next_power_of_2(width),
-        )  # fmt: skip
-        return of_out, total(sums, gate.dtype).view(gate.shape), of_value
-
-
-class GeluLinear(torch.autograd.Function):
-    """A linear layer of x's GELU, which is made again for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x [..., D] contiguous."""
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x, approximate="tanh"), weight, bias)
+    def forward(
+        ctx: Any, x: Tensor, gate: Tensor, values: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        """x, values [B, T, S, D] contiguous; gate [B, T or 1, 1, D]."""
+        addend = F.linear(values, weight, bias)
+        ctx.save_for_backward(gate, values, addend, weight)
+        return _gated_sum(x, gate, addend)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs."""
-        x, weight = ctx.saved_tensors
-        of_out = of_out.flatten(0, -2)
-        of_gelu, gelu, of_x = of_out @ weight, torch.empty_like(x), torch.empty_like(x)
-        _gelu_and_gradient[(triton.cdiv(x.numel(), 2048),)](
-            x, of_gelu, gelu, of_x, x.numel(), W=2048
-        )
-        of_weight = of_bias = None
-        if ctx.needs_input_grad[1]:
-            of_weight = of_out.t() @ gelu.flatten(0, -2)
-        if ctx.needs_input_grad[2]:
-            of_bias = _column_sums(of_out.contiguous())
-        return of_x, of_weight, of_bias
+        gate, values, addend, weight = ctx.saved_tensors
+        of_addend, of_gate, of_bias = _gated_sum_backward(of_out, gate, addend)
+        of_weight = _of_weight(ctx, 3, of_addend, values)
+        return of_out, of_gate, of_addend @ weight, of_weight, of_bias
+
+
+class AddGatedMlp(torch.autograd.Function):
+    """x + gate * an MLP of its modulated norm, which is made again for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        gate: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+    ) -> Tensor:
+        """As `ModulatedLinear` and `AddGatedLinear`."""
+        hidden = F.linear(_modulated(x, shift, scale), weight1, bias1)
+        addend = F.linear(F.gelu(hidden, approximate="tanh"), weight2, bias2)
+        ctx.save_for_backward(x, shift, scale, gate, hidden, addend, weight1, weight2)
+        return _gated_sum(x, gate, addend)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs."""
+        x, shift, scale, gate, hidden, addend, weight1, weight2 = ctx.saved_tensors
+        of_addend, of_gate, of_bias2 = _gated_sum_backward(of_out, gate, addend)
+        gelu, of_hidden, of_bias1 = _gelu_backward(of_addend @ weight2, hidden)
+        of_weight2 = _of_weight(ctx, 6, of_addend, gelu)
+        del of_addend, gelu
+        modulated, *of_given = _modulated_backward(of_out, of_hidden @ weight1, x, shift, scale)
+        of_weight1 = _of_weight(ctx, 4, of_hidden, modulated)
+        return *of_given, of_gate, of_weight1, of_bias1, of_weight2, of_bias2
 
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,14 +125,27 @@ def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
+def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None:
+    """The gradient of a linear layer's weight, input number `place`, unless it is frozen."""
+    if not ctx.needs_input_grad[place]:
+        return None
+    return of_out.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
 def _column_sums(x: Tensor) -> Tensor:
-    """[N, D] contiguous summed up to [D]."""
-    rows, width = x.shape
-    blocks = triton.cdiv(width, 128)
-    programs = min(triton.cdiv(rows, 64), triton.cdiv(_PROGRAMS, blocks))
+    """[..., D] contiguous summed up to [D]."""
+    width = x.shape[-1]
+    blocks, programs = _columns(x, rows=64, columns=128, programs=_PROGRAMS)
     sums = x.new_empty(1, programs, width, dtype=torch.float32)
-    _sum_columns[(blocks, programs)](x, sums, rows, width, R=64, W=128)
+    _sum_columns[(blocks, programs)](x, sums, x.numel() // width, width, R=64, W=128)
     return total(sums, x.dtype)[0]
+
+
+def _columns(x: Tensor, *, rows: int, columns: int, programs: int) -> tuple[int, int]:
+    """Blocks of columns of x [..., D], and how many of the programs share the rows of one."""
+    blocks = triton.cdiv(x.shape[-1], columns)
+    most = triton.cdiv(x.numel() // x.shape[-1], rows)
+    return blocks, min(most, triton.cdiv(programs, blocks))
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -141,6 +157,61 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         W=triton.next_power_of_2(width),
     )  # fmt: skip
     return out
+
+
+def _modulated_backward(
+    of_x: Tensor, of_modulated: Tensor, x: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, ...]:
+    """The modulated x again, and gradients of x, shift and scale; `of_x` is what x has already."""
+    terms, step = _as_rows(scale)
+    rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
+    programs = _programs(rows, len(terms))
+    modulated, found = torch.empty_like(x), torch.empty_like(x)
+    sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
+    _modulate_backward[(len(terms), programs)](
+        of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, modulated, found, sums,
+        _EPS, rows, step, width, W=triton.next_power_of_2(width),
+    )  # fmt: skip
+    of_shift, of_scale = total(sums, scale.dtype).view(*scale.shape[:-1], 2, -1).unbind(-2)
+    return modulated, found, of_shift, of_scale
+
+
+def _gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
+    rows, width = x.numel() // x.shape[-1], x.shape[-1]
+    terms, step = _as_rows(gate)
+    out = torch.empty_like(x)
+    _add_gated[(rows,)](
+        x, terms, addend, out, rows // len(terms), step, width, W=triton.next_power_of_2(width)
+    )
+    return out
+
+
+def _gated_sum_backward(of_out: Tensor, gate: Tensor, addend: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of addend, of gate, and of a bias within the addend."""
+    terms, step = _as_rows(gate)
+    rows, width = addend.numel() // addend.shape[-1] // len(terms), addend.shape[-1]
+    programs = _programs(rows, len(terms))
+    of_addend = torch.empty_like(addend)
+    sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
+    of_bias = torch.empty_like(sums)
+    _add_gated_backward[(len(terms), programs)](
+        of_out.contiguous(), terms, addend, of_addend, sums, of_bias, rows, step, width,
+        W=triton.next_power_of_2(width),
+    )  # fmt: skip
+    of_gate = total(sums, gate.dtype).view(gate.shape)
+    return of_addend, of_gate, total(of_bias.flatten(0, 1)[None], gate.dtype)[0]
+
+
+def _gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The GELU of x again, the gradient of x, and its sum over all but the last dimension."""
+    width = x.shape[-1]
+    blocks, programs = _columns(x, rows=8, columns=256, programs=4 * _PROGRAMS)
+    gelu, of_x = torch.empty_like(x), torch.empty_like(x)
+    sums = x.new_empty(1, programs, width, dtype=torch.float32)
+    _gelu_and_gradient[(blocks, programs)](
+        x, of_gelu, gelu, of_x, sums, x.numel() // width, width, R=8, W=256
+    )
+    return gelu, of_x, total(sums, x.dtype)[0]
 
 
 def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
@@ -181,17 +252,20 @@ def _modulate(x, shift, scale, out, eps, rows_a_term, step, width: tl.constexpr,
 
 @triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
-    of_x, of_out, x, scale, found, sums, eps, rows, step, width: tl.constexpr, W: tl.constexpr
-):
+    of_x, of_modulated, x, shift, scale, modulated, found, sums, eps, rows, step,
+    width: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
     factor = 1 + wide(scale + term * step + column, inside)
+    addend = wide(shift + term * step + column, inside)
     of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
-    for row in range(program, rows, programs):
+    for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         normal, inverse = _normal(wide(x + here, inside), inside, eps, width)
-        g = wide(of_out + here, inside)
+        tl.store(modulated + here, normal * factor + addend, inside)
+        g = wide(of_modulated + here, inside)
         of_shift += g
         of_scale += g * normal
         g *= factor
@@ -203,42 +277,57 @@ def _modulate_backward(
 
 
 @triton.jit(do_not_specialize=["rows_a_term"])
-def _add_gated(x, gate, value, out, rows_a_term, step, width: tl.constexpr, W: tl.constexpr):
+def _add_gated(x, gate, addend, out, rows_a_term, step, width: tl.constexpr, W: tl.constexpr):
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
     here = row.to(tl.int64) * width + column
     factor = wide(gate + row // rows_a_term * step + column, inside)
-    tl.store(out + here, wide(x + here, inside) + factor * wide(value + here, inside), inside)
+    tl.store(out + here, wide(x + here, inside) + factor * wide(addend + here, inside), inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _add_gated_backward(
-    of_out, gate, value, of_value, sums, rows, step, width: tl.constexpr, W: tl.constexpr
-):
+    of_out, gate, addend, of_addend, sums, of_bias, rows, step,
+    width: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
     factor = wide(gate + term * step + column, inside)
-    of_gate = tl.zeros([W], tl.float32)
-    for row in range(program, rows, programs):
+    of_gate, found = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         g = wide(of_out + here, inside)
-        of_gate += g * wide(value + here, inside)
-        tl.store(of_value + here, g * factor, inside)
-    tl.store(sums + (term * programs + program) * width + column, of_gate, inside)
+        of_gate += g * wide(addend + here, inside)
+        g *= factor
+        found += g
+        tl.store(of_addend + here, g, inside)
+    place = (term * programs + program) * width + column
+    tl.store(sums + place, of_gate, inside)
+    tl.store(of_bias + place, found, inside)
 
 
-@triton.jit
-def _gelu_and_gradient(x, of_gelu, gelu, of_x, count, W: tl.constexpr):
-    place = tl.program_id(0).to(tl.int64) * W + tl.arange(0, W)
-    inside = place < count
-    value, g = wide(x + place, inside), wide(of_gelu + place, inside)
-    # (1 + tanh(u)) / 2 is sigmoid(2 u); u = sqrt(2 / pi) (x + 0.044715 x^3)
-    slope: tl.constexpr = 1.5957691216057308
-    share = tl.sigmoid(slope * value * (1 + 0.044715 * value * value))
-    tl.store(gelu + place, value * share, inside)
-    steepness = slope * (1 + 3 * 0.044715 * value * value)
-    tl.store(of_x + place, g * share * (1 + value * (1 - share) * steepness), inside)
+@triton.jit(do_not_specialize=["rows"])
+def _gelu_and_gradient(
+    x, of_gelu, gelu, of_x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.constexpr
+):
+    column = tl.program_id(0) * W + tl.arange(0, W)
+    program, programs = tl.program_id(1), tl.num_programs(1)
+    found = tl.zeros([R, W], tl.float32)
+    for first in range(program * R, rows, programs * R):
+        row = first + tl.arange(0, R)[:, None]
+        inside = (row < rows) & (column < width)[None, :]
+        place = row.to(tl.int64) * width + column[None, :]
+        value, g = wide(x + place, inside), wide(of_gelu + place, inside)
+        # (1 + tanh(u)) / 2 is sigmoid(2 u); u = sqrt(2 / pi) (x + 0.044715 x^3)
+        slope: tl.constexpr = 1.5957691216057308
+        share = tl.sigmoid(slope * value * (1 + 0.044715 * value * value))
+        tl.store(gelu + place, value * share, inside)
+        steepness = slope * (1 + 3 * 0.044715 * value * value)
+        g *= share * (1 + value * (1 - share) * steepness)
+        found += g
+        tl.store(of_x + place, g, inside)
+    tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.block_kernels import AddGated, GeluLinear, ModulatedLinear
+    from trainer.model.block_kernels import AddGatedLinear, AddGatedMlp, Linear, ModulatedLinear
 
 _SINUSOID_WIDTH = 256
 
@@ -25,23 +25,41 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[..., D] times weight [O, D], plus bias [O]."""
+    if has_kernels(x):
+        return Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
 def modulated_linear(
-    x: Tensor, shift: Tensor, scale: Tensor, linear: nn.Linear
+    x: Tensor, shift: Tensor, scale: Tensor, layer: nn.Linear
 ) -> tuple[Tensor, Tensor]:
     """x [B, T, S, D], for whoever adds to it, and the layer's values for its modulated norm.
 
     The terms are [B, T or 1, 1, D].
     """
     if has_kernels(x):
-        return ModulatedLinear.apply(x, shift, scale, linear.weight, linear.bias)
-    return x, linear(modulate(normalise(x), shift, scale))
+        return ModulatedLinear.apply(x, shift, scale, layer.weight, layer.bias)
+    return x, layer(modulate(normalise(x), shift, scale))
 
 
-def add_gated(x: Tensor, gate: Tensor, value: Tensor) -> Tensor:
-    """x + gate * value, both [B, T, S, D], with gates [B, T or 1, 1, D]."""
+def add_gated_linear(x: Tensor, gate: Tensor, values: Tensor, layer: nn.Linear) -> Tensor:
+    """x + gate * the layer's values, all [B, T, S, D], with gates [B, T or 1, 1, D]."""
     if has_kernels(x):
-        return AddGated.apply(x, gate, value)
-    return torch.addcmul(x, gate, value)
+        return AddGatedLinear.apply(x, gate, values, layer.weight, layer.bias)
+    return torch.addcmul(x, gate, layer(values))
+
+
+def add_gated_mlp(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, mlp: "Mlp") -> Tensor:
+    """x + gate * what the network makes of its modulated norm; x [B, T, S, D].
+
+    The terms are [B, T or 1, 1, D].
+    """
+    if has_kernels(x):
+        weights = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
+        return AddGatedMlp.apply(x, shift, scale, gate, *weights)
+    return torch.addcmul(x, gate, mlp(modulate(normalise(x), shift, scale)))
 
 
 def sinusoid(t: Tensor) -> Tensor:
@@ -77,13 +95,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width_in] to [..., width_out]."""
-        return self.after(self.fc1(x))
-
-    def after(self, hidden: Tensor) -> Tensor:
-        """What follows the first layer: [..., width] to [..., width_out]."""
-        if has_kernels(hidden):
-            return GeluLinear.apply(hidden, self.fc2.weight, self.fc2.bias)
-        return self.fc2(F.gelu(hidden, approximate="tanh"))
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
 class CaptionEmbedder(nn.Module):
@@ -96,15 +108,14 @@ class CaptionEmbedder(nn.Module):
         self.y_proj = Mlp(caption_channels, width, width)
 
     def forward(self, y: Tensor, tokens: Tensor, drop: Tensor | None = None) -> Tensor:
-        """The `tokens` [M] of captions [B, 1, L, C] as [M, D]; `drop` [B]: True reads the null one.
+        """The `tokens` [B, M] of captions [B, 1, L, C] as [B, M, D]; `drop` [B]: read the null one.
 
         A dropped caption keeps its length: it reads as many tokens of the null caption.
         """
-        length = y.shape[2]
         chosen = y.flatten(0, 2)[tokens]
         if drop is not None:
-            null = self.y_embedding[tokens % length].to(y.dtype)
-            chosen = torch.where(drop.bool()[tokens // length, None], null, chosen)
+            null = self.y_embedding[tokens % y.shape[2]].to(y.dtype)
+            chosen = torch.where(drop.bool()[:, None, None], null, chosen)
         return self.y_proj(chosen)
 
 

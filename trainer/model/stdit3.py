@@ -16,7 +16,7 @@ from trainer.model.attention import (
     CrossAttention,
     RotaryEmbedding,
     SelfAttention,
-    pack_captions,
+    lay_out_captions,
 )
 from trainer.model.layers import (
     CaptionEmbedder,
@@ -25,7 +25,8 @@ from trainer.model.layers import (
     PatchEmbedder,
     PositionEmbedder,
     ScalarEmbedder,
-    add_gated,
+    add_gated_linear,
+    add_gated_mlp,
     modulated_linear,
 )
 
@@ -92,15 +93,15 @@ class Block(nn.Module):
         modulation: Tensor,
         rotation: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Video tokens [B, T, S, D], caption tokens [M, D], modulation [B, T or 1, 6, D]."""
+        """Video tokens [B, T, S, D], caption tokens [B, M, D], modulation [B, T or 1, 6, D]."""
         _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
         x, qkv = modulated_linear(x, shift_attn, scale_attn, self.attn.qkv)
-        x = add_gated(x, self._drop(gate_attn), self.attend(qkv, rotation))
+        attended = self.attend(qkv, rotation)
+        x = add_gated_linear(x, self._drop(gate_attn), attended, self.attn.proj)
         x = x + self.cross_attn(x.flatten(1, 2), y, captions).unflatten(1, (frames, size))
-        x, hidden = modulated_linear(x, shift_mlp, scale_mlp, self.mlp.fc1)
-        return add_gated(x, self._drop(gate_mlp), self.mlp.after(hidden))
+        return add_gated_mlp(x, shift_mlp, scale_mlp, self._drop(gate_mlp), self.mlp)
 
     def attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Self attention of what `attn.qkv` gave, [B, T, S, 3 D] to [B, T, S, D]."""
@@ -249,7 +250,7 @@ class STDiT3(nn.Module):
             base_size=round((rows * columns) ** 0.5),
         )
         queries = frames * rows * columns
-        return pack_captions(mask, (len(y), y.shape[2]), queries, like=x), positions
+        return lay_out_captions(mask, (len(y), y.shape[2]), queries, like=x), positions
 
     def _grid(self, shape: torch.Size) -> list[int]:
         """Tokens in time, height and width."""
