@@ -246,8 +246,8 @@ def _as_rows(gradient: Tensor | None, weight: Tensor) -> Tensor:
     """A gradient as its weight lies in memory, [ranks, row]; none is one of zeros."""
     if gradient is None:
         return torch.zeros_like(weight)
-    flat = gradient.flatten()
-    return F.pad(flat, (0, weight.numel() - flat.numel())).view_as(weight)
+    flat, missing = gradient.flatten(), weight.numel() - gradient.numel()
+    return (F.pad(flat, (0, missing)) if missing else flat).view_as(weight)
 
 
 class _ZeroPlugin(LowLevelZeroPlugin):

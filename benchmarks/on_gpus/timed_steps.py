@@ -73,19 +73,24 @@ class Steps:
     def measure(self, name: str, trained: Trained, shape: Shape) -> float:
         latents, noise, conditions = trained.batch(shape)
         self.reset_peak()
-        both, updates = [], []
-        for _ in range(WARM_UP + self.rounds):
-            backward = self.clocked(lambda: trained.backward(latents, noise, conditions))
+
+        def step() -> None:
+            trained.backward(latents, noise, conditions)
+            trained.update()
+
+        steps = [self.clocked(step) for _ in range(WARM_UP + self.rounds)]
+        seconds = statistics.median(steps[WARM_UP:])
+        updates = []
+        for _ in range(self.rounds):
+            trained.backward(latents, noise, conditions)
             updates.append(self.clocked(trained.update))
-            both.append(backward + updates[-1])
-        seconds = statistics.median(both[WARM_UP:])
         rate = trained.flops(shape, conditions) / seconds
         cells = (
             f"{seconds:.3f}",
             f"{self.ranks.world_size * shape.tokens / seconds:.0f}",
             f"{rate / 1e12:.1f}",
             f"{rate / PEAK_FLOPS:.1%}",
-            f"{statistics.median(updates[WARM_UP:]):.3f}",
+            f"{statistics.median(updates):.3f}",
             f"{self.peak_gb():.1f}",
         )
         self.say(f"{name:34}{shape!s:28}" + "".join(f"{cell:>10}" for cell in cells))

@@ -112,7 +112,8 @@ class PlainBlock:
         else:
             attended = block.attn.proj(block.attn(block.attn.qkv(modulated(0))))
         x = x + gated(attended, 2)
-        x = x + block.cross_attn(x.flatten(1, 2), y, captions).view_as(x)
+        q = F.linear(x, *block.cross_attn.queries_of(captions))
+        x = x + block.cross_attn.proj(block.cross_attn(q, y, captions))
         hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")
         return x + gated(block.mlp.fc2(hidden), 5)
 

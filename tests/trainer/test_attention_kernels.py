@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from trainer.model.attention import (
     CrossAttention,
@@ -63,7 +64,8 @@ def test_cross_attention_and_its_gradients_equal_the_plain_ones_in_double_precis
         here = here.to(device, dtype)
         given = [t.bfloat16().to(device, dtype).requires_grad_() for t in (x, y)]
         captions = lay_out_captions(mask, (count, 30), 60, like=given[0])
-        out = here(given[0], given[1].flatten(0, 1)[captions.tokens], captions)
+        q = F.linear(given[0], *here.queries_of(captions))
+        out = here.proj(here(q, given[1].flatten(0, 1)[captions.tokens], captions))
         out.backward(weight.bfloat16().to(device, dtype))
         found.append((out, *(t.grad for t in (*given, *here.parameters()))))
     for one, expected in zip(found[1], found[0], strict=True):

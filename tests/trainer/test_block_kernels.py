@@ -4,9 +4,8 @@ from torch import nn
 
 from trainer.model.layers import (
     Mlp,
-    add_gated_linear,
-    add_gated_mlp,
-    linear,
+    add_gated_then_linear,
+    add_then_gated_mlp,
     modulated_linear,
 )
 
@@ -17,29 +16,30 @@ def relative(found, expected):
     return ((found.double().cpu() - expected).norm() / expected.norm()).item()
 
 
-class Halves(nn.Module):
-    """What a block does beside attention: both halves, with other layers between."""
+class WithoutAttention(nn.Module):
+    """A block whose attentions are products and sums."""
 
     def __init__(self, width):
         super().__init__()
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.middle, self.mlp = nn.Linear(width, width), Mlp(width, 4 * width, width)
+        self.q, self.cross_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.mlp = Mlp(width, 4 * width, width)
 
     def forward(self, x, table):
         shift, scale, gate, *of_mlp = table[:, :, :, None].unbind(2)
         x, qkv = modulated_linear(x, shift, scale, self.qkv)
         q, k, v = qkv.chunk(3, -1)
-        x = add_gated_linear(x, gate, (q * k + v).contiguous(), self.proj)
-        x = x + linear(x.flatten(1, 2), self.middle.weight, self.middle.bias).view_as(x)
-        return add_gated_mlp(x, *of_mlp, self.mlp)
+        to_q = self.q.weight, self.q.bias
+        x, q = add_gated_then_linear(x, gate, q * k + v, self.proj, *to_q)
+        return add_then_gated_mlp(x, q + q * q, self.cross_proj, tuple(of_mlp), self.mlp)
 
 
-def learn(halves, x, table, weight):
+def learn(block, x, table, weight):
     """Everything that comes out and all gradients."""
     given = [tensor.clone().requires_grad_() for tensor in (x, table)]
-    out = halves(*given)
+    out = block(*given)
     out.backward(weight)
-    return [out, *(tensor.grad for tensor in (*given, *halves.parameters()))]
+    return [out, *(tensor.grad for tensor in (*given, *block.parameters()))]
 
 
 @pytest.mark.gpu
@@ -52,8 +52,8 @@ def test_a_block_and_its_gradients_equal_the_plain_ones_in_double_precision(shap
         torch.randn(shape[0], terms, 6, width),
         torch.randn(*shape, width),
     )
-    exact = Halves(width).bfloat16().double()
-    here = Halves(width)
+    exact = WithoutAttention(width).bfloat16().double()
+    here = WithoutAttention(width)
     here.load_state_dict(exact.state_dict())
     here = here.to("cuda", torch.bfloat16)
     expected = learn(exact, *(t.bfloat16().double() for t in inputs))
@@ -64,9 +64,9 @@ def test_a_block_and_its_gradients_equal_the_plain_ones_in_double_precision(shap
 
 @pytest.mark.gpu
 def test_frozen_layers_get_no_gradient():
-    halves = Halves(72).requires_grad_(False).to("cuda", torch.bfloat16)
+    block = WithoutAttention(72).requires_grad_(False).to("cuda", torch.bfloat16)
     inputs = (torch.randn(1, *size) for size in ((2, 6, 72), (1, 6, 72), (2, 6, 72)))
-    _, of_x, of_table, *others = learn(halves, *(t.to("cuda", torch.bfloat16) for t in inputs))
+    _, of_x, of_table, *others = learn(block, *(t.to("cuda", torch.bfloat16) for t in inputs))
     assert of_x.any()
     assert of_table.any()
     assert all(gradient is None for gradient in others)

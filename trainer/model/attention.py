@@ -8,7 +8,6 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.model.kernels import KERNELS, has_kernels
-from trainer.model.layers import linear
 
 if KERNELS:
     from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
@@ -118,29 +117,29 @@ class CrossAttention(nn.Module):
         self.kv_linear = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, y: Tensor, captions: Captions) -> Tensor:
-        """Video tokens [B, N, D] and caption tokens [B, M, D] to [B, N, D].
+    def queries_of(self, captions: Captions) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the layer that makes the queries `forward` takes for such captions.
 
-        Padding has no weight: where there is any, keys carry `captions.marks` in channels of their
-        own, and queries 1. A mask would do the same, but the fast kernels take none.
+        Padding has no weight: where there is any, keys carry marks in channels of their own, and
+        queries 1. A mask would do the same, but the fast kernels take none.
         """
-        k, v = self.kv_linear(y).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         weight, bias = self.q_linear.weight, self.q_linear.bias
+        if captions.marks is None:
+            return weight, bias
+        weight = F.pad(weight.unflatten(0, (self.heads, -1)), (0, 0, 0, _MARKS))
+        bias = F.pad(bias.unflatten(0, (self.heads, -1)), (0, _MARKS), value=1.0)
+        return weight.flatten(0, 1), bias.flatten()
+
+    def forward(self, q: Tensor, y: Tensor, captions: Captions) -> Tensor:
+        """Queries [B, T, S, heads x channels], captions [B, M, D] to what `self.proj` takes."""
+        k, v = self.kv_linear(y).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         if captions.marks is not None:
             k = torch.cat((k, captions.marks.expand(-1, -1, self.heads, -1)), -1)
-            weight = F.pad(weight.unflatten(0, (self.heads, -1)), (0, 0, 0, _MARKS)).flatten(0, 1)
-            bias = F.pad(bias.unflatten(0, (self.heads, -1)), (0, _MARKS), value=1.0).flatten()
-        q = linear(x, weight, bias).unflatten(-1, (self.heads, -1))
-        attended = self._attend(q, k, v, captions.groups)
-        return linear(attended.flatten(-2), self.proj.weight, self.proj.bias)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, groups: int) -> Tensor:
-        """[B, N, heads, width] and twice [B, M, heads, width] to [B, N, heads, width]."""
-        q = q.unflatten(1, (groups, -1)).flatten(0, 1)
-        k, v = (part[:, None].expand(-1, groups, -1, -1, -1).flatten(0, 1) for part in (k, v))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2)
-        return out.unflatten(0, (-1, groups)).flatten(1, 2)
+        k, v = (part[:, None].expand(-1, captions.groups, -1, -1, -1) for part in (k, v))
+        k, v = (part.flatten(0, 1).transpose(1, 2) for part in (k, v))
+        grouped = q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2)
+        out = F.scaled_dot_product_attention(grouped, k, v, scale=self.scale)
+        return out.transpose(1, 2).reshape(*q.shape[:-1], -1)
 
 
 class RotaryEmbedding(nn.Module):

@@ -15,26 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _EPS = 1e-6
-_PROGRAMS = 132 * 4  # of a backward pass
-
-
-class Linear(torch.autograd.Function):
-    """A linear layer whose bias learns from one pass over memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x [..., D]."""
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
-        x, weight = ctx.saved_tensors
-        of_out = of_out.contiguous()
-        of_bias = _column_sums(of_out) if ctx.needs_input_grad[2] else None
-        return of_out @ weight, _of_weight(ctx, 1, of_out, x), of_bias
+_PROCESSORS = 132  # of an H100 or H200
 
 
 class ModulatedLinear(torch.autograd.Function):
@@ -46,7 +27,7 @@ class ModulatedLinear(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """x [B, T, S, D] contiguous; terms [B, T or 1, 1, D] of one table, each of as many rows."""
         ctx.save_for_backward(x, shift, scale, weight)
-        return x, F.linear(_modulated(x, shift, scale), weight, bias)
+        return x, F.linear(_modulated(x, shift, scale)[1], weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -54,40 +35,64 @@ class ModulatedLinear(torch.autograd.Function):
         """Gradients of all inputs; both of x become one without an addition between."""
         *given, weight = ctx.saved_tensors
         of_out = of_out.contiguous()
-        of_bias = _column_sums(of_out) if ctx.needs_input_grad[4] else None
-        modulated, *of_given = _modulated_backward(of_x, of_out @ weight, *given)
-        return *of_given, _of_weight(ctx, 3, of_out, modulated), of_bias
+        *of_given, modulated, _ = _modulated_backward(of_x, of_out @ weight, *given)
+        of_weight = _of_weight(ctx, 3, of_out, modulated)
+        return *of_given, of_weight, _of_bias(ctx, 4, of_out)
 
 
-class AddGatedLinear(torch.autograd.Function):
-    """x + gate * a linear layer of other values."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gate: Tensor, values: Tensor, weight: Tensor, bias: Tensor
-    ) -> Tensor:
-        """x, values [B, T, S, D] contiguous; gate [B, T or 1, 1, D]."""
-        addend = F.linear(values, weight, bias)
-        ctx.save_for_backward(gate, values, addend, weight)
-        return _gated_sum(x, gate, addend)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
-        gate, values, addend, weight = ctx.saved_tensors
-        of_addend, of_gate, of_bias = _gated_sum_backward(of_out, gate, addend)
-        of_weight = _of_weight(ctx, 3, of_addend, values)
-        return of_out, of_gate, of_addend @ weight, of_weight, of_bias
-
-
-class AddGatedMlp(torch.autograd.Function):
-    """x + gate * an MLP of its modulated norm, which is made again for the backward pass."""
+class AddGatedThenLinear(torch.autograd.Function):
+    """x' = x + gate * a linear layer of other values; x' and another layer of it."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
+        gate: Tensor,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        then_weight: Tensor,
+        then_bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """x, values [B, T, S, D] contiguous; gate [B, T or 1, 1, D]."""
+        addend = F.linear(values, weight, bias)
+        x = _gated_sum(x, gate, addend)
+        ctx.save_for_backward(gate, values, addend, weight, x, then_weight)
+        return x, F.linear(x, then_weight, then_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_x: Tensor, of_then: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs."""
+        gate, values, addend, weight, x, then_weight = ctx.saved_tensors
+        of_then = of_then.contiguous()
+        of_x, of_addend, of_gate, of_bias = _gated_sum_backward(
+            of_x, gate, addend, of_then @ then_weight
+        )
+        return (
+            of_x,
+            of_gate,
+            of_addend @ weight,
+            _of_weight(ctx, 3, of_addend, values),
+            of_bias,
+            _of_weight(ctx, 5, of_then, x),
+            _of_bias(ctx, 6, of_then),
+        )
+
+
+class AddThenGatedMlp(torch.autograd.Function):
+    """x' = x + a linear layer of other values; x' + gate * an MLP of its modulated norm.
+
+    Norm and GELU are made again for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor,
         shift: Tensor,
         scale: Tensor,
         gate: Tensor,
@@ -96,24 +101,29 @@ class AddGatedMlp(torch.autograd.Function):
         weight2: Tensor,
         bias2: Tensor,
     ) -> Tensor:
-        """As `ModulatedLinear` and `AddGatedLinear`."""
-        hidden = F.linear(_modulated(x, shift, scale), weight1, bias1)
+        """As `AddGatedThenLinear` and `ModulatedLinear`."""
+        x, modulated = _modulated(x, shift, scale, F.linear(values, weight, bias))
+        hidden = F.linear(modulated, weight1, bias1)
         addend = F.linear(F.gelu(hidden, approximate="tanh"), weight2, bias2)
-        ctx.save_for_backward(x, shift, scale, gate, hidden, addend, weight1, weight2)
+        kept = (values, weight, x, shift, scale, gate, hidden, addend, weight1, weight2)
+        ctx.save_for_backward(*kept)
         return _gated_sum(x, gate, addend)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs."""
-        x, shift, scale, gate, hidden, addend, weight1, weight2 = ctx.saved_tensors
-        of_addend, of_gate, of_bias2 = _gated_sum_backward(of_out, gate, addend)
+        values, weight, x, shift, scale, gate, hidden, addend, weight1, weight2 = ctx.saved_tensors
+        _, of_addend, of_gate, of_bias2 = _gated_sum_backward(of_out, gate, addend)
         gelu, of_hidden, of_bias1 = _gelu_backward(of_addend @ weight2, hidden)
-        of_weight2 = _of_weight(ctx, 6, of_addend, gelu)
+        of_weight2 = _of_weight(ctx, 9, of_addend, gelu)
         del of_addend, gelu
-        modulated, *of_given = _modulated_backward(of_out, of_hidden @ weight1, x, shift, scale)
-        of_weight1 = _of_weight(ctx, 4, of_hidden, modulated)
-        return *of_given, of_gate, of_weight1, of_bias1, of_weight2, of_bias2
+        of_x, *of_terms, modulated, of_bias = _modulated_backward(
+            of_out, of_hidden @ weight1, x, shift, scale, added=True
+        )
+        of_weight1 = _of_weight(ctx, 7, of_hidden, modulated)
+        of_layer = (of_x @ weight, _of_weight(ctx, 2, of_x, values), of_bias)
+        return of_x, *of_layer, *of_terms, of_gate, of_weight1, of_bias1, of_weight2, of_bias2
 
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
@@ -132,13 +142,15 @@ def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None
     return of_out.flatten(0, -2).t() @ x.flatten(0, -2)
 
 
-def _column_sums(x: Tensor) -> Tensor:
-    """[..., D] contiguous summed up to [D]."""
-    width = x.shape[-1]
-    blocks, programs = _columns(x, rows=64, columns=128, programs=_PROGRAMS)
-    sums = x.new_empty(1, programs, width, dtype=torch.float32)
-    _sum_columns[(blocks, programs)](x, sums, x.numel() // width, width, R=64, W=128)
-    return total(sums, x.dtype)[0]
+def _of_bias(ctx: Any, place: int, of_out: Tensor) -> Tensor | None:
+    """That of its bias: `of_out` [..., D] contiguous summed up to [D]."""
+    if not ctx.needs_input_grad[place]:
+        return None
+    width = of_out.shape[-1]
+    blocks, programs = _columns(of_out, rows=64, columns=128, programs=4 * _PROCESSORS)
+    sums = of_out.new_empty(1, programs, width, dtype=torch.float32)
+    _sum_columns[(blocks, programs)](of_out, sums, of_out.numel() // width, width, R=64, W=128)
+    return total(sums, of_out.dtype)[0]
 
 
 def _columns(x: Tensor, *, rows: int, columns: int, programs: int) -> tuple[int, int]:
@@ -148,32 +160,46 @@ def _columns(x: Tensor, *, rows: int, columns: int, programs: int) -> tuple[int,
     return blocks, min(most, triton.cdiv(programs, blocks))
 
 
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _modulated(
+    x: Tensor, shift: Tensor, scale: Tensor, addend: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """x, with the addend if there is one, and its modulated norm."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     terms, step = _as_rows(scale)
-    out = torch.empty_like(x)
+    out, added = torch.empty_like(x), x if addend is None else torch.empty_like(x)
     _modulate[(rows,)](
-        x, _as_rows(shift)[0], terms, out, _EPS, rows // len(terms), step, width,
-        W=triton.next_power_of_2(width),
+        x, addend, _as_rows(shift)[0], terms, added, out, _EPS, rows // len(terms), step, width,
+        W=triton.next_power_of_2(width), ADD=addend is not None,
     )  # fmt: skip
-    return out
+    return added, out
 
 
 def _modulated_backward(
-    of_x: Tensor, of_modulated: Tensor, x: Tensor, shift: Tensor, scale: Tensor
-) -> tuple[Tensor, ...]:
-    """The modulated x again, and gradients of x, shift and scale; `of_x` is what x has already."""
+    of_x: Tensor,
+    of_modulated: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    added: bool = False,
+) -> tuple[Any, ...]:
+    """Gradients of x, shift and scale, the modulated x again, and the gradient of a bias within x.
+
+    `of_x` is what x has already; the last is None unless something was added to make x.
+    """
     terms, step = _as_rows(scale)
     rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
     programs = _programs(rows, len(terms))
     modulated, found = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
+    of_added = sums.new_empty(1, len(terms) * programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
         of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, modulated, found, sums,
-        _EPS, rows, step, width, W=triton.next_power_of_2(width),
+        of_added, _EPS, rows, step, width, W=triton.next_power_of_2(width), ADDED=added,
     )  # fmt: skip
     of_shift, of_scale = total(sums, scale.dtype).view(*scale.shape[:-1], 2, -1).unbind(-2)
-    return modulated, found, of_shift, of_scale
+    of_bias = None if of_added is None else total(of_added, x.dtype)[0]
+    return found, of_shift, of_scale, modulated, of_bias
 
 
 def _gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
@@ -186,26 +212,32 @@ def _gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
     return out
 
 
-def _gated_sum_backward(of_out: Tensor, gate: Tensor, addend: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of addend, of gate, and of a bias within the addend."""
+def _gated_sum_backward(
+    of_out: Tensor, gate: Tensor, addend: Tensor, more: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Gradients of x, of addend, of gate, and of a bias within the addend.
+
+    `more` is another gradient of what comes out.
+    """
     terms, step = _as_rows(gate)
     rows, width = addend.numel() // addend.shape[-1] // len(terms), addend.shape[-1]
     programs = _programs(rows, len(terms))
-    of_addend = torch.empty_like(addend)
+    of_out = of_out.contiguous()
+    of_x, of_addend = of_out if more is None else torch.empty_like(of_out), torch.empty_like(of_out)
     sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
     of_bias = torch.empty_like(sums)
     _add_gated_backward[(len(terms), programs)](
-        of_out.contiguous(), terms, addend, of_addend, sums, of_bias, rows, step, width,
-        W=triton.next_power_of_2(width),
+        of_out, more, terms, addend, of_x, of_addend, sums, of_bias, rows, step, width,
+        W=triton.next_power_of_2(width), MORE=more is not None,
     )  # fmt: skip
     of_gate = total(sums, gate.dtype).view(gate.shape)
-    return of_addend, of_gate, total(of_bias.flatten(0, 1)[None], gate.dtype)[0]
+    return of_x, of_addend, of_gate, total(of_bias.flatten(0, 1)[None], gate.dtype)[0]
 
 
 def _gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The GELU of x again, the gradient of x, and its sum over all but the last dimension."""
     width = x.shape[-1]
-    blocks, programs = _columns(x, rows=8, columns=256, programs=4 * _PROGRAMS)
+    blocks, programs = _columns(x, rows=8, columns=256, programs=16 * _PROCESSORS)
     gelu, of_x = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(1, programs, width, dtype=torch.float32)
     _gelu_and_gradient[(blocks, programs)](
@@ -222,7 +254,7 @@ def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
 
 def _programs(rows: int, terms: int) -> int:
     """How many share the rows of a term."""
-    return min(rows, max(1, _PROGRAMS // terms))
+    return min(rows, max(1, 3 * _PROCESSORS // terms))
 
 
 @triton.jit
@@ -240,20 +272,28 @@ def _normal(x, inside, eps, width):
 
 
 @triton.jit(do_not_specialize=["rows_a_term"])
-def _modulate(x, shift, scale, out, eps, rows_a_term, step, width: tl.constexpr, W: tl.constexpr):
+def _modulate(
+    x, addend, shift, scale, added, out, eps, rows_a_term, step,
+    width: tl.constexpr, W: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
     here = row.to(tl.int64) * width + column
     term = row // rows_a_term * step + column
-    normal, _ = _normal(wide(x + here, inside), inside, eps, width)
+    value = wide(x + here, inside)
+    if ADD:
+        value = (value + wide(addend + here, inside)).to(added.dtype.element_ty)
+        tl.store(added + here, value, inside)
+        value = value.to(tl.float32)
+    normal, _ = _normal(value, inside, eps, width)
     modulated = normal * (1 + wide(scale + term, inside)) + wide(shift + term, inside)
     tl.store(out + here, modulated, inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
-    of_x, of_modulated, x, shift, scale, modulated, found, sums, eps, rows, step,
-    width: tl.constexpr, W: tl.constexpr,
+    of_x, of_modulated, x, shift, scale, modulated, found, sums, of_bias, eps, rows, step,
+    width: tl.constexpr, W: tl.constexpr, ADDED: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
@@ -261,6 +301,7 @@ def _modulate_backward(
     factor = 1 + wide(scale + term * step + column, inside)
     addend = wide(shift + term * step + column, inside)
     of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    of_added = tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         normal, inverse = _normal(wide(x + here, inside), inside, eps, width)
@@ -270,10 +311,15 @@ def _modulate_backward(
         of_scale += g * normal
         g *= factor
         g -= tl.sum(g, 0) / width + normal * (tl.sum(g * normal, 0) / width)
-        tl.store(found + here, inverse * g + wide(of_x + here, inside), inside)
-    place = sums + (term * programs + program) * 2 * width + column
-    tl.store(place, of_shift, inside)
-    tl.store(place + width, of_scale, inside)
+        g = inverse * g + wide(of_x + here, inside)
+        tl.store(found + here, g, inside)
+        if ADDED:
+            of_added += g
+    place = term * programs + program
+    tl.store(sums + place * 2 * width + column, of_shift, inside)
+    tl.store(sums + (place * 2 + 1) * width + column, of_scale, inside)
+    if ADDED:
+        tl.store(of_bias + place * width + column, of_added, inside)
 
 
 @triton.jit(do_not_specialize=["rows_a_term"])
@@ -287,24 +333,27 @@ def _add_gated(x, gate, addend, out, rows_a_term, step, width: tl.constexpr, W: 
 
 @triton.jit(do_not_specialize=["rows"])
 def _add_gated_backward(
-    of_out, gate, addend, of_addend, sums, of_bias, rows, step,
-    width: tl.constexpr, W: tl.constexpr,
+    of_out, more, gate, addend, of_x, of_addend, sums, of_bias, rows, step,
+    width: tl.constexpr, W: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
     factor = wide(gate + term * step + column, inside)
-    of_gate, found = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    of_gate, of_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         g = wide(of_out + here, inside)
+        if MORE:
+            g += wide(more + here, inside)
+            tl.store(of_x + here, g, inside)
         of_gate += g * wide(addend + here, inside)
         g *= factor
-        found += g
+        of_added += g
         tl.store(of_addend + here, g, inside)
     place = (term * programs + program) * width + column
     tl.store(sums + place, of_gate, inside)
-    tl.store(of_bias + place, found, inside)
+    tl.store(of_bias + place, of_added, inside)
 
 
 @triton.jit(do_not_specialize=["rows"])

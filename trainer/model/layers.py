@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.block_kernels import AddGatedLinear, AddGatedMlp, Linear, ModulatedLinear
+    from trainer.model.block_kernels import AddGatedThenLinear, AddThenGatedMlp, ModulatedLinear
 
 _SINUSOID_WIDTH = 256
 
@@ -25,13 +25,6 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """[..., D] times weight [O, D], plus bias [O]."""
-    if has_kernels(x):
-        return Linear.apply(x, weight, bias)
-    return F.linear(x, weight, bias)
-
-
 def modulated_linear(
     x: Tensor, shift: Tensor, scale: Tensor, layer: nn.Linear
 ) -> tuple[Tensor, Tensor]:
@@ -44,21 +37,35 @@ def modulated_linear(
     return x, layer(modulate(normalise(x), shift, scale))
 
 
-def add_gated_linear(x: Tensor, gate: Tensor, values: Tensor, layer: nn.Linear) -> Tensor:
-    """x + gate * the layer's values, all [B, T, S, D], with gates [B, T or 1, 1, D]."""
+def add_gated_then_linear(
+    x: Tensor, gate: Tensor, values: Tensor, layer: nn.Linear, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x + gate * the layer's values, all [B, T, S, D], and that times weight [O, D], plus bias [O].
+
+    The gates are [B, T or 1, 1, D].
+    """
     if has_kernels(x):
-        return AddGatedLinear.apply(x, gate, values, layer.weight, layer.bias)
-    return torch.addcmul(x, gate, layer(values))
+        return AddGatedThenLinear.apply(x, gate, values, layer.weight, layer.bias, weight, bias)
+    x = torch.addcmul(x, gate, layer(values))
+    return x, F.linear(x, weight, bias)
 
 
-def add_gated_mlp(x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor, mlp: "Mlp") -> Tensor:
-    """x + gate * what the network makes of its modulated norm; x [B, T, S, D].
+def add_then_gated_mlp(
+    x: Tensor,
+    values: Tensor,
+    layer: nn.Linear,
+    terms: tuple[Tensor, Tensor, Tensor],
+    mlp: "Mlp",
+) -> Tensor:
+    """x + the layer's values, plus gate * what the network makes of its modulated norm.
 
-    The terms are [B, T or 1, 1, D].
+    x, values [B, T, S, D]; the terms are shift, scale and gate, [B, T or 1, 1, D] each.
     """
     if has_kernels(x):
         weights = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
-        return AddGatedMlp.apply(x, shift, scale, gate, *weights)
+        return AddThenGatedMlp.apply(x, values, layer.weight, layer.bias, *terms, *weights)
+    x = x + layer(values)
+    shift, scale, gate = terms
     return torch.addcmul(x, gate, mlp(modulate(normalise(x), shift, scale)))
 
 

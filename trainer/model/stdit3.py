@@ -25,8 +25,8 @@ from trainer.model.layers import (
     PatchEmbedder,
     PositionEmbedder,
     ScalarEmbedder,
-    add_gated_linear,
-    add_gated_mlp,
+    add_gated_then_linear,
+    add_then_gated_mlp,
     modulated_linear,
 )
 
@@ -94,14 +94,15 @@ class Block(nn.Module):
         rotation: tuple[Tensor, Tensor],
     ) -> Tensor:
         """Video tokens [B, T, S, D], caption tokens [B, M, D], modulation [B, T or 1, 6, D]."""
-        _, frames, size, _ = x.shape
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
         x, qkv = modulated_linear(x, shift_attn, scale_attn, self.attn.qkv)
-        attended = self.attend(qkv, rotation)
-        x = add_gated_linear(x, self._drop(gate_attn), attended, self.attn.proj)
-        x = x + self.cross_attn(x.flatten(1, 2), y, captions).unflatten(1, (frames, size))
-        return add_gated_mlp(x, shift_mlp, scale_mlp, self._drop(gate_mlp), self.mlp)
+        attended, gate_attn = self.attend(qkv, rotation), self._drop(gate_attn)
+        to_q = self.cross_attn.queries_of(captions)
+        x, q = add_gated_then_linear(x, gate_attn, attended, self.attn.proj, *to_q)
+        read = self.cross_attn(q, y, captions)
+        of_mlp = shift_mlp, scale_mlp, self._drop(gate_mlp)
+        return add_then_gated_mlp(x, read, self.cross_attn.proj, of_mlp, self.mlp)
 
     def attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """Self attention of what `attn.qkv` gave, [B, T, S, 3 D] to [B, T, S, D]."""
