@@ -20,12 +20,12 @@ _HIDDEN = -(2.0**15)  # of padding: below any score, and a number in fp16 too
 
 
 class Captions(NamedTuple):
-    """Which tokens of the captions the video reads, all captions padded to one length."""
+    """Which tokens of its caption a clip's video reads, all captions padded to one length."""
 
     tokens: (
-        Tensor  # [B, length] index of each among the B x L of the batch; padding: of a first one
+        Tensor  # [B, M] index among the B x L of the batch; padding is a token of the clip's own
     )
-    marks: Tensor | None  # [B, length, 1, channels] of each for keys; None: nothing is padding
+    marks: Tensor | None  # [B, M, 1, channels] for their keys; None: nothing is padding
     groups: int = 1  # of a clip's queries, each with all caption tokens
 
 
@@ -120,8 +120,8 @@ class CrossAttention(nn.Module):
     def queries_of(self, captions: Captions) -> tuple[Tensor, Tensor]:
         """Weight and bias of the layer that makes the queries `forward` takes for such captions.
 
-        Padding has no weight: where there is any, keys carry marks in channels of their own, and
-        queries 1. A mask would do the same, but the fast kernels take none.
+        Where there is padding, keys carry marks in channels of their own and queries 1, which
+        leaves it no weight. A mask would do the same, but the fast kernels take none.
         """
         weight, bias = self.q_linear.weight, self.q_linear.bias
         if captions.marks is None:
