@@ -22,9 +22,7 @@ _HIDDEN = -(2.0**15)  # of padding: below any score, and a number in fp16 too
 class Captions(NamedTuple):
     """Which tokens of its caption a clip's video reads, all captions padded to one length."""
 
-    tokens: (
-        Tensor  # [B, M] index among the B x L of the batch; padding is a token of the clip's own
-    )
+    tokens: Tensor  # [B, M] index among the B x L of the batch; padding is one of the clip's own
     marks: Tensor | None  # [B, M, 1, channels] for their keys; None: nothing is padding
     groups: int = 1  # of a clip's queries, each with all caption tokens
 

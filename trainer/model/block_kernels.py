@@ -356,6 +356,14 @@ def _add_gated_backward(
     tl.store(of_bias + place, of_added, inside)
 
 
+@triton.jit
+def _places(first, rows, column, width, R: tl.constexpr):
+    """Of these columns in R rows, and which are there."""
+    row = first + tl.arange(0, R)[:, None]
+    inside = (row < rows) & (column < width)[None, :]
+    return row.to(tl.int64) * width + column[None, :], inside
+
+
 @triton.jit(do_not_specialize=["rows"])
 def _gelu_and_gradient(
     x, of_gelu, gelu, of_x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.constexpr
@@ -364,9 +372,7 @@ def _gelu_and_gradient(
     program, programs = tl.program_id(1), tl.num_programs(1)
     found = tl.zeros([R, W], tl.float32)
     for first in range(program * R, rows, programs * R):
-        row = first + tl.arange(0, R)[:, None]
-        inside = (row < rows) & (column < width)[None, :]
-        place = row.to(tl.int64) * width + column[None, :]
+        place, inside = _places(first, rows, column, width, R)
         value, g = wide(x + place, inside), wide(of_gelu + place, inside)
         # (1 + tanh(u)) / 2 is sigmoid(2 u); u = sqrt(2 / pi) (x + 0.044715 x^3)
         slope: tl.constexpr = 1.5957691216057308
@@ -385,9 +391,8 @@ def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.cons
     program, programs = tl.program_id(1), tl.num_programs(1)
     found = tl.zeros([R, W], tl.float32)
     for first in range(program * R, rows, programs * R):
-        row = first + tl.arange(0, R)[:, None]
-        inside = (row < rows) & (column < width)[None, :]
-        found += wide(x + row.to(tl.int64) * width + column[None, :], inside)
+        place, inside = _places(first, rows, column, width, R)
+        found += wide(x + place, inside)
     tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
