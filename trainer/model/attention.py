@@ -24,7 +24,7 @@ class Captions(NamedTuple):
 
     tokens: Tensor  # [B, M] index among the B x L of the batch; padding is one of the clip's own
     marks: Tensor | None  # [B, M, 1, channels] for their keys; None: nothing is padding
-    groups: int = 1  # of a clip's queries, each with all caption tokens
+    groups: int  # of a clip's queries, each with all caption tokens
 
 
 def lay_out_captions(

@@ -143,7 +143,7 @@ def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None
 
 
 def _of_bias(ctx: Any, place: int, of_out: Tensor) -> Tensor | None:
-    """That of its bias: `of_out` [..., D] contiguous summed up to [D]."""
+    """The gradient of its bias, input number `place`: `of_out` [..., D] contiguous as [D]."""
     if not ctx.needs_input_grad[place]:
         return None
     width = of_out.shape[-1]
@@ -192,13 +192,13 @@ def _modulated_backward(
     programs = _programs(rows, len(terms))
     modulated, found = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
-    of_added = sums.new_empty(1, len(terms) * programs, width) if added else None
+    bias_sums = sums.new_empty(1, len(terms) * programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
         of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, modulated, found, sums,
-        of_added, _EPS, rows, step, width, W=triton.next_power_of_2(width), ADDED=added,
+        bias_sums, _EPS, rows, step, width, W=triton.next_power_of_2(width), ADDED=added,
     )  # fmt: skip
     of_shift, of_scale = total(sums, scale.dtype).view(*scale.shape[:-1], 2, -1).unbind(-2)
-    of_bias = None if of_added is None else total(of_added, x.dtype)[0]
+    of_bias = None if bias_sums is None else total(bias_sums, x.dtype)[0]
     return found, of_shift, of_scale, modulated, of_bias
 
 
@@ -225,13 +225,13 @@ def _gated_sum_backward(
     of_out = of_out.contiguous()
     of_x, of_addend = of_out if more is None else torch.empty_like(of_out), torch.empty_like(of_out)
     sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
-    of_bias = torch.empty_like(sums)
+    bias_sums = sums.new_empty(1, len(terms) * programs, width)
     _add_gated_backward[(len(terms), programs)](
-        of_out, more, terms, addend, of_x, of_addend, sums, of_bias, rows, step, width,
+        of_out, more, terms, addend, of_x, of_addend, sums, bias_sums, rows, step, width,
         W=triton.next_power_of_2(width), MORE=more is not None,
     )  # fmt: skip
     of_gate = total(sums, gate.dtype).view(gate.shape)
-    return of_x, of_addend, of_gate, total(of_bias.flatten(0, 1)[None], gate.dtype)[0]
+    return of_x, of_addend, of_gate, total(bias_sums, gate.dtype)[0]
 
 
 def _gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,7 +292,7 @@ def _modulate(
 
 @triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
-    of_x, of_modulated, x, shift, scale, modulated, found, sums, of_bias, eps, rows, step,
+    of_x, of_modulated, x, shift, scale, modulated, found, sums, bias_sums, eps, rows, step,
     width: tl.constexpr, W: tl.constexpr, ADDED: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
@@ -319,7 +319,7 @@ def _modulate_backward(
     tl.store(sums + place * 2 * width + column, of_shift, inside)
     tl.store(sums + (place * 2 + 1) * width + column, of_scale, inside)
     if ADDED:
-        tl.store(of_bias + place * width + column, of_added, inside)
+        tl.store(bias_sums + place * width + column, of_added, inside)
 
 
 @triton.jit(do_not_specialize=["rows_a_term"])
@@ -333,7 +333,7 @@ def _add_gated(x, gate, addend, out, rows_a_term, step, width: tl.constexpr, W: 
 
 @triton.jit(do_not_specialize=["rows"])
 def _add_gated_backward(
-    of_out, more, gate, addend, of_x, of_addend, sums, of_bias, rows, step,
+    of_out, more, gate, addend, of_x, of_addend, sums, bias_sums, rows, step,
     width: tl.constexpr, W: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
@@ -353,7 +353,7 @@ def _add_gated_backward(
         tl.store(of_addend + here, g, inside)
     place = (term * programs + program) * width + column
     tl.store(sums + place, of_gate, inside)
-    tl.store(of_bias + place, of_added, inside)
+    tl.store(bias_sums + place, of_added, inside)
 
 
 @triton.jit
