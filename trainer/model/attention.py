@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
+    from trainer.model.attention_kernels import (
+        MOST_FRAMES,
+        AttendOverTime,
+        NormaliseHeads,
+        SpreadCaptions,
+    )
 
 _EPS = 1e-6
 _PARALLEL = 8  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
@@ -130,14 +135,21 @@ class CrossAttention(nn.Module):
 
     def forward(self, q: Tensor, y: Tensor, captions: Captions) -> Tensor:
         """Queries [B, T, S, heads x channels], captions [B, M, D] to what `self.proj` takes."""
-        k, v = self.kv_linear(y).unflatten(-1, (2, self.heads, -1)).unbind(-3)
-        if captions.marks is not None:
-            k = torch.cat((k, captions.marks.expand(-1, -1, self.heads, -1)), -1)
-        k, v = (part[:, None].expand(-1, captions.groups, -1, -1, -1) for part in (k, v))
-        k, v = (part.flatten(0, 1).transpose(1, 2) for part in (k, v))
+        kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
+        k, v = (part.transpose(1, 2) for part in self._spread(kv, captions))
         grouped = q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2)
         out = F.scaled_dot_product_attention(grouped, k, v, scale=self.scale)
         return out.transpose(1, 2).reshape(*q.shape[:-1], -1)
+
+    def _spread(self, kv: Tensor, captions: Captions) -> tuple[Tensor, ...]:
+        """[B, M, 2, heads, width] to marked keys and values, [B x groups, M, heads, channels]."""
+        if has_kernels(kv):
+            return SpreadCaptions.apply(kv, captions.marks, captions.groups)
+        k, v = kv.unbind(-3)
+        if captions.marks is not None:
+            k = torch.cat((k, captions.marks.expand(-1, -1, self.heads, -1)), -1)
+        k, v = (part[:, None].expand(-1, captions.groups, -1, -1, -1) for part in (k, v))
+        return k.flatten(0, 1), v.flatten(0, 1)
 
 
 class RotaryEmbedding(nn.Module):
