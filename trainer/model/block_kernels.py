@@ -128,11 +128,23 @@ class AddThenGatedMlp(torch.autograd.Function):
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """fp32 [N, programs, *size] contiguous, summed up to [N, *size]."""
+    return _totals(sums, None, dtype)[0]
+
+
+def _totals(
+    sums: Tensor, bias_sums: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """As `total`; and fp32 [N, programs, D], if there is one, summed up to [D]."""
     count, programs, *size = sums.shape
-    width = sums[0, 0].numel()
-    out = sums.new_empty(count, *size, dtype=dtype)
-    _total[(count, triton.cdiv(width, 32))](sums, out, programs, width, P=128, W=32)
-    return out
+    out, of_bias = sums.new_empty(count, *size, dtype=dtype), None
+    width = bias_width = out[0].numel()
+    if bias_sums is not None:
+        bias_width = bias_sums.shape[-1]
+        of_bias = out.new_empty(bias_width)
+    _total[(count + (bias_sums is not None), triton.cdiv(width, 8))](
+        sums, out, bias_sums, of_bias, count, programs, width, bias_width, P=512, W=8
+    )
+    return out, of_bias
 
 
 def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None:
@@ -192,13 +204,13 @@ def _modulated_backward(
     programs = _programs(rows, len(terms))
     modulated, found = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
-    bias_sums = sums.new_empty(1, len(terms) * programs, width) if added else None
+    bias_sums = sums.new_empty(len(terms), programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
         of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, modulated, found, sums,
         bias_sums, _EPS, rows, step, width, W=triton.next_power_of_2(width), ADDED=added,
     )  # fmt: skip
-    of_shift, of_scale = total(sums, scale.dtype).view(*scale.shape[:-1], 2, -1).unbind(-2)
-    of_bias = None if bias_sums is None else total(bias_sums, x.dtype)[0]
+    of_terms, of_bias = _totals(sums, bias_sums, x.dtype)
+    of_shift, of_scale = of_terms.view(*scale.shape[:-1], 2, -1).unbind(-2)
     return found, of_shift, of_scale, modulated, of_bias
 
 
@@ -225,13 +237,13 @@ def _gated_sum_backward(
     of_out = of_out.contiguous()
     of_x, of_addend = of_out if more is None else torch.empty_like(of_out), torch.empty_like(of_out)
     sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
-    bias_sums = sums.new_empty(1, len(terms) * programs, width)
+    bias_sums = torch.empty_like(sums)
     _add_gated_backward[(len(terms), programs)](
         of_out, more, terms, addend, of_x, of_addend, sums, bias_sums, rows, step, width,
         W=triton.next_power_of_2(width), MORE=more is not None,
     )  # fmt: skip
-    of_gate = total(sums, gate.dtype).view(gate.shape)
-    return of_x, of_addend, of_gate, total(bias_sums, gate.dtype)[0]
+    of_gate, of_bias = _totals(sums, bias_sums, gate.dtype)
+    return of_x, of_addend, of_gate.view(gate.shape), of_bias
 
 
 def _gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -396,13 +408,20 @@ def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.cons
     tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
-@triton.jit(do_not_specialize=["programs"])
-def _total(sums, out, programs, width, P: tl.constexpr, W: tl.constexpr):
-    count = tl.program_id(0)
+@triton.jit(do_not_specialize=["count", "programs"])
+def _total(
+    sums, out, bias_sums, of_bias, count, programs, width, bias_width,
+    P: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    if bias_sums is not None:  # noqa: SIM102 - settled when it compiles
+        if row == count:
+            sums, out, row = bias_sums, of_bias, 0
+            programs, width = count * programs, bias_width
     column = tl.program_id(1) * W + tl.arange(0, W)
     found = tl.zeros([P, W], tl.float32)
     for first in range(0, programs, P):
         program = first + tl.arange(0, P)[:, None]
         inside = (program < programs) & (column < width)[None, :]
-        found += tl.load(sums + (count * programs + program) * width + column[None, :], inside, 0.0)
-    tl.store(out + count * width + column, tl.sum(found, 0), column < width)
+        found += tl.load(sums + (row * programs + program) * width + column[None, :], inside, 0.0)
+    tl.store(out + row * width + column, tl.sum(found, 0), column < width)
