@@ -5,7 +5,6 @@ and a part of some ten thousand tokens fills a GPU just as well.
 """
 
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -25,20 +24,30 @@ class Drawn(NamedTuple):
     conditions: dict[str, Tensor]  # of B rows, or of one for all clips
     frame_mask: Tensor | None = None  # [B, T]
 
-    def parts(self, most: int) -> Iterator["Drawn"]:
-        """As few as have at most so many clips each, of nearly equal size."""
-        clips = len(self.latents)
-        for at in torch.arange(clips).tensor_split(math.ceil(clips / most)):
-            yield self._of(slice(int(at[0]), int(at[-1]) + 1))
+    def parts(self, most: int) -> list[list[int]]:
+        """The numbers of the clips of as few parts as have at most so many, of nearly equal size.
 
-    def _of(self, clips: slice) -> "Drawn":
+        Captions of a part are padded to its longest, so those go together that are about as long.
+        """
+        clips, mask = torch.arange(len(self.latents)), self.conditions.get("mask")
+        if mask is not None and len(mask) == len(clips) > most:
+            clips = mask.cpu().ne(0).sum(1).argsort(stable=True)
+        return [part.tolist() for part in clips.tensor_split(math.ceil(len(clips) / most))]
+
+    def of(self, clips: list[int]) -> "Drawn":
+        """These clips alone."""
         count = len(self.latents)
+
+        def rows(value: Tensor) -> Tensor:
+            # numbers as an index would have to be on the device, and copying them there waits
+            return torch.cat([value[clip : clip + 1] for clip in clips])
+
         conditions = {
-            name: value[clips] if len(value) == count else value
+            name: rows(value) if len(value) == count else value
             for name, value in self.conditions.items()
         }
-        mask = None if self.frame_mask is None else self.frame_mask[clips]
-        return Drawn(self.latents[clips], self.noise[clips], self.t[clips], conditions, mask)
+        mask = None if self.frame_mask is None else rows(self.frame_mask)
+        return Drawn(rows(self.latents), rows(self.noise), rows(self.t), conditions, mask)
 
 
 def learn(
@@ -51,14 +60,15 @@ def learn(
     clips_at_once: int,
 ) -> Tensor:
     """Add `weight` times the gradients of the clips' mean loss; the loss of each clip, [B]."""
-    losses = []
-    *parts, last = drawn.parts(clips_at_once)
-    for part in (*parts, last):
+    losses: dict[int, Tensor] = {}
+    parts = drawn.parts(clips_at_once)
+    for clips in parts:
+        part = drawn.of(clips)
         with optimizer.phases.of("forward"):
             found = flow.training_loss(model, *part)
-            loss = found.mean() * (len(part.t) / len(drawn.t) * weight)
+            loss = found.mean() * (len(clips) / len(drawn.t) * weight)
         # ranks have different numbers of parts, so they meet after the last one alone
-        with nullcontext() if part is last else optimizer.no_sync():
+        with nullcontext() if clips is parts[-1] else optimizer.no_sync():
             optimizer.backward(loss)
-        losses.append(found.detach())
-    return torch.cat(losses)
+        losses.update(zip(clips, found.detach(), strict=True))
+    return torch.stack([losses[clip] for clip in range(len(drawn.t))])

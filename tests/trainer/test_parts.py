@@ -26,7 +26,7 @@ def drawn(seed, clips=CLIPS):
         t=torch.linspace(100, 900, clips),
         conditions={
             "y": torch.randn(clips, 1, 32, 32, generator=draws),
-            "mask": (torch.arange(32) < torch.arange(3, 3 + clips)[:, None]).long(),
+            "mask": (torch.arange(32) < torch.arange(3 + clips, 3, -1)[:, None]).long(),
             "fps": torch.linspace(8, 30, clips),
             "height": torch.tensor([48.0]),
             "width": torch.tensor([64.0]),
@@ -41,21 +41,32 @@ def drawn(seed, clips=CLIPS):
 )
 def test_parts_hold_every_clip_once_with_all_that_belongs_to_it(most, sizes):
     whole = drawn(0)
-    parts = list(whole.parts(most))
-    assert [len(part.latents) for part in parts] == sizes
-    for name in ("latents", "noise", "t", "frame_mask"):
-        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
-    for name, value in whole.conditions.items():
-        pieces = [part.conditions[name] for part in parts]
-        if len(value) == 1:
-            assert all(torch.equal(piece, value) for piece in pieces)
-        else:
-            assert torch.equal(torch.cat(pieces), value)
+    parts = whole.parts(most)
+    assert [len(clips) for clips in parts] == sizes
+    assert sorted(clip for clips in parts for clip in clips) == list(range(CLIPS))
+    for clips in parts:
+        part = whole.of(clips)
+        for name in ("latents", "noise", "t", "frame_mask"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[clips])
+        for name, value in whole.conditions.items():
+            expected = value if len(value) == 1 else value[clips]
+            assert torch.equal(part.conditions[name], expected), name
+
+
+def test_clips_with_captions_about_as_long_go_together():
+    whole = drawn(0)
+    lengths = torch.tensor([20, 4, 30, 4, 21])
+    whole.conditions["mask"] = (torch.arange(32) < lengths[:, None]).long()
+    assert whole.parts(2) == [[1, 3], [0, 4], [2]]
+    for mask in ({}, {"mask": torch.ones(1, 32)}):  # without captions, or with one for all
+        others = whole._replace(conditions={"fps": whole.conditions["fps"], **mask})
+        assert others.parts(2) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_single_clip_keeps_its_sizes():
-    [part] = drawn(0, clips=1).parts(1)
-    assert part.conditions["height"].tolist() == [48.0]
+    whole = drawn(0, clips=1)
+    [clips] = whole.parts(1)
+    assert whole.of(clips).conditions["height"].tolist() == [48.0]
 
 
 def step(it, most):
