@@ -143,7 +143,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         for bucket in self._buckets:
             for master in bucket.masters:
                 master.grad = None
-            self._hand_out(bucket)
+        self._hand_out()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients."""
@@ -216,12 +216,18 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         dist.reduce_scatter_tensor(mine, sums.view(-1))
         bucket.gradient = mine if bucket.gradient is None else bucket.gradient.add_(mine)
 
-    def _hand_out(self, bucket: _Bucket) -> None:
-        """Every rank's masters become the weights of all."""
-        mine = torch.cat(bucket.masters).to(self._dtype)
-        whole = mine.new_empty(dist.get_world_size(), len(mine))
-        dist.all_gather_into_tensor(whole.view(-1), mine)
-        torch._foreach_copy_(bucket.weights, whole.split(bucket.lengths, dim=1))
+    def _hand_out(self) -> None:
+        """Every rank's masters become the weights of all; one bucket travels while others pack."""
+        travelling = []
+        for bucket in self._buckets:
+            mine = bucket.masters[0].new_empty(sum(bucket.lengths), dtype=self._dtype)
+            torch._foreach_copy_(mine.split(bucket.lengths), bucket.masters)
+            whole = mine.new_empty(dist.get_world_size(), len(mine))
+            work = dist.all_gather_into_tensor(whole.view(-1), mine, async_op=True)
+            travelling.append((bucket, whole, work))
+        for bucket, whole, work in travelling:
+            work.wait()
+            torch.split_with_sizes_copy(whole, bucket.lengths, dim=1, out=bucket.weights)
 
     def _judge(self) -> None:
         """Norms over all ranks, and what follows from them: leave the step out, or clip it."""
