@@ -171,8 +171,10 @@ class Steps:
     ) -> Iterator[Trained]:
         """A network that is gone from memory afterwards."""
         config = self.config
-        if tokens_at_once is not None:
-            config = replace(config, model=replace(config.model, tokens_at_once=tokens_at_once))
+        if tokens_at_once is None:
+            alone = self.ranks.world_size == 1
+            tokens_at_once = ON_ONE_GPU if alone else config.model.tokens_at_once
+        config = replace(config, model=replace(config.model, tokens_at_once=tokens_at_once))
         config = replace(config, trainer=replace(config.trainer, compile=compiled))
         trained = Trained(config, self.ranks, plain=plain)
         yield trained
