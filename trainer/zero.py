@@ -118,7 +118,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients, averaged over all ranks; within `no_sync`, at the next call."""
         with self.phases.of("backward"), self._backward_context():
-            loss.backward()
+            (loss / dist.get_world_size()).backward()
         if not self.require_grad_sync:
             self._set_aside(self.working)
             return
@@ -202,7 +202,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
             _as_rows(self._earlier.pop(parameter, None), weight)
             for parameter, weight in zip(bucket.parameters, bucket.weights, strict=True)
         ]
-        sums = torch.cat(rows, 1).div_(dist.get_world_size())
+        sums = torch.cat(rows, 1)
         if self._stream is None:
             self._reduce(bucket, sums)
             return

@@ -74,12 +74,13 @@ class Steps:
         latents, noise, conditions = trained.batch(shape)
         self.reset_peak()
 
-        def step() -> None:
-            trained.backward(latents, noise, conditions)
-            trained.update()
+        def steps(count: int) -> None:
+            for _ in range(count):  # none waits for the one before, as in training
+                trained.backward(latents, noise, conditions)
+                trained.update()
 
-        steps = [self.clocked(step) for _ in range(WARM_UP + self.rounds)]
-        seconds = statistics.median(steps[WARM_UP:])
+        steps(WARM_UP)
+        seconds = self.clocked(partial(steps, self.rounds)) / self.rounds
         updates = []
         for _ in range(self.rounds):
             trained.backward(latents, noise, conditions)
