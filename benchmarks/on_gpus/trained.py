@@ -11,6 +11,7 @@ from trainer import networks
 from trainer.config import TrainConfig
 from trainer.ema import Ema
 from trainer.model.flops import forward_flops
+from trainer.model.layers import Stream
 from trainer.model.stdit3 import Block, TemporalBlock
 from trainer.parallel import Ranks
 from trainer.parts import Drawn, learn
@@ -92,9 +93,9 @@ class PlainBlock:
         self.block = block
 
     def __call__(
-        self, x: Tensor, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
-    ) -> Tensor:
-        block = self.block
+        self, stream: Stream, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
+    ) -> Stream:
+        block, x = self.block, stream.x
         tables = [(block.scale_shift_table + m).unbind(2) for m in (modulation, modulation)]
         chosen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)[:, :, None, None]
 
@@ -115,7 +116,7 @@ class PlainBlock:
         q = F.linear(x, *block.cross_attn.queries_of(captions))
         x = x + block.cross_attn.proj(block.cross_attn(q, y, captions))
         hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")
-        return x + gated(block.mlp.fc2(hidden), 5)
+        return Stream(x + gated(block.mlp.fc2(hidden), 5))
 
     def _modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)

@@ -4,9 +4,10 @@ from torch import nn
 
 from trainer.model.layers import (
     Mlp,
+    Stream,
     add_gated_then_linear,
+    add_gated_then_modulated_linear,
     add_then_gated_mlp,
-    modulated_linear,
 )
 
 SHAPES = [((2, 3, 5), 1), ((2, 3, 700), 3), ((1, 15, 920), 1), ((3, 1, 64), 1)]  # rows, terms in T
@@ -25,9 +26,9 @@ class WithoutAttention(nn.Module):
         self.q, self.cross_proj = nn.Linear(width, width), nn.Linear(width, width)
         self.mlp = Mlp(width, 4 * width, width)
 
-    def forward(self, x, table):
+    def forward(self, stream, table):
         shift, scale, gate, *of_mlp = table[:, :, :, None].unbind(2)
-        x, qkv = modulated_linear(x, shift, scale, self.qkv)
+        x, qkv = add_gated_then_modulated_linear(stream, shift, scale, self.qkv)
         q, k, v = qkv.chunk(3, -1)
         to_q = self.q.weight, self.q.bias
         x, q = add_gated_then_linear(x, gate, q * k + v, self.proj, *to_q)
@@ -35,9 +36,9 @@ class WithoutAttention(nn.Module):
 
 
 def learn(block, x, table, weight):
-    """Everything that comes out and all gradients."""
-    given = [tensor.clone().requires_grad_() for tensor in (x, table)]
-    out = block(*given)
+    """Everything that comes out of the block when it runs twice, and all gradients."""
+    x, table = given = [tensor.clone().requires_grad_() for tensor in (x, table)]
+    out = block(block(Stream(x), table), table).settled()
     out.backward(weight)
     return [out, *(tensor.grad for tensor in (*given, *block.parameters()))]
 

@@ -5,125 +5,15 @@ Gradients of modulations and biases are sums over many tokens: each program sums
 fp32, and `total` adds up what the programs found.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _EPS = 1e-6
 _PROCESSORS = 132  # of an H100 or H200
-
-
-class ModulatedLinear(torch.autograd.Function):
-    """x and a linear layer of its modulated norm, which is made again for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """x [B, T, S, D] contiguous; terms [B, T or 1, 1, D] of one table, each of as many rows."""
-        ctx.save_for_backward(x, shift, scale, weight)
-        return x, F.linear(_modulated(x, shift, scale)[1], weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs; both of x become one without an addition between."""
-        *given, weight = ctx.saved_tensors
-        of_out = of_out.contiguous()
-        *of_given, modulated, _ = _modulated_backward(of_x, of_out @ weight, *given)
-        of_weight = _of_weight(ctx, 3, of_out, modulated)
-        return *of_given, of_weight, _of_bias(ctx, 4, of_out)
-
-
-class AddGatedThenLinear(torch.autograd.Function):
-    """x' = x + gate * a linear layer of other values; x' and another layer of it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        gate: Tensor,
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        then_weight: Tensor,
-        then_bias: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """x, values [B, T, S, D] contiguous; gate [B, T or 1, 1, D]."""
-        addend = F.linear(values, weight, bias)
-        x = _gated_sum(x, gate, addend)
-        ctx.save_for_backward(gate, values, addend, weight, x, then_weight)
-        return x, F.linear(x, then_weight, then_bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_then: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
-        gate, values, addend, weight, x, then_weight = ctx.saved_tensors
-        of_then = of_then.contiguous()
-        of_x, of_addend, of_gate, of_bias = _gated_sum_backward(
-            of_x, gate, addend, of_then @ then_weight
-        )
-        return (
-            of_x,
-            of_gate,
-            of_addend @ weight,
-            _of_weight(ctx, 3, of_addend, values),
-            of_bias,
-            _of_weight(ctx, 5, of_then, x),
-            _of_bias(ctx, 6, of_then),
-        )
-
-
-class AddThenGatedMlp(torch.autograd.Function):
-    """x' = x + a linear layer of other values; x' + gate * an MLP of its modulated norm.
-
-    Norm and GELU are made again for the backward pass.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        values: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        shift: Tensor,
-        scale: Tensor,
-        gate: Tensor,
-        weight1: Tensor,
-        bias1: Tensor,
-        weight2: Tensor,
-        bias2: Tensor,
-    ) -> Tensor:
-        """As `AddGatedThenLinear` and `ModulatedLinear`."""
-        x, modulated = _modulated(x, shift, scale, F.linear(values, weight, bias))
-        hidden = F.linear(modulated, weight1, bias1)
-        addend = F.linear(F.gelu(hidden, approximate="tanh"), weight2, bias2)
-        kept = (values, weight, x, shift, scale, gate, hidden, addend, weight1, weight2)
-        ctx.save_for_backward(*kept)
-        return _gated_sum(x, gate, addend)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
-        values, weight, x, shift, scale, gate, hidden, addend, weight1, weight2 = ctx.saved_tensors
-        _, of_addend, of_gate, of_bias2 = _gated_sum_backward(of_out, gate, addend)
-        gelu, of_hidden, of_bias1 = _gelu_backward(of_addend @ weight2, hidden)
-        of_weight2 = _of_weight(ctx, 9, of_addend, gelu)
-        del of_addend, gelu
-        of_x, *of_terms, modulated, of_bias = _modulated_backward(
-            of_out, of_hidden @ weight1, x, shift, scale, added=True
-        )
-        of_weight1 = _of_weight(ctx, 7, of_hidden, modulated)
-        of_layer = (of_x @ weight, _of_weight(ctx, 2, of_x, values), of_bias)
-        return of_x, *of_layer, *of_terms, of_gate, of_weight1, of_bias1, of_weight2, of_bias2
 
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,22 +37,13 @@ def _totals(
     return out, of_bias
 
 
-def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None:
-    """The gradient of a linear layer's weight, input number `place`, unless it is frozen."""
-    if not ctx.needs_input_grad[place]:
-        return None
-    return of_out.flatten(0, -2).t() @ x.flatten(0, -2)
-
-
-def _of_bias(ctx: Any, place: int, of_out: Tensor) -> Tensor | None:
-    """The gradient of its bias, input number `place`: `of_out` [..., D] contiguous as [D]."""
-    if not ctx.needs_input_grad[place]:
-        return None
-    width = of_out.shape[-1]
-    blocks, programs = _columns(of_out, rows=64, columns=128, programs=4 * _PROCESSORS)
-    sums = of_out.new_empty(1, programs, width, dtype=torch.float32)
-    _sum_columns[(blocks, programs)](of_out, sums, of_out.numel() // width, width, R=64, W=128)
-    return total(sums, of_out.dtype)[0]
+def column_sums(x: Tensor) -> Tensor:
+    """[..., D] contiguous, summed up to [D]."""
+    width = x.shape[-1]
+    blocks, programs = _columns(x, rows=64, columns=128, programs=4 * _PROCESSORS)
+    sums = x.new_empty(1, programs, width, dtype=torch.float32)
+    _sum_columns[(blocks, programs)](x, sums, x.numel() // width, width, R=64, W=128)
+    return total(sums, x.dtype)[0]
 
 
 def _columns(x: Tensor, *, rows: int, columns: int, programs: int) -> tuple[int, int]:
@@ -172,49 +53,78 @@ def _columns(x: Tensor, *, rows: int, columns: int, programs: int) -> tuple[int,
     return blocks, min(most, triton.cdiv(programs, blocks))
 
 
-def _modulated(
-    x: Tensor, shift: Tensor, scale: Tensor, addend: Tensor | None = None
+def modulated_norm(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    addend: Tensor | None = None,
+    gate: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """x, with the addend if there is one, and its modulated norm."""
+    """x, with the addend if there is one, biased and gated if there is a gate; and its norm."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     terms, step = _as_rows(scale)
+    gates, gate_step = (None, 0) if gate is None else _as_rows(gate)
     out, added = torch.empty_like(x), x if addend is None else torch.empty_like(x)
     _modulate[(rows,)](
-        x, addend, _as_rows(shift)[0], terms, added, out, _EPS, rows // len(terms), step, width,
-        W=triton.next_power_of_2(width), ADD=addend is not None,
+        x, addend, gates, bias, _as_rows(shift)[0], terms, added, out, _EPS, rows // len(terms),
+        step, gate_step, width, W=triton.next_power_of_2(width), ADD=addend is not None,
+        GATE=gate is not None,
     )  # fmt: skip
     return added, out
 
 
-def _modulated_backward(
+class OfModulated(NamedTuple):
+    """Gradients of what `modulated_norm` takes, None where it took nothing, and the norm again."""
+
+    of_x: Tensor
+    of_shift: Tensor
+    of_scale: Tensor
+    modulated: Tensor
+    of_addend: Tensor | None  # where there is no gate, it is that of x
+    of_gate: Tensor | None
+    of_bias: Tensor | None  # within the addend or beside it
+
+
+def modulated_backward(
     of_x: Tensor,
     of_modulated: Tensor,
     x: Tensor,
     shift: Tensor,
     scale: Tensor,
+    addend: Tensor | None = None,
+    gate: Tensor | None = None,
+    bias: Tensor | None = None,
     *,
     added: bool = False,
-) -> tuple[Any, ...]:
-    """Gradients of x, shift and scale, the modulated x again, and the gradient of a bias within x.
+) -> OfModulated:
+    """`x` is what came out, and `of_x` the gradient that it has already.
 
-    `of_x` is what x has already; the last is None unless something was added to make x.
+    Without a gate the addend is not needed, but `added` says that there was one.
     """
     terms, step = _as_rows(scale)
     rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
     programs = _programs(rows, len(terms))
     modulated, found = torch.empty_like(x), torch.empty_like(x)
-    sums = x.new_empty(len(terms), programs, 2, width, dtype=torch.float32)
+    gates, gate_step = (None, 0) if gate is None else _as_rows(gate)
+    of_addend = None if gate is None else torch.empty_like(x)
+    kinds = 2 if gate is None else 3
+    sums = x.new_empty(len(terms), programs, kinds, width, dtype=torch.float32)
+    added = added or gate is not None
     bias_sums = sums.new_empty(len(terms), programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
-        of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, modulated, found, sums,
-        bias_sums, _EPS, rows, step, width, W=triton.next_power_of_2(width), ADDED=added,
+        of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, addend, gates, bias,
+        modulated, found, of_addend, sums, bias_sums, _EPS, rows, step, gate_step, width,
+        W=triton.next_power_of_2(width), ADDED=added, GATED=gate is not None,
     )  # fmt: skip
     of_terms, of_bias = _totals(sums, bias_sums, x.dtype)
-    of_shift, of_scale = of_terms.view(*scale.shape[:-1], 2, -1).unbind(-2)
-    return found, of_shift, of_scale, modulated, of_bias
+    of_each = of_terms.view(*scale.shape[:-1], kinds, -1).unbind(-2)
+    of_gate = None if gate is None else of_each[2]
+    return OfModulated(found, of_each[0], of_each[1], modulated, of_addend, of_gate, of_bias)
 
 
-def _gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
+def gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
+    """x + gate * addend."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     terms, step = _as_rows(gate)
     out = torch.empty_like(x)
@@ -224,7 +134,7 @@ def _gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
     return out
 
 
-def _gated_sum_backward(
+def gated_sum_backward(
     of_out: Tensor, gate: Tensor, addend: Tensor, more: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Gradients of x, of addend, of gate, and of a bias within the addend.
@@ -246,7 +156,7 @@ def _gated_sum_backward(
     return of_x, of_addend, of_gate.view(gate.shape), of_bias
 
 
-def _gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The GELU of x again, the gradient of x, and its sum over all but the last dimension."""
     width = x.shape[-1]
     blocks, programs = _columns(x, rows=8, columns=256, programs=16 * _PROCESSORS)
@@ -285,39 +195,50 @@ def _normal(x, inside, eps, width):
 
 @triton.jit(do_not_specialize=["rows_a_term"])
 def _modulate(
-    x, addend, shift, scale, added, out, eps, rows_a_term, step,
-    width: tl.constexpr, W: tl.constexpr, ADD: tl.constexpr,
+    x, addend, gate, bias, shift, scale, added, out, eps, rows_a_term, step, gate_step,
+    width: tl.constexpr, W: tl.constexpr, ADD: tl.constexpr, GATE: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.program_id(0), tl.arange(0, W)
     inside = column < width
     here = row.to(tl.int64) * width + column
-    term = row // rows_a_term * step + column
+    term = row // rows_a_term
     value = wide(x + here, inside)
     if ADD:
-        value = (value + wide(addend + here, inside)).to(added.dtype.element_ty)
+        more = wide(addend + here, inside)
+        if GATE:
+            more += wide(bias + column, inside)
+            more *= wide(gate + term * gate_step + column, inside)
+        value = (value + more).to(added.dtype.element_ty)
         tl.store(added + here, value, inside)
         value = value.to(tl.float32)
     normal, _ = _normal(value, inside, eps, width)
+    term = term * step + column
     modulated = normal * (1 + wide(scale + term, inside)) + wide(shift + term, inside)
     tl.store(out + here, modulated, inside)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
-    of_x, of_modulated, x, shift, scale, modulated, found, sums, bias_sums, eps, rows, step,
-    width: tl.constexpr, W: tl.constexpr, ADDED: tl.constexpr,
+    of_x, of_modulated, x, shift, scale, addend, gate, bias, modulated, found, of_addend, sums,
+    bias_sums, eps, rows, step, gate_step, width: tl.constexpr, W: tl.constexpr,
+    ADDED: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
     factor = 1 + wide(scale + term * step + column, inside)
-    addend = wide(shift + term * step + column, inside)
+    moved = wide(shift + term * step + column, inside)
+    if GATED:
+        gate_here, bias_here = (
+            wide(gate + term * gate_step + column, inside),
+            wide(bias + column, inside),
+        )
     of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
-    of_added = tl.zeros([W], tl.float32)
+    of_gate, of_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         normal, inverse = _normal(wide(x + here, inside), inside, eps, width)
-        tl.store(modulated + here, normal * factor + addend, inside)
+        tl.store(modulated + here, normal * factor + moved, inside)
         g = wide(of_modulated + here, inside)
         of_shift += g
         of_scale += g * normal
@@ -325,11 +246,18 @@ def _modulate_backward(
         g -= tl.sum(g, 0) / width + normal * (tl.sum(g * normal, 0) / width)
         g = inverse * g + wide(of_x + here, inside)
         tl.store(found + here, g, inside)
+        if GATED:
+            of_gate += g * (wide(addend + here, inside) + bias_here)
+            g *= gate_here
+            tl.store(of_addend + here, g, inside)
         if ADDED:
             of_added += g
     place = term * programs + program
-    tl.store(sums + place * 2 * width + column, of_shift, inside)
-    tl.store(sums + (place * 2 + 1) * width + column, of_scale, inside)
+    kinds: tl.constexpr = 3 if GATED else 2
+    tl.store(sums + place * kinds * width + column, of_shift, inside)
+    tl.store(sums + (place * kinds + 1) * width + column, of_scale, inside)
+    if GATED:
+        tl.store(sums + (place * kinds + 2) * width + column, of_gate, inside)
     if ADDED:
         tl.store(bias_sums + place * width + column, of_added, inside)
 

@@ -1,6 +1,7 @@
 """Embedders, feed-forward and final layer of the diffusion transformer."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,12 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.block_kernels import AddGatedThenLinear, AddThenGatedMlp, ModulatedLinear
+    from trainer.model.block_functions import (
+        AddGated,
+        AddGatedThenLinear,
+        AddGatedThenModulatedLinear,
+        AddThenMlp,
+    )
 
 _SINUSOID_WIDTH = 256
 
@@ -25,15 +31,33 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-def modulated_linear(
-    x: Tensor, shift: Tensor, scale: Tensor, layer: nn.Linear
+class Stream(NamedTuple):
+    """Video tokens between two blocks: x + gate * (addend + bias), which the next block adds."""
+
+    x: Tensor  # [B, T, S, D], as `addend`
+    gate: Tensor | None = None  # [B, T or 1, 1, D]
+    addend: Tensor | None = None
+    bias: Tensor | None = None  # [D]; None: the addend has it
+
+    def settled(self) -> Tensor:
+        """The sum."""
+        if self.addend is None:
+            return self.x
+        if self.bias is not None:
+            return AddGated.apply(*self)
+        return torch.addcmul(self.x, self.gate, self.addend)
+
+
+def add_gated_then_modulated_linear(
+    stream: Stream, shift: Tensor, scale: Tensor, layer: nn.Linear
 ) -> tuple[Tensor, Tensor]:
-    """x [B, T, S, D], for whoever adds to it, and the layer's values for its modulated norm.
+    """The sum, for whoever adds to it, and the layer's values for its modulated norm.
 
     The terms are [B, T or 1, 1, D].
     """
-    if has_kernels(x):
-        return ModulatedLinear.apply(x, shift, scale, layer.weight, layer.bias)
+    if has_kernels(stream.x):
+        return AddGatedThenModulatedLinear.apply(*stream, shift, scale, layer.weight, layer.bias)
+    x = stream.settled()
     return x, layer(modulate(normalise(x), shift, scale))
 
 
@@ -56,17 +80,18 @@ def add_then_gated_mlp(
     layer: nn.Linear,
     terms: tuple[Tensor, Tensor, Tensor],
     mlp: "Mlp",
-) -> Tensor:
-    """x + the layer's values, plus gate * what the network makes of its modulated norm.
+) -> Stream:
+    """x + the layer's values, and to be added gate * what the network makes of its modulated norm.
 
     x, values [B, T, S, D]; the terms are shift, scale and gate, [B, T or 1, 1, D] each.
     """
-    if has_kernels(x):
-        weights = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
-        return AddThenGatedMlp.apply(x, values, layer.weight, layer.bias, *terms, *weights)
-    x = x + layer(values)
     shift, scale, gate = terms
-    return torch.addcmul(x, gate, mlp(modulate(normalise(x), shift, scale)))
+    if has_kernels(x):
+        weights = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight
+        x, addend = AddThenMlp.apply(x, values, layer.weight, layer.bias, shift, scale, *weights)
+        return Stream(x, gate, addend, mlp.fc2.bias)
+    x = x + layer(values)
+    return Stream(x, gate, mlp(modulate(normalise(x), shift, scale)))
 
 
 def sinusoid(t: Tensor) -> Tensor:

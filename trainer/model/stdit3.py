@@ -1,7 +1,7 @@
 """STDiT3, the diffusion transformer: latents, timestep and captions in, velocity out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -25,9 +25,10 @@ from trainer.model.layers import (
     PatchEmbedder,
     PositionEmbedder,
     ScalarEmbedder,
+    Stream,
     add_gated_then_linear,
+    add_gated_then_modulated_linear,
     add_then_gated_mlp,
-    modulated_linear,
 )
 
 _KEPT = 16  # what a block keeps of a pass over it, in sizes of its input
@@ -87,16 +88,17 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        stream: Stream,
         y: Tensor,
         captions: Captions,
         modulation: Tensor,
         rotation: tuple[Tensor, Tensor],
-    ) -> Tensor:
+    ) -> Stream:
         """Video tokens [B, T, S, D], caption tokens [B, M, D], modulation [B, T or 1, 6, D]."""
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
-        x, qkv = modulated_linear(x, shift_attn, scale_attn, self.attn.qkv)
+        first = shift_attn, scale_attn, self.attn.qkv
+        x, qkv = add_gated_then_modulated_linear(stream, *first)
         attended, gate_attn = self.attend(qkv, rotation), self._drop(gate_attn)
         to_q = self.cross_attn.queries_of(captions)
         x, q = add_gated_then_linear(x, gate_attn, attended, self.attn.proj, *to_q)
@@ -226,10 +228,13 @@ class STDiT3(nn.Module):
         tokens = self.x_embedder(x) + positions.to(dtype)
         rotation = self.rope(tokens.shape[1])
         recomputed = self._recomputed(tokens[..., 0].numel())
+        stream = Stream(tokens)
         for number, block in enumerate(self.blocks):
-            run = partial(_run_twice, block) if number in recomputed else block
-            tokens = run(tokens, y, captions, modulation, rotation)
-        return self._unpatch(self.final_layer(tokens, t, t0, x_mask), x.shape)
+            run: Callable[..., Stream] = block
+            if number in recomputed:  # it keeps what comes in, so that is to be one tensor
+                run, stream = partial(_run_twice, block), Stream(stream.settled())
+            stream = run(stream, y, captions, modulation, rotation)
+        return self._unpatch(self.final_layer(stream.settled(), t, t0, x_mask), x.shape)
 
     # The host's part: it reads values, of which a compiler could make nothing.
     @torch.compiler.disable
@@ -306,7 +311,7 @@ class STDiT3(nn.Module):
             self.y_embedder.requires_grad_(False)
 
 
-def _run_twice(block: Block, *inputs: Any) -> Tensor:
+def _run_twice(block: Block, *inputs: Any) -> Stream:
     """The backward pass computes the block again instead of keeping its activations."""
     rng = block.drop_path > 0
     return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=rng)
