@@ -104,7 +104,7 @@ def modulated_backward(
     """
     terms, step = _as_rows(scale)
     rows, width = x.numel() // x.shape[-1] // len(terms), x.shape[-1]
-    programs = _programs(rows, len(terms))
+    programs = _programs(rows, len(terms), 3 if gate is None else 2)
     modulated, found = torch.empty_like(x), torch.empty_like(x)
     gates, gate_step = (None, 0) if gate is None else _as_rows(gate)
     of_addend = None if gate is None else torch.empty_like(x)
@@ -143,7 +143,7 @@ def gated_sum_backward(
     """
     terms, step = _as_rows(gate)
     rows, width = addend.numel() // addend.shape[-1] // len(terms), addend.shape[-1]
-    programs = _programs(rows, len(terms))
+    programs = _programs(rows, len(terms), 3)
     of_out = of_out.contiguous()
     of_x, of_addend = of_out if more is None else torch.empty_like(of_out), torch.empty_like(of_out)
     sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
@@ -174,9 +174,9 @@ def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
     return rows, rows.stride(0)
 
 
-def _programs(rows: int, terms: int) -> int:
-    """How many share the rows of a term."""
-    return min(rows, max(1, 3 * _PROCESSORS // terms))
+def _programs(rows: int, terms: int, at_once: int) -> int:
+    """How many share the rows of a term; a processor has registers for so many `at_once`."""
+    return min(rows, max(1, at_once * _PROCESSORS // terms))
 
 
 @triton.jit
@@ -229,10 +229,7 @@ def _modulate_backward(
     factor = 1 + wide(scale + term * step + column, inside)
     moved = wide(shift + term * step + column, inside)
     if GATED:
-        gate_here, bias_here = (
-            wide(gate + term * gate_step + column, inside),
-            wide(bias + column, inside),
-        )
+        gate_here = wide(gate + term * gate_step + column, inside)
     of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     of_gate, of_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
@@ -246,17 +243,18 @@ def _modulate_backward(
         g -= tl.sum(g, 0) / width + normal * (tl.sum(g * normal, 0) / width)
         g = inverse * g + wide(of_x + here, inside)
         tl.store(found + here, g, inside)
-        if GATED:
-            of_gate += g * (wide(addend + here, inside) + bias_here)
-            g *= gate_here
-            tl.store(of_addend + here, g, inside)
         if ADDED:
             of_added += g
+        if GATED:
+            of_gate += g * wide(addend + here, inside)
+            tl.store(of_addend + here, g * gate_here, inside)
     place = term * programs + program
     kinds: tl.constexpr = 3 if GATED else 2
     tl.store(sums + place * kinds * width + column, of_shift, inside)
     tl.store(sums + (place * kinds + 1) * width + column, of_scale, inside)
-    if GATED:
+    if GATED:  # what is the same in every row comes after their sum
+        of_gate += of_added * wide(bias + column, inside)
+        of_added *= gate_here
         tl.store(sums + (place * kinds + 2) * width + column, of_gate, inside)
     if ADDED:
         tl.store(bias_sums + place * width + column, of_added, inside)
