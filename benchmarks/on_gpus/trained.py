@@ -113,7 +113,7 @@ class PlainBlock:
         else:
             attended = block.attn.proj(block.attn(block.attn.qkv(modulated(0))))
         x = x + gated(attended, 2)
-        q = F.linear(x, *block.cross_attn.queries_of(captions))
+        q = block.cross_attn.q_linear(x)
         x = x + block.cross_attn.proj(block.cross_attn(q, y, captions))
         hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")
         return Stream(x + gated(block.mlp.fc2(hidden), 5))

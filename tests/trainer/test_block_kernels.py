@@ -30,8 +30,7 @@ class WithoutAttention(nn.Module):
         shift, scale, gate, *of_mlp = table[:, :, :, None].unbind(2)
         x, qkv = add_gated_then_modulated_linear(stream, shift, scale, self.qkv)
         q, k, v = qkv.chunk(3, -1)
-        to_q = self.q.weight, self.q.bias
-        x, q = add_gated_then_linear(x, gate, q * k + v, self.proj, *to_q)
+        x, q = add_gated_then_linear(x, gate, q * k + v, self.proj, self.q)
         return add_then_gated_mlp(x, q + q * q, self.cross_proj, tuple(of_mlp), self.mlp)
 
 

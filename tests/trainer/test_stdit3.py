@@ -149,7 +149,7 @@ def test_attention_equals_the_references(model, cases, facts):
     rotated = rotate(heads, *model.rope(heads.shape[1]))[:, :, 0].transpose(1, 2)
     torch.testing.assert_close(rotated, cases["piece.rope.out"], **limits)
     packed, lengths = (cases[f"piece.cross_attn_spatial0.y_{name}"] for name in ("packed", "lens"))
-    crossed = cross(spatial.cross_attn, x, *laid_out(packed[0], lengths, queries=x.shape[1]))
+    crossed = cross(spatial.cross_attn, x, *laid_out(packed[0], lengths))
     torch.testing.assert_close(crossed, cases["piece.cross_attn_spatial0.out"], **limits)
 
 
@@ -159,7 +159,7 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     shape = facts["pieces"]["block"]
     x = cases[f"piece.{scale or 'block.'}x"].unflatten(1, (shape["T"], shape["S"]))
     packed, lengths = (cases[f"piece.block.y_{name}"] for name in ("packed", "lens"))
-    y, captions = laid_out(packed[0], lengths, queries=shape["T"] * shape["S"])
+    y, captions = laid_out(packed[0], lengths)
     block = getattr(model, f"{kind}_blocks")[0]
     t, t0 = (cases[f"piece.block.{name}"].unflatten(1, (1, 6, -1)) for name in ("t6", "t0_6"))
     masked = torch.where(cases["piece.block.x_mask"][:, :, None, None], t, t0)
@@ -181,17 +181,16 @@ def test_norms_of_small_values_equal_the_references(model, cases, facts):
     torch.testing.assert_close(normed, cases["piece.small.q_norm.out"], **limits)
 
 
-def laid_out(packed, lengths, queries):
+def laid_out(packed, lengths):
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    captions = lay_out_captions(mask, tuple(mask.shape), queries, like=packed)
+    captions = lay_out_captions(mask, tuple(mask.shape), packed.device)
     y = packed.new_zeros(*mask.shape, packed.shape[-1])
     y[mask] = packed
     return y.flatten(0, 1)[captions.tokens], captions
 
 
 def cross(layer, x, y, captions):
-    q = torch.nn.functional.linear(x, *layer.queries_of(captions))
-    return layer.proj(layer(q, y, captions))
+    return layer.proj(layer(layer.q_linear(x), y, captions))
 
 
 def published_state(golden, name):
@@ -232,7 +231,7 @@ def test_a_new_model_has_the_references_zeros_and_its_temporal_blocks_change_not
     zeros = [name for name, tensor in model.named_parameters() if not tensor.any()]
     assert zeros == facts["zero_init_params"]
     x = torch.randn(2, 3, 4, 72)
-    y, captions = laid_out(torch.randn(8, 72), torch.tensor([3, 5]), queries=12)
+    y, captions = laid_out(torch.randn(8, 72), torch.tensor([3, 5]))
     block = model.temporal_blocks[1]
     out = block(Stream(x), y, captions, torch.randn(2, 1, 6, 72), model.rope(3))
     assert torch.equal(out.settled(), x)
@@ -248,17 +247,8 @@ def test_captions_of_equal_length_need_no_padding_and_give_the_same():
     model = smoke_model()
     given = random_inputs(lengths=(9, 9))
     unequal = random_inputs(lengths=(9, 32))
-    assert lay_out_captions(given["mask"], (2, 32), 8, like=given["x"]).marks is None
+    assert lay_out_captions(given["mask"], (2, 32), given["x"].device).lengths is None
     torch.testing.assert_close(model(**given)[0], model(**unequal)[0], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("lengths", [(5, 5), (3, 5)])
-def test_groups_of_queries_see_the_same_caption(lengths):
-    layer = CrossAttention(72, 2)
-    x = torch.randn(2, 12, 72)
-    y, captions = laid_out(torch.randn(sum(lengths), 72), torch.tensor(lengths), queries=12)
-    whole = cross(layer, x, y, captions)
-    torch.testing.assert_close(cross(layer, x, y, captions._replace(groups=4)), whole)
 
 
 def test_padding_of_captions_has_no_weight_and_no_part_in_gradients():
@@ -275,11 +265,11 @@ def test_padding_of_captions_has_no_weight_and_no_part_in_gradients():
 
     def apart(x, y):
         pairs = zip(x.split(1), y.split([3, 5]), strict=True)
-        laid = [(a, *laid_out(b, torch.tensor([len(b)]), 12)) for a, b in pairs]
+        laid = [(a, *laid_out(b, torch.tensor([len(b)]))) for a, b in pairs]
         return torch.cat([cross(layer, *one) for one in laid])
 
     def together(x, y):
-        return cross(layer, x, *laid_out(y, torch.tensor([3, 5]), 12))
+        return cross(layer, x, *laid_out(y, torch.tensor([3, 5])))
 
     torch.testing.assert_close(gradients(together), gradients(apart))
 

@@ -10,32 +10,22 @@ from torch import Tensor, nn
 from trainer.model.kernels import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.attention_kernels import (
-        MOST_FRAMES,
-        AttendOverTime,
-        NormaliseHeads,
-        SpreadCaptions,
-    )
+    from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
+    from trainer.model.caption_kernels import AttendCaptions
 
 _EPS = 1e-6
-_PARALLEL = 8  # sequences that occupy a GPU: their backward pass is parallel over heads and keys
-_STEP = 64  # of captions' lengths there, for each of which the library plans anew
-_MARKS = 8  # channels, since the library's kernels want a multiple of 8
-_HIDDEN = -(2.0**15)  # of padding: below any score, and a number in fp16 too
+_STEP = 64  # of captions' padded lengths on a GPU, for each of which libraries plan anew
 
 
 class Captions(NamedTuple):
     """Which tokens of its caption a clip's video reads, all captions padded to one length."""
 
     tokens: Tensor  # [B, M] index among the B x L of the batch; padding is one of the clip's own
-    marks: Tensor | None  # [B, M, 1, channels] for their keys; None: nothing is padding
-    groups: int  # of a clip's queries, each with all caption tokens
+    lengths: Tensor | None  # [B] int32, of which the rest is padding; None: nothing is
 
 
-def lay_out_captions(
-    mask: Tensor | None, shape: tuple[int, int], queries: int, *, like: Tensor
-) -> Captions:
-    """B captions of up to L tokens for `queries` video tokens each.
+def lay_out_captions(mask: Tensor | None, shape: tuple[int, int], device: torch.device) -> Captions:
+    """B captions of up to L tokens.
 
     mask [B or a divisor, L] is nonzero where a token counts; None keeps all. It is read on the
     host, so a mask that lies there costs no device sync.
@@ -45,22 +35,14 @@ def lay_out_captions(
     lengths = keep.sum(1, keepdim=True)
     if not lengths.all():
         raise ValueError("a caption without a single token; even an empty one has its end token")
-    step = _STEP if like.is_cuda else 1
+    step = _STEP if device.type == "cuda" else 1
     length = -(-int(lengths.max()) // step) * step
     counting_first = keep.byte().argsort(stable=True, dim=1, descending=True)
     inside = torch.arange(length) < lengths
     tokens = F.pad(counting_first, (0, length - shape[1])).where(inside, counting_first[:, :1])
     tokens += torch.arange(shape[0])[:, None] * shape[1]
-    marks = None
-    if not inside.all():
-        marks = torch.zeros(*inside.shape, 1, _MARKS, dtype=like.dtype)
-        marks[~inside, :, 0] = _HIDDEN
-        marks = _move(marks, like.device)
-    groups = 1
-    if like.is_cuda:
-        most = max(1, _PARALLEL // len(keep))
-        groups = max(number for number in range(1, most + 1) if queries % number == 0)
-    return Captions(_move(tokens, like.device), marks, groups)
+    padded = not inside.all()
+    return Captions(_move(tokens, device), _move(lengths[:, 0].int(), device) if padded else None)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -115,41 +97,27 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.heads = heads
         self.q_linear = nn.Linear(width, width)
         self.kv_linear = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def queries_of(self, captions: Captions) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the layer that makes the queries `forward` takes for such captions.
-
-        Where there is padding, keys carry marks in channels of their own and queries 1, which
-        leaves it no weight. A mask would do the same, but the fast kernels take none.
-        """
-        weight, bias = self.q_linear.weight, self.q_linear.bias
-        if captions.marks is None:
-            return weight, bias
-        weight = F.pad(weight.unflatten(0, (self.heads, -1)), (0, 0, 0, _MARKS))
-        bias = F.pad(bias.unflatten(0, (self.heads, -1)), (0, _MARKS), value=1.0)
-        return weight.flatten(0, 1), bias.flatten()
-
     def forward(self, q: Tensor, y: Tensor, captions: Captions) -> Tensor:
-        """Queries [B, T, S, heads x channels], captions [B, M, D] to what `self.proj` takes."""
-        kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
-        k, v = (part.transpose(1, 2) for part in self._spread(kv, captions))
-        grouped = q.view(len(k), -1, self.heads, k.shape[-1]).transpose(1, 2)
-        out = F.scaled_dot_product_attention(grouped, k, v, scale=self.scale)
-        return out.transpose(1, 2).reshape(*q.shape[:-1], -1)
+        """What `self.q_linear` gave, [B, ..., D], and captions [B, M, D] to what `self.proj` takes.
 
-    def _spread(self, kv: Tensor, captions: Captions) -> tuple[Tensor, ...]:
-        """[B, M, 2, heads, width] to marked keys and values, [B x groups, M, heads, channels]."""
-        if has_kernels(kv):
-            return SpreadCaptions.apply(kv, captions.marks, captions.groups)
-        k, v = kv.unbind(-3)
-        if captions.marks is not None:
-            k = torch.cat((k, captions.marks.expand(-1, -1, self.heads, -1)), -1)
-        k, v = (part[:, None].expand(-1, captions.groups, -1, -1, -1) for part in (k, v))
-        return k.flatten(0, 1), v.flatten(0, 1)
+        That is [B, ..., D] too.
+        """
+        kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
+        queries = q.view(len(q), -1, self.heads, kv.shape[-1])
+        if has_kernels(q):
+            return AttendCaptions.apply(queries, kv, captions.lengths).view(q.shape)
+        counts = None
+        if captions.lengths is not None:
+            place = torch.arange(y.shape[1], device=y.device)
+            counts = (place < captions.lengths[:, None])[:, None, None]
+        queries, k, v = (part.transpose(1, 2) for part in (queries, *kv.unbind(2)))
+        out = F.scaled_dot_product_attention(queries, k, v, attn_mask=counts)
+        return out.transpose(1, 2).reshape(q.shape)
 
 
 class RotaryEmbedding(nn.Module):

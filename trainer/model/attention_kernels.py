@@ -105,43 +105,6 @@ class NormaliseHeads(torch.autograd.Function):
         return of_qkv, *total(sums, q_weight.dtype)[0].unbind(), None
 
 
-class SpreadCaptions(torch.autograd.Function):
-    """Keys with their marks, and values, once for each group of a clip's queries."""
-
-    @staticmethod
-    def forward(ctx: Any, kv: Tensor, marks: Tensor | None, groups: int) -> tuple[Tensor, Tensor]:
-        """[B x groups, M, heads, width], keys with the channels of their marks after them.
-
-        kv [B, M, 2, heads, width] contiguous; marks [B, M, 1, channels].
-        """
-        clips, tokens, _, heads, width = kv.shape
-        channels = width if marks is None else width + marks.shape[-1]
-        k, v = (kv.new_empty(clips * groups, tokens, heads, size) for size in (channels, width))
-        ctx.shape, ctx.groups = kv.shape, groups
-        _spread[(clips * tokens,)](
-            kv, marks, k, v, tokens, groups, heads, width, channels, **_heads(heads, channels)
-        )
-        return k, v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of `kv`."""
-        clips, tokens, _, heads, width = ctx.shape
-        channels = of_k.shape[-1]
-        of_kv = of_k.new_empty(ctx.shape)
-        _gather[(clips * tokens,)](
-            of_k.contiguous(), of_v.contiguous(), of_kv, tokens, ctx.groups, heads, width, channels,
-            **_heads(heads, channels),
-        )  # fmt: skip
-        return of_kv, None, None
-
-
-def _heads(heads: int, channels: int) -> dict[str, int]:
-    """What a program holds of a token, in powers of two."""
-    return {"H": triton.next_power_of_2(heads), "C": triton.next_power_of_2(channels)}
-
-
 def _tile(rows: int, width: int, rows_a_warp: int) -> dict[str, int]:
     """The rows and columns that a program holds, in powers of two, and its warps.
 
@@ -302,39 +265,3 @@ def _normalise_backward(
         )
         tl.store(of_qkv + place + 2 * heads * width, tl.load(of_v + here, inside, 0.0), inside)
     _store_weights(sums, of_wq, of_wk, width, W)
-
-
-@triton.jit(do_not_specialize=["tokens", "groups"])
-def _spread(
-    kv, marks, k_out, v_out, tokens, groups, heads: tl.constexpr, width: tl.constexpr,
-    channels: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    head, column = tl.arange(0, H)[:, None], tl.arange(0, C)[None, :]
-    token = tl.program_id(0)
-    own, mark = (head < heads) & (column < width), (column >= width) & (column < channels)
-    place = token * (2 * heads * width) + head * width + column
-    k, v = tl.load(kv + place, own, 0.0), tl.load(kv + place + heads * width, own, 0.0)
-    if channels > width:
-        k += tl.load(marks + token * (channels - width) + column - width, mark, 0.0)
-    for group in range(groups):
-        row = ((token // tokens * groups + group) * tokens + token % tokens) * heads + head
-        tl.store(k_out + row * channels + column, k, (head < heads) & (column < channels))
-        tl.store(v_out + row * width + column, v, own)
-
-
-@triton.jit(do_not_specialize=["tokens", "groups"])
-def _gather(
-    of_k, of_v, of_kv, tokens, groups, heads: tl.constexpr, width: tl.constexpr,
-    channels: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    head, column = tl.arange(0, H)[:, None], tl.arange(0, C)[None, :]
-    token = tl.program_id(0)
-    own = (head < heads) & (column < width)
-    k, v = tl.zeros([H, C], tl.float32), tl.zeros([H, C], tl.float32)
-    for group in range(groups):
-        row = ((token // tokens * groups + group) * tokens + token % tokens) * heads + head
-        k += wide(of_k + row * channels + column, own)
-        v += wide(of_v + row * width + column, own)
-    place = token * (2 * heads * width) + head * width + column
-    tl.store(of_kv + place, k, own)
-    tl.store(of_kv + place + heads * width, v, own)

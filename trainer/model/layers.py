@@ -62,16 +62,17 @@ def add_gated_then_modulated_linear(
 
 
 def add_gated_then_linear(
-    x: Tensor, gate: Tensor, values: Tensor, layer: nn.Linear, weight: Tensor, bias: Tensor
+    x: Tensor, gate: Tensor, values: Tensor, layer: nn.Linear, then: nn.Linear
 ) -> tuple[Tensor, Tensor]:
-    """x + gate * the layer's values, all [B, T, S, D], and that times weight [O, D], plus bias [O].
+    """x + gate * the layer's values, all [B, T, S, D], and the other layer's values for that.
 
     The gates are [B, T or 1, 1, D].
     """
     if has_kernels(x):
-        return AddGatedThenLinear.apply(x, gate, values, layer.weight, layer.bias, weight, bias)
+        weights = layer.weight, layer.bias, then.weight, then.bias
+        return AddGatedThenLinear.apply(x, gate, values, *weights)
     x = torch.addcmul(x, gate, layer(values))
-    return x, F.linear(x, weight, bias)
+    return x, then(x)
 
 
 def add_then_gated_mlp(

@@ -100,8 +100,8 @@ class Block(nn.Module):
         first = shift_attn, scale_attn, self.attn.qkv
         x, qkv = add_gated_then_modulated_linear(stream, *first)
         attended, gate_attn = self.attend(qkv, rotation), self._drop(gate_attn)
-        to_q = self.cross_attn.queries_of(captions)
-        x, q = add_gated_then_linear(x, gate_attn, attended, self.attn.proj, *to_q)
+        layers = self.attn.proj, self.cross_attn.q_linear
+        x, q = add_gated_then_linear(x, gate_attn, attended, *layers)
         read = self.cross_attn(q, y, captions)
         of_mlp = shift_mlp, scale_mlp, self._drop(gate_mlp)
         return add_then_gated_mlp(x, read, self.cross_attn.proj, of_mlp, self.mlp)
@@ -247,7 +247,7 @@ class STDiT3(nn.Module):
         width: Tensor | float,
     ) -> tuple[Captions, Tensor]:
         """Where the captions' tokens lie, and the positions [S, D] of a frame's tokens."""
-        frames, rows, columns = self._grid(x.shape)
+        _, rows, columns = self._grid(x.shape)
         pixels = _first(height) * _first(width)
         positions = self.pos_embed(
             rows,
@@ -255,8 +255,7 @@ class STDiT3(nn.Module):
             scale=pixels**0.5 / self.config.input_sq_size,
             base_size=round((rows * columns) ** 0.5),
         )
-        queries = frames * rows * columns
-        return lay_out_captions(mask, (len(y), y.shape[2]), queries, like=x), positions
+        return lay_out_captions(mask, (len(y), y.shape[2]), x.device), positions
 
     def _grid(self, shape: torch.Size) -> list[int]:
         """Tokens in time, height and width."""
