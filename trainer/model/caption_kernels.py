@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 
 _LOG2_E = 1.4426950408889634  # exponentials, and logarithms of their sums, have the base 2
 _ENOUGH = 132 * 8  # programs to occupy an H100 or H200
-_KEYS = 64  # of a block
 
 
 class AttendCaptions(torch.autograd.Function):
@@ -28,9 +27,9 @@ class AttendCaptions(torch.autograd.Function):
         """
         clips, queries, heads, width = q.shape
         out, lse = torch.empty_like(q), q.new_empty(clips, heads, queries, dtype=torch.float32)
-        _attend[(triton.cdiv(queries, 128), clips * heads)](
+        _attend[(triton.cdiv(queries, 64), clips * heads)](
             q, kv, lengths, out, lse, width**-0.5 * _LOG2_E, queries, kv.shape[1], heads, width,
-            Q=128, K=_KEYS, **_channels(width), num_warps=8,
+            Q=64, K=64, **_tile(width), maxnreg=128,
         )  # fmt: skip
         ctx.save_for_backward(q, kv, lengths, out, lse)
         return out
@@ -45,25 +44,25 @@ class AttendCaptions(torch.autograd.Function):
         q, kv, lengths, out, lse = ctx.saved_tensors
         (clips, queries, heads, width), tokens = q.shape, kv.shape[1]
         of_out, of_q, delta = of_out.contiguous(), torch.empty_like(q), torch.empty_like(lse)
-        scale, tile = width**-0.5, {"K": _KEYS, **_channels(width), "num_warps": 4}
+        scale, tile = width**-0.5, _tile(width)
         _of_queries[(triton.cdiv(queries, 64), clips * heads)](
             of_out, out, lse, q, kv, lengths, of_q, delta, scale, scale * _LOG2_E, queries, tokens,
-            heads, width, Q=64, **tile,
+            heads, width, Q=64, K=32, **tile,
         )  # fmt: skip
-        blocks = triton.cdiv(tokens, _KEYS)
+        blocks = triton.cdiv(tokens, 64)
         shares = min(triton.cdiv(queries, 256), max(1, _ENOUGH // (blocks * clips * heads)))
         of_kv = kv.new_empty(shares, *kv.shape)
         _of_keys[(blocks, clips * heads, shares)](
             of_out, lse, delta, q, kv, lengths, of_kv, scale, scale * _LOG2_E, queries, tokens,
-            triton.cdiv(queries, shares), heads, width, Q=128, **tile,
+            triton.cdiv(queries, shares), heads, width, Q=32, K=64, **tile,
         )  # fmt: skip
         return of_q, of_kv.sum(0), None
 
 
-def _channels(width: int) -> dict[str, int]:
-    """A head's channels as two powers of two, which together are not many more."""
+def _tile(width: int) -> dict[str, int]:
+    """A head's channels as two powers of two, together not many more, and the warps for them."""
     most = triton.next_power_of_2(width + 1) // 2
-    return {"A": most, "B": max(16, triton.next_power_of_2(width - most))}
+    return {"A": most, "B": max(16, triton.next_power_of_2(width - most)), "num_warps": 4}
 
 
 @triton.jit
@@ -112,7 +111,7 @@ def _attend(
     own = _load(q + place, row, queries, step, width, A, B)
     highest, total = tl.full([Q], float("-inf"), tl.float32), tl.zeros([Q], tl.float32)
     sums = tl.zeros([Q, A], tl.float32), tl.zeros([Q, B], tl.float32)
-    for start in tl.range(0, count, K, num_stages=3):
+    for start in tl.range(0, count, K, num_stages=2):
         key = start + tl.arange(0, K)
         scores = _products(own, _load(k, key, count, 2 * step, width, A, B))
         if start + K > count:
