@@ -1,9 +1,8 @@
 """STDiT3, the diffusion transformer: latents, timestep and captions in, velocity out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -230,10 +229,11 @@ class STDiT3(nn.Module):
         recomputed = self._recomputed(tokens[..., 0].numel())
         stream = Stream(tokens)
         for number, block in enumerate(self.blocks):
-            run: Callable[..., Stream] = block
-            if number in recomputed:  # it keeps what comes in, so that is to be one tensor
-                run, stream = partial(_run_twice, block), Stream(stream.settled())
-            stream = run(stream, y, captions, modulation, rotation)
+            inputs = y, captions, modulation, rotation
+            if number in recomputed:
+                stream = Stream(_run_twice(block, stream.settled(), *inputs))
+            else:
+                stream = block(stream, *inputs)
         return self._unpatch(self.final_layer(stream.settled(), t, t0, x_mask), x.shape)
 
     # The host's part: it reads values, of which a compiler could make nothing.
@@ -310,10 +310,14 @@ class STDiT3(nn.Module):
             self.y_embedder.requires_grad_(False)
 
 
-def _run_twice(block: Block, *inputs: Any) -> Stream:
-    """The backward pass computes the block again instead of keeping its activations."""
+def _run_twice(block: Block, x: Tensor, *inputs: Any) -> Tensor:
+    """The backward pass computes the block again instead of keeping more of it than x."""
+
+    def run(x: Tensor, *inputs: Any) -> Tensor:
+        return block(Stream(x), *inputs).settled()
+
     rng = block.drop_path > 0
-    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=rng)
+    return checkpoint(run, x, *inputs, use_reentrant=False, preserve_rng_state=rng)
 
 
 def _first(size: Tensor | float) -> float:
