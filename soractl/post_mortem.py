@@ -94,7 +94,7 @@ def first_failure(
     for account in attempt.rank_failures():
         return _as_told(account, record, logs)
     node, code = failed[0].node, failed[0].exit_code
-    if code == ExitCode.TERMINATED or _TORCHRUN_STOPPED.search("\n".join(logs[node])):
+    if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
     return Failure(node, error, log_tail=_before_afterwords(logs[node]))
@@ -133,6 +133,13 @@ def _killed_rank(node: str, log: Sequence[str]) -> Failure | None:
         rank=int(found["rank"]),
         log_tail=_before_afterwords(log),
     )
+
+
+def _is_stopped(log: str) -> bool:
+    """Whether torchrun was told to end, or a rank that could not save yet."""
+    found = _ROOT_CAUSE.search(log)
+    is_rank = found is not None and int(found["signal"]) == signal.SIGTERM
+    return is_rank or _TORCHRUN_STOPPED.search(log) is not None
 
 
 def _before_afterwords(log: Sequence[str]) -> tuple[str, ...]:

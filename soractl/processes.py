@@ -30,7 +30,7 @@ echo "=== cmdline 0"
 echo "=== self $$"
 """
 
-# `first` and `all` hold PID:START pairs: a number that was given to a new process is left alone.
+# Names hold PID:START pairs: a number that was given to a new process is left alone.
 STOP = (
     r"""
 same() {
@@ -43,15 +43,23 @@ living() { left=; for one in $1; do same "$one" && left="$left $one"; done; [ -n
 send() { for one in $2; do same "$one" && kill -s "$1" "${one%:*}" 2>/dev/null; done; }
 send TERM "$first"
 while living "$all" && [ "$grace" -gt 0 ]; do
-  # Launchers end by themselves a moment after torchrun and note its exit code; what stays on
-  # after that is told by nobody but us.
-  living "$first" || settle=$((settle - 1))
+  # torchrun ends by itself after its ranks, and launchers a moment after it, to note its exit
+  # code; what stays on after that is told by nobody but us.
+  living "$first $torchruns" || settle=$((settle - 1))
   [ "$settle" -eq 0 ] && living "$all" && send TERM "$left"
   sleep 0.2
   grace=$((grace - 1))
 done
 living "$all"
 killed=$(set -- $left; echo $#)
+# torchrun hears that it is stopped before it sees its ranks go, or it would blame one of them.
+send TERM "$torchruns"
+send KILL "$first"
+while living "$all" && [ "$settle" -gt 0 ]; do
+  sleep 0.2
+  settle=$((settle - 1))
+done
+living "$all"
 send KILL "$left"
 while living "$all" && [ "$patience" -gt 0 ]; do
   sleep 0.2
@@ -319,13 +327,19 @@ def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> St
 
 
 def _stop_script(processes: Sequence[Process], grace_s: float) -> str:
-    everything = " ".join(f"{p.pid}:{p.started}" for p in processes)
-    launchers = " ".join(f"{p.pid}:{p.started}" for p in processes if p.is_torchrun)
+    ranks = [p for p in processes if p.role == "rank"]
+    torchruns = [p for p in processes if p.is_torchrun]
+    # Ranks hear it from us: torchrun would kill them 30 s after it told them, amid a long save.
+    first = ranks if torchruns and ranks else torchruns or processes
     return (
-        f"all='{everything}'; first='{launchers or everything}'; settle=15\n"
-        f"grace={round(grace_s * 5)}; patience={round(KILL_WAIT_S * 5)}\n"
+        f"all='{_pairs(processes)}'; first='{_pairs(first)}'; torchruns='{_pairs(torchruns)}'\n"
+        f"settle=15; grace={round(grace_s * 5)}; patience={round(KILL_WAIT_S * 5)}\n"
         f"{STOP}"
     )
+
+
+def _pairs(processes: Iterable[Process]) -> str:
+    return " ".join(f"{p.pid}:{p.started}" for p in processes)
 
 
 def _fault(result: NodeResult) -> str:

@@ -96,6 +96,11 @@ def test_a_launcher_that_was_stopped_before_its_ranks_could_save_says_so_itself(
     assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGTERM", stopped=True))
 
 
+def test_a_rank_that_was_stopped_before_it_could_save_is_no_failure(attempt):
+    attempt.node_log("n1").write_text(KILLED.replace("exitcode  : -9", "exitcode  : -15"))
+    assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGTERM", stopped=True))
+
+
 def test_without_any_account_the_end_of_the_log_has_to_do(attempt):
     attempt.node_log("n2").write_text("".join(f"line {i}\n" for i in range(100)))
     assert failure(attempt, 0, 127) == (

@@ -254,26 +254,56 @@ def test_other_runs_and_bystanders_are_left_alone(tmp_path):
         assert stop_here(Selection(run_id=f"{tmp_path}/11"), 5).ok
 
 
-def test_with_a_torchrun_it_alone_gets_term_first(tmp_path):
-    torchrun = tmp_path / "torchrun"
-    # It passes TERM on to its rank, waits for it, and ends; so no rank is told twice.
-    torchrun.write_text(
-        "#!/bin/bash\n"
-        "trap 'kill -TERM %1; wait; exit' TERM\n"
-        f'bash -c \'trap "echo told >> {tmp_path}/told; sleep 0.5; exit" TERM;'
-        " echo up; while :; do sleep 0.1; done' &\n"
-        "wait\n"
-    )
-    torchrun.chmod(0o755)
+SAVING = """
+import os, signal, sys, time
+def save(signum, frame):
+    time.sleep(float(sys.argv[2]))
+    with open(sys.argv[1], "a") as told:
+        told.write(f"rank {os.environ['RANK']}\\n")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "deaf" else save)
+open(f"{sys.argv[1]}.up{os.environ['RANK']}", "w").close()
+while True:
+    time.sleep(0.1)
+"""
+
+
+@contextmanager
+def under_torchrun(tmp_path, seconds_of_a_save):
+    """Two ranks that save at TERM, and the launcher's note of how torchrun ended."""
+    (tmp_path / "train.py").write_text(SAVING)
+    command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2"
+    script = f"{command} {tmp_path}/train.py {tmp_path}/told {seconds_of_a_save}; echo $? > noted"
     environ = {**os.environ, "SORACTL_RUN_ID": str(tmp_path)}
     with subprocess.Popen(
-        [torchrun], env=environ, stdout=subprocess.PIPE, start_new_session=True
-    ) as process:
-        process.stdout.readline()
-        result = stop_here(Selection(run_id=str(tmp_path)), 5)
-        process.stdout.read()
+        ["sh", "-c", script], env=environ, cwd=tmp_path, start_new_session=True
+    ) as launcher:
+        wait_until(lambda: len(list(tmp_path.glob("told.up*"))) == 2)
+        try:
+            yield
+        finally:
+            launcher.kill()
+
+
+@pytest.mark.parametrize(
+    "seconds_of_a_save",
+    [0.5, pytest.param(33, marks=pytest.mark.slow)],  # torchrun itself would wait for 30
+)
+def test_ranks_end_their_save_and_torchrun_and_its_launcher_end_by_themselves(
+    tmp_path, seconds_of_a_save
+):
+    with under_torchrun(tmp_path, seconds_of_a_save):
+        result = stop_here(Selection(run_id=str(tmp_path)), seconds_of_a_save + 10)
     assert (result.ok, result.killed) == (True, 0)
-    assert (tmp_path / "told").read_text() == "told\n"
+    assert sorted((tmp_path / "told").read_text().split("\n")) == ["", "rank 0", "rank 1"]
+    assert (tmp_path / "noted").read_text() == "1\n"
+
+
+def test_when_ranks_are_deaf_the_launcher_still_notes_that_torchrun_was_stopped(tmp_path):
+    with under_torchrun(tmp_path, "deaf"):
+        result = stop_here(Selection(run_id=str(tmp_path)), 0.6)
+    assert (result.ok, result.killed) == (True, 4)
+    assert (tmp_path / "noted").read_text() == "1\n"
 
 
 def test_a_pattern_stops_what_soractl_did_not_start(tmp_path):
