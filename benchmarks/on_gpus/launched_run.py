@@ -66,8 +66,10 @@ class Launched:
             for words in (["gpus"], ["gpus", "--procs"], ["gpus", "--json"], ["status", "latest"]):
                 self.soractl(*words)
         finally:
-            self.soractl("kill", "latest")
+            # a save may be under way, and the one at TERM begins after it
+            self.soractl("kill", "latest", "--grace", "120")
         self.soractl("gpus")
+        self.soractl("status", "latest")
         for attempt in self.run_dir.attempts():
             logs = "".join(log.read_text() for log in attempt.path.glob("*.log"))
             told = [line for line in logs.splitlines() if "stood still" in line]
