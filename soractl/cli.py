@@ -198,7 +198,7 @@ def kill(
     ] = None,
     sudo: Annotated[bool, typer.Option("--sudo", help="Other users' processes too.")] = False,
     hostfile: Hostfile = None,
-    grace: Annotated[float, typer.Option(help="Seconds from TERM to KILL.")] = 40,
+    grace: Annotated[float, typer.Option(help="Seconds from TERM to KILL, for a save.")] = 40,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -211,7 +211,12 @@ def kill(
         run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
     )
     meant = killing.targets(Path(runs).absolute(), wishes, os.environ)
-    killed = killing.kill(meant, Connections, grace_s=None if dry_run else grace)
+    killed = killing.kill(
+        meant,
+        Connections,
+        grace_s=None if dry_run else grace,
+        on_found=lambda found: output.note(kill_report.told(found, grace)),
+    )
     output.report(kill_report.lines(killed), kill_report.as_json(killed), as_json)
     raise typer.Exit(killed.exit_code if killed else 0)
 

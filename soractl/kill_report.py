@@ -24,6 +24,12 @@ def lines(killed: Killed | None) -> list[str]:
     return [*map(_stopped, killed.stopped), f"{killed.title}: {_processes(gone)} stopped"]
 
 
+def told(killed: Killed, grace_s: float) -> str:
+    """What is done to what was found, while it is waited for."""
+    number = sum(len(node.processes) for node in killed.found)
+    return f"{killed.title}: asking {_processes(number)} to end; KILL after {grace_s:g} s (--grace)"
+
+
 def as_json(killed: Killed | None) -> dict[str, Any]:
     """The same for programs."""
     if killed is None:

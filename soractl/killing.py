@@ -95,8 +95,17 @@ def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Targ
     ]
 
 
-def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | None) -> Killed | None:
-    """Stop the first candidate that has processes; without `grace_s` only find them."""
+def kill(
+    candidates: Sequence[Target],
+    connect: Connect,
+    *,
+    grace_s: float | None,
+    on_found: Callable[[Killed], None] | None = None,
+) -> Killed | None:
+    """Stop the first candidate that has processes; without `grace_s` only find them.
+
+    `on_found` hears of them before they are stopped, which may take as long as a save.
+    """
     killed = None
     for target in candidates:
         with connect(target.ssh) as remote:
@@ -105,6 +114,8 @@ def kill(candidates: Sequence[Target], connect: Connect, *, grace_s: float | Non
             if not any(node.processes or node.error for node in found):
                 continue
             if grace_s is not None and not killed.interrupted:
+                if on_found:
+                    on_found(killed)
                 stopped = stop(target.nodes, remote, target.which, grace_s=grace_s)
                 killed = Killed(target.title, tuple(found), tuple(stopped))
             return killed

@@ -30,7 +30,7 @@ echo "=== cmdline 0"
 echo "=== self $$"
 """
 
-# Names hold PID:START pairs: a number that was given to a new process is left alone.
+# Lists hold PID:START pairs: a number that was given to a new process is left alone.
 STOP = (
     r"""
 same() {

@@ -195,6 +195,7 @@ def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
     done = workplace.soractl("kill", "--grace", "5")
     name = os.uname().nodename
     assert done.stdout.splitlines() == [f"{name}: 2 other", "002-smoke: 2 processes stopped"]
+    assert done.stderr == "002-smoke: asking 2 processes to end; KILL after 5 s (--grace)\n"
     assert "stopped (attempt 1" in workplace.soractl("status", "2").stdout
     assert "running (attempt 1" in workplace.soractl("status", "1").stdout
     assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
