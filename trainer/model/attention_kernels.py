@@ -1,4 +1,4 @@
-"""Attention on a GPU, where the library's kernels pass over memory more often than needed.
+"""Self attention on a GPU, where the library's kernels pass over memory more often than needed.
 
 Over time, sequences are many and short: a program of `AttendOverTime` holds one sequence of one
 head, wherever its tokens lie, and takes it from raw queries, keys and values to the attended ones.

@@ -1,7 +1,7 @@
 """What lies between a block's attentions, and between blocks, with gradients of its own, on a GPU.
 
-A block is three functions, cut where attention is the library's. What is cheap is made again for
-the backward pass instead of kept: norms and GELU.
+A block is three functions, cut at its attentions. What is cheap is made again for the backward pass
+instead of kept: norms and GELU.
 """
 
 from typing import Any
