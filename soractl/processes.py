@@ -39,7 +39,15 @@ same() {
   case $2 in Z|X) return 1 ;; esac
   [ "${21}" = "$1" ]
 }
+# Leaves in `left` which of these still live.
 living() { left=; for one in $1; do same "$one" && left="$left $one"; done; [ -n "$left" ]; }
+await() {
+  turns=$1
+  while living "$all" && [ "$turns" -gt 0 ]; do
+    sleep 0.2
+    turns=$((turns - 1))
+  done
+}
 send() { for one in $2; do same "$one" && kill -s "$1" "${one%:*}" 2>/dev/null; done; }
 send TERM "$first"
 while living "$all" && [ "$grace" -gt 0 ]; do
@@ -50,21 +58,13 @@ while living "$all" && [ "$grace" -gt 0 ]; do
   sleep 0.2
   grace=$((grace - 1))
 done
-living "$all"
 killed=$(set -- $left; echo $#)
 # torchrun hears that it is stopped before it sees its ranks go, or it would blame one of them.
 send TERM "$torchruns"
 send KILL "$first"
-while living "$all" && [ "$settle" -gt 0 ]; do
-  sleep 0.2
-  settle=$((settle - 1))
-done
-living "$all"
+await "$settle"
 send KILL "$left"
-while living "$all" && [ "$patience" -gt 0 ]; do
-  sleep 0.2
-  patience=$((patience - 1))
-done
+await "$patience"
 echo "=== killed $killed"
 held() {
   for pid in $(timeout -k 1 3 nvidia-smi --query-compute-apps=pid --format=csv,noheader 2>&1); do

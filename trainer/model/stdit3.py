@@ -227,9 +227,8 @@ class STDiT3(nn.Module):
         tokens = self.x_embedder(x) + positions.to(dtype)
         rotation = self.rope(tokens.shape[1])
         recomputed = self._recomputed(tokens[..., 0].numel())
-        stream = Stream(tokens)
+        stream, inputs = Stream(tokens), (y, captions, modulation, rotation)
         for number, block in enumerate(self.blocks):
-            inputs = y, captions, modulation, rotation
             if number in recomputed:
                 stream = Stream(_run_twice(block, stream.settled(), *inputs))
             else:
