@@ -24,14 +24,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.run import main as torchrun
 
-from trainer.checkpoint import TrainingState
+from trainer.checkpoints.checkpoint import TrainingState
+from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, TrainerConfig, load_stage
+from trainer.distributed.parallel import Ranks, process_group
+from trainer.distributed.zero import boost
 from trainer.ema import Ema
 from trainer.model.stdit3 import STDiT3, STDiT3Config
-from trainer.parallel import Ranks, process_group
 from trainer.run_dir import Manifest, RunDir
-from trainer.saver import Saver
-from trainer.zero import boost
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from soractl.text import table
+from soractl.terminal.text import table
 from trainer.config import load_stage
 from trainer.data.batch_sampler import EpochPlan, plan_epoch
 from trainer.data.buckets import Assignment, BucketRule, assign, bucket_rules

@@ -73,9 +73,9 @@ def part(name: str) -> tuple[str, ...]:
 
 def play_soractl(hostfile: Path) -> None:
     """Every node once, its row as it comes, then five more times on the warm connections."""
-    from soractl.gpus import NodeGpus, read_gpus
-    from soractl.nodes import read_hostfile
-    from soractl.remote import Connections
+    from soractl.cluster.gpus import NodeGpus, read_gpus
+    from soractl.remote.connections import Connections
+    from soractl.remote.nodes import read_hostfile
 
     def show(row: NodeGpus) -> None:
         print(row.node.name, row.error or [gpu.power_w for gpu in row.gpus], flush=True)

@@ -25,7 +25,7 @@ from benchmarks.on_gpus.launched_run import Launched
 from benchmarks.on_gpus.shapes import REAL, TOY
 from benchmarks.on_gpus.timed_steps import Steps
 from trainer.config import load_stage
-from trainer.parallel import process_group
+from trainer.distributed.parallel import process_group
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from soractl.rsync import FAST_CIPHER
+from soractl.sync.rsync import FAST_CIPHER
 from trainer.run_dir import Manifest, RunDir, create_run, describe_file, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from soractl import checkpoint_commands, data_commands
-from soractl.options import Unsaid, is_number, is_word, positive
-from soractl.options import command as command_with
+from soractl.checkpoints import commands as checkpoint_commands
+from soractl.data import commands as data_commands
+from soractl.terminal.options import Unsaid, is_number, is_word, positive
+from soractl.terminal.options import command as command_with
 
 if TYPE_CHECKING:
-    from soractl.launcher import Started
-    from soractl.preparation import Prepared
-    from soractl.remote import Remote
-    from soractl.sync_plan import Wishes
+    from soractl.launch.prepare import Prepared
+    from soractl.launch.start import Started
+    from soractl.remote.connections import Remote
+    from soractl.sync.plan import Wishes
 
 app = typer.Typer(
     help="Launch, watch and resume the training of a text-to-video model on your own cluster.",
@@ -70,7 +71,7 @@ def launch(
 
     Ctrl-C detaches: the run goes on. The exit code is the run's.
     """
-    from soractl.preparation import Wishes, prepare_launch
+    from soractl.launch.prepare import Wishes, prepare_launch
 
     wishes = Wishes(
         runs=runs,
@@ -104,7 +105,7 @@ def resume(
     Weights, optimizer, schedule, averages, data position and random state are restored; the
     run's folder stays the same, and `--set` changes settings from here on.
     """
-    from soractl.preparation import Wishes, prepare_resume
+    from soractl.launch.prepare import Wishes, prepare_resume
 
     wishes = Wishes(
         runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()), reset_data=reset_data
@@ -118,9 +119,11 @@ def resume(
 @app.command()
 def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
     """Show how far a run is, and why it failed if it did."""
-    from soractl import output, run_status, status_report
-    from soractl.remote import Connections
-    from soractl.runs import find_run, ssh_options
+    from soractl.remote.connections import Connections
+    from soractl.runs import report as status_report
+    from soractl.runs import status as run_status
+    from soractl.runs.find import find_run, ssh_options
+    from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
@@ -137,8 +140,9 @@ def logs(
     runs: Runs = "runs",
 ) -> None:
     """Show what the ranks of a node printed."""
-    from soractl import node_log, output
-    from soractl.runs import find_run, log_of
+    from soractl.runs import node_log
+    from soractl.runs.find import find_run, log_of
+    from soractl.terminal import output
 
     log, ended = log_of(find_run(Path(runs).absolute(), run), node)
     output.result(node_log.tail(log)[-lines:])
@@ -167,7 +171,9 @@ def gpus(
     as_csv: Annotated[bool, typer.Option("--csv", help="The table with commas.")] = False,
 ) -> None:
     """Show what every node's GPUs are doing, and for whom."""
-    from soractl import gpu_report, many_nodes, output
+    from soractl.cluster import gpu_report
+    from soractl.cluster import watch as many_nodes
+    from soractl.terminal import output
 
     screen = gpu_report.Screen(gpu_report.view(per_gpu, procs), only, sort, as_csv=as_csv)
     early = screen.can_be_early and not as_json and watch is None
@@ -204,8 +210,10 @@ def kill(
     runs: Runs = "runs",
 ) -> None:
     """Stop a run on all its nodes and look whether it is gone."""
-    from soractl import kill_report, killing, output
-    from soractl.remote import Connections
+    from soractl.remote.connections import Connections
+    from soractl.runs import kill as killing
+    from soractl.runs import kill_report
+    from soractl.terminal import output
 
     wishes = killing.Wishes(
         run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
@@ -229,8 +237,10 @@ def execute(
     as_json: Json = False,
 ) -> None:
     """Run a command on all nodes; equal answers are shown once."""
-    from soractl import exec_report, many_nodes, output
-    from soractl.remote import exit_code
+    from soractl.cluster import exec_report
+    from soractl.cluster import watch as many_nodes
+    from soractl.remote.connections import exit_code
+    from soractl.terminal import output
 
     told = many_nodes.execute(words, deadline_s=timeout, environ=os.environ)
     lines = exec_report.lines(told.results, diff=diff)
@@ -264,7 +274,7 @@ def sync(
 
     Without --from they come from the head node's runs/, or with --to from runs/ here.
     """
-    from soractl.sync_plan import Wishes
+    from soractl.sync.plan import Wishes
 
     wishes = Wishes(
         run=run,
@@ -281,15 +291,19 @@ def sync(
 
 
 def _show_sync_plan(wishes: "Wishes", as_json: bool) -> None:
-    from soractl import output, sync, sync_report
+    from soractl.sync import copy as sync
+    from soractl.sync import report as sync_report
+    from soractl.terminal import output
 
     plan = sync.dry_run(wishes, os.environ)
     output.report(sync_report.plan_lines(plan), sync_report.plan_json(plan), as_json)
 
 
 def _sync(wishes: "Wishes", every_s: float | None, as_json: bool) -> None:
-    from soractl import output, sync, sync_report
     from soractl.errors import ExitCode
+    from soractl.sync import copy as sync
+    from soractl.sync import report as sync_report
+    from soractl.terminal import output
 
     display, say = output.transfer_display, output.note
     try:
@@ -302,15 +316,19 @@ def _sync(wishes: "Wishes", every_s: float | None, as_json: bool) -> None:
 
 
 def _show_plan(prepared: "Prepared", as_json: bool) -> None:
-    from soractl import launch_report, output
+    from soractl.launch import report as launch_report
+    from soractl.terminal import output
 
     plan = launch_report.plan_json(prepared)
     output.report(launch_report.whole_plan(prepared), plan, as_json)
 
 
 def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> None:
-    from soractl import launch_report, launcher, output, preflight
-    from soractl.remote import Connections
+    from soractl.launch import preflight
+    from soractl.launch import report as launch_report
+    from soractl.launch import start as launcher
+    from soractl.remote.connections import Connections
+    from soractl.terminal import output
 
     output.note(launch_report.summary(prepared))
     with Connections(prepared.site.cluster.ssh) as remote:
@@ -326,8 +344,10 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
 
 
 def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
-    from soractl import follower, launch_report, output
     from soractl.errors import ExitCode
+    from soractl.launch import follow as follower
+    from soractl.launch import report as launch_report
+    from soractl.terminal import output
 
     try:
         with output.progress_display() as display:
@@ -350,7 +370,9 @@ def config_show(
 
     Of several stages: the settings that are not the same in all of them.
     """
-    from soractl import comparison, config_report, output
+    from soractl.stages import comparison
+    from soractl.stages import report as config_report
+    from soractl.terminal import output
     from trainer.config import load_stage
 
     loaded = [load_stage(name, tuple(overrides or ())) for name in stages]
@@ -365,7 +387,9 @@ def config_diff(
     as_json: Json = False,
 ) -> None:
     """Show in what two stages differ, long tables folded."""
-    from soractl import comparison, config_report, output
+    from soractl.stages import comparison
+    from soractl.stages import report as config_report
+    from soractl.terminal import output
     from trainer.config import load_stage
 
     names = [first, second]
@@ -383,7 +407,7 @@ def main() -> None:
     try:
         app()
     except (SoractlError, ConfigError, RunDirError) as fault:
-        from soractl import output
+        from soractl.terminal import output
 
         output.error(fault)
         sys.exit(fault.exit_code if isinstance(fault, SoractlError) else ExitCode.BAD_REQUEST)

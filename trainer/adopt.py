@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint import lay_out, write_index, write_tensors
+from trainer.checkpoints.checkpoint import lay_out, write_index, write_tensors
 from trainer.config import TrainConfig
+from trainer.model.build import build_model
 from trainer.model.pretrained import LoadReport, WeightsError, load_weights
-from trainer.networks import build_model
 from trainer.precision import DTYPES
 from trainer.run_dir import Manifest, RunDir, describe_file
 from trainer.settings import ConfigError, resolve, without_nulls

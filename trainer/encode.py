@@ -28,7 +28,7 @@ def main() -> int:
     values = json.load(sys.stdin)
     if arguments.what == "work":
         return _work(values, arguments.first_rank, arguments.ranks, arguments.world_size)
-    from trainer import encoding
+    from trainer.data import encoding
 
     do = encoding.plan if arguments.what == "plan" else encoding.finish
     try:
@@ -66,7 +66,7 @@ def _work(values: dict[str, Any], first_rank: int, ranks: int, world_size: int) 
 def _serve(
     values: dict[str, Any], rank: int, local_rank: int, world_size: int, lifeline: Connection
 ) -> None:
-    from trainer import encoding
+    from trainer.data import encoding
     from trainer.data.clip_workers import end_with
 
     threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainer.distributed.zero import ZeroOptimizer
 from trainer.rectified_flow import RectifiedFlow
-from trainer.zero import ZeroOptimizer
 
 
 class Drawn(NamedTuple):

@@ -9,13 +9,13 @@ import av
 import torch
 from torch import Tensor
 
+from trainer.checkpoints.integrity import files_of, refuse_damaged
 from trainer.data.resolutions import frame_count, image_size
-from trainer.integrity import files_of, refuse_damaged
 from trainer.model.latent_size import MICRO_FRAMES
 from trainer.model.pretrained import WeightsError
-from trainer.prompts import Prompt, Scores, parse_prompt, read_prompts
 from trainer.run_dir import Checkpoint, RunDir, read_checkpoint, runs
-from trainer.sampler import Preset, Sampler, read_reference
+from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
+from trainer.sampling.sampler import Preset, Sampler, read_reference
 from trainer.settings import ConfigError
 
 log = logging.getLogger("trainer")

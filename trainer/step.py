@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from trainer.checkpoint import TrainingState
+from trainer.checkpoints.checkpoint import TrainingState
 from trainer.config import TrainConfig
 from trainer.data.buckets import Bucket
 from trainer.data.loader import Batch, SkippedClip

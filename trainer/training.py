@@ -18,28 +18,34 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.checkpoint import CheckpointException
 
-from trainer import config, networks
-from trainer.agreement import SAVE, Agreement
-from trainer.bucket_seconds import BucketSeconds
-from trainer.checkpoint import TrainingState, restore
+from trainer import config
+from trainer.checkpoints.checkpoint import TrainingState, restore
+from trainer.checkpoints.integrity import files_of, refuse_damaged, source_of
+from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.takeover import take_over
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import EpochPlan, left_out, plan_epoch
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import ClipTable, load_clips
+from trainer.data.fingerprint import check_same_data, fingerprint
 from trainer.data.loader import ClipLoader
+from trainer.data.position import Progress, beginning, resumed
+from trainer.distributed.agreement import SAVE, Agreement
+from trainer.distributed.node_group import node_of
+from trainer.distributed.parallel import Ranks, process_group
+from trainer.distributed.zero import boost
 from trainer.ema import Ema
 from trainer.guard import Guard
-from trainer.integrity import files_of, refuse_damaged, source_of
 from trainer.lr_schedule import build_lr_schedule
-from trainer.metrics import best_effort
-from trainer.model.kernels import COMPILER
+from trainer.metrics.bucket_seconds import BucketSeconds
+from trainer.metrics.sinks import best_effort
+from trainer.metrics.train_log import TrainLog
+from trainer.model import build as networks
+from trainer.model.kernels.available import COMPILER
 from trainer.model.pretrained import WeightsError, load_weights
-from trainer.node import node_of
-from trainer.parallel import Ranks, process_group
 from trainer.phases import Phases
 from trainer.precision import DTYPES
-from trainer.progress import Progress, beginning, resumed
 from trainer.rectified_flow import RectifiedFlow
 from trainer.run_dir import (
     AttemptDir,
@@ -50,14 +56,9 @@ from trainer.run_dir import (
     read_json,
     write_json,
 )
-from trainer.same_data import check_same_data, fingerprint
-from trainer.saver import Saver
 from trainer.settings import ConfigError
 from trainer.step import GpuMemoryError, Trainee
-from trainer.takeover import take_over
-from trainer.train_log import TrainLog
 from trainer.validation import Validation
-from trainer.zero import boost
 
 log = logging.getLogger("trainer")
 

@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer import networks
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import MicroBatch
 from trainer.data.buckets import assign, bucket_rules
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
-from trainer.node import node_of
-from trainer.parallel import Ranks
+from trainer.distributed.node_group import node_of
+from trainer.distributed.parallel import Ranks
+from trainer.model import build as networks
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
 from trainer.step import Trainee

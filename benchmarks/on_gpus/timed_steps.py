@@ -15,12 +15,12 @@ import torch
 from benchmarks.data import like_openvid
 from benchmarks.on_gpus.shapes import TOY, Shape, Size
 from benchmarks.on_gpus.trained import Trained
-from trainer import networks
 from trainer.config import load_stage
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign, bucket_rules
+from trainer.distributed.parallel import Ranks
+from trainer.model import build as networks
 from trainer.model.text_encoder import CaptionEncoder, tiny_t5
-from trainer.parallel import Ranks
 
 PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200
 CAPTION_TOKENS = 300

@@ -7,16 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.on_gpus.shapes import Shape
-from trainer import networks
 from trainer.config import TrainConfig
+from trainer.distributed.parallel import Ranks
+from trainer.distributed.zero import boost
 from trainer.ema import Ema
+from trainer.model import build as networks
 from trainer.model.flops import forward_flops
 from trainer.model.layers import Stream
 from trainer.model.stdit3 import Block, TemporalBlock
-from trainer.parallel import Ranks
 from trainer.parts import Drawn, learn
 from trainer.rectified_flow import RectifiedFlow
-from trainer.zero import boost
 
 
 class Trained:

@@ -3,9 +3,9 @@
 import json
 import os
 
-from soractl.launcher import launch
-from soractl.preparation import Wishes, prepare_launch, prepare_resume
-from soractl.remote import NodeResult
+from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
+from soractl.launch.start import launch
+from soractl.remote.connections import NodeResult
 from tests.trainer import ranks
 from trainer import training
 from trainer.run_dir import read_json

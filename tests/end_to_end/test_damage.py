@@ -3,8 +3,8 @@
 import pytest
 
 from tests.end_to_end.forked import Trainer
-from tests.trainer.test_integrity import flipped
-from tests.trainer.test_node import files_opened
+from tests.trainer.checkpoints.test_integrity import flipped
+from tests.trainer.distributed.test_node_group import files_opened
 
 
 @pytest.mark.slow  # three starts of a rank or two

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from soractl.verification import broken_files
+from soractl.checkpoints.verification import broken_files
 from tests.end_to_end.forked import Trainer, losses
 from trainer.run_dir import Checkpoint, read_checkpoint
 

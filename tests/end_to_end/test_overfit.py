@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from trainer import networks
 from trainer.config import load_stage
 from trainer.data.decode import read_frames
+from trainer.model import build as networks
 
 FRAMES, HEIGHT, WIDTH = 17, 144, 256
 

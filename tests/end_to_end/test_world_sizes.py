@@ -9,8 +9,8 @@ import torch
 from tests.end_to_end.forked import Trainer
 from tests.trainer.ranks import slices, whole
 from trainer import training
+from trainer.checkpoints.saver import Saver
 from trainer.run_dir import RunDir
-from trainer.saver import Saver
 from trainer.step import Trainee
 
 

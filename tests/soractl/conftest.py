@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from soractl.nodes import Node
-from soractl.remote import SshOptions
-from tests.soractl.copying import Lab
+from soractl.remote.connections import SshOptions
+from soractl.remote.nodes import Node
+from tests.soractl.sync.copying import Lab
 from trainer.run_dir import Manifest, describe_file
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"

@@ -10,13 +10,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.checkpoint import TrainingState, restore
+from trainer.checkpoints.checkpoint import TrainingState, restore
+from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
+from trainer.distributed.parallel import process_group
+from trainer.distributed.zero import boost
 from trainer.ema import Ema
-from trainer.parallel import process_group
 from trainer.run_dir import Manifest, RunDir
-from trainer.saver import Saver
-from trainer.zero import boost
 
 CLIPS = 12  # of a step, over all ranks
 mp.get_context("forkserver").set_forkserver_preload(

@@ -7,8 +7,8 @@ import torch
 
 from trainer.adopt import adopt
 from trainer.config import load_stage
+from trainer.model.build import build_model
 from trainer.model.pretrained import WeightsError, load_weights, read_tensors
-from trainer.networks import build_model
 from trainer.run_dir import Checkpoint, RunDir, describe_file, read_checkpoint
 
 SMOKE = load_stage("smoke", folder=Path(__file__).parent.parent.parent / "configs").config

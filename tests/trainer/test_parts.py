@@ -5,11 +5,11 @@ import torch
 
 from tests.trainer import ranks
 from trainer.config import load_stage
+from trainer.distributed.zero import boost
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 from trainer.parts import Drawn, learn
 from trainer.phases import Phases
 from trainer.rectified_flow import RectifiedFlow
-from trainer.zero import boost
 
 FLOW = RectifiedFlow(load_stage("smoke").config.flow)
 CLIPS = 5

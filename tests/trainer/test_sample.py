@@ -5,14 +5,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.trainer.test_integrity import flipped
-from tests.trainer.test_node import files_opened
-from trainer import networks, sample
-from trainer.checkpoint import INDEX
+from tests.trainer.checkpoints.test_integrity import flipped
+from tests.trainer.distributed.test_node_group import files_opened
+from trainer import sample
+from trainer.checkpoints.checkpoint import INDEX
 from trainer.config import load_stage
-from trainer.prompts import parse_prompt
+from trainer.model import build as networks
 from trainer.run_dir import Manifest, create_run, describe_file, write_json
-from trainer.sampler import Preset, Sampler
+from trainer.sampling.prompts import parse_prompt
+from trainer.sampling.sampler import Preset, Sampler
 from trainer.settings import ConfigError, dump
 
 SMALL = Preset(frames=34, height=32, width=48, fps=24)

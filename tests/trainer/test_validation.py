@@ -8,7 +8,7 @@ from tests.trainer import ranks
 from trainer import training
 from trainer.config import load_stage
 from trainer.data.cached_features import CachedFeatures
-from trainer.progress import beginning
+from trainer.data.position import beginning
 from trainer.settings import ConfigError
 from trainer.validation import Validation
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from trainer.model.kernels import KERNELS, has_kernels
+from trainer.model.kernels.available import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.attention_kernels import MOST_FRAMES, AttendOverTime, NormaliseHeads
-    from trainer.model.caption_kernels import AttendCaptions
+    from trainer.model.kernels.attention import MOST_FRAMES, AttendOverTime, NormaliseHeads
+    from trainer.model.kernels.captions import AttendCaptions
 
 _EPS = 1e-6
 _STEP = 64  # of captions' padded lengths on a GPU, for each of which libraries plan anew

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from trainer.model.kernels import KERNELS, has_kernels
+from trainer.model.kernels.available import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.block_functions import (
+    from trainer.model.kernels.block_functions import (
         AddGated,
         AddGatedThenLinear,
         AddGatedThenModulatedLinear,

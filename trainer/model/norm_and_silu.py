@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.kernels import KERNELS, has_kernels
+from trainer.model.kernels.available import KERNELS, has_kernels
 
 if KERNELS:
-    from trainer.model.norm_kernels import norm_and_silu
+    from trainer.model.kernels.norms import norm_and_silu
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 

@@ -1,0 +1,180 @@
+"""What is done with the checkpoints of a run on disk: list, check, remove the superseded."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from soractl.checkpoints.verification import broken_files, total_bytes
+from soractl.errors import ExitCode, SoractlError
+from soractl.runs.find import find_run
+from soractl.terminal.transfer import Meter, Show
+from trainer.run_dir import (
+    MANIFEST,
+    Checkpoint,
+    RunDir,
+    read_checkpoint,
+    read_json,
+    superseded,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One folder among a run's checkpoints."""
+
+    path: Path
+    incomplete: str | None = None  # why; then the rest is not known
+    epoch: int | None = None
+    global_step: int | None = None
+    size_bytes: int | None = None
+    age_s: float | None = None
+    parts: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was read, and what is not as it must be."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    broken: Mapping[str, Mapping[str, str]]  # checkpoint: file: fault
+    incomplete: Mapping[str, str]  # checkpoint: why
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 when anything is broken; a folder that never was complete is only named."""
+        return ExitCode.FAILED if self.broken else ExitCode.OK
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which checkpoints stay; None = as the run's settings say."""
+
+    keep_last: int | None = None
+    keep_every: int | None = None  # steps
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What goes, and what stays why."""
+
+    run: RunDir
+    removed: tuple[Checkpoint, ...]
+    kept: tuple[Checkpoint, ...]
+    keep_last: int
+    keep_every: int
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A run's checkpoints, oldest first."""
+
+    run: RunDir
+    rows: tuple[Row, ...]
+
+
+def listing(root: Path, name: str) -> Listing:
+    """Every checkpoint of a run, and every folder that is none."""
+    run = find_run(root, name)
+    now = time.time()
+    rows = []
+    for checkpoint in run.checkpoints():
+        with suppress(FileNotFoundError):  # the trainer removed it meanwhile
+            rows.append(_row(checkpoint, now))
+    rows += [Row(path, why) for path, why in run.incomplete().items()]
+    return Listing(run, tuple(rows))
+
+
+def latest(root: Path, name: str) -> Checkpoint:
+    """The newest complete checkpoint of a run; exit code 6 when there is none."""
+    run = find_run(root, name)
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        raise _none_complete(str(run.path), {})
+    return checkpoints[-1]
+
+
+def verify(root: Path, what: str, show: Show) -> Verified:
+    """Read every file of a run's checkpoints, or of one, and compare it with its checksum."""
+    checkpoints, incomplete = _meant(root, what)
+    if not checkpoints:
+        raise _none_complete(what, incomplete)
+    total = sum(total_bytes(checkpoint.manifest.files) for checkpoint in checkpoints)
+    meter = Meter("checking", total, show)
+    broken = {}
+    for checkpoint in checkpoints:
+        with checkpoint.being_read():
+            faults = broken_files(checkpoint.path, checkpoint.manifest.files, meter.advance)
+        if faults:
+            broken[checkpoint.name] = faults
+    return Verified(tuple(checkpoints), broken, incomplete)
+
+
+def prune(root: Path, name: str, rule: Rule, *, dry_run: bool) -> Pruned:
+    """Remove what retention would; what is not said is taken from the run's own settings."""
+    run = find_run(root, name)
+    settings = read_json(run.config_json)["checkpoint"] if run.config_json.is_file() else {}
+    last = _setting(rule.keep_last, settings.get("keep_last"), "--keep-last")
+    every = _setting(rule.keep_every, settings.get("keep_every_steps"), "--keep-every")
+    checkpoints = run.checkpoints()
+    old = superseded(checkpoints, last, every)
+    if not dry_run:
+        for checkpoint in old:
+            _remove(checkpoint)
+    kept = tuple(checkpoint for checkpoint in checkpoints if checkpoint not in old)
+    return Pruned(run, tuple(old), kept, last, every, dry_run)
+
+
+def _remove(checkpoint: Checkpoint) -> None:
+    try:
+        with suppress(FileNotFoundError):  # a training that goes on removes them too
+            checkpoint.remove()
+    except OSError as error:
+        raise SoractlError(
+            f"{checkpoint.path} cannot be removed: {error.strerror}", exit_code=ExitCode.FAILED
+        ) from None
+
+
+def _none_complete(what: str, incomplete: Mapping[str, str]) -> SoractlError:
+    seen = "".join(f"; {name}: {why}" for name, why in incomplete.items())
+    return SoractlError(
+        f"{what} has no complete checkpoint{seen}", exit_code=ExitCode.NOTHING_SUITABLE
+    )
+
+
+def _row(checkpoint: Checkpoint, now_unix_s: float) -> Row:
+    manifest = checkpoint.manifest
+    return Row(
+        checkpoint.path,
+        epoch=manifest.epoch,
+        global_step=manifest.global_step,
+        size_bytes=total_bytes(manifest.files),
+        age_s=now_unix_s - (checkpoint.path / MANIFEST).stat().st_mtime,
+        parts=tuple(sorted({name.partition("/")[0] for name in manifest.files})),
+        readers=tuple(checkpoint.readers()),
+    )
+
+
+def _meant(root: Path, what: str) -> tuple[list[Checkpoint], dict[str, str]]:
+    path = Path(what)
+    if not path.is_dir() or RunDir(path).run_json.is_file():
+        run = find_run(root, what)
+        return run.checkpoints(), {path.name: why for path, why in run.incomplete().items()}
+    found = read_checkpoint(path.absolute())
+    if isinstance(found, Checkpoint):
+        return [found], {}
+    raise SoractlError(
+        f"{path} is not a complete checkpoint: {found[1]}", exit_code=ExitCode.FAILED
+    )
+
+
+def _setting(said: int | None, configured: int | None, option: str) -> int:
+    number = configured if said is None else said
+    if number is None:
+        raise SoractlError("the run has no config.json to say what to keep", hint=f"say {option}")
+    if number < 0:
+        raise SoractlError(f"{option} {number} is less than 0")
+    return int(number)

@@ -1,0 +1,124 @@
+"""What the `ckpt` commands say."""
+
+from typing import Any
+
+from soractl.checkpoints.adopt import Adoption
+from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
+from soractl.checkpoints.verification import total_bytes
+from soractl.terminal import text
+
+HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")
+
+
+def list_lines(listing: Listing) -> list[str]:
+    """A row for each complete checkpoint; why the other folders are none; the count."""
+    complete = [row for row in listing.rows if row.incomplete is None]
+    broken = [row for row in listing.rows if row.incomplete is not None]
+    lines = text.table(HEADERS, map(_cells, complete)) if complete else []
+    lines += [f"is not complete: {row.path.name}: {row.incomplete}" for row in broken]
+    size = text.size(sum(row.size_bytes or 0 for row in complete))
+    others = f", {len(broken)} not complete" if broken else ""
+    return [*lines, f"{listing.run.name}: {_checkpoints(len(complete))}, {size}{others}"]
+
+
+def list_json(listing: Listing) -> dict[str, Any]:
+    """The same for programs."""
+    return {"run": listing.run.name, "checkpoints": [_row_json(row) for row in listing.rows]}
+
+
+def verify_lines(verified: Verified) -> list[str]:
+    """Every broken file, every incomplete folder, and the count."""
+    lines = [
+        f"{name}: {file} {fault}"
+        for name, files in verified.broken.items()
+        for file, fault in files.items()
+    ]
+    lines += [f"is not complete: {name}: {why}" for name, why in verified.incomplete.items()]
+    size = text.size(sum(total_bytes(known.manifest.files) for known in verified.checkpoints))
+    good = len(verified.checkpoints) - len(verified.broken)
+    return [*lines, f"{good} ok, {len(verified.broken)} broken; {size} read"]
+
+
+def verify_json(verified: Verified) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "verified": [str(known.path) for known in verified.checkpoints],
+        "broken": verified.broken,
+        "incomplete": dict(verified.incomplete),
+    }
+
+
+def prune_lines(pruned: Pruned) -> list[str]:
+    """What was removed, and by which rule the others stay."""
+    word = "would remove" if pruned.dry_run else "removed"
+    lines = [f"{word} {text.path(checkpoint.path)}" for checkpoint in pruned.removed]
+    size = text.size(sum(total_bytes(known.manifest.files) for known in pruned.removed))
+    every = f" and every {pruned.keep_every} steps" if pruned.keep_every else ""
+    rule = f"the last {pruned.keep_last}{every}" if pruned.keep_last else "all"
+    removed, kept = _checkpoints(len(pruned.removed)), len(pruned.kept)
+    return [*lines, f"{word} {removed}, {size}; kept {kept} ({rule}, and what is being read)"]
+
+
+def prune_json(pruned: Pruned) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "run": pruned.run.name,
+        "dry_run": pruned.dry_run,
+        "keep_last": pruned.keep_last,
+        "keep_every_steps": pruned.keep_every,
+        "removed": [checkpoint.name for checkpoint in pruned.removed],
+        "kept": [checkpoint.name for checkpoint in pruned.kept],
+    }
+
+
+def adopt_lines(adoption: Adoption) -> list[str]:
+    """What was taken over, what was not, and what can start from it."""
+    found, run = adoption.found, adoption.run
+    name = f"epoch{found['epoch']}-global_step{found['global_step']}"
+    where = text.path(run.checkpoints_folder / name)
+    word = "adopted" if adoption.is_done else "would adopt"
+    tensors = [f"{part}: {count} tensors" for part, count in found["loaded"].items()]
+    without = [] if "ema" in found["loaded"] else ["ema: none, there is no ema.pt"]
+    return [
+        f"{word} {text.path(adoption.folder)} as {where}",
+        *tensors,
+        *without,
+        "optimizer: starts anew, so `resume` has nothing here to go on with",
+        f"next: `soractl launch STAGE --init-from {text.path(run.path)}`, "
+        f"or a stage that comes after {adoption.stage}",
+    ]
+
+
+def adopt_json(adoption: Adoption) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "folder": str(adoption.folder),
+        "run": adoption.run.name,
+        "stage": adoption.stage,
+        "dry_run": not adoption.is_done,
+        **adoption.found,
+    }
+
+
+def _cells(row: Row) -> tuple[object, ...]:
+    size, age = text.size(row.size_bytes or 0), text.duration(row.age_s or 0)
+    parts, readers = " ".join(row.parts), " ".join(row.readers)
+    return row.path.name, row.epoch, row.global_step, size, age, parts, readers or "-"
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.path.name,
+        "path": str(row.path),
+        "incomplete": row.incomplete,
+        "epoch": row.epoch,
+        "global_step": row.global_step,
+        "size_bytes": row.size_bytes,
+        "age_s": row.age_s,
+        "parts": list(row.parts),
+        "readers": list(row.readers),
+    }
+
+
+def _checkpoints(number: int) -> str:
+    return text.count(number, "checkpoint")

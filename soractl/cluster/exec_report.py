@@ -1,0 +1,51 @@
+"""What `exec` says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from soractl.cluster.watch import Answers
+from soractl.remote.connections import NodeResult
+from soractl.remote.folding import differences, group
+
+
+def lines(results: Sequence[NodeResult], *, diff: bool) -> list[str]:
+    """Each answer once, under the names of the nodes that gave it."""
+    groups = group(results)
+    if diff and len(groups) > 1:
+        return differences(groups)
+    shown: list[str] = []
+    for found in groups:
+        said = found.lines
+        if len(said) <= 1:
+            shown.append(f"{found.title}: {''.join(said)}".rstrip())
+        else:
+            shown += [f"{found.title}:", *(f"  {line}" for line in said)]
+    return shown
+
+
+def as_json(results: Sequence[NodeResult]) -> dict[str, Any]:
+    """Every node's own answer."""
+    return {
+        "nodes": [
+            {
+                "node": result.node.name,
+                "exit_code": result.exit_code,
+                "stdout": result.stdout,
+                "stderr": result.stderr,
+                "error": result.error,
+                "elapsed_s": result.elapsed_s,
+            }
+            for result in results
+        ]
+    }
+
+
+def count(told: Answers) -> str:
+    """`hostfiles/nodes.txt: 22 ok, 1 failed, 1 unreachable in 1.8 s`."""
+    unreachable = sum(result.unreachable for result in told.results)
+    ok = sum(result.ok for result in told.results)
+    failed = len(told.results) - ok - unreachable
+    parts = [f"{ok} ok"]
+    parts += [f"{failed} failed"] if failed else []
+    parts += [f"{unreachable} unreachable"] if unreachable else []
+    return f"{told.source.origin}: {', '.join(parts)} in {told.elapsed_s:.1f} s"

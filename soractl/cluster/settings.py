@@ -1,0 +1,79 @@
+"""What is true of a cluster: the TOML file beside its hostfile, and what this machine has."""
+
+import os
+import random
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soractl.remote.ssh_config import SshOptions
+from trainer.settings import load_toml
+
+LOCAL = Path("hostfiles/local.toml")
+RANKS_WITHOUT_GPUS = 2  # so that even a laptop trains over a process group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Its settings; what a file leaves out is found out from this machine."""
+
+    workdir: str | None = None  # the folder that all nodes share; else the current one
+    environment: str | None = None  # the folder with `colossalai`; else that of this Python
+    ranks_per_node: int | None = None  # where a hostfile's line has no slots
+    master_port: int | None = None
+    ssh: SshOptions = field(default_factory=SshOptions)
+    env: Mapping[str, str | int] = field(default_factory=dict)  # what the ranks get
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine offers to ranks that run on it."""
+
+    workdir: Path
+    environment: Path
+    gpus: int
+    cores: int
+    free_port: int
+
+
+def load(hostfile: Path | None) -> tuple[Cluster, Path | None]:
+    """The cluster of a hostfile, or of this machine, and the file that says so, if there is one."""
+    path = hostfile.with_suffix(".toml") if hostfile else LOCAL
+    if not path.is_file():
+        return Cluster(), None
+    return load_toml(Cluster, path), path
+
+
+def this_machine(environ: Mapping[str, str]) -> Machine:
+    """What is true here and now."""
+    return Machine(
+        workdir=Path.cwd(),
+        environment=Path(sys.executable).parent,
+        gpus=_visible_gpus(environ),
+        cores=len(os.sched_getaffinity(0)),
+        free_port=_free_port(),
+    )
+
+
+def _visible_gpus(environ: Mapping[str, str]) -> int:
+    chosen = environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([name for name in chosen.split(",") if name and not name.startswith("-")])
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+def _free_port() -> int:
+    """Below those that the kernel deals out by itself: torchrun binds it seconds later."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with suppress(OSError), socket.create_server(("", port)):
+            return port

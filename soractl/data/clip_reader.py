@@ -1,0 +1,178 @@
+"""`python -m soractl.data.clip_reader info|check`: clips on stdin, what became of each on stdout.
+
+Clips are read by forks of this process, so that no file can stop the others: one that crashes its
+decoder or keeps it busy for ever is told by the process that waits, and a new fork goes on.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from soractl.data.clip_facts import Unreadable, decode, measure
+from soractl.errors import ExitCode
+from soractl.terminal import output
+
+Read = Callable[[str, int | None], dict[str, Any]]
+READS: dict[str, Read] = {"info": measure, "check": decode}
+NO_DECODER = "PyAV or Pillow is not installed"
+FORK = get_context("fork")  # a new interpreter costs more than many clips
+
+
+class _Reader:
+    """A process that reads one clip after the other; a new one when it has come to harm."""
+
+    def __init__(self, read: Read, stuck_after_s: float) -> None:
+        self._read, self._stuck_after_s = read, stuck_after_s
+        self._task: dict[str, Any] | None = None
+        self._began = 0.0
+        self._start()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._task is None
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def left_s(self) -> float:
+        return max(0.0, self._stuck_after_s - self.elapsed_s())
+
+    def begin(self, task: dict[str, Any]) -> None:
+        self._task, self._began = task, time.monotonic()
+        with suppress(OSError):  # it has just died: `end` sees it
+            self.connection.send(task)
+
+    def end(self) -> dict[str, Any]:
+        """Its answer, which has come or will not come any more."""
+        assert self._task is not None
+        answer: dict[str, Any] = _failure(f"no end within {self._stuck_after_s:g} s")
+        try:
+            is_well = self.connection.poll()
+            answer = self.connection.recv() if is_well else answer
+        except (EOFError, OSError):
+            is_well = False
+            self._process.join()
+            answer = _failure(f"its reader died: {_how(self._process.exitcode)}")
+        answer |= {"path": self._task["path"], "seconds": round(self.elapsed_s(), 3)}
+        self._task = None
+        if not is_well:
+            self.stop()
+            self._start()
+        return answer
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join(1)  # one that waits in the kernel for a disk may not go
+        self.connection.close()
+
+    def _start(self) -> None:
+        self.connection, theirs = FORK.Pipe()
+        arguments = (self._read, self._stuck_after_s, theirs, self.connection)
+        self._process = FORK.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+
+def read_all(
+    tasks: Iterable[dict[str, Any]],
+    read: Read,
+    *,
+    workers: int,
+    seconds: float,
+    stuck_after_s: float,
+) -> Iterator[dict[str, Any]]:
+    """The answers as they come; after `seconds` no more clips are begun."""
+    waiting = deque(tasks)
+    readers = [_Reader(read, stuck_after_s) for _ in range(min(workers, len(waiting)))]
+    began = time.monotonic()
+    try:
+        while True:
+            for reader in readers:
+                if reader.is_idle and waiting and time.monotonic() - began < seconds:
+                    reader.begin(waiting.popleft())
+            busy = [reader for reader in readers if not reader.is_idle]
+            if not busy:
+                return
+            patience = min(reader.left_s() for reader in busy)
+            ready = wait([reader.connection for reader in busy], patience)
+            for reader in busy:
+                if reader.connection in ready or reader.left_s() == 0:
+                    yield reader.end()
+    finally:
+        for reader in readers:
+            reader.stop()
+
+
+def main() -> int:
+    """What a node runs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=READS)
+    parser.add_argument("--workers", type=int, default=0, help="0: as many as cores")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--stuck-after", type=float, required=True)
+    arguments = parser.parse_args()
+    for module in ("av", "PIL"):  # now, and not anew in each of the processes
+        if importlib.util.find_spec(module) is None:
+            output.note(NO_DECODER)
+            return ExitCode.BAD_REQUEST
+        importlib.import_module(module)
+    answers = read_all(
+        map(json.loads, sys.stdin.read().splitlines()),
+        READS[arguments.what],
+        workers=arguments.workers or len(os.sched_getaffinity(0)),
+        seconds=arguments.seconds,
+        stuck_after_s=arguments.stuck_after,
+    )
+    with suppress(BrokenPipeError):  # nobody listens any more
+        for answer in answers:
+            output.result(json.dumps(answer))
+    return ExitCode.OK
+
+
+def _serve(read: Read, stuck_after_s: float, connection: Connection, parents: Connection) -> None:
+    """A reader's life: until the process that asks is gone."""
+    parents.close()
+    alone_s = math.ceil(stuck_after_s) + 1  # nobody ends a stuck one whose parent was killed
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        signal.alarm(alone_s)
+        answer = _answer(task, read)
+        signal.alarm(0)
+        connection.send(answer)
+
+
+def _answer(task: dict[str, Any], read: Read) -> dict[str, Any]:
+    try:
+        return {"ok": True, "reason": "", **read(task["path"], task.get("num_frames"))}
+    except Unreadable as fault:
+        return _failure(str(fault))
+    except Exception as error:  # noqa: BLE001  (whatever a decoder raises is said of its file)
+        return _failure(f"{type(error).__name__}: {error}")
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"ok": False, "reason": reason}
+
+
+def _how(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "it does not say how"
+    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""`data info`: tables or folders of clips become a table with every clip's numbers."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soractl.data import clip_queue
+from soractl.data import table as data_table
+from soractl.data.journal import Journal
+from soractl.errors import ExitCode, SoractlError
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import this_machine
+from soractl.terminal import counting
+from trainer.data.formats import IMAGES, VIDEOS
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+STUCK_AFTER_S = 60.0  # a header is read, or at worst all frames are counted
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for."""
+
+    inputs: tuple[Path, ...]  # tables, or folders of clips
+    out: Path
+    root: Path | None = None  # where the clips of a table lie, if its paths are not whole
+    workers: int = 0  # 0: as many as cores
+
+    @property
+    def failures(self) -> Path:
+        """The table of files that could not be read."""
+        return self.out.with_name(f"{self.out.stem}.failed{self.out.suffix}")
+
+    @property
+    def journal(self) -> Path:
+        """What is read already; there until the end."""
+        return self.out.with_name(f".{self.out.name}.journal")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What came of it."""
+
+    wishes: Wishes
+    table: "DataFrame"  # the clips that could be read
+    failed: "DataFrame"  # path, reason
+    repeated: int  # rows with a path that another row has
+    lost: str | None = None  # why clips are left
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 if nothing could be read, 3 if some could not."""
+        if self.lost:
+            interrupted = self.lost == clip_queue.INTERRUPTED
+            return ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED
+        if self.table.empty:
+            return ExitCode.FAILED
+        return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK
+
+
+def info(wishes: Wishes, show: counting.Show) -> Info:
+    """Measure every clip; what a killed command has measured is not measured again."""
+    data_table.check_output(wishes.out, wishes.inputs)
+    data_table.check_output(wishes.failures, wishes.inputs)
+    needs_decoder()
+    clips = _clips(wishes)
+    repeated = int(clips["path"].duplicated().sum())
+    clips = clips.drop_duplicates("path")
+    with Journal(wishes.journal) as journal, Connections() as remote:
+        reading = clip_queue.Reading("info", wishes.workers, STUCK_AFTER_S, hang_up=remote.close)
+        tasks = [{"path": path} for path in clips["path"]]
+        here = this_machine()
+        lost = clip_queue.read_clips(
+            tasks, [here], remote, reading=reading, journal=journal, show=show
+        )
+        table, failed = _measured(clips, journal)
+    told = Info(wishes, table, failed, repeated, lost.get(here.name))
+    if not told.lost:
+        _write(told)
+    return told
+
+
+def needs_decoder() -> None:
+    """SoractlError if this machine cannot read videos."""
+    if any(importlib.util.find_spec(module) is None for module in ("av", "PIL")):
+        raise SoractlError(
+            "reading videos needs PyAV and Pillow", hint="pip install 'soractl[train]'"
+        )
+
+
+def _clips(wishes: Wishes) -> "DataFrame":
+    import pandas
+
+    tables = []
+    for path in wishes.inputs:
+        if path.is_dir():
+            found = [str(file) for file in _files(path)]
+            if not found:
+                raise SoractlError(f"{path}: no file ends in {', '.join((*VIDEOS, *IMAGES))}")
+            tables.append(pandas.DataFrame({"path": found, "text": ""}))
+        else:
+            table = data_table.read(path)
+            if wishes.root is not None:
+                table["path"] = [str(wishes.root / name) for name in table["path"]]
+            tables.append(table)
+    return pandas.concat(tables, ignore_index=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Videos and pictures below a folder, by name; hidden ones are left out."""
+    found = []
+    for place, folders, names in os.walk(folder.absolute()):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place) / name
+            for name in sorted(names)
+            if Path(name).suffix.lower() in (*VIDEOS, *IMAGES) and not name.startswith(".")
+        ]
+    return found
+
+
+def _measured(clips: "DataFrame", journal: Journal) -> tuple["DataFrame", "DataFrame"]:
+    """The rows that could be read with their numbers, and those that could not."""
+    import pandas
+
+    entries = [journal.entries.get(path) for path in clips["path"]]
+    good = [entry is not None and bool(entry["ok"]) for entry in entries]
+    bad = [(entry["path"], entry["reason"]) for entry in entries if entry and not entry["ok"]]
+    table = clips[good].reset_index(drop=True)
+    measured = [entry for entry in entries if entry and entry["ok"]]
+    for name in data_table.MEASURED:
+        table[name] = [entry[name] for entry in measured]
+    table = table[data_table.in_order(table.columns)]
+    return table, pandas.DataFrame(bad, columns=["path", "reason"])
+
+
+def _write(told: Info) -> None:
+    wishes = told.wishes
+    if len(told.failed):
+        data_table.write(told.failed, wishes.failures)
+    else:
+        wishes.failures.unlink(missing_ok=True)
+    if len(told.table):
+        data_table.write(told.table, wishes.out)
+    wishes.journal.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+"""Tables of clips, as CSV or Parquet: read under the trainer's column names, written aside."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soractl.errors import SoractlError
+from soractl.files import output as data_output
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NUMBERS = ("num_frames", "height", "width")
+NEEDED = ("path", "text", *NUMBERS)  # by training
+COLUMNS = (*NEEDED, "aspect_ratio", "fps", "resolution", "file_size")
+MEASURED = COLUMNS[2:]
+# What published tables call them, in the order of preference: OpenVid, MiraData.
+OTHER_NAMES = {
+    "path": ("video", "file_path"),
+    "text": ("caption", "dense_caption", "short_caption"),
+    "num_frames": ("frame",),
+}
+ENDINGS = (".csv", ".parquet")
+
+
+def read(path: Path) -> "DataFrame":
+    """The rows of a file, one at least, with a column `path`; SoractlError says what is wrong."""
+    import pandas
+
+    check_ending(path)
+    try:
+        is_csv = path.suffix == ".csv"
+        table = _read_csv(path) if is_csv else pandas.read_parquet(path)
+    except pandas.errors.EmptyDataError:
+        raise SoractlError(f"{path} is empty") from None
+    except OSError as error:
+        raise SoractlError(f"{path}: {error.strerror or error}") from None
+    except ImportError:
+        raise _no_parquet(path) from None
+    except pandas.errors.ParserWarning:
+        raise SoractlError(
+            f"{path}: rows have more fields than the header",
+            hint="a text with a comma needs quotes, and every column a name",
+        ) from None
+    except ValueError as error:
+        raise SoractlError(f"{path} cannot be read as a table: {str(error).strip()}") from None
+    table = table.rename(columns=_renamed(list(table.columns)))
+    if "path" not in table.columns:
+        raise SoractlError(
+            f"{path} has no column path; it has: {', '.join(map(str, table.columns))}",
+            hint=f"also known as path: {', '.join(OTHER_NAMES['path'])}",
+        )
+    if table.empty:
+        raise SoractlError(f"{path} has no rows")
+    nameless = table["path"].isna()
+    if nameless.any():
+        raise SoractlError(f"{path}: row {int(nameless.argmax())} has no path")
+    table["path"] = table["path"].astype(str)  # of Parquet it may be a number
+    return table
+
+
+def _read_csv(path: Path) -> "DataFrame":
+    import pandas
+
+    texts = [name for own in ("path", "text") for name in (own, *OTHER_NAMES[own])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        # with an index a column too many would become the rows' names, and all others be shifted
+        return pandas.read_csv(
+            path, low_memory=False, index_col=False, dtype=dict.fromkeys(texts, str)
+        )
+
+
+def write(table: "DataFrame", path: Path) -> None:
+    """Put a file there, whole or not at all."""
+    try:
+        with data_output.aside(path) as draft:
+            if path.suffix == ".parquet":
+                table.to_parquet(draft, index=False)
+            else:
+                table.to_csv(draft, index=False)
+    except ImportError:
+        raise _no_parquet(path) from None
+
+
+def check_output(out: Path, inputs: Iterable[Path]) -> None:
+    """SoractlError if a table cannot be written there; to be asked before the work."""
+    check_ending(out)
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise SoractlError(f"{out} is an input too", hint="--out names another file")
+    data_output.check_file(out)
+
+
+def check_ending(path: Path) -> None:
+    """SoractlError unless a file's name says CSV or Parquet."""
+    if path.suffix not in ENDINGS:
+        raise SoractlError(f"{path}: the name of a table ends in {' or '.join(ENDINGS)}")
+
+
+def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
+    """SoractlError unless a table has these columns, of numbers but for path and text."""
+    import pandas
+
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise SoractlError(
+            f"{path} has no column {', '.join(missing)}",
+            hint=f"soractl data info {path} --out {path.stem}_info{path.suffix}",
+        )
+    for name in columns:
+        if name not in ("path", "text") and not pandas.api.types.is_numeric_dtype(table[name]):
+            bad = table[name][pandas.to_numeric(table[name], errors="coerce").isna()]
+            bad = bad if bad.isna().all() else bad.dropna()  # an unknown number is none's fault
+            raise SoractlError(f"{path}: row {bad.index[0]} has {name} = {bad.iloc[0]}; no number")
+
+
+def in_order(columns: Iterable[str]) -> list[str]:
+    """Columns that training knows first, the others after them as they came."""
+    columns = list(columns)
+    known = [name for name in COLUMNS if name in columns]
+    return known + [name for name in columns if name not in known]
+
+
+def _renamed(columns: Sequence[str]) -> dict[str, str]:
+    """Of a published table's names, those that training knows otherwise."""
+    renamed = {}
+    for name, others in OTHER_NAMES.items():
+        found = [other for other in others if other in columns]
+        if found and name not in columns:
+            renamed[found[0]] = name
+    return renamed
+
+
+def _no_parquet(path: Path) -> SoractlError:
+    return SoractlError(f"{path}: Parquet needs pyarrow", hint="pip install 'soractl[train]'")

@@ -1,0 +1,173 @@
+"""What a launch or a resume would do: settings, nodes, start, plan, what is missing."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from soractl.cluster import rank_environment as nccl_env
+from soractl.cluster import settings as cluster
+from soractl.cluster.settings import Cluster, Machine
+from soractl.errors import SoractlError
+from soractl.launch import plan as launch_plan
+from soractl.launch import start_point
+from soractl.launch.plan import LaunchPlan
+from soractl.launch.start_point import StartPoint
+from soractl.remote.nodes import Node, NodeSource, find_nodes
+from soractl.runs.find import find_run, last_attempt, recorded, run_of_checkpoint, stage_of
+from trainer.config import TrainConfig, check_consistency, load_stage
+from trainer.run_dir import RunDir, next_path, read_json
+from trainer.settings import ConfigError, parse_override, resolve, without_nulls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user said beside the stage or the run."""
+
+    runs: str = "runs"
+    hostfile: str | None = None
+    init_from: str | None = None
+    ema: bool = False
+    overrides: tuple[str, ...] = ()
+    reset_data: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where it runs."""
+
+    source: NodeSource
+    cluster: Cluster
+    cluster_file: Path | None
+    machine: Machine
+    environ: Mapping[str, str]
+
+    @property
+    def workdir(self) -> Path:
+        """The ranks' working directory."""
+        return launch_plan.working_directory(self.cluster, self.machine)
+
+    def plan(self, run: Path, start: StartPoint) -> LaunchPlan:
+        """What each node would start."""
+        return launch_plan.plan(
+            run,
+            start,
+            nodes=self.source.nodes,
+            cluster=self.cluster,
+            machine=self.machine,
+            environ=self.environ,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An attempt that could be started."""
+
+    stage: str
+    config: TrainConfig
+    origins: Mapping[str, str]  # where each setting's value came from
+    run: RunDir | None  # the run to go on with; None = a new one
+    site: Site
+    plan: LaunchPlan
+
+    @property
+    def missing(self) -> list[str]:
+        """What must be there before it can start."""
+        found = [self.plan.start.missing] if self.plan.start.missing else []
+        data = self.site.workdir / self.config.data.path
+        return [*found, *([] if data.exists() else [f"the data set {data}"])]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is allowed, but perhaps not meant."""
+        passed_over = self.plan.start.passed_over.items()
+        environ = self.site.environ
+        notes = [
+            f"passed over {path.name}, which is not complete: {why}" for path, why in passed_over
+        ]
+        notes += nccl_env.doubtful_names(list(self.site.cluster.env))
+        if self.config.log.wandb and "WANDB_API_KEY" in environ and not _has_netrc(environ):
+            notes.append(
+                "WANDB_API_KEY does not travel to the nodes, where every user could read it; "
+                "`wandb login` keeps the key in ~/.netrc instead"
+            )
+        return notes
+
+
+def prepare_launch(stage: str, wishes: Wishes, environ: Mapping[str, str]) -> Prepared:
+    """A new run of a stage; ConfigError or SoractlError for what is wrong with the request."""
+    resolved = load_stage(stage, wishes.overrides)
+    site = _site(find_nodes(wishes.hostfile, environ=environ), None, environ)
+    root = Path(wishes.runs).absolute()
+    start = start_point.for_launch(
+        resolved.config, root, site.workdir, wishes.init_from, ema=wishes.ema
+    )
+    return Prepared(
+        stage=stage,
+        config=resolved.config,
+        origins=resolved.origins,
+        run=None,
+        site=site,
+        plan=site.plan(next_path(root, stage), start),
+    )
+
+
+def prepare_resume(what: str, wishes: Wishes, environ: Mapping[str, str]) -> Prepared:
+    """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
+    run, start = _resumed(Path(wishes.runs).absolute(), what)
+    start = replace(start, reset_data=wishes.reset_data)
+    config, origins = _resumed_config(run, wishes.overrides)
+    source = find_nodes(wishes.hostfile, run_nodes=_nodes_of(run), environ=environ)
+    site = _site(source, _hostfile_of(run), environ)
+    return Prepared(
+        stage=stage_of(run),
+        config=config,
+        origins=origins,
+        run=run,
+        site=site,
+        plan=site.plan(run.path, start),
+    )
+
+
+def _site(source: NodeSource, run_hostfile: Path | None, environ: Mapping[str, str]) -> Site:
+    facts, file = cluster.load(source.hostfile or run_hostfile)
+    machine = cluster.this_machine(environ)
+    return Site(source=source, cluster=facts, cluster_file=file, machine=machine, environ=environ)
+
+
+def _resumed(root: Path, what: str) -> tuple[RunDir, StartPoint]:
+    path = Path(what).absolute()
+    if run := run_of_checkpoint(path):
+        return run, start_point.from_checkpoint(path)
+    if path.is_dir() and not RunDir(path).run_json.is_file() and os.sep in what:
+        raise SoractlError(
+            f"{path} is neither a run nor a checkpoint of one",
+            hint="a new run takes its weights with `soractl launch STAGE --init-from PATH`",
+        )
+    run = find_run(root, what)
+    return run, start_point.for_resume(run)
+
+
+def _resumed_config(
+    run: RunDir, overrides: tuple[str, ...]
+) -> tuple[TrainConfig, Mapping[str, str]]:
+    layers = [(str(run.config_json), without_nulls(read_json(run.config_json)))]
+    layers += [(f"--set {text}", parse_override(text)) for text in overrides]
+    config, origins = resolve(TrainConfig, layers)
+    if faults := check_consistency(config):
+        raise ConfigError([f"{run.config_json}: {fault}" for fault in faults])
+    return config, origins
+
+
+def _nodes_of(run: RunDir) -> tuple[Node, ...]:
+    attempt = last_attempt(run)
+    return recorded(attempt).nodes if attempt else ()
+
+
+def _hostfile_of(run: RunDir) -> Path | None:
+    hostfile = read_json(run.run_json).get("hostfile")
+    return Path(hostfile) if hostfile else None
+
+
+def _has_netrc(environ: Mapping[str, str]) -> bool:
+    return (Path(environ.get("HOME", "~")).expanduser() / ".netrc").exists()

@@ -1,0 +1,178 @@
+"""What launch and resume say: the plan, the start, the end."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from soractl.launch.plan import NodePlan
+from soractl.launch.prepare import Prepared
+from soractl.launch.start import Started
+from soractl.runs.post_mortem import Failure, Outcome
+from soractl.runs.progress import Progress
+from soractl.terminal import text
+from trainer.run_dir import RunDir
+from trainer.settings import settings
+
+TRACEBACK_LINES = 25
+LABELS = len("workdir")
+_RESUME = re.compile("`soractl resume .+?`")  # where a rank says itself how to go on
+
+
+def summary(prepared: Prepared) -> list[str]:
+    """What is about to start, in a few lines."""
+    plan, source = prepared.plan, prepared.site.source
+    ranks = text.count(plan.world_size, "rank")
+    nodes = text.count(len(plan.nodes), "node")
+    lines = text.pairs(
+        [
+            ("run", f"{text.path(plan.run)}{' (next attempt)' if prepared.run else ''}"),
+            ("stage", prepared.stage),
+            ("start", _start(prepared)),
+            ("nodes", f"{ranks} on {nodes}: {source.origin}"),
+        ],
+        LABELS,
+    )
+    return lines + [f"note: {note}" for note in prepared.notes]
+
+
+def whole_plan(prepared: Prepared) -> list[str]:
+    """Everything that would happen, and what is missing for it."""
+    plan = prepared.plan
+    cluster_file = text.path(prepared.site.cluster_file) if prepared.site.cluster_file else "-"
+    lines = summary(prepared)
+    lines += text.pairs([("cluster", cluster_file), ("workdir", plan.workdir)], LABELS)
+    lines += ["", "settings that are not those of every stage"]
+    lines += [
+        f"  {line}" for line in text.table(("setting", "value", "from"), _own_settings(prepared))
+    ]
+    shared = _shared_environment(plan.nodes)
+    lines += ["", "environment of every rank, beside its node's HOME, USER and LANG"]
+    lines += [f"  {key}={value}" for key, value in shared.items()]
+    lines += [""]
+    for node in plan.nodes:
+        own = [f"{key}={value}" for key, value in node.environment.items() if key not in shared]
+        where = "here" if node.node.local else f"ssh {node.node.name}"
+        lines += [f"{node.node.name}: {text.count(node.ranks, 'rank')}, {where}"]
+        lines += [f"  {' '.join([*own, *node.command])}"]
+    missing = prepared.missing
+    lines += [""] + ([f"missing: {what}" for what in missing] or ["ready to start"])
+    return lines
+
+
+def plan_json(prepared: Prepared) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "run": prepared.plan.run.name,
+        "stage": prepared.stage,
+        "source": prepared.site.source.origin,
+        "missing": prepared.missing,
+        "notes": prepared.notes,
+        "plan": prepared.plan.as_json(),
+    }
+
+
+def started(begun: Started) -> list[str]:
+    """That it runs, and what to type while it does."""
+    name, number = begun.run.name, begun.attempt.number
+    return [
+        f"started {name}, attempt {number}; logs: {text.path(begun.attempt.path)}/",
+        *text.pairs(
+            [
+                (f"  soractl status {name}", "how far it is"),
+                (f"  soractl logs {name}", "what its ranks print"),
+                (f"  soractl kill {name}", "stop it on all nodes"),
+            ]
+        ),
+    ]
+
+
+def started_json(begun: Started) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "run": begun.run.name,
+        "path": str(begun.run.path),
+        "attempt": begun.attempt.number,
+        "world_size": begun.plan.world_size,
+        "nodes": [node.node.name for node in begun.plan.nodes],
+    }
+
+
+def detached(begun: Started) -> list[str]:
+    """That Ctrl-C stopped only the watching."""
+    name = begun.run.name
+    return [f"detached: {name} goes on; `soractl status {name}` shows how far it is"]
+
+
+def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
+    """How an attempt ended, why, and what to do next."""
+    run, failure = begun.run, ended.first_failure
+    took = text.duration(ended.ended_unix_s - begun.started_unix_s)
+    step = f" at step {progress.global_step}" if progress.global_step is not None else ""
+    saved = checkpoints(run)
+    if failure is None:
+        return [f"{run.name} ended well{step} after {took}", saved]
+    if failure.stopped:
+        lines = [f"{run.name} was stopped by {failure.error}{step} after {took}"]
+    else:
+        lines = [f"{run.name} failed{step} after {took}: {culprit(failure)}"]
+    lines += [*failure_details(failure), f"logs: {text.path(begun.attempt.path)}/", saved]
+    said = _RESUME.search(failure.error)
+    following = said[0] if said else f"`soractl resume {run.name}`"
+    return [*lines, *([f"next: {following}"] if run.checkpoints() else [])]
+
+
+def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:
+    """The same for programs."""
+    return {**started_json(begun), **ended.as_json(), "progress": asdict(progress)}
+
+
+def checkpoints(run: RunDir) -> str:
+    """How many there are, and the newest."""
+    complete = run.checkpoints()
+    newest = f", the newest: {text.path(complete[-1].path)}" if complete else ""
+    return f"{text.count(len(complete), 'complete checkpoint')}{newest}"
+
+
+def culprit(failure: Failure) -> str:
+    """Where it failed, and how."""
+    rank = f"rank {failure.rank} on " if failure.rank is not None else ""
+    return f"{rank}{failure.node}: {failure.error}"
+
+
+def failure_details(failure: Failure) -> list[str]:
+    """The rank's traceback, and the last lines of its node's log."""
+    lines = [f"  {line}" for line in (failure.traceback or "").splitlines()[-TRACEBACK_LINES:]]
+    if failure.log_tail and not failure.traceback:
+        lines += [f"last lines of {failure.node}.log:", *(f"  {line}" for line in failure.log_tail)]
+    return lines
+
+
+def _start(prepared: Prepared) -> str:
+    start = prepared.plan.start
+    if start.missing:
+        return f"missing: {start.missing}"
+    if start.path is None:
+        return "random weights"
+    words = {"init_from": "the weights of", "resume": "everything from"}
+    anew = ", data from the beginning of the epoch" if start.reset_data else ""
+    return f"{words[start.kind]} {text.path(start.path)}{anew}"
+
+
+def _own_settings(prepared: Prepared) -> list[tuple[str, str, str]]:
+
+    values = settings(prepared.config)
+    return [
+        (key, text.value(values[key]), origin)
+        for key, origin in prepared.origins.items()
+        if not origin.endswith(("parts/base.toml", "config.json"))
+    ]
+
+
+def _shared_environment(nodes: tuple[NodePlan, ...]) -> Mapping[str, str]:
+    first = nodes[0].environment
+    return {
+        key: value
+        for key, value in first.items()
+        if all(node.environment.get(key) == value for node in nodes)
+    }

@@ -1,0 +1,160 @@
+"""A prepared attempt becomes started processes, and never two attempts of a run at once."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.files.lock import locked
+from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
+from soractl.launch.prepare import Prepared
+from soractl.processes.scan import Selection, stop
+from soractl.remote.connections import INTERRUPTED, NodeResult, Remote, Request, run_everywhere
+from soractl.remote.nodes import Node, this_machine
+from soractl.runs import node_states as attempts
+from soractl.runs.find import last_attempt, recorded
+from soractl.runs.post_mortem import Failure, Outcome
+from trainer.run_dir import AttemptDir, RunDir, create_run, write_json
+from trainer.settings import dump
+
+START_DEADLINE_S = 30.0
+GIT_DEADLINE_S = 5.0
+
+# `setsid` detaches the ranks from this connection; the run's name is in the environment of the
+# session's first process too, so that whoever looks for the run's processes finds it.
+START_SCRIPT = """\
+refuse() {{ echo "$@" >&2; exit 1; }}
+[ -r {script} ] || refuse "there is no" {script} "here; all nodes must share the folder of runs"
+for program in colossalai torchrun; do
+  PATH={path} command -v $program >/dev/null || refuse "no $program in" {path}
+done
+SORACTL_RUN_ID={run} setsid bash {script} </dev/null >/dev/null 2>&1 &
+"""
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt whose processes were started."""
+
+    run: RunDir
+    attempt: AttemptDir
+    plan: LaunchPlan
+    started_unix_s: float
+
+
+def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
+    """Make the run or its next attempt and start every node; SoractlError when one refuses."""
+    run = prepared.run or _create(prepared, command_line, remote)
+    with _locked(run):
+        refuse_if_alive(run, remote)
+        attempt = run.new_attempt()
+        if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
+            write_json(run.config_json, dump(prepared.config))
+        write_json(attempt.config_json, dump(prepared.config))
+        plan = prepared.site.plan(run.path, prepared.plan.start)
+        started = Started(run, attempt, plan, time.time())
+        write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
+        results = start(plan, attempt, remote)
+    if refused := [result for result in results if not result.ok]:
+        raise _taken_back(started, refused, remote)
+    return started
+
+
+def refuse_if_alive(run: RunDir, remote: Remote) -> None:
+    """SoractlError, exit code 5, when a run's newest attempt has processes on its nodes."""
+    attempt = last_attempt(run)
+    if attempt is None:
+        return
+    states = attempts.look(attempt, recorded(attempt), remote)
+    if any(state.error == INTERRUPTED for state in states):
+        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
+    if alive := [state for state in states if state.processes]:
+        where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
+        raise SoractlError(
+            f"{run.name} is still running: {where}",
+            hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
+            exit_code=ExitCode.REFUSED,
+        )
+
+
+def being_started(run: RunDir) -> bool:
+    """Whether a command is starting an attempt of this run just now."""
+    try:
+        with _locked(run):
+            return False
+    except SoractlError:
+        return True
+
+
+def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeResult]:
+    """Start every node of a plan at once."""
+    paths = {}
+    for node in plan.nodes:
+        attempt.node_script(node.node.name).write_text(node_script(plan, node, attempt))
+        paths[node.node.name] = node.environment["PATH"]
+
+    def request(node: Node) -> Request:
+        script = START_SCRIPT.format(
+            script=shlex.quote(str(attempt.node_script(node.name))),
+            path=shlex.quote(paths[node.name]),
+            run=shlex.quote(str(plan.run)),
+        )
+        return Request(("bash", "-s"), script)
+
+    nodes = [node.node for node in plan.nodes]
+    return run_everywhere(nodes, request, remote, deadline_s=START_DEADLINE_S)
+
+
+def _taken_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:
+    """Stop the nodes that did start; the fault to tell of."""
+    nodes = [node.node for node in started.plan.nodes]
+    for node in nodes:
+        # A request that is still on its way to a node finds nothing to start.
+        started.attempt.node_script(node.name).unlink()
+    stopped = stop(nodes, remote, Selection(run_id=str(started.plan.run)), grace_s=5)
+    failure = Failure(refused[0].node.name, f"did not start: {_why(refused[0])}")
+    interrupted = any(result.interrupted for result in refused)
+    code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
+    write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
+    faults = [f"{result.node.name}: {_why(result)}" for result in refused]
+    unsure = ", ".join(node.node.name for node in stopped if not node.ok)
+    name = started.run.name
+    return SoractlError(
+        f"interrupted; {name} was stopped again" if interrupted else "\n".join(faults),
+        hint=f"{unsure} may still run it; `soractl kill {name}` stops that" if unsure else None,
+        exit_code=code,
+    )
+
+
+def _create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> RunDir:
+    run = create_run(prepared.plan.run.parent, prepared.stage)
+    hostfile = prepared.site.source.hostfile
+    values = {
+        "stage": prepared.stage,
+        "start": prepared.plan.start.as_json(),
+        "command": shlex.join(command_line),
+        "commit": _commit(remote),
+        "created_unix_s": time.time(),
+        "nodes": [node.node.name for node in prepared.plan.nodes],
+        "hostfile": str(hostfile.absolute()) if hostfile else None,
+    }
+    write_json(run.run_json, values)
+    return run
+
+
+def _commit(remote: Remote) -> str | None:
+    # --exclude='*': never a tag, always the commit
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    request = Request(("git", "-C", str(TRAIN_SCRIPT.parent), *describe))
+    result = remote(this_machine(), request, GIT_DEADLINE_S)
+    return result.stdout.strip() if result.ok else None
+
+
+def _locked(run: RunDir) -> AbstractContextManager[None]:
+    return locked(run.lock, f"{run.name} is being started by another command")
+
+
+def _why(result: NodeResult) -> str:
+    return result.error or result.stderr.strip() or f"exit code {result.exit_code}"

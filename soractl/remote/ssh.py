@@ -1,0 +1,419 @@
+"""One ssh connection to one node: reaching it, its host key, authentication, commands."""
+
+import base64
+import contextlib
+import functools
+import hashlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soractl.remote.known_hosts import KnownHosts
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_config import Route, SshConfig, SshOptions
+
+if TYPE_CHECKING:
+    import paramiko
+
+KEEP_BYTES = 16 * 2**20  # of each stream: more than anybody reads, and 64 nodes of it fit memory
+MOST_JUMPS = 8
+
+
+class SshFailure(Exception):
+    """The node was not reached, or was lost; the message says why."""
+
+
+class NoChannel(SshFailure):
+    """Nothing was asked of the node yet, so it may be tried again on a new connection."""
+
+
+class DeadlinePassed(Exception):
+    """The time that was given is over."""
+
+
+class Deadline:
+    """A moment on the wall clock until which everything must be done."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._start = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    def left(self) -> float:
+        """Seconds left; DeadlinePassed when there are none."""
+        left = self.seconds - self.elapsed()
+        if left <= 0:
+            raise DeadlinePassed
+        return left
+
+
+@dataclass
+class Stream:
+    """The first KEEP_BYTES of what a program prints, and how many bytes were not kept."""
+
+    kept: bytearray = field(default_factory=bytearray)
+    dropped: int = 0
+
+    def read(self, read: Callable[[int], bytes]) -> None:
+        """Reads to the end, so that the program is never stopped by a full pipe."""
+        while chunk := read(2**16):
+            room = max(0, KEEP_BYTES - len(self.kept))
+            self.kept += chunk[:room]
+            self.dropped += len(chunk) - min(room, len(chunk))
+
+    @property
+    def text(self) -> str:
+        return self.kept.decode(errors="replace")
+
+
+@dataclass
+class Captured:
+    stdout: Stream = field(default_factory=Stream)
+    stderr: Stream = field(default_factory=Stream)
+    exit_code: int | None = None
+
+    def reading(
+        self, read_stdout: Callable[[int], bytes], read_stderr: Callable[[int], bytes]
+    ) -> list[threading.Thread]:
+        """Threads that read both streams at once."""
+        threads = [
+            threading.Thread(target=self.stdout.read, args=(read_stdout,), daemon=True),
+            threading.Thread(target=self.stderr.read, args=(read_stderr,), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+
+class SshConnection:
+    """An authenticated connection; every request gets a channel of its own."""
+
+    def __init__(self, transport: "paramiko.Transport") -> None:
+        self._transport = transport
+
+    @property
+    def alive(self) -> bool:
+        return self._transport.is_active()
+
+    def run(self, command: str, stdin: bytes, captured: Captured, deadline: Deadline) -> None:
+        """Fills `captured`; DeadlinePassed or SshFailure leave in it what came before."""
+        import paramiko
+
+        with _closing_at(deadline, self._transport):
+            try:
+                channel = self._transport.open_session()
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise NoChannel(f"no channel: {_reason(error)}") from None
+            try:
+                channel.exec_command(command)
+            except (paramiko.SSHException, EOFError, OSError) as error:
+                raise SshFailure(f"the command was not taken: {_reason(error)}") from None
+            readers = captured.reading(channel.recv, channel.recv_stderr)
+            # A command may end without reading what it is sent.
+            with contextlib.suppress(OSError):
+                channel.sendall(stdin)
+                channel.shutdown_write()
+            for reader in readers:
+                reader.join()
+            code = channel.recv_exit_status()
+            channel.close()
+        if code >= 0:
+            captured.exit_code = code
+        elif not self.alive:
+            raise SshFailure(f"connection lost: {_reason(self._transport.get_exception())}")
+
+    def tunnel(self, host: str, port: int, deadline: Deadline) -> "paramiko.Channel":
+        """A channel to another host, seen from this node."""
+        import paramiko
+
+        try:
+            return self._transport.open_channel(
+                "direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=deadline.left()
+            )
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise SshFailure(
+                f"the jump host cannot reach {host}:{port}: {_reason(error)}"
+            ) from None
+
+    def close(self) -> None:
+        """Ends the connection and what waits on it."""
+        self._transport.close()
+
+
+class SshClient:
+    """Opens connections; what they share (configuration, known hosts, keys) is read once."""
+
+    def __init__(self, options: SshOptions, start_proxy: Callable[[str], socket.socket]) -> None:
+        import paramiko
+
+        # It logs every failed handshake with a traceback; we say the reason on the node's row.
+        paramiko.util.get_logger("paramiko").setLevel(logging.CRITICAL + 1)
+        self._options = options
+        self._start_proxy = start_proxy
+        self._config = SshConfig(options)
+        self._read_lock = threading.Lock()
+        self._jump_lock = threading.RLock()
+        self._jumps: dict[tuple[Node, tuple[str, ...]], SshConnection] = {}
+        self._known_hosts = functools.cache(KnownHosts)
+        self._load_key = functools.cache(_load_key)
+
+    def connect(self, node: Node, deadline: Deadline) -> SshConnection:
+        """An authenticated connection to a node; SshFailure says why there is none."""
+        try:
+            return self._open(self._config.route(node), deadline, depth=0)
+        except DeadlinePassed:
+            raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+
+    def close(self) -> None:
+        """Ends the connections to jump hosts; the others belong to the caller."""
+        for connection in self._jumps.values():
+            connection.close()
+
+    def _open(self, route: Route, deadline: Deadline, *, depth: int) -> SshConnection:
+        import paramiko
+
+        sock = self._socket(route, deadline, depth)
+        transport = paramiko.Transport(sock)
+        try:
+            with _closing_at(deadline, transport):
+                self._shake_hands(transport, route, deadline)
+                self._check_host_key(transport, route)
+                self._log_in(transport, route, deadline)
+        except DeadlinePassed:
+            stage = "authentication" if transport.initial_kex_done else "the key exchange"
+            raise SshFailure(
+                f"{route.host}:{route.port} hangs at {stage}, given up after {deadline.seconds:g} s"
+            ) from None
+        finally:
+            if not transport.is_authenticated():
+                transport.close()
+                sock.close()
+        return SshConnection(transport)
+
+    def _socket(
+        self, route: Route, deadline: Deadline, depth: int
+    ) -> "socket.socket | paramiko.Channel":
+        if route.jump is not None:
+            jump = self._jump(route.jump, route.jump_before, deadline, depth)
+            return jump.tunnel(route.host, route.port, deadline)
+        if route.proxy_command:
+            return self._start_proxy(route.proxy_command)
+        return _dial(route, min(self._options.connect_timeout_s, deadline.left()))
+
+    def _jump(
+        self, node: Node, before: tuple[str, ...], deadline: Deadline, depth: int
+    ) -> SshConnection:
+        if depth == MOST_JUMPS:
+            raise SshFailure(f"more than {MOST_JUMPS} jump hosts")
+        if not self._jump_lock.acquire(timeout=deadline.left()):
+            raise DeadlinePassed
+        try:
+            connection = self._jumps.get((node, before))
+            if connection is None or not connection.alive:
+                route = self._config.route(node, jumps=before or None)
+                connection = self._open(route, deadline, depth=depth + 1)
+                self._jumps[node, before] = connection
+            return connection
+        except SshFailure as error:
+            raise SshFailure(f"jump host {node.name}: {error}") from None
+        finally:
+            self._jump_lock.release()
+
+    def _shake_hands(
+        self, transport: "paramiko.Transport", route: Route, deadline: Deadline
+    ) -> None:
+        known = {key.kind for key in self._known(route).keys_of(route.key_name)}
+        options = transport.get_security_options()
+        kinds = options.key_types
+        # The server shows one key: ask for a kind that we can compare with what is on record.
+        options.key_types = sorted(kinds, key=lambda kind: _record_kind(kind) not in known)
+        transport.banner_timeout = min(self._options.connect_timeout_s, deadline.left())
+        transport.handshake_timeout = transport.auth_timeout = deadline.left()
+        done = threading.Event()
+        started = Deadline(transport.banner_timeout)
+        transport.start_client(done)
+        done.wait(deadline.left())
+        if not transport.is_active():
+            deadline.left()
+            if not transport.remote_version:
+                raise SshFailure(_not_ssh(route, started.elapsed(), transport.banner_timeout))
+            raise SshFailure(f"no common ssh protocol: {_reason(transport.get_exception())}")
+
+    def _known(self, route: Route) -> KnownHosts:
+        with self._read_lock:
+            return self._known_hosts(tuple(Path(f).expanduser() for f in route.known_hosts_files))
+
+    def _check_host_key(self, transport: "paramiko.Transport", route: Route) -> None:
+        shown = transport.get_remote_server_key()
+        kind, key = shown.get_name(), shown.get_base64()
+        known_hosts = self._known(route)
+        on_record = known_hosts.keys_of(route.key_name)
+        same = [record for record in on_record if record.key == key]
+        digest = base64.b64encode(hashlib.sha256(shown.asbytes()).digest()).decode().rstrip("=")
+        said = f"{route.key_name} shows {kind} SHA256:{digest}"
+        if any(record.revoked for record in same):
+            raise SshFailure(f"host key revoked: {said}, see {same[0].place}")
+        if same:
+            return
+        if on_record:
+            raise SshFailure(f"host key changed: {said}, another stands in {on_record[0].place}")
+        if not route.accept_new_host_keys:
+            raise SshFailure(f"unknown host key: {said}, which is not in known_hosts")
+        known_hosts.add(route.key_name, kind, key)
+
+    def _log_in(self, transport: "paramiko.Transport", route: Route, deadline: Deadline) -> None:
+        import paramiko
+
+        tried: list[str] = []
+        allowed: list[str] = []
+        with contextlib.closing(paramiko.Agent()) as agent:
+            for key, name in self._keys(agent, route, tried):
+                try:
+                    more = transport.auth_publickey(route.user, key)
+                except paramiko.BadAuthenticationType as error:
+                    tried.append(name)
+                    allowed = error.allowed_types
+                    break
+                except paramiko.AuthenticationException:
+                    tried.append(name)
+                except (paramiko.SSHException, EOFError, OSError) as error:
+                    tried.append(f"{name} ({_reason(error)})")
+                else:
+                    if transport.is_authenticated():
+                        return
+                    raise SshFailure(f"{route.user} needs more than a key: {', '.join(more)}")
+                deadline.left()
+                if not transport.is_active():
+                    tried.append("then the server hung up")
+                    break
+        wants = f"; the server takes {', '.join(allowed)}" if allowed else ""
+        said = ", ".join(tried) or "no key: no agent, and no identity file is there"
+        raise SshFailure(f"authentication failed for {route.user}: tried {said}{wants}")
+
+    def _keys(
+        self, agent: "paramiko.Agent", route: Route, tried: list[str]
+    ) -> "Iterator[tuple[paramiko.PKey, str]]":
+        files = [Path(name).expanduser() for name in route.identity_files]
+        wanted = {_public_key(file) for file in files}
+        seen: set[str] = set()
+        for key in agent.get_keys():
+            if not route.identities_only or key.get_base64() in wanted:
+                seen.add(key.get_base64())
+                yield key, f"agent key {key.comment or key.get_name()}"
+        for file in files:
+            with self._read_lock:
+                loaded = self._load_key(file)
+            if isinstance(loaded, str):
+                if _public_key(file) not in seen:
+                    tried.append(loaded)
+            elif loaded is not None and loaded.get_base64() not in seen:
+                yield loaded, str(file)
+
+
+def _load_key(file: Path) -> "paramiko.PKey | str | None":
+    """The key of an identity file, None where there is no file, else why it is of no use."""
+    import paramiko
+
+    try:
+        return paramiko.PKey.from_path(file)
+    except FileNotFoundError:
+        return None
+    except (paramiko.PasswordRequiredException, TypeError):
+        return f"{file} (encrypted: add it to ssh-agent)"
+    except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, OSError, ValueError) as error:
+        return f"{file} (not a usable private key: {_reason(error)})"
+
+
+def _public_key(file: Path) -> str | None:
+    try:
+        return file.with_name(f"{file.name}.pub").read_text().split()[1]
+    except (OSError, UnicodeDecodeError, IndexError):
+        return None
+
+
+def _record_kind(algorithm: str) -> str:
+    return "ssh-rsa" if algorithm.startswith("rsa-") else algorithm
+
+
+def _not_ssh(route: Route, waited_s: float, limit_s: float) -> str:
+    place = route.proxy_command or f"{route.host}:{route.port}"
+    if waited_s < limit_s:
+        return f"{place} ends the connection before it speaks ssh"
+    return f"{place} takes the connection and does not speak ssh within {limit_s:.2g} s"
+
+
+def _dial(route: Route, timeout_s: float) -> socket.socket:
+    deadline = Deadline(timeout_s)
+    place = f"{route.host}:{route.port}"
+    reason = f"no answer from {place} within {timeout_s:g} s"
+    try:
+        for family, address in _resolve(route.host, route.port, deadline):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.settimeout(deadline.left())
+            try:
+                sock.connect(address)
+            except TimeoutError:
+                sock.close()
+            except OSError as error:
+                sock.close()
+                reason = f"{place}: {_reason(error)}"
+            else:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+    except DeadlinePassed:
+        pass
+    raise SshFailure(reason)
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[int, Any]]:
+    """getaddrinfo, which knows no timeout, under one: address families and addresses."""
+    answers: queue.SimpleQueue[list[tuple[int, Any]] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put([(family, address) for family, _, _, _, address in found])
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=deadline.left())
+    except queue.Empty:
+        raise SshFailure(f"no answer about the name {host} within {deadline.seconds:g} s") from None
+    if isinstance(answer, OSError):
+        raise SshFailure(f"{host}: {_reason(answer)}")
+    return answer
+
+
+@contextlib.contextmanager
+def _closing_at(deadline: Deadline, transport: "paramiko.Transport") -> Iterator[None]:
+    """Closes the connection when the time is over, which ends every wait on it."""
+    timer = threading.Timer(deadline.left(), transport.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except SshFailure:
+        deadline.left()
+        raise
+    finally:
+        timer.cancel()
+    deadline.left()
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, EOFError) or error is None:
+        return "closed by the other side"
+    return str(error) or type(error).__name__

@@ -1,0 +1,79 @@
+"""What an attempt's nodes do now: exit codes on disk, living processes on the nodes."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from soractl.remote.connections import NodeResult, Remote, Request, run_everywhere
+from soractl.remote.nodes import Node
+from soractl.runs.find import Recorded
+from trainer.run_dir import AttemptDir
+
+LOOK_DEADLINE_S = 8.0
+VANISHED = (
+    "no process of the run is left, and nothing says why: all were killed, "
+    "or the node was restarted"
+)
+
+# The exit code is asked for last: a node's script writes it while it still lives.
+LOOK_SCRIPT = """\
+grep -lzxF SORACTL_RUN_ID={run_id} /proc/[0-9]*/environ 2>/dev/null | wc -l
+cat {exit} 2>/dev/null
+exit 0
+"""
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """What is known about one node of an attempt."""
+
+    node: str
+    exit_code: int | None = None
+    processes: int | None = None  # of the run and alive; None = not asked
+    error: str | None = None  # why the node could not be asked
+
+    @property
+    def ended(self) -> bool:
+        """Its script wrote how it ended."""
+        return self.exit_code is not None
+
+    @property
+    def vanished(self) -> bool:
+        """No process is left, and nobody wrote why."""
+        return not self.ended and self.processes == 0
+
+
+def read_states(attempt: AttemptDir, nodes: Sequence[Node]) -> list[NodeState]:
+    """What the attempt's folder says."""
+    return [NodeState(node.name, exit_code=_read_exit(attempt, node)) for node in nodes]
+
+
+def look(attempt: AttemptDir, recorded: Recorded, remote: Remote) -> list[NodeState]:
+    """What the nodes themselves say."""
+
+    def request(node: Node) -> Request:
+        script = LOOK_SCRIPT.format(
+            run_id=shlex.quote(recorded.run_id),
+            exit=shlex.quote(str(attempt.node_exit(node.name))),
+        )
+        return Request(("bash", "-s"), script)
+
+    results = run_everywhere(recorded.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
+    return [_state(result) for result in results]
+
+
+def _read_exit(attempt: AttemptDir, node: Node) -> int | None:
+    try:
+        return int(attempt.node_exit(node.name).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _state(result: NodeResult) -> NodeState:
+    name = result.node.name
+    numbers = result.stdout.split()
+    if not result.ok or not numbers:
+        why = result.error or result.stderr.strip() or f"exit code {result.exit_code}"
+        return NodeState(name, error=why)
+    exit_code = int(numbers[1]) if len(numbers) > 1 else None
+    return NodeState(name, exit_code, processes=int(numbers[0]))

@@ -1,0 +1,147 @@
+"""Why an attempt failed: lost nodes, killed ranks, the ranks' own accounts, the last log lines."""
+
+import math
+import re
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from soractl.errors import ExitCode
+from soractl.runs.find import Recorded
+from soractl.runs.node_log import tail
+from soractl.runs.node_states import NodeState
+from trainer.run_dir import AttemptDir, read_json
+
+TAIL_LINES = 15
+
+# What torchrun and colossalai add once a rank has failed: nothing about the cause.
+_AFTERWORDS = re.compile(
+    r"torch/distributed/elastic/.*(closing signal|failed \(exitcode|Received \d+ death signal)"
+    r"|Error: failed to run torchrun"
+)
+_ROOT_CAUSE = re.compile(
+    r"Root Cause.*?rank +: (?P<rank>\d+) .*?exitcode +: -(?P<signal>\d+) ", re.DOTALL
+)
+_TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The first thing that went wrong, as far as can be told."""
+
+    node: str
+    error: str
+    rank: int | None = None
+    traceback: str | None = None
+    log_tail: tuple[str, ...] = ()
+    stopped: bool = False  # on purpose: by a signal to its launcher
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    exit_code: int
+    ended_unix_s: float
+    first_failure: Failure | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As `exit.json` says it."""
+        return {**asdict(self), "exit_code": int(self.exit_code)}
+
+
+def read_outcome(attempt: AttemptDir) -> Outcome | None:
+    """What `exit.json` says, if somebody saw the end."""
+    try:
+        values = read_json(attempt.exit)
+    except FileNotFoundError:
+        return None
+    told = values["first_failure"]
+    failure = Failure(**{**told, "log_tail": tuple(told["log_tail"])}) if told else None
+    return Outcome(**{**values, "first_failure": failure})
+
+
+def settle(
+    attempt: AttemptDir, record: Recorded, states: Sequence[NodeState], lost: Mapping[str, str]
+) -> Outcome:
+    """How an attempt ended whose nodes have all ended or are lost."""
+    failure = None
+    code = ExitCode.OK
+    if any(state.exit_code != 0 for state in states):
+        failure = first_failure(attempt, record, states, lost)
+        code = ExitCode.TERMINATED if failure.stopped else ExitCode.FAILED
+    return Outcome(code, time.time(), failure)
+
+
+def first_failure(
+    attempt: AttemptDir, record: Recorded, states: Sequence[NodeState], lost: Mapping[str, str]
+) -> Failure:
+    """A lost node, else a killed rank, else who stopped it, else a rank's account, else the log.
+
+    Where one node is lost or one rank killed, the others only complain of a broken connection.
+    """
+    logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
+    for node, reason in lost.items():
+        return Failure(node, reason, log_tail=_before_afterwords(logs[node]))
+    failed = _earliest_first(attempt, [state for state in states if state.exit_code != 0])
+    for state in failed:
+        if killed := _killed_rank(state.node, logs[state.node]):
+            return killed
+    if attempt.stopped.exists():
+        return Failure(failed[0].node, f"{read_json(attempt.stopped)['signal']}", stopped=True)
+    for account in attempt.rank_failures():
+        return _as_told(account, record, logs)
+    node, code = failed[0].node, failed[0].exit_code
+    if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
+        return Failure(node, "SIGTERM", stopped=True)
+    error = f"`colossalai run` ended with exit code {code}"
+    return Failure(node, error, log_tail=_before_afterwords(logs[node]))
+
+
+def _earliest_first(attempt: AttemptDir, failed: Sequence[NodeState]) -> list[NodeState]:
+    def ended_unix_s(state: NodeState) -> float:
+        path = attempt.node_exit(state.node)
+        return path.stat().st_mtime if path.exists() else math.inf
+
+    return sorted(failed, key=ended_unix_s)
+
+
+def _as_told(
+    account: Mapping[str, Any], record: Recorded, logs: Mapping[str, Sequence[str]]
+) -> Failure:
+    node = record.node_of_rank(int(account["rank"]))
+    return Failure(
+        node,
+        str(account["error"]),
+        rank=int(account["rank"]),
+        traceback=account["traceback"],
+        log_tail=_before_afterwords(logs[node]),
+    )
+
+
+def _killed_rank(node: str, log: Sequence[str]) -> Failure | None:
+    found = _ROOT_CAUSE.search("\n".join(log))
+    if found is None or int(found["signal"]) == signal.SIGTERM:
+        return None
+    name = signal.Signals(int(found["signal"])).name
+    hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+    return Failure(
+        node,
+        f"killed by {name}{hint}",
+        rank=int(found["rank"]),
+        log_tail=_before_afterwords(log),
+    )
+
+
+def _is_stopped(log: str) -> bool:
+    """Whether torchrun was told to end, or a rank that could not save yet."""
+    found = _ROOT_CAUSE.search(log)
+    is_rank = found is not None and int(found["signal"]) == signal.SIGTERM
+    return is_rank or _TORCHRUN_STOPPED.search(log) is not None
+
+
+def _before_afterwords(log: Sequence[str]) -> tuple[str, ...]:
+    end = next((i for i, line in enumerate(log) if _AFTERWORDS.search(line)), len(log))
+    return tuple(log[max(0, end - TAIL_LINES) : end])

@@ -1,0 +1,86 @@
+"""What a run does now: told by its files and, as long as it may run, by its nodes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from soractl.errors import ExitCode
+from soractl.launch.start import being_started
+from soractl.remote.connections import Remote
+from soractl.runs import node_states as attempts
+from soractl.runs.find import last_attempt, recorded, stage_of
+from soractl.runs.node_states import NodeState
+from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
+from soractl.runs.progress import Progress, ProgressReader
+from trainer.run_dir import RunDir
+
+State = Literal["never started", "starting", "running", "ended", "failed", "stopped", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """A run and its newest attempt."""
+
+    run: RunDir
+    stage: str
+    state: State
+    attempt: int | None = None
+    nodes: tuple[NodeState, ...] = ()
+    progress: Progress | None = None
+    first_failure: Failure | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "run": self.run.name,
+            "stage": self.stage,
+            "state": self.state,
+            "attempt": self.attempt,
+            "progress": {**asdict(self.progress), "eta_s": self.progress.eta_s}
+            if self.progress
+            else None,
+            "checkpoints": [checkpoint.name for checkpoint in self.run.checkpoints()],
+            "incomplete": {path.name: why for path, why in self.run.incomplete().items()},
+            "nodes": [asdict(node) for node in self.nodes],
+            "first_failure": asdict(self.first_failure) if self.first_failure else None,
+        }
+
+
+def read_status(run: RunDir, remote: Remote) -> RunStatus:
+    """The truth also for a run that nobody follows."""
+    attempt = last_attempt(run)
+    if attempt is None:
+        return RunStatus(run=run, stage=stage_of(run), state="never started")
+    record = recorded(attempt)
+    nodes = attempts.read_states(attempt, record.nodes)
+    if not all(node.ended for node in nodes) and not attempt.exit.exists():
+        nodes = attempts.look(attempt, record, remote)
+    head_log = attempt.node_log(record.nodes[0].name)
+    progress = ProgressReader(run, head_log, record.started_unix_s).read(time.time())
+    outcome = read_outcome(attempt)
+    if outcome is None and not being_started(run) and not any(map(_may_live, nodes)):
+        lost = {node.node: attempts.VANISHED for node in nodes if node.vanished}
+        outcome = settle(attempt, record, nodes, lost)
+    return RunStatus(
+        run=run,
+        stage=stage_of(run),
+        state=_state(run, nodes, outcome),
+        attempt=attempt.number,
+        nodes=tuple(nodes),
+        progress=progress,
+        first_failure=outcome.first_failure if outcome else None,
+    )
+
+
+def _may_live(node: NodeState) -> bool:
+    return bool(node.processes or node.error)
+
+
+def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> State:
+    if outcome:
+        words: dict[int, State] = {ExitCode.OK: "ended", ExitCode.TERMINATED: "stopped"}
+        return words.get(outcome.exit_code, "failed")
+    if any(node.processes for node in nodes):
+        return "running"
+    return "starting" if being_started(run) else "unknown"

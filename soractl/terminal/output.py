@@ -1,0 +1,184 @@
+"""The only module that prints: results to stdout, all else to stderr, JSON, tables, progress."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from soractl.errors import SoractlError
+from soractl.runs.progress import Progress, one_line
+from soractl.terminal import counting
+from soractl.terminal.transfer import Show, Transfer
+from soractl.terminal.transfer import one_line as transfer_line
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from soractl.launch.follow import Display
+
+SCHEMA_VERSION = 1
+PLAIN_EVERY_S = 5.0
+
+T = TypeVar("T")
+
+
+def result(lines: str | Iterable[str]) -> None:
+    """What was asked for."""
+    _write(sys.stdout, lines)
+
+
+def note(lines: str | Iterable[str]) -> None:
+    """What goes on, and hints."""
+    _write(sys.stderr, lines)
+
+
+def json_object(values: Mapping[str, Any]) -> None:
+    """What was asked for, for programs: one object, its schema's version first."""
+    result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=2))
+
+
+def report(lines: Iterable[str], values: Mapping[str, Any], as_json: bool) -> None:
+    """What was asked for, in the form that was asked for."""
+    if as_json:
+        json_object(values)
+    else:
+        result(lines)
+
+
+def look(lines: Iterable[str], values: Mapping[str, Any], as_json: bool, *, again: bool) -> None:
+    """One of several reports; on a terminal it takes the place of the one before."""
+    if again and not as_json and sys.stdout.isatty():
+        result("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
+    report(lines, values, as_json)
+
+
+def error(fault: Exception) -> None:
+    """What happened, and what to type next."""
+    note(f"error: {fault}")
+    if isinstance(fault, SoractlError) and fault.hint:
+        note(f"hint: {fault.hint}")
+
+
+@contextmanager
+def progress_display() -> "Iterator[Display]":
+    """A line that is drawn over and over on a terminal, else a line every few seconds."""
+    if not sys.stderr.isatty():
+        yield PlainDisplay()
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield LiveDisplay(live)
+
+
+class PlainDisplay:
+    """Progress for a log file or a pipe."""
+
+    def __init__(self) -> None:
+        self._shown: Progress | None = None
+        self._next = 0.0
+
+    def show(self, progress: Progress) -> None:
+        """One line, if there is something new and the last one is some seconds old."""
+        old = self._shown
+        if old and (old.global_step, old.log_line) == (progress.global_step, progress.log_line):
+            return
+        first_step = old is not None and old.global_step is None and progress.global_step
+        if first_step or time.monotonic() >= self._next:
+            note(one_line(progress))
+            self._shown = progress
+            self._next = time.monotonic() + PLAIN_EVERY_S
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+        note(text)
+
+
+class LiveDisplay:
+    """Progress on a terminal."""
+
+    def __init__(self, live: "Live") -> None:
+        self._live = live
+
+    def show(self, progress: Progress) -> None:
+        """Draw the line anew, with a bar once the number of steps is known."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 1))
+        text = Text(one_line(progress), no_wrap=True, overflow="ellipsis")
+        if progress.global_step is None or not progress.total_steps:
+            grid.add_row(text)
+        else:
+            bar = ProgressBar(progress.total_steps, progress.global_step, width=24)
+            grid.add_row(bar, text)
+        self._live.update(grid)
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def transfer_display() -> Iterator[Show]:
+    """For bytes that come: a bar on a terminal, else a line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _plain(transfer_line)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    def show(transfer: Transfer) -> None:
+        live.update(_bar(transfer_line(transfer), transfer.done_bytes, transfer.total_bytes))
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield show
+
+
+@contextmanager
+def count_display() -> Iterator[counting.Show]:
+    """For clips that are done: a bar on a terminal, else a line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _plain(counting.one_line)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    def show(count: counting.Count) -> None:
+        live.update(_bar(counting.one_line(count), count.done, count.total))
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
+        yield show
+
+
+def _plain(line: Callable[[T], str]) -> Callable[[T], None]:
+    due = time.monotonic() + PLAIN_EVERY_S
+
+    def show(progress: T) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            note(line(progress))
+            due = time.monotonic() + PLAIN_EVERY_S
+
+    return show
+
+
+def _bar(line: str, done: int, total: int) -> "Table":
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    text = Text(line, no_wrap=True, overflow="ellipsis")
+    grid.add_row(ProgressBar(total or 1, done, width=24), text)
+    return grid
+
+
+def _write(stream: TextIO, lines: str | Iterable[str]) -> None:
+    for line in [lines] if isinstance(lines, str) else lines:
+        print(line, file=stream, flush=True)

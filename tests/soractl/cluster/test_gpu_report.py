@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import pytest
+
+from soractl.cluster import gpu_report
+from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
+from soractl.cluster.watch import Look
+from soractl.remote.nodes import Node, NodeSource
+
+
+def gpu(index, util, power, **changes):
+    values = {"mem_used_bytes": 72 * 2**30, "mem_total_bytes": 80 * 2**30, "temp_c": 60.0}
+    return Gpu(index, f"GPU-{index}", "H100", util_pct=util, power_w=power, **{**values, **changes})
+
+
+BUSY = NodeGpus(
+    Node("n1"),
+    (gpu(0, 90.0, 600.0), gpu(1, 100.0, 650.0, temp_c=65.0)),
+    (GpuProcess(7, 0, 70 * 2**30, "python", "ann", "/shared/runs/007-stage2"),),
+)
+IDLE = NodeGpus(Node("n2"), (gpu(0, 0.0, 70.0, mem_used_bytes=2**20),))
+ODD = NodeGpus(
+    Node("n3"),
+    (gpu(0, None, None, mem_used_bytes=None, temp_c=None, notes=("GPU 0 is lost",)),),
+    notes=("GPU 0 is lost",),
+)
+DEAD = NodeGpus(Node("n4"), error="unreachable: no route")
+ROWS = [BUSY, IDLE, ODD, DEAD]
+
+
+def test_each_node_keeps_its_row_and_what_is_unknown_is_never_a_zero():
+    assert gpu_report.lines(ROWS, "nodes") == [
+        "NODE   GPUS  UTIL %  MEM GiB      POWER W/GPU  POWER W  TEMP C  PROCS  RUN/OWNER   NOTE",
+        "n1     2     95      144.0/160.0  625          1250     65      1      007-stage2",
+        "n2     1     0       0.0/80.0     70           70       60      0",
+        "n3     1     -       -/80.0       -            -        -       0                  "
+        "GPU 0 is lost",
+        "n4     -     -       -            -            -        -       -                  "
+        "unreachable: no route",
+        "total  4     63      144.0/320.0  440          1320     65      1",
+    ]
+
+
+def test_each_gpu_has_a_row():
+    assert gpu_report.lines(ROWS, "gpus") == [
+        "NODE  GPU  NAME  UTIL %  MEM GiB    POWER W  TEMP C  NOTE",
+        "n1    0    H100  90      72.0/80.0  600      60",
+        "n1    1    H100  100     72.0/80.0  650      65",
+        "n2    0    H100  0       0.0/80.0   70       60",
+        "n3    0    H100  -       -/80.0     -        -       GPU 0 is lost",
+        "n4    -          -       -          -        -       unreachable: no route",
+    ]
+
+
+def test_each_process_has_a_row():
+    assert gpu_report.lines([BUSY, DEAD], "processes") == [
+        "NODE  GPU  PID  USER  MEM GiB  RUN         COMMAND",
+        "n1    0    7    ann   70.0     007-stage2  python",
+        "n4    -    -    -     -        -           unreachable: no route",
+    ]
+
+
+def test_what_the_driver_does_not_tell_is_unknown_and_not_none():
+    silent = NodeGpus(
+        Node("n5"), notes=("versions differ",), gpus_known=False, processes_known=False
+    )
+    partly = replace(BUSY, notes=("processes not known",), processes_known=False)
+    assert gpu_report.table([silent, partly], "nodes")[1:] == [
+        ("n5", "-", "-", "-", "-", "-", "-", "-", "", "versions differ"),
+        ("n1", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "007-stage2",
+         "processes not known"),
+        ("total", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "", ""),
+    ]  # fmt: skip
+    assert gpu_report.table([silent, DEAD], "nodes")[-1][:2] == ("total", "-")
+    assert gpu_report.table([silent, partly], "processes")[1:] == [
+        ("n5", "-", "-", "-", "-", "-", "versions differ"),
+        ("n1", "0", "7", "ann", "70.0", "007-stage2", "python"),
+        ("n1", "-", "-", "-", "-", "-", "processes not known"),
+    ]
+    [told] = gpu_report.as_json([silent])["nodes"]
+    assert (told["gpus"], told["processes"]) == (None, None)
+
+
+def test_a_spreadsheet_gets_commas():
+    assert gpu_report.lines([IDLE], "gpus", as_csv=True) == [
+        "NODE,GPU,NAME,UTIL %,MEM GiB,POWER W,TEMP C,NOTE",
+        "n2,0,H100,0,0.0/80.0,70,60,",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("only", "order", "names"),
+    [
+        (None, "node", ["n1", "n2", "n3", "n4"]),
+        ("busy", "node", ["n1"]),
+        ("idle", "node", ["n2", "n3"]),
+        ("bad", "node", ["n3", "n4"]),
+        (None, "power", ["n1", "n2", "n3", "n4"]),
+    ],
+)
+def test_rows_can_be_chosen_and_sorted(only, order, names):
+    rows = list(reversed(ROWS)) if order != "node" else ROWS
+    chosen = [row.node.name for row in gpu_report.choose(rows, only, order)]
+    assert chosen == names or (order == "power" and chosen[:2] == names[:2])
+
+
+def test_the_count_says_what_kind_of_answers_there_were():
+    look = Look(NodeSource((), "hostfiles/nodes.txt"), tuple(ROWS), 1.84)
+    assert gpu_report.count(look) == (
+        "hostfiles/nodes.txt: 2 ok, 1 with notes, 1 without an answer in 1.8 s"
+    )
+    assert look.exit_code == 4
+    stuck = NodeGpus(Node("n5"), error="nvidia-smi is stuck")
+    assert Look(look.source, (BUSY, stuck), 1).exit_code == 3
+    assert Look(look.source, (stuck,), 1).exit_code == 1
+    assert Look(look.source, (BUSY, ODD), 1).exit_code == 0
+
+
+def test_programs_get_everything_with_its_unit():
+    [busy, dead] = gpu_report.as_json([BUSY, DEAD])["nodes"]
+    assert list(busy) == ["node", "error", "notes", "elapsed_s", "gpus", "processes"]
+    assert busy["gpus"][0]["power_w"] == 600.0
+    assert dead == {
+        "node": "n4",
+        "error": "unreachable: no route",
+        "notes": [],
+        "elapsed_s": 0.0,
+        "gpus": None,
+        "processes": None,
+    }
+
+
+def test_rows_that_come_late_are_shown_in_line_below_those_that_were_quick():
+    late = replace(BUSY, node=Node("a-longer-name"), notes=("late",))
+    source = NodeSource((late.node, BUSY.node), "nodes.txt", None)
+    screen = gpu_report.Screen("nodes", None, "node", as_csv=False)
+    first = screen.early(Look(source, (IDLE,), 1.5))
+    rest = screen.rest(Look(source, (late, IDLE), 5.0))
+    cells = [line.split() for line in (*first, *rest)]
+    assert [row[0] for row in cells] == ["NODE", "n2", "a-longer-name", "total"]
+    assert first[0].index("MEM GiB") == rest[0].index("144.0/160.0")
+    assert first[0].index("NOTE") == rest[0].index("late")
+
+
+@pytest.mark.parametrize("what", ["gpus", "processes"])
+def test_rows_of_gpus_and_processes_are_in_line_too(what):
+    source = NodeSource((BUSY.node, DEAD.node), "nodes.txt", None)
+    screen = gpu_report.Screen(what, None, "node", as_csv=False)
+    header, *_ = screen.early(Look(source, (BUSY,), 1.5))
+    [late] = screen.rest(Look(source, (BUSY, DEAD), 5.0))
+    assert header.index(header.split()[-1]) == late.index("unreachable")

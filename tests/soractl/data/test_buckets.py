@@ -1,0 +1,161 @@
+import json
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from soractl.data import buckets as data_buckets
+from soractl.data.picture import bucket_map
+from trainer.config import load_stage
+from trainer.data import batch_sampler
+from trainer.data.batch_sampler import plan_epoch
+from trainer.data.buckets import assign, bucket_rules
+from trainer.data.costs import work
+from trainer.data.dataset import load_clips
+
+SMALL = """\
+extends = ["base", "tiny"]
+epochs = 1
+[balance]
+window = 4
+[buckets]
+frames = [1, 17]
+[buckets.batch_size]
+144p = [2, 2]
+240p = [1]
+[buckets.keep]
+144p = [1.0, 1.0]
+240p = [0.0]
+"""
+
+
+def write_table(path, clips):
+    """(frames, height, width) of each clip."""
+    rows = [(f"{number}.mp4", "a cat", *clip) for number, clip in enumerate(clips)]
+    columns = ["path", "text", "num_frames", "height", "width"]
+    pandas.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def stage(workplace, monkeypatch):
+    import shutil
+
+    from tests.conftest import REPOSITORY
+
+    shutil.copytree(REPOSITORY / "configs", workplace.folder / "configs", dirs_exist_ok=True)
+    workplace.write("configs/small.toml", SMALL)
+    return workplace
+
+
+def test_every_clip_is_counted_where_it_goes(stage):
+    clips = [
+        *[(18, 144, 256)] * 5,
+        *[(1, 240, 426)] * 3,
+        (17, 144, 256),
+        (90, 90, 160),
+        (0, 240, 426),
+    ]
+    write_table(stage.folder / "clips.csv", clips)
+    told = data_buckets.first_epoch("small", stage.folder / "clips.csv", 2, ())
+    held = {
+        (row.resolution, row.frames): (row.clips, row.batches, row.left_over) for row in told.rows
+    }
+    assert held == {("240p", 1): (0, 0, 0), ("144p", 17): (5, 2, 1), ("144p", 1): (3, 1, 1)}
+    assert told.fallen == {
+        batch_sampler.TOO_SMALL: 1,
+        batch_sampler.TOO_SHORT: 2,
+        batch_sampler.NOT_KEPT: 0,
+        batch_sampler.NO_BATCH: 2,
+        batch_sampler.NO_STEP: 2,
+    }
+    assert (told.steps, told.batches, told.exit_code) == (1, 3, 0)
+    assert list(told.balance) == [0, 4]
+
+
+def test_it_is_what_training_does(stage):
+    draw = np.random.default_rng(5)
+    sizes = [(144, 256), (240, 426), (360, 640), (720, 1280), (1080, 1920), (640, 360)]
+    clips = [(int(draw.integers(1, 500)), *sizes[draw.integers(6)]) for _ in range(3000)]
+    table = write_table(stage.folder / "clips.csv", clips)
+    overrides = ("buckets.batch_size.144p=[4,3,2,2,1]",)
+    told = data_buckets.first_epoch("stage1", table, 4, overrides)
+    config = load_stage("stage1", overrides).config
+    buckets = config.buckets
+    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+    assignment = assign(load_clips(table), rules, config.seed, 0)
+    plan = plan_epoch(assignment, world_size=4, window=config.balance.window)
+    batches = [batch for step in range(plan.steps) for batch in plan.step(step)]
+    trained = sum(len(batch.rows) for batch in batches)
+    assert told.steps == plan.steps > 10
+    assert sum(told.fallen.values()) == len(clips) - trained
+    assert sum(row.clips for row in told.rows) == int((assignment.index >= 0).sum())
+    cost = [[work(batch.bucket) for batch in plan.step(step)] for step in range(plan.steps)]
+    share = sum(map(sum, cost)) / 4 / sum(map(max, cost))
+    assert told.balance[config.balance.window] == pytest.approx(share)
+    assert told.balance[config.balance.window] > told.balance[0]
+
+
+def test_the_table_and_the_picture_say_the_same(stage):
+    kept = [*[(18, 144, 256)] * 4, *[(1, 240, 426)] * 5]
+    write_table(stage.folder / "clips.csv", [*kept, (17, 144, 256), (90, 90, 160)])
+    done = stage.soractl("data", "buckets", "small", "clips.csv", "--picture", "map.png")
+    assert done.stdout == (
+        "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  LEFT OVER  TOKENS  SHARE\n"
+        "144p        17      4      36.4 %  2      2        0          2.88 k  83.3 %\n"
+        "144p        1       5      45.5 %  2      2        1          576     16.7 %\n"
+        "no clip in 240p/1\n"
+        "\n"
+        "3 of 11 clips are not trained on in this epoch\n"
+        "  1  too small for every resolution\n"
+        "  1  too short for every length\n"
+        "  1  left over when a bucket is cut into batches\n"
+        "\n"
+        "an epoch for 1 rank: 4 steps, 4 micro batches, 3.46 k tokens\n"
+        "balance.window = 0: ranks work 100.0 % of a step's time\n"
+        "balance.window = 4: ranks work 100.0 % of a step's time\n"
+        "picture: map.png\n"
+    )
+    with Image.open("map.png") as picture:
+        coloured = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
+    assert len(coloured) > 10
+    values = json.loads(stage.soractl("data", "buckets", "small", "clips.csv", "--json").stdout)
+    assert values["balance_by_window"] == {"0": 1.0, "4": 1.0}
+    assert [row["clips"] for row in values["buckets"]] == [0, 4, 5]
+    told = data_buckets.first_epoch("small", stage.folder / "clips.csv", 1, ())
+    figure = bucket_map("", told.shares(), told.axes(), told.fallen, told.clips)
+    drawn = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert told.axes() == (["240p", "144p"], [1, 17])
+    assert drawn == [
+        ["0", "45.5 %", "36.4 %"],
+        ["0", "16.7 %", "83.3 %"],
+        ["1 (9.1 %)", "1 (9.1 %)", "0 (0.0 %)", "1 (9.1 %)", "0 (0.0 %)"],
+    ]
+
+
+def test_buckets_that_can_hold_no_clip_are_a_failure(stage):
+    write_table(stage.folder / "clips.csv", [(18, 144, 256)] * 4)
+    nothing = ("--set", "buckets.keep.144p=[0.0,0.0]")
+    done = stage.soractl("data", "buckets", "small", "clips.csv", *nothing, code=1)
+    assert done.stdout.splitlines()[-1] == (
+        "the buckets of small can hold no clip: each keeps 0 or has none"
+    )
+
+
+def test_too_few_clips_for_all_ranks_are_a_failure(stage):
+    write_table(stage.folder / "clips.csv", [(18, 144, 256)] * 5)
+    done = stage.soractl("data", "buckets", "small", "clips.csv", "--ranks", "3", code=1)
+    assert done.stdout.splitlines()[-1] == ("no step to train: only 2 full batches for 3 ranks")
+    nearly = ("--set", "buckets.batch_size.144p=[3,3]", "--ranks", "2")
+    done = stage.soractl("data", "buckets", "small", "clips.csv", *nearly, code=1)
+    assert done.stdout.splitlines()[-1] == "no step to train: only 1 full batch for 2 ranks"
+
+
+def test_a_table_without_numbers_names_the_command_that_measures(stage):
+    stage.write("clips.csv", "path,text\na.mp4,a cat\n")
+    done = stage.soractl("data", "buckets", "small", "clips.csv", code=2)
+    assert done.stderr == (
+        "error: clips.csv has no column num_frames, height, width\n"
+        "hint: soractl data info clips.csv --out clips_info.csv\n"
+    )

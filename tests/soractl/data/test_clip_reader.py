@@ -1,0 +1,144 @@
+import faulthandler
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from soractl.data.clip_facts import NOT_A_CLIP, Unreadable, decode, measure
+from soractl.data.clip_reader import read_all
+from tests.soractl.data.odd_files import write_odd_files
+
+NO_INDEX = "Invalid data found when processing input: mov,mp4,m4a,3gp,3g2,mj2: moov atom not found"
+ENDED = "matroska,webm: File ended prematurely"
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
+
+
+def said(read, path, *expected):
+    try:
+        return read(str(path), *expected)
+    except Unreadable as fault:
+        return str(fault)
+
+
+def numbers(path, frames, height, width, fps):
+    return {
+        "num_frames": frames,
+        "height": height,
+        "width": width,
+        "aspect_ratio": height / width,
+        "fps": fps,
+        "resolution": height * width,
+        "file_size": path.stat().st_size,
+    }
+
+
+def test_a_header_gives_the_numbers_of_a_table(odd):
+    assert said(measure, odd / "good.mp4") == numbers(odd / "good.mp4", 40, 64, 96, 24.0)
+    assert said(measure, odd / "one-frame.mp4") == numbers(odd / "one-frame.mp4", 1, 64, 96, 24.0)
+
+
+def test_frames_are_counted_where_the_header_has_no_number(odd):
+    assert said(measure, odd / "good.mkv") == numbers(odd / "good.mkv", 40, 64, 96, 24.0)
+
+
+def test_a_picture_is_one_frame_without_a_rate(odd):
+    measured = said(measure, odd / "good.png")
+    assert math.isnan(measured.pop("fps"))
+    assert {**measured, "fps": None} == numbers(odd / "good.png", 1, 16, 32, None)
+
+
+def test_what_cannot_be_measured_says_why(odd):
+    (odd / "notes.txt").write_text("no clip")
+    bad = ("audio-only.mp4", "cut.mp4", "empty.mp4", "text.mov", "missing.mp4", "notes.txt")
+    assert [said(measure, odd / name) for name in bad] == [
+        "no video stream",
+        NO_INDEX,
+        "the file is empty",
+        NO_INDEX,
+        "No such file or directory",
+        NOT_A_CLIP,
+    ]
+
+
+def test_decoding_finds_what_a_header_hides(odd):
+    assert said(decode, odd / "good.mp4") == {"num_frames": 40}
+    assert said(decode, odd / "good.mkv") == {"num_frames": 40}
+    assert said(decode, odd / "one-frame.mp4") == {"num_frames": 1}
+    assert said(decode, odd / "good.png") == {"num_frames": 1}
+    assert said(decode, odd / "cut.mkv") == said(decode, odd / "cut.mkv") == ENDED
+    assert "Invalid NAL unit size" in said(decode, odd / "flipped.mp4")
+    assert said(decode, odd / "cut.png") != {"num_frames": 1}
+    assert said(decode, odd / "audio-only.mp4") == "no video stream"
+
+
+def test_fewer_frames_than_the_table_says_are_a_fault(odd):
+    assert said(decode, odd / "good.mp4", 40) == {"num_frames": 40}
+    assert said(decode, odd / "good.mp4", 41) == "40 frames, where the table says 41"
+
+
+def as_told(path, _):
+    """Does what the path says."""
+    if path == "crash":
+        faulthandler.disable()  # pytest's, which would print this process's end
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path == "hang":
+        time.sleep(60)
+    if path == "leave":
+        os._exit(3)
+    if path == "raise":
+        raise RuntimeError("a bug")
+    time.sleep(0.05)
+    return {}
+
+
+def test_a_clip_that_crashes_or_hangs_its_reader_stops_no_other():
+    paths = ["crash", "hang", "leave", "raise", *map(str, range(8))]
+    tasks = [{"path": path} for path in paths]
+    answers = list(read_all(tasks, as_told, workers=2, seconds=60, stuck_after_s=4))
+    assert {answer["path"]: answer["reason"] for answer in answers} == {
+        "crash": "its reader died: SIGSEGV",
+        "hang": "no end within 4 s",
+        "leave": "its reader died: exit code 3",
+        "raise": "RuntimeError: a bug",
+        **{str(number): "" for number in range(8)},
+    }
+    assert len(answers) == len(paths)
+
+
+def test_no_clip_is_begun_after_its_time():
+    tasks = [{"path": str(number)} for number in range(1000)]
+    answers = list(read_all(tasks, as_told, workers=2, seconds=0.2, stuck_after_s=5))
+    assert 1 <= len(answers) <= 10
+    assert all(answer["ok"] for answer in answers)
+
+
+def test_the_program_answers_in_lines_of_json(odd):
+    tasks = [{"path": str(odd / "good.mp4"), "num_frames": 40}, {"path": str(odd / "empty.mp4")}]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "soractl.data.clip_reader",
+            "check",
+            "--seconds=9",
+            "--stuck-after=9",
+        ],
+        input="\n".join(map(json.dumps, tasks)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = sorted(map(json.loads, done.stdout.splitlines()), key=lambda answer: answer["ok"])
+    assert [{**answer, "seconds": 0} for answer in answers] == [
+        {"path": str(odd / "empty.mp4"), "ok": False, "reason": "the file is empty", "seconds": 0},
+        {"path": str(odd / "good.mp4"), "ok": True, "reason": "", "num_frames": 40, "seconds": 0},
+    ]

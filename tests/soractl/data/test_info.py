@@ -1,0 +1,128 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+from tests.soractl.data.odd_files import write_odd_files, write_video
+
+FEW_AT_ONCE = """
+from soractl import cli
+from soractl.data import clip_queue
+clip_queue.MOST_CLIPS = 4
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Forty good clips."""
+    folder = tmp_path_factory.mktemp("many")
+    write_video(folder / "00.mp4", frames=20)
+    for number in range(1, 40):
+        (folder / f"{number:02d}.mp4").write_bytes((folder / "00.mp4").read_bytes())
+    return sorted(folder.iterdir())
+
+
+def test_a_folder_becomes_a_table_and_what_cannot_be_read_another(workplace, odd):
+    (odd / ".hidden.mp4").touch()
+    (odd / "notes.txt").touch()
+    done = workplace.soractl("data", "info", str(odd), "--out", "clips.csv", code=3)
+    table = pandas.read_csv("clips.csv")
+    failed = pandas.read_csv("clips.failed.csv")
+    assert [name.rpartition("/")[2] for name in table["path"]] == [
+        *("cut.mkv", "cut.png", "flipped.mp4", "good.mkv", "good.mp4", "good.png"),
+        "one-frame.mp4",
+    ]
+    assert list(table.columns) == [
+        *("path", "text", "num_frames", "height", "width"),
+        *("aspect_ratio", "fps", "resolution", "file_size"),
+    ]
+    assert sorted(name.rpartition("/")[2] for name in failed["path"]) == [
+        *("audio-only.mp4", "cut.mp4", "empty.mp4", "text.mov"),
+    ]
+    assert done.stdout.splitlines()[-1] == (
+        "7 clips measured, 4 failed: clips.csv, clips.failed.csv, clips.png"
+    )
+    assert "1 no video stream" in done.stdout
+    assert sorted(file.name for file in workplace.folder.iterdir()) == sorted(
+        ["bin", "clips.csv", "clips.failed.csv", "clips.png", "data", "hostfiles"]
+    )
+
+
+def test_a_table_keeps_its_rows_and_columns_and_gains_numbers(workplace, odd):
+    workplace.write("in.csv", "video,caption,score\ngood.mp4,a line,7\none-frame.mp4,,8\n")
+    options = ("--out", "out.parquet", "--root", str(odd), "--json")
+    values = json.loads(workplace.soractl("data", "info", "in.csv", *options).stdout)
+    assert values["clips"] == 2
+    table = pandas.read_parquet("out.parquet")
+    assert table["path"].tolist() == [f"{odd}/good.mp4", f"{odd}/one-frame.mp4"]
+    assert table["score"].tolist() == [7, 8]
+    assert table["num_frames"].tolist() == [40, 1]
+
+
+def test_a_clip_that_stands_twice_is_measured_once(workplace, odd):
+    workplace.write("in.csv", f"path,text\n{odd}/good.mp4,a\n{odd}/good.mp4,b\n")
+    done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
+    assert done.stdout.splitlines()[0] == "1 row with a path that another row has"
+    assert pandas.read_csv("out.csv")["text"].tolist() == ["a"]
+
+
+def test_nothing_that_can_be_read_is_a_failure(workplace):
+    workplace.write("in.csv", "path,text\nmissing.mp4,a\n")
+    done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv", code=1)
+    assert done.stdout == (
+        "1 No such file or directory\n0 clips measured, 1 failed: out.failed.csv\n"
+    )
+    assert not (workplace.folder / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("in.csv", "--out", "in.csv"), "error: in.csv is an input too"),
+        (("in.csv", "--out", "out.txt"), "error: out.txt: the name of a table ends in .csv or"),
+        (("in.csv", "--out", "no/out.csv"), "error: no/out.csv: no folder no"),
+        (("gone.csv", "--out", "out.csv"), "error: gone.csv: No such file or directory"),
+        (("bare.csv", "--out", "out.csv"), "error: bare.csv has no column path; it has: a, b"),
+        (("nothing.csv", "--out", "out.csv"), "error: nothing.csv is empty"),
+        (("bin", "--out", "out.csv"), "error: bin: no file ends in .mp4, .avi,"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_work(workplace, arguments, said):
+    workplace.write("in.csv", "path,text\nmissing.mp4,a\n")
+    workplace.write("bare.csv", "a,b\n1,2\n")
+    workplace.write("nothing.csv", "")
+    done = workplace.soractl("data", "info", *arguments, code=2)
+    assert done.stderr.startswith(said)
+
+
+def test_a_killed_command_goes_on_where_it_was(workplace, many):
+    clips = "\n".join(map(str, many))
+    workplace.write("in.csv", f"path\n{clips}\n")
+    command = [sys.executable, "-c", FEW_AT_ONCE, "data", "info", "in.csv", "--out", "out.csv"]
+    journal = workplace.folder / ".out.csv.journal"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while not journal.exists() or journal.read_text().count("\n") < 8:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done_before = [json.loads(line)["path"] for line in journal.read_text().splitlines()]
+    assert 8 <= len(done_before) < 40
+    for path in done_before:
+        Path(path).rename(f"{path}.away")  # whoever looked at it again would fail
+    workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
+    assert pandas.read_csv("out.csv")["num_frames"].tolist() == [20] * 40
+    assert not journal.exists()

@@ -1,0 +1,128 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from soractl.cluster.settings import Cluster, Machine
+from soractl.errors import SoractlError
+from soractl.launch import plan as launch_plan
+from soractl.launch.plan import NodePlan, node_script
+from soractl.launch.start_point import StartPoint
+from soractl.remote.nodes import Node
+from trainer.run_dir import AttemptDir
+
+HERE = Node("here", local=True)
+MACHINE = Machine(
+    workdir=Path("/work dir"), environment=Path("/venv/bin"), gpus=0, cores=6, free_port=40000
+)
+RUN = Path("/work dir/runs/001-smoke")
+
+
+def plan(*nodes, cluster=None, machine=MACHINE, run=RUN, environ=()):
+    return launch_plan.plan(
+        run,
+        StartPoint("fresh"),
+        nodes=nodes,
+        cluster=cluster or Cluster(),
+        machine=machine,
+        environ=dict(environ),
+    )
+
+
+def test_one_machine_without_gpus_runs_two_ranks_on_a_free_port():
+    environment = {
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "3",
+        "PATH": "/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "SORACTL_RUN_ID": "/work dir/runs/001-smoke",
+    }
+    command = (
+        *("colossalai", "run", "--nproc_per_node", "2"),
+        *("--master_addr", "127.0.0.1", "--master_port", "40000"),
+        *("--extra_launch_args", "nnodes=1,node_rank=0"),
+        *(str(launch_plan.TRAIN_SCRIPT), "/work\\ dir/runs/001-smoke"),
+    )
+    made = plan(HERE)
+    assert made.nodes == (NodePlan(HERE, 0, 2, environment, command),)
+    assert made.world_size == 2
+
+
+def test_many_nodes_meet_at_the_first_one_and_spare_ones_stay_out():
+    nodes = [Node("n1", slots=8), Node("n2"), Node("n3", spare=True), Node("n4", slots=2)]
+    made = plan(*nodes, cluster=Cluster(ranks_per_node=4, workdir="/shared"))
+    assert [(n.node.name, n.node_rank, n.ranks) for n in made.nodes] == [
+        ("n1", 0, 8),
+        ("n2", 1, 4),
+        ("n4", 2, 2),
+    ]
+    assert made.world_size == 14
+    assert [n.command[4:10] for n in made.nodes] == [
+        ("--master_addr", "n1", "--master_port", "29500", "--extra_launch_args", f"nnodes=3,{rank}")
+        for rank in ("node_rank=0", "node_rank=1", "node_rank=2")
+    ]
+    assert [n.environment.get("OMP_NUM_THREADS") for n in made.nodes] == [None] * 3
+
+
+def test_gpus_of_this_machine_are_its_ranks():
+    machine = Machine(Path("/w"), Path("/v"), gpus=8, cores=128, free_port=1)
+    [node] = plan(HERE, machine=machine).nodes
+    assert (node.ranks, node.environment["OMP_NUM_THREADS"]) == (8, "16")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([Node("n1"), Node("n2")], "how many ranks does n1 run?"),
+        ([Node("n1", spare=True)], "all nodes are spare: none is left to start on"),
+        (
+            [Node("n", slots=1, port=1), Node("n", slots=1, port=2)],
+            "n stands more than once among the nodes",
+        ),
+        (
+            [Node("localhost", slots=1, local=True), Node("n2", slots=1)],
+            "the other nodes cannot reach the head node as localhost",
+        ),
+    ],
+)
+def test_nodes_that_cannot_work_together_are_refused(nodes, message):
+    with pytest.raises(SoractlError) as caught:
+        plan(*nodes)
+    assert caught.value.message == message
+
+
+def test_a_path_that_colossalai_would_mangle_is_refused():
+    with pytest.raises(SoractlError, match=r"cannot handle '\$' in a path"):
+        plan(HERE, run=Path("/runs/$HOME/001-x"))
+
+
+def test_a_nodes_script_survives_spaces_and_writes_how_it_ended(tmp_path):
+    folder = tmp_path / "a folder"
+    bin_folder = folder / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "colossalai").write_text(
+        '#!/bin/bash\necho "$NCCL_IB_HCA|$X|$SECRET|$HOME|$PWD"\nprintf "<%s>" "$@"\nexit 3\n'
+    )
+    (bin_folder / "colossalai").chmod(0o755)
+    run = folder / "runs/001-x"
+    attempt = AttemptDir(run / "attempts/1")
+    attempt.path.mkdir(parents=True)
+    machine = Machine(folder, bin_folder, gpus=0, cores=1, free_port=5)
+    made = plan(HERE, machine=machine, run=run, cluster=Cluster(env={"NCCL_IB_HCA": "=a,b"}))
+    attempt.node_script("here").write_text(node_script(made, made.nodes[0], attempt))
+    environ = {"PATH": "/usr/bin:/bin", "HOME": "/home/me", "SECRET": "s", "X": "y"}
+    subprocess.run(["bash", attempt.node_script("here")], env=environ, check=True)
+    shown = str(run).replace(" ", "\\ ")
+    assert attempt.node_log("here").read_text() == (
+        f"=a,b|||/home/me|{folder}\n"
+        "<run><--nproc_per_node><2><--master_addr><127.0.0.1><--master_port><5>"
+        f"<--extra_launch_args><nnodes=1,node_rank=0><{launch_plan.TRAIN_SCRIPT}><{shown}>"
+    )
+    assert attempt.node_exit("here").read_text() == "3\n"
+
+
+def test_torchrun_takes_the_last_value_of_a_repeated_option():
+    run = pytest.importorskip("torch.distributed.run", reason="needs torch")
+    arguments = ["--nnodes=1", "--node_rank=0", "--nnodes=3", "--node_rank=2", "train.py", "run"]
+    parsed = run.get_args_parser().parse_args(arguments)
+    assert (parsed.nnodes, parsed.node_rank) == ("3", 2)

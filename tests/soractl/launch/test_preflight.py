@@ -1,0 +1,163 @@
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
+from soractl.cluster.settings import Cluster
+from soractl.errors import SoractlError
+from soractl.launch.plan import LaunchPlan, NodePlan
+from soractl.launch.preflight import NodeFacts, ask, check, judge, judge_gpus
+from soractl.launch.prepare import Wishes, prepare_launch
+from soractl.launch.start_point import StartPoint
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node
+
+NODES = (Node("n1"), Node("n2"))
+PLAN = LaunchPlan(
+    run=Path("/shared/runs/001-smoke"),
+    workdir=Path("/shared"),
+    start=StartPoint("fresh"),
+    cluster=Cluster(),
+    head="n1",
+    port=29500,
+    nodes=tuple(NodePlan(node, rank, 2, {}, ()) for rank, node in enumerate(NODES)),
+)
+GOOD = NodeFacts(
+    NODES[0],
+    marker="secret",
+    head_addresses=("10.0.0.1",),
+    free_bytes=2**40,
+    versions={"python": "3.11.7", "torch": "2.13.0"},
+)
+
+
+def faults(*changes):
+    facts = [replace(GOOD, node=node) for node in NODES]
+    for index, change in changes:
+        facts[index] = replace(facts[index], **change)
+    return list(judge(PLAN, facts, "secret"))
+
+
+def test_good_nodes_have_no_faults():
+    assert faults() == []
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "fault"),
+    [
+        (1, {"error": "unreachable: no route"}, "n2: unreachable: no route"),
+        (
+            1,
+            {"marker": None},
+            "n2: /shared/runs is not the folder that this machine knows by that name",
+        ),
+        (0, {"free_bytes": 2**29}, "n1: 0.5 GiB are free where the runs lie"),
+        (1, {"head_addresses": ()}, "n2: the name n1 means nothing there"),
+        (1, {"head_addresses": ("127.0.1.1",)}, "n2: it takes the head's name n1 for its own"),
+        (0, {"port_is_free": False}, "n1: port 29500 is taken; master_port names another one"),
+        (
+            1,
+            {"versions": {"python": "3.11.7", "torch": None}},
+            "not the same torch everywhere: 2.13.0 on n1; None on n2",
+        ),
+    ],
+)
+def test_each_fault_is_one_sentence_that_names_the_node(index, change, fault):
+    assert faults((index, change)) == [fault]
+
+
+def test_a_port_is_wanted_of_the_head_alone():
+    taken = {"port_is_free": False}
+    assert faults((1, taken)) == []
+    assert faults((0, {"error": "unreachable"}), (1, taken)) == ["n1: unreachable"]
+
+
+def test_the_head_may_know_itself_by_a_loopback_address():
+    assert faults((0, {"head_addresses": ("127.0.1.1",)})) == []
+
+
+def gpu(index, **changes):
+    numbers = {"util_pct": 0.0, "mem_used_bytes": 2**20, "mem_total_bytes": 2**36}
+    return Gpu(index, None, "H100", **{**numbers, "power_w": 70.0, "temp_c": 30.0, **changes})
+
+
+IDLE = tuple(gpu(index) for index in range(4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, []),
+        ({"error": "nvidia-smi is stuck"}, ["n2: nvidia-smi is stuck"]),
+        (
+            {"gpus": IDLE[:1], "notes": ("GPU 1 is lost",)},
+            ["n2: 1 of 2 GPUs; GPU 1 is lost"],
+        ),
+        (
+            {"processes": (GpuProcess(7, 1, 2**34, "python", run_id="/shared/runs/000-x"),)},
+            ["n2: 1 GPU in use by /shared/runs/000-x"],
+        ),
+        (
+            {"gpus": (gpu(0, mem_used_bytes=2**35), *IDLE[1:])},
+            ["n2: 1 GPU in use"],
+        ),
+        ({"processes": (GpuProcess(7, 3, 2**34, "python"),)}, []),  # two ranks use GPUs 0 and 1
+    ],
+)
+def test_gpus_must_be_there_and_idle(changes, fault):
+    rows = [NodeGpus(NODES[0], IDLE), replace(NodeGpus(NODES[1], IDLE), **changes)]
+    assert list(judge_gpus(PLAN, rows)) == fault
+
+
+def test_a_run_without_any_gpu_is_a_cpu_run():
+    assert list(judge_gpus(PLAN, [NodeGpus(node, notes=("no driver",)) for node in NODES])) == []
+
+
+def test_what_a_node_answers_is_understood(workplace):
+    prepared = prepare_launch("smoke", Wishes(), os.environ)
+    marker = workplace.write("runs/marker", "secret")
+    with Connections() as remote:
+        [facts] = ask(prepared.plan, marker, remote)
+    assert (facts.error, facts.marker, facts.port_is_free) == (None, "secret", True)
+    assert facts.head_addresses == ("127.0.0.1",)
+    assert list(facts.versions) == ["python", "trainer code", "torch", "colossalai"]
+
+
+def test_a_node_without_the_program_says_so_and_nothing_is_left_behind(workplace):
+    prepared = prepare_launch("smoke", Wishes(), os.environ)
+    (workplace.bin / "colossalai").unlink()
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        check(prepared, remote)
+    path = f"{workplace.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    name = os.uname().nodename
+    assert (caught.value.exit_code, caught.value.message) == (
+        5,
+        f"not started:\n  {name}: no colossalai in {path}",
+    )
+    assert list((workplace.folder / "runs").iterdir()) == []
+
+
+def interrupting(remote, mark):
+    """A Remote at whose first request with `mark` in it Ctrl-C comes."""
+
+    def asked(node, request, deadline_s):
+        if mark in request.stdin:
+            raise KeyboardInterrupt
+        return remote(node, request, deadline_s)
+
+    return asked
+
+
+@pytest.mark.parametrize("mark", ["hashlib", "nvidia-smi"])
+def test_ctrl_c_while_nodes_are_looked_at_is_no_fault_of_theirs(workplace, mark):
+    workplace.write("one.txt", "localhost slots=2\n")
+    prepared = prepare_launch("smoke", Wishes(hostfile="one.txt"), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        check(prepared, interrupting(remote, mark))
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        "interrupted; nothing was started",
+        None,
+        130,
+    )

@@ -1,0 +1,241 @@
+import json
+import os
+import threading
+import time
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.launch import follow as follower
+from soractl.launch import start as launcher
+from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
+from soractl.remote import nodes
+from soractl.remote.connections import Connections, NodeResult
+from soractl.runs import node_states as attempts
+from soractl.runs.find import recorded
+from soractl.terminal.output import PlainDisplay
+from tests.waiting import wait_for
+from trainer.run_dir import RunDir, read_json
+
+
+@pytest.fixture
+def two_nodes(workplace, monkeypatch):
+    """A workplace with two nodes, n1 and n2, both of them this machine."""
+    monkeypatch.setattr(nodes, "_own_names", lambda: {"n1", "n2"})
+    workplace.write("hostfiles/two.txt", "n1 slots=2\nn2 slots=2\n")
+    workplace.write("hostfiles/two.toml", f'environment = "{workplace.bin}"\n')
+    return workplace
+
+
+def prepared():
+    return prepare_launch("smoke", Wishes(hostfile="two.txt"), os.environ)
+
+
+def launch_and_follow():
+    with Connections() as remote:
+        started = launcher.launch(prepared(), ["soractl", "launch", "smoke"], remote)
+        outcome, progress = follower.follow(started, remote, PlainDisplay())
+    return started, outcome, progress
+
+
+def test_every_node_starts_with_its_rank_and_leaves_log_and_exit_code(two_nodes):
+    two_nodes.ranks("""
+        node_rank = sys.argv[-3].rpartition("=")[2]
+        print("node rank", node_rank, os.environ["SORACTL_RUN_ID"])
+        if node_rank == "0": train(1, 1)
+    """)
+    started, outcome, progress = launch_and_follow()
+    assert (outcome.exit_code, outcome.first_failure, progress.global_step) == (0, None, 1)
+    attempt, run = started.attempt, started.run
+    assert [attempt.node_log(name).read_text() for name in ("n1", "n2")] == [
+        f"node rank {rank} {run.path}\n" for rank in (0, 1)
+    ]
+    assert [attempt.node_exit(name).read_text() for name in ("n1", "n2")] == ["0\n", "0\n"]
+    assert read_json(attempt.exit) == outcome.as_json()
+    plan = read_json(attempt.plan)
+    assert plan["start"] == {"kind": "fresh", "path": None, "reset_data": False}
+    assert plan["world_size"] == 4
+    written = read_json(run.run_json)
+    assert written["stage"] == "smoke"
+    assert written["command"] == "soractl launch smoke"
+    assert written["nodes"] == ["n1", "n2"]
+    assert written["hostfile"] == str(two_nodes.folder / "hostfiles/two.txt")
+
+
+def test_one_failed_node_ends_the_others_and_is_named(two_nodes, monkeypatch):
+    monkeypatch.setattr(follower, "FAREWELL_S", 0.1)
+    two_nodes.ranks("""
+        if sys.argv[-3].endswith("node_rank=0"):
+            time.sleep(60)
+        print("out of luck")
+        sys.exit(1)
+    """)
+    began = time.monotonic()
+    started, outcome, _ = launch_and_follow()
+    assert time.monotonic() - began < 15
+    failure = outcome.first_failure
+    assert (outcome.exit_code, failure.node, failure.log_tail) == (1, "n2", ("out of luck",))
+    assert started.attempt.node_exit("n1").exists()
+
+
+def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(
+    two_nodes, monkeypatch, capsys
+):
+    monkeypatch.setattr(follower, "LOOK_EVERY_S", 0.1)
+    two_nodes.ranks("time.sleep(60)")
+    with Connections() as remote:
+
+        def n2_is_lost(node, request, deadline_s):
+            if node.name == "n2":
+                return NodeResult(node, error="unreachable: no route")
+            return remote(node, request, deadline_s)
+
+        started = launcher.launch(prepared(), ["soractl"], remote)
+        outcome, _ = follower.follow(started, n2_is_lost, PlainDisplay())
+    assert outcome.first_failure.node == "n2"
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "n2 failed; stopping all nodes",
+        "n2 may still run it; `soractl kill 001-smoke` stops that",
+    ]
+
+
+def test_a_node_that_cannot_start_stops_the_launch_and_leaves_nothing_running(two_nodes):
+    two_nodes.ranks("time.sleep(60)")
+    (two_nodes.bin / "torchrun").unlink()
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        launcher.launch(prepared(), ["soractl"], remote)
+    path = f"{two_nodes.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert caught.value.exit_code == 5
+    assert caught.value.message == "\n".join(f"{n}: no torchrun in {path}" for n in ("n1", "n2"))
+    [attempt] = RunDir(two_nodes.folder / "runs/001-smoke").attempts()
+    assert (
+        read_json(attempt.exit)["first_failure"]["error"] == f"did not start: no torchrun in {path}"
+    )
+
+
+def interrupting(remote, mark, once):
+    """A Remote to which Ctrl-C comes at n2's request with `mark` in it, `once` that is true."""
+
+    def asked(node, request, deadline_s):
+        if node.name == "n2" and mark in request.stdin:
+            wait_for(once)
+            raise KeyboardInterrupt
+        return remote(node, request, deadline_s)
+
+    return asked
+
+
+def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
+    two_nodes.ranks("time.sleep(60)")
+    run = RunDir(two_nodes.folder / "runs/001-smoke")
+    log = run.path / "attempts/1/n1.log"
+    with Connections() as remote:
+        with pytest.raises(SoractlError) as caught:
+            launcher.launch(prepared(), ["s"], interrupting(remote, "setsid", log.exists))
+        [attempt] = run.attempts()
+        states = attempts.look(attempt, recorded(attempt), remote)
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        "interrupted; 001-smoke was stopped again",
+        None,
+        130,
+    )
+    assert [state.processes for state in states] == [0, 0]
+
+
+def test_ctrl_c_while_a_run_is_looked_for_starts_nothing(two_nodes):
+    two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(1)")
+    started, _, _ = launch_and_follow()
+    again = prepare_resume("latest", Wishes(), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError, match="interrupted") as caught:
+        launcher.launch(again, ["s"], interrupting(remote, "/environ", lambda: True))
+    assert caught.value.exit_code == 130
+    assert [attempt.number for attempt in started.run.attempts()] == [1]
+
+
+def test_a_run_is_never_started_twice_at_once(two_nodes):
+    two_nodes.ranks("save(1)\nwhile not (run.path / 'end').exists(): time.sleep(0.05)")
+    with Connections() as remote:
+        first = launcher.launch(prepared(), ["soractl"], remote)
+        wait_for(first.run.checkpoints)
+        again = prepare_resume("latest", Wishes(), os.environ)
+        with pytest.raises(SoractlError, match="001-smoke is still running: ") as caught:
+            launcher.launch(again, ["soractl"], remote)
+        assert caught.value.exit_code == 5
+        (first.run.path / "end").touch()
+        follower.follow(first, remote, PlainDisplay())
+    assert [attempt.number for attempt in first.run.attempts()] == [1]
+
+
+def test_two_resumes_at_the_same_moment_start_one_attempt(two_nodes):
+    two_nodes.ranks("if attempt.number == 1 and sys.argv[-3].endswith('=0'): save(1)")
+    launch_and_follow()
+    two_nodes.ranks("time.sleep(3)")
+    answers = []
+
+    def resume():
+        try:
+            again = prepare_resume("latest", Wishes(), os.environ)
+            with Connections() as remote:
+                answers.append(launcher.launch(again, ["soractl"], remote).attempt.number)
+        except SoractlError as fault:
+            answers.append(fault.exit_code)
+
+    threads = [threading.Thread(target=resume) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [2, 5, 5]
+
+
+def test_launches_at_the_same_moment_have_runs_of_their_own(two_nodes):
+    names = []
+
+    def launch():
+        with Connections() as remote:
+            names.append(launcher.launch(prepared(), ["soractl"], remote).run.name)
+
+    threads = [threading.Thread(target=launch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names) == ["001-smoke", "002-smoke", "003-smoke"]
+
+
+def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
+    two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(7)")
+    started, _, _ = launch_and_follow()
+    wishes = Wishes(overrides=("trainer.max_steps=20",))
+    with Connections() as remote:
+        second = launcher.launch(prepare_resume("latest", wishes, os.environ), ["s"], remote)
+        follower.follow(second, remote, PlainDisplay())
+    run = started.run
+    settings = [
+        read_json(path) for path in (run.config_json, *(a.config_json for a in run.attempts()))
+    ]
+    assert [values["trainer"]["max_steps"] for values in settings] == [
+        None,
+        None,
+        20,
+    ]  # until the trainer takes them over
+    assert read_json(second.attempt.plan)["start"] == {
+        "kind": "resume",
+        "path": str(run.checkpoints_folder / "epoch0-global_step7"),
+        "reset_data": False,
+    }
+    assert json.loads(run.run_json.read_text())["command"] == "soractl launch smoke"
+
+
+def test_a_rank_that_says_how_to_go_on_is_taken_at_its_word(workplace):
+    workplace.ranks(
+        """
+        save(1)
+        told = "other clips; `soractl resume 001-smoke --reset-data` begins the epoch anew"
+        failure = {"rank": 0, "node": "localhost", "error": told, "traceback": None}
+        write_json(attempt.rank_failure(0), {**failure, "time_unix_s": time.time()})
+        sys.exit(1)
+        """
+    )
+    done = workplace.soractl("launch", "smoke", "--force", code=1)
+    assert done.stdout.splitlines()[-1] == "next: `soractl resume 001-smoke --reset-data`"

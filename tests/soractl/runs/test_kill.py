@@ -1,0 +1,220 @@
+import contextlib
+import os
+import time
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.processes.scan import NodeProcesses, Process, Selection, StopResult
+from soractl.remote.connections import NodeResult
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_config import SshOptions
+from soractl.runs import kill_report
+from soractl.runs.kill import Killed, Target, Wishes, kill, targets
+from soractl.runs.post_mortem import Failure, Outcome
+from trainer.run_dir import write_json
+
+SLEEP = "print('up', flush=True)\ntime.sleep(60)"
+
+
+def process(pid, role="rank", state="S"):
+    return Process(
+        node=Node("n1"),
+        pid=pid,
+        ppid=1,
+        sid=1,
+        user="me",
+        run_id="/r",
+        rank=0,
+        command="python train.py",
+        state=state,
+        started=5,
+        role=role,
+    )
+
+
+FOUND = (process(1), process(2), process(3, "worker"), process(4, "other"))
+
+
+def told(*stopped):
+    found = tuple(NodeProcesses(s.node, s.found, s.error) for s in stopped)
+    killed = Killed("007-stage2", found, tuple(stopped))
+    return kill_report.lines(killed), killed.exit_code
+
+
+def test_one_line_a_node_and_the_count():
+    ok = StopResult(Node("n1"), FOUND, killed=1)
+    assert told(ok, StopResult(Node("n2"))) == (
+        [
+            "n1: 2 ranks, 1 worker, 1 other; 1 by SIGKILL",
+            "n2: nothing there",
+            "007-stage2: 4 processes stopped",
+        ],
+        0,
+    )
+
+
+def test_what_is_still_there_is_named_and_is_exit_code_1():
+    stuck = process(1, state="D")
+    result = StopResult(Node("n1"), FOUND, killed=4, survivors=(stuck,), gpu_pids=(3,))
+    lines, code = told(result)
+    assert lines[0] == (
+        "n1: 2 ranks, 1 worker, 1 other; 4 by SIGKILL; still there: 1 in state D, which only the "
+        "kernel ends python train.py; GPU memory still held by 3"
+    )
+    assert (lines[1], code) == ("007-stage2: 3 processes stopped", 1)
+
+
+def test_a_node_that_cannot_be_asked_is_exit_code_4():
+    ok = StopResult(Node("n1"), FOUND)
+    dead = StopResult(Node("n2"), error="unreachable: no route")
+    assert told(ok, dead) == (
+        [
+            "n1: 2 ranks, 1 worker, 1 other",
+            "n2: unreachable: no route",
+            "007-stage2: 4 processes stopped",
+        ],
+        4,
+    )
+
+
+def interrupted_at(call):
+    """A Remote that answers nothing; Ctrl-C comes at one of its calls."""
+    calls = []
+
+    def remote(node, request, deadline_s):
+        calls.append(node)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return NodeResult(node, stdout=SCANNED, exit_code=0)
+
+    remote.calls = calls
+    return remote
+
+
+SCANNED = (
+    "1/environ:SORACTL_RUN_ID=/r\n=== environ 0\n1 me\n9 me\n=== owners 0\n"
+    f"1 (x) S 0 1 1 {'0 ' * 15}5\n9 (sh) S 0 9 9 {'0 ' * 15}6\n=== stat 0\n=== cmdline 0\n"
+    "=== self 9\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "last"),
+    [
+        (1, "interrupted: nothing of 007-stage2 was stopped"),
+        (2, "007-stage2: 0 processes stopped"),
+    ],
+)
+def test_ctrl_c_ends_a_kill_at_once(call, last):
+    remote = interrupted_at(call)
+    target = Target("007-stage2", (Node("n1"),), SshOptions(), Selection(run_id="/r"))
+    killed = kill([target], lambda ssh: contextlib.nullcontext(remote), grace_s=1)
+    assert len(remote.calls) == call
+    lines = kill_report.lines(killed)
+    assert (lines, killed.exit_code) == (["n1: interrupted", last], 130)
+
+
+def test_nothing_to_stop_is_no_fault():
+    assert kill_report.lines(None) == ["no run is running"]
+    nothing = Killed("007-stage2", (NodeProcesses(Node("n1")),), ())
+    assert (kill_report.lines(nothing), nothing.exit_code) == (
+        ["nothing of 007-stage2 is running"],
+        0,
+    )
+
+
+def test_a_dry_run_only_tells():
+    killed = Killed("007-stage2", (NodeProcesses(Node("n1"), FOUND),), ())
+    assert kill_report.lines(killed) == ["would stop 007-stage2", "n1: 2 ranks, 1 worker, 1 other"]
+
+
+def test_a_pattern_goes_to_the_nodes_that_are_named(workplace):
+    workplace.write("hostfiles/nodes.txt", "n1\nn2\n")
+    [target] = targets(workplace.folder, Wishes(pattern="train", sudo=True), {})
+    assert (target.title, target.nodes, target.which) == (
+        "processes like train on hostfiles/nodes.txt (default)",
+        (Node("n1"), Node("n2")),
+        Selection(pattern="train", sudo=True),
+    )
+
+
+def test_one_run_and_all_runs_contradict_each_other(tmp_path):
+    with pytest.raises(SoractlError, match="one run was named"):
+        targets(tmp_path, Wishes(run="1", every_run=True), {})
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (Wishes(pattern="("), "no regular expression: missing "),
+        (Wishes(pattern=""), "--pattern '' would mean every process"),
+        (Wishes(hostfile="no.txt"), "no host file no.txt"),
+        (Wishes(hostfile="no.txt", every_run=True), "no host file no.txt"),
+    ],
+)
+def test_a_wrong_wish_is_told_before_any_node_is_asked(workplace, wishes, message):
+    with pytest.raises(SoractlError, match=message) as caught:
+        targets(workplace.folder / "runs", wishes, {})
+    assert caught.value.exit_code == 2
+
+
+def test_a_hostfile_names_the_nodes_to_look_on_and_sudo_holds_for_runs_too(workplace):
+    workplace.soractl("launch", "smoke")
+    workplace.write("hostfiles/other.txt", "n1\nn2\n")
+    [target] = targets(
+        workplace.folder / "runs", Wishes(run="1", hostfile="other.txt", sudo=True), {}
+    )
+    run = str(workplace.folder / "runs/001-smoke")
+    assert (target.title, target.nodes, target.which) == (
+        "001-smoke on hostfiles/other.txt",
+        (Node("n1"), Node("n2")),
+        Selection(run_id=run, sudo=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [(["--pattern"], r"python.*train\.py"), (["--pattern", "no such"], "no such")],
+)
+def test_a_pattern_without_its_value_means_training(workplace, arguments, pattern):
+    dry = workplace.soractl("kill", *arguments, "--dry-run", "--hostfile", "localhost,")
+    assert f" processes like {pattern} on localhost," in f" {dry.stdout}"
+
+
+def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
+    workplace.ranks(SLEEP)
+    for _ in range(2):
+        workplace.soractl("launch", "smoke", "--detach")
+    for run in ("001-smoke", "002-smoke"):
+        wait_for_log(workplace.folder / "runs" / run / "attempts/1")
+    workplace.ranks("")
+    workplace.soractl("launch", "smoke")
+    dry = workplace.soractl("kill", "--dry-run")
+    assert dry.stdout.splitlines()[0] == "would stop 002-smoke"
+    done = workplace.soractl("kill", "--grace", "5")
+    name = os.uname().nodename
+    assert done.stdout.splitlines() == [f"{name}: 2 other", "002-smoke: 2 processes stopped"]
+    assert done.stderr == "002-smoke: asking 2 processes to end; KILL after 5 s (--grace)\n"
+    assert "stopped (attempt 1" in workplace.soractl("status", "2").stdout
+    assert "running (attempt 1" in workplace.soractl("status", "1").stdout
+    assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
+    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill").stdout
+    assert workplace.soractl("kill").stdout == "no run is running\n"
+
+
+def test_ranks_on_a_node_that_was_lost_and_is_back_are_found(workplace):
+    workplace.ranks(SLEEP)
+    workplace.soractl("launch", "smoke", "--detach")
+    attempt = workplace.folder / "runs/001-smoke/attempts/1"
+    wait_for_log(attempt)
+    lost = Failure(os.uname().nodename, "the node does not answer")
+    write_json(attempt / "exit.json", Outcome(1, time.time(), lost).as_json())
+    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill", "--grace", "5").stdout
+
+
+def wait_for_log(attempt):
+    end = time.monotonic() + 10
+    while not any(log.read_text() for log in attempt.glob("*.log")):
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,124 @@
+import pytest
+
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_config import SshOptions
+from soractl.runs.find import Recorded
+from soractl.runs.node_states import NodeState
+from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
+from trainer.run_dir import create_run, write_json
+
+RECORD = Recorded("/runs/001-x", (Node("n1"), Node("n2")), (2, 2), SshOptions(), 0.0)
+
+# What torchrun and colossalai print, cut to what counts.
+KILLED = """\
+loading
+[rank0]: RuntimeError: Connection reset by peer
+W1123 15:03:13.245000 8454 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process \
+8782 closing signal SIGTERM
+E1123 15:03:13.262000 8454 torch/distributed/elastic/multiprocessing/api.py:1002] failed \
+(exitcode: -9) local_rank: 1 (pid: 8783) of binary: /venv/bin/python
+Failures:
+[1]:
+  rank      : 2 (local_rank: 0)
+  exitcode  : -15 (pid: 8782)  (SIGTERM)
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-23_15:03:13
+  host      : localhost
+  rank      : 3 (local_rank: 1)
+  exitcode  : -9 (pid: 8783)  (SIGKILL)
+  error_file: <N/A>
+Error: failed to run torchrun --nproc_per_node=2
+"""
+STOPPED = """\
+step 3
+torch.distributed.elastic.multiprocessing.api.SignalException: Process 99 got signal: 15
+"""
+
+
+@pytest.fixture
+def attempt(tmp_path):
+    return create_run(tmp_path, "smoke").new_attempt()
+
+
+def tell(attempt, rank, error, time_unix_s):
+    account = {"rank": rank, "error": error, "traceback": "Trace", "time_unix_s": time_unix_s}
+    write_json(attempt.rank_failure(rank), account)
+
+
+def failure(attempt, *exit_codes, lost=()):
+    states = [
+        NodeState(node.name, code) for node, code in zip(RECORD.nodes, exit_codes, strict=True)
+    ]
+    outcome = settle(attempt, RECORD, states, dict(lost))
+    return outcome.exit_code, outcome.first_failure
+
+
+def test_an_attempt_whose_nodes_all_ended_well_has_no_failure(attempt):
+    assert failure(attempt, 0, 0) == (0, None)
+
+
+def test_a_lost_node_is_the_cause_of_what_others_complain_about(attempt):
+    tell(attempt, 0, "RuntimeError: Connection reset", 5)
+    attempt.node_log("n2").write_text("step 7\n")
+    assert failure(attempt, 1, None, lost={"n2": "the node does not answer"}) == (
+        1,
+        Failure("n2", "the node does not answer", log_tail=("step 7",)),
+    )
+
+
+def test_a_killed_rank_is_the_cause_of_what_others_complain_about(attempt):
+    tell(attempt, 0, "RuntimeError: Connection reset", 5)
+    attempt.node_log("n2").write_text(KILLED)
+    log = ("loading", "[rank0]: RuntimeError: Connection reset by peer")
+    error = "killed by SIGKILL; the kernel does that when memory runs out"
+    assert failure(attempt, 1, 1) == (1, Failure("n2", error, rank=3, log_tail=log))
+
+
+def test_the_rank_that_failed_first_tells_why(attempt):
+    tell(attempt, 1, "RuntimeError: Connection closed", 6)
+    tell(attempt, 2, "ValueError: boom", 5)
+    attempt.node_log("n2").write_text("a\nb\n")
+    assert failure(attempt, 1, 1) == (
+        1,
+        Failure("n2", "ValueError: boom", rank=2, traceback="Trace", log_tail=("a", "b")),
+    )
+
+
+def test_ranks_that_saved_and_left_at_a_signal_were_stopped(attempt):
+    write_json(attempt.stopped, {"signal": "SIGUSR1", "global_step": 4, "time_unix_s": 5})
+    attempt.node_log("n1").write_text(STOPPED)
+    assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGUSR1", stopped=True))
+
+
+def test_a_launcher_that_was_stopped_before_its_ranks_could_save_says_so_itself(attempt):
+    attempt.node_log("n1").write_text(STOPPED)
+    assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGTERM", stopped=True))
+
+
+def test_a_rank_that_was_stopped_before_it_could_save_is_no_failure(attempt):
+    attempt.node_log("n1").write_text(KILLED.replace("exitcode  : -9", "exitcode  : -15"))
+    assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGTERM", stopped=True))
+
+
+def test_without_any_account_the_end_of_the_log_has_to_do(attempt):
+    attempt.node_log("n2").write_text("".join(f"line {i}\n" for i in range(100)))
+    assert failure(attempt, 0, 127) == (
+        1,
+        Failure(
+            "n2",
+            "`colossalai run` ended with exit code 127",
+            log_tail=tuple(f"line {i}" for i in range(85, 100)),
+        ),
+    )
+
+
+def test_an_outcome_is_read_back_as_it_was_written(attempt):
+    assert read_outcome(attempt) is None
+    outcomes = [
+        Outcome(0, 5.0, None),
+        Outcome(1, 5.0, Failure("n", "e", rank=1, traceback="t", log_tail=("a",))),
+    ]
+    for outcome in outcomes:
+        write_json(attempt.exit, outcome.as_json())
+        assert read_outcome(attempt) == outcome

@@ -1,0 +1,169 @@
+import json
+import shutil
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.remote.connections import NodeResult
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_config import SshOptions
+from soractl.sync.plan import Way, Wishes, find_way, plan
+from soractl.sync.rsync import bytes_so_far
+from soractl.sync.stores import Place, Seen, There, incoming_path, parse_look, parse_place
+from tests.soractl.sync.copying import COPIED, names
+from trainer.run_dir import Checkpoint, RunDir, create_run
+
+HERE = Node("here", local=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "node", "folder"),
+    [
+        ("node-1:/data/runs", Node("node-1"), "/data/runs"),
+        ("me@node-1:2222:runs", Node("node-1", user="me", port=2222), "runs"),
+        ("node-1:~/a b", Node("node-1"), "a b"),
+        ("node-1:", Node("node-1"), "."),
+        ("localhost:/data", HERE, "/data"),
+        ("/a/b:c", HERE, "/a/b:c"),
+        ("./b:c", HERE, "{cwd}/b:c"),
+        ("backup", HERE, "{cwd}/backup"),
+    ],
+)
+def test_a_place_is_written_as_rsync_writes_it(words, node, folder):
+    assert parse_place(words, HERE) == Place(node, Path(folder.format(cwd=Path.cwd())))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "source", "destination"),
+    [
+        (Wishes(), "head:/shared/runs", "runs"),
+        (Wishes(source="other:/x"), "other:/x", "runs"),
+        (Wishes(destination="other:/x"), "runs", "other:/x"),
+        (Wishes(hostfile="nodes.txt", destination="kept"), "head:/shared/runs", "kept"),
+        (Wishes(source="a", destination="b"), "a", "b"),
+    ],
+)
+def test_the_two_ends_follow_from_what_is_said(workplace, wishes, source, destination):
+    workplace.write("hostfiles/nodes.txt", "head\nnode-2\n")
+    workplace.write("hostfiles/nodes.toml", 'workdir = "/shared"\n[ssh]\nuser = "cluster"\n')
+    way = find_way(wishes, {})
+    told = [str(end).removeprefix(f"{workplace.folder}/") for end in (way.source, way.destination)]
+    assert told == [source, destination]
+    assert way.ssh.user == ("cluster" if "head" in source else None)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (Wishes(), "source and destination are both "),
+        (Wishes(source="a:x", destination="b:y"), "neither a:x nor b:y is on this machine"),
+    ],
+)
+def test_ends_that_cannot_be_are_refused(workplace, wishes, message):
+    with pytest.raises(SoractlError, match=message) as refused:
+        find_way(wishes, {})
+    assert refused.value.exit_code == 2
+
+
+def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
+    run = create_run(tmp_path, "stage1")
+    first, second = save_weights(run, 1), save_weights(run, 2)
+    way = Way(Place(HERE, tmp_path), Place(Node("far"), Path("/copy")), SshOptions(user="me"))
+    files = {name: facts for name, facts in first.manifest.files.items() if name in COPIED}
+    there = Checkpoint(Path("/copy") / first.name, replace(first.manifest, files=files))
+    seen = Seen((first, second), {"epoch0-global_step3": "no checkpoint.json"})
+    made = plan(way, run, seen, Seen((there,)), Wishes(bwlimit=50))
+    assert (made.there, made.incomplete, made.bytes) == ((first.name,), seen.incomplete, 2020)
+    [item] = made.copies
+    assert item.manifest.left_out == ("optimizer",)
+    assert sorted(item.manifest.files) == COPIED
+    checkpoints = Path("/copy/001-stage1/checkpoints")
+    assert made.commands[1] == [
+        *("rsync", "-a", "-s", "--timeout=60", "--partial-dir=.rsync-partial"),
+        *("--delete", "--delete-excluded", "--filter=P .rsync-partial/", "--exclude=/optimizer"),
+        *("--exclude=/checkpoint.json", "--exclude=/.read-by-*", "--info=progress2"),
+        *("--no-human-readable", "--outbuf=N", "--bwlimit=50"),
+        "--rsh=ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=15 "
+        "-c aes128-gcm@openssh.com -l me",
+        f"--rsync-path=flock -w 3 -E 75 {checkpoints}/.sync.lock rsync",
+        f"{second.path}/",
+        f"far:{checkpoints}/.incoming-{second.name}/",
+    ]
+
+
+def test_rsyncs_progress_is_read_from_any_piece_of_it():
+    told = (
+        b"\r         32,768   0%    0.00kB/s    0:00:00  \r      65536   1%  1.25MB/s    0:00:02  "
+    )
+    assert bytes_so_far(told) == 65536
+    assert bytes_so_far(b" (xfr#1, to-chk=0/3)\n") is None
+
+
+def test_what_a_node_says_of_its_checkpoints_is_judged_as_on_disk(tmp_path, save_weights):
+    run = create_run(tmp_path, "stage1")
+    whole = save_weights(run, 1)
+    files = "".join(
+        f"file {facts['bytes']} {name}\n" for name, facts in whole.manifest.files.items()
+    )
+    manifest = json.dumps(asdict(whole.manifest))
+    told = (
+        f"checkpoint {whole.name}\n{files}manifest {manifest}\n"
+        f"checkpoint epoch0-global_step2\nfile 5 model/index.json\nmanifest {manifest}\n"
+        "checkpoint epoch0-global_step3\n"
+        "checkpoint epoch0-global_step4\nmanifest {\n"
+    )
+    seen = parse_look(run, told)
+    assert seen.complete == (whole,)
+    assert list(seen.incomplete) == [f"epoch0-global_step{step}" for step in (2, 3, 4)]
+    assert seen.incomplete["epoch0-global_step3"] == "no checkpoint.json"
+
+
+@pytest.mark.parametrize("sent", [0, 0.5])
+def test_a_copy_gets_no_name_from_a_manifest_that_was_cut_off(tmp_path, save_weights, sent):
+    source, copy = create_run(tmp_path / "source", "stage1"), RunDir(tmp_path / "copy" / "run")
+    checkpoint = save_weights(source, 5)
+    incoming = incoming_path(copy, checkpoint.manifest)
+    shutil.copytree(checkpoint.path, incoming)
+    (incoming / "checkpoint.json").unlink()
+
+    def killed_while_it_sends(node, request, deadline_s):
+        cut = request.stdin[: int(sent * len(request.stdin))]
+        done = subprocess.run(request.argv, input=cut, capture_output=True, text=True)
+        return NodeResult(node, done.stdout, done.stderr, done.returncode)
+
+    with pytest.raises(SoractlError):
+        There(Place(Node("n1"), tmp_path), killed_while_it_sends).publish(copy, checkpoint.manifest)
+    assert names(copy) == []
+
+
+@pytest.mark.parametrize("programs", [("sha256sum",), ("sha256sum", "openssl")])
+def test_a_node_names_the_files_that_are_not_as_the_manifest_says(tmp_path, save_weights, programs):
+    checkpoint = save_weights(create_run(tmp_path / "runs", "stage1"), 5)
+    changed, missing, *_ = checkpoint.manifest.files
+    (checkpoint.path / changed).write_text("other")
+    (checkpoint.path / missing).unlink()
+    (tmp_path / "bin").mkdir()
+    for program in ("sh", "xargs", *programs):
+        (tmp_path / "bin" / program).symlink_to(shutil.which(program))
+
+    def with_these_programs(node, request, deadline_s):
+        environ = {"PATH": str(tmp_path / "bin")}
+        done = subprocess.run(
+            request.argv, input=request.stdin, env=environ, capture_output=True, text=True
+        )
+        return NodeResult(node, done.stdout, done.stderr, done.returncode)
+
+    node = There(Place(Node("n1"), tmp_path), with_these_programs)
+    assert node.damaged(checkpoint.path, checkpoint.manifest.files) == {
+        changed: "has another checksum than its manifest",
+        missing: "cannot be read",
+    }
+
+
+def test_two_ways_to_say_what_to_copy_exclude_each_other(workplace):
+    with pytest.raises(SoractlError, match="exclude each other") as refused:
+        find_way(Wishes(destination="copy", with_optimizer=True, ema_only=True), {})
+    assert refused.value.exit_code == 2

@@ -1,0 +1,43 @@
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from soractl.terminal.options import Unsaid, command, is_number, is_word, positive
+
+app = typer.Typer()
+
+
+@app.command(cls=command({"--every": Unsaid("5", is_number), "--like": Unsaid("x.*", is_word)}))
+def main(
+    every: Annotated[float | None, typer.Option(callback=positive)] = None,
+    like: str | None = None,
+    dry_run: bool = False,
+    hosts: Annotated[list[str] | None, typer.Argument()] = None,
+):
+    typer.echo(f"{every} {like} {dry_run} {hosts}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "None None False None"),
+        (["--every"], "5.0 None False None"),
+        (["--every", "2"], "2.0 None False None"),
+        (["--every=2"], "2.0 None False None"),
+        (["--every", "nodes.txt"], "5.0 None False ['nodes.txt']"),
+        (["--like", "--dry-run"], "None x.* True None"),
+        (["--like", "--every", "3"], "3.0 x.* False None"),
+        (["--like", "a b", "n1"], "None a b False ['n1']"),
+        (["--", "--every"], "None None False ['--every']"),
+    ],
+)
+def test_an_option_may_stand_without_its_value(arguments, told):
+    assert CliRunner().invoke(app, arguments).stdout == f"{told}\n"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_a_time_is_above_zero(value):
+    done = CliRunner().invoke(app, ["--every", value])
+    assert (done.exit_code, "above 0" in done.output) == (2, True)

@@ -1,0 +1,188 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from trainer.config import load_stage
+from trainer.data import encoding
+from trainer.data.buckets import assign, bucket_rules
+from trainer.data.dataset import load_clips
+from trainer.data.decode import read_frames
+from trainer.data.features import FeatureSet, read_caption, read_latents
+from trainer.model import build as networks
+from trainer.seeds import derive_seed
+from trainer.settings import ConfigError, dump
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:diffusers")
+
+BAD_ROW = 2
+LENGTHS = [20, 25, 40, 19, 38, 22, 30]
+CPU = {"device": torch.device("cpu"), "dtype": torch.bfloat16}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, write_video):
+    """Films of many lengths, one of which is broken."""
+    folder = tmp_path_factory.mktemp("films")
+    paths = [
+        write_video(folder / f"{row}.mp4", length, size=(144, 256))
+        for row, length in enumerate(LENGTHS)
+    ]
+    Path(paths[BAD_ROW]).write_bytes(b"no film")
+    columns = {"path": paths, "text": [f"film {'x' * row}" for row in range(len(paths))]}
+    numbers = {"num_frames": LENGTHS, "height": 144, "width": 256}
+    pd.DataFrame({**columns, **numbers}).to_csv(folder / "clips.csv", index=False)
+    return folder / "clips.csv"
+
+
+@pytest.fixture
+def job(tmp_path, table):
+    config = load_stage("smoke", [f"data.path={table}", "data.workers=0"]).config
+    return encoding.Job(config, tmp_path, ("text", "video"), variants=2, clips_per_shard=2)
+
+
+def values_of(job):
+    return {**vars(job), "settings": dump(job.settings), "folder": str(job.folder)}
+
+
+def work(job, world_size):
+    for rank in range(world_size):
+        encoding.work(job, rank, 0, world_size)
+    return encoding.finish(job)["parts"]
+
+
+def encoded(part):
+    """(variant, row) of everything that a set has."""
+    features = FeatureSet(Path(part["path"]))
+    found = []
+    for shard in features.path.glob("v*.safetensors"):
+        names = rows_in(shard)
+        found += [(int(shard.name[1 : shard.name.index("-")]), row) for row in names]
+    return found
+
+
+def rows_in(shard):
+    from safetensors import safe_open
+
+    with safe_open(shard, "pt") as tensors:
+        names = tensors.keys()
+    return [int(name.rpartition(".")[2]) for name in names if not name.startswith("fps.")]
+
+
+def test_each_clip_is_encoded_as_training_would_by_any_number_of_ranks(job, table):
+    text, video = work(job, 3)
+    rows = {*range(len(LENGTHS))}
+    assert Counter(encoded(text)) == {(0, row): 1 for row in rows}
+    good = rows - {BAD_ROW}
+    assert Counter(encoded(video)) == {(v, row): 1 for v in (0, 1) for row in good}
+    assert (video["clips"], video["failed"]) == (12, 2)
+    assert [clip["path"] for clip in video["failed_clips"]] == [str(table.parent / "2.mp4")]
+    settings, clips = job.settings, load_clips(table)
+    buckets = settings.buckets
+    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+    vae = networks.build_vae(settings.vae, settings.seed, **CPU)
+    features = FeatureSet(Path(video["path"]))
+    for variant in (0, 1):
+        assignment = assign(clips, rules, settings.seed, variant)
+        bucket = assignment.buckets[assignment.index[4]]
+        start = derive_seed(settings.seed, variant, 4, "window") % (LENGTHS[4] - bucket.frames + 1)
+        shape = bucket.frames, bucket.height, bucket.width
+        film, fps = read_frames(clips.path_of(4), start, *shape)
+        with torch.no_grad():
+            seed = derive_seed(settings.seed, variant, 4, "posterior")
+            expected = vae.encode_each(film[None].bfloat16(), [seed])[0]
+        found, found_fps = read_latents(features.file_of(variant, 4), 4)
+        assert (found_fps, torch.equal(found, expected)) == (fps, True)
+    encoder = networks.build_caption_encoder(settings.text_encoder, settings.seed, **CPU)
+    found = read_caption(FeatureSet(Path(text["path"])).file_of(0, 3), 3)
+    assert torch.equal(found, encoder.encode_one("film xxx"))
+    assert found.shape == (len("film xxx") + 1, encoder.width)
+
+
+def test_the_plan_says_how_large_it_will_be_and_what_is_left(job):
+    before = encoding.plan(job)["parts"]
+    assert [part["done_clips"] for part in before] == [0, 0]
+    assert not list(job.folder.iterdir())
+    after = work(job, 1)
+    for planned, made in zip(before, after, strict=True):
+        assert planned["path"] == made["path"]
+        heads = 400 * (2 * planned["clips"])  # names and shapes in the shards
+        assert made["bytes"] - heads < planned["bytes"] * made["clips"] / planned["clips"] * 1.4
+        assert planned["bytes"] * 0.6 < made["bytes"]
+    assert [part["done_clips"] for part in encoding.plan(job)["parts"]] == [7, 14]
+
+
+def test_more_variants_keep_the_first(job):
+    first = work(replace(job, variants=1, kinds=("video",)), 1)[0]
+    before = {file.name: file.stat().st_ino for file in Path(first["path"]).glob("v*")}
+    more = work(replace(job, kinds=("video",)), 1)[0]
+    after = {file.name: file.stat().st_ino for file in Path(more["path"]).glob("v*")}
+    assert more["variants"] == 2
+    assert before.items() < after.items()
+
+
+def test_a_stage_that_no_clip_fits_is_refused(job):
+    settings = job.settings
+    buckets = replace(settings.buckets, frames=(1, 60, 90))
+    impossible = replace(job, settings=replace(settings, buckets=buckets))
+    with pytest.raises(ConfigError, match="no clip fits a bucket"):
+        encoding.plan(impossible)
+
+
+def start(job):
+    program = subprocess.Popen(
+        [sys.executable, "-m", "trainer.encode", "work", "--ranks", "2", "--world-size", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # more than the cores would wait for each other
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    json.dump(values_of(job), program.stdin, default=list)
+    program.stdin.close()
+    return program
+
+
+def children_of(pid):
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow  # twice three interpreters with torch
+def test_killed_in_the_middle_it_goes_on_and_encodes_each_clip_once(job):
+    job = replace(job, clips_per_shard=1, variants=1)
+    first = start(job)
+    while len(list(job.folder.glob("*/v*"))) < 3:
+        assert first.poll() is None
+        time.sleep(0.01)
+    ranks = children_of(first.pid)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    while any(is_alive(pid) for pid in ranks):  # they end with the one that started them
+        time.sleep(0.02)
+    before = {file: file.stat().st_ino for file in job.folder.glob("*/v*")}
+    assert len(before) < 7 + 7
+    with pytest.raises(ConfigError, match="shards are missing"):
+        encoding.finish(job)
+    assert start(job).wait() == 0
+    parts = encoding.finish(job)["parts"]
+    after = {file: file.stat().st_ino for file in job.folder.glob("*/v*")}
+    assert before.items() <= after.items()
+    text, video = (encoded(part) for part in parts)
+    assert sorted(text) == [(0, row) for row in range(7)]
+    assert sorted(video) == [(0, row) for row in range(7) if row != BAD_ROW]

@@ -1,0 +1,57 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from trainer.config import load_stage
+from trainer.data.dataset import load_clips
+from trainer.data.fingerprint import check_same_data, fingerprint
+from trainer.run_dir import Checkpoint, Manifest
+from trainer.settings import ConfigError
+
+SETTINGS = load_stage("smoke").config
+
+
+def clips(folder, rows):
+    path = folder / "clips.csv"
+    lines = [f"{row}.mp4,a cat,51,240,426\n" for row in range(rows)]
+    path.write_text("path,text,num_frames,height,width\n" + "".join(lines))
+    return load_clips(path)
+
+
+@pytest.fixture
+def then(tmp_path):
+    return fingerprint(clips(tmp_path, 3), SETTINGS, 0)
+
+
+def refused(then, now):
+    manifest = Manifest(
+        epoch=0, step=1, global_step=1, world_size=1, consumed=((1, 1),), data_fingerprint=then
+    )
+    checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
+    with pytest.raises(ConfigError) as caught:
+        check_same_data("007-smoke", checkpoint, now)
+    before, _, after = str(caught.value).partition("; ")
+    assert after == (
+        "`soractl resume 007-smoke --reset-data` goes on with the weights and begins the epoch anew"
+    )
+    return before.removeprefix("changed since epoch0-global_step1: ")
+
+
+def test_what_changed_is_said_as_closely_as_it_is_known(tmp_path, then):
+    buckets = SETTINGS.buckets
+    other = replace(SETTINGS, seed=SETTINGS.seed + 1, buckets=replace(buckets, keep={}))
+    now = fingerprint(clips(tmp_path, 5), other, 0)
+    told = "the clips of data.path (3 rows then, 5 now)"
+    assert refused(then, now) == f"{told}, buckets.keep, seed"
+    old = {name: value for name, value in then.items() if "buckets." not in name}
+    del old["rows of data.path"]  # as checkpoints were before
+    assert refused(old, now) == "the clips of data.path, buckets, seed"
+
+
+def test_what_is_the_same_is_not_refused(then, tmp_path):
+    manifest = Manifest(
+        epoch=0, step=1, global_step=1, world_size=1, consumed=((1, 1),), data_fingerprint=then
+    )
+    checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
+    check_same_data("1", checkpoint, fingerprint(clips(tmp_path, 3), SETTINGS, 0))

@@ -1,0 +1,19 @@
+from trainer.data.position import Progress, resumed
+from trainer.run_dir import Manifest
+
+
+def manifest(**more):
+    facts = {"epoch": 3, "step": 5, "global_step": 40, "world_size": 2, "consumed": ((2, 10),)}
+    return Manifest(**{**facts, "data_fingerprint": {}, "costs": {"240p-17": 2.0}, **more})
+
+
+def test_a_run_goes_on_within_its_epoch():
+    expected = Progress(3, 5, 40, ((2, 10),), {"240p-17": 2.0})
+    assert resumed(manifest(), 2) == expected
+    assert resumed(manifest(), 3).consumed == ((2, 10), (3, 0))
+
+
+def test_after_the_end_of_an_epoch_comes_the_next_in_the_order_that_was_agreed():
+    over = manifest(epoch_is_over=True)
+    assert resumed(over, 2) == Progress(4, 0, 40, ((2, 0),), {"240p-17": 2.0})
+    assert resumed(over, 3).consumed[-1] == (3, 0)

@@ -1,0 +1,115 @@
+"""What a run says of its steps: averages over ranks and steps, speed, heartbeat."""
+
+import logging
+import time
+from typing import Any
+
+import torch.distributed as dist
+
+from trainer.data.position import Progress
+from trainer.distributed.parallel import Ranks
+from trainer.metrics.bucket_seconds import BucketSeconds
+from trainer.metrics.peak import peak_of
+from trainer.metrics.sinks import best_effort, open_sinks
+from trainer.metrics.step_report import Report, report, summary
+from trainer.run_dir import AttemptDir, RunDir, append_jsonl
+from trainer.settings import dump
+from trainer.step import StepResult, Trainee
+
+log = logging.getLogger("trainer")
+
+
+class TrainLog:
+    """Collects every step on every rank; rank 0 writes every `log.every_steps` steps."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        attempt: AttemptDir,
+        trainee: Trainee,
+        ranks: Ranks,
+        bucket_seconds: BucketSeconds,
+        global_step: int,
+    ) -> None:
+        settings = trainee.config
+        self._run, self._attempt, self._ranks = run, attempt, ranks
+        self._trainee, self._bucket_seconds = trainee, bucket_seconds
+        self._sinks = (
+            open_sinks(run, settings.log, dump(settings), global_step=global_step)
+            if ranks.is_first
+            else []
+        )
+        self._peak = peak_of(trainee.device, trainee.dtype)
+        self._steps: list[StepResult] = []
+        self._seen_buckets: set[str] = set()
+        self._skipped_clips = 0
+        self._since = time.monotonic()
+        self.skips_in_a_row = 0  # steps that the guard had left out at the last line
+
+    def step(
+        self,
+        result: StepResult,
+        progress: Progress,
+        total_steps: int,
+        validation_loss: float | None,
+    ) -> None:
+        """Take in one step; on a step to be logged all ranks tell rank 0."""
+        self._steps.append(result)
+        self._note_skipped(result)
+        if self._ranks.is_first:
+            with best_effort("the heartbeat"):
+                self._run.beat(progress.global_step, total_steps)
+        every = self._trainee.config.log.every_steps
+        if progress.global_step % every == 0 or validation_loss is not None:
+            validation = {} if validation_loss is None else {"validation_loss": validation_loss}
+            self._write(result, progress, validation)
+
+    def close(self) -> None:
+        """Finish the sinks."""
+        for sink in self._sinks:
+            sink.close()
+
+    def _write(self, result: StepResult, progress: Progress, more: dict[str, float]) -> None:
+        settings, guard = self._trainee.config, self._trainee.state.optimizer.guard
+        phases = self._trainee.phases.read()
+        mine = report(self._steps, phases, settings.flow.num_timesteps, self._seen_buckets)
+        skipped_steps, self.skips_in_a_row = guard.counts.tolist()
+        norms = {"grad_norm": result.grad_norm.item(), "weight_norm": result.weight_norm.item()}
+        heard: list[Any] | None = [None] * self._ranks.world_size if self._ranks.is_first else None
+        dist.gather_object((mine, self._skipped_clips), heard)
+        now = time.monotonic()
+        elapsed, self._since, self._steps = now - self._since, now, []
+        if heard is None:
+            return
+        reports: list[Report] = [one for one, _ in heard]
+        for one in reports:
+            self._bucket_seconds.add(one.buckets)
+        values = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            **summary(reports, elapsed, self._peak),
+            **norms,
+            **more,
+            "lr": result.lr,
+            "skipped_clips": sum(skipped for _, skipped in heard),
+            "skipped_steps": skipped_steps,
+            "time_unix_s": time.time(),
+        }
+        for sink in self._sinks:
+            with best_effort("the numbers of a step"):
+                sink.write(values, progress.global_step)
+        log.info(
+            "step %d  loss %.4f  grad_norm %.3g  lr %.3g  %.2f s/step",
+            progress.global_step,
+            *(values[name] for name in ("loss", "grad_norm", "lr", "s_per_step")),
+        )
+
+    def _note_skipped(self, result: StepResult) -> None:
+        skipped = [clip for one in result.micro for clip in one.skipped]
+        self._skipped_clips += len(skipped)
+        for clip in skipped:
+            log.warning("skipped clip %s: %s", clip.path, clip.reason)
+        rows = [{"row": clip.row, "path": clip.path, "reason": clip.reason} for clip in skipped]
+        if rows:
+            with best_effort("the names of skipped clips"):
+                append_jsonl(self._attempt.skipped_clips(self._ranks.rank), rows)

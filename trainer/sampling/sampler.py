@@ -1,0 +1,153 @@
+"""The networks of a checkpoint, ready to sample: a prompt and its references become a video."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer import config
+from trainer.checkpoints.checkpoint import read_whole
+from trainer.data import transforms
+from trainer.data.decode import IMAGE_FPS
+from trainer.data.formats import IMAGES
+from trainer.model import build as networks
+from trainer.model.latent_size import latent_frames, latent_size
+from trainer.precision import DTYPES
+from trainer.rectified_flow import RectifiedFlow
+from trainer.run_dir import Checkpoint
+from trainer.sampling.mask_strategy import MaskGroup, apply_mask_strategy
+from trainer.sampling.prompts import Prompt
+from trainer.seeds import derive_seed
+from trainer.settings import ConfigError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size and speed of the videos to make, and how many parts follow one another."""
+
+    frames: int
+    height: int
+    width: int
+    fps: int
+    loops: int = 1
+
+    @property
+    def folder(self) -> str:
+        """Where a run keeps samples of this size."""
+        return f"{self.frames}x{self.height}x{self.width}"
+
+
+class Sampler:
+    """The networks of a checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, weights: str, device: torch.device) -> None:
+        settings = config.read(checkpoint.path.parent.parent / "config.json")
+        dtype = DTYPES[settings.trainer.dtype]
+        model = networks.build_model(settings)
+        folder = checkpoint.ema if weights == "ema" else checkpoint.model
+        model.load_state_dict(dict(read_whole(folder)))
+        self._device, self._dtype = device, dtype
+        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self._vae = networks.build_vae(settings.vae, settings.seed, device=device, dtype=dtype)
+        self._captions = networks.build_caption_encoder(
+            settings.text_encoder, settings.seed, device=device, dtype=dtype
+        )
+        self._flow = RectifiedFlow(settings.flow)
+        self._chunk = settings.vae.micro_frame_size
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, preset: Preset, seed: int) -> Tensor:
+        """One video, uint8 [T, H, W, 3]; noise depends on `seed`, text and loop alone.
+
+        A loop begins with the last chunk of the one before it. ConfigError for a reference that
+        cannot be read, and for a mask strategy that names what does not exist.
+        """
+        draws = torch.Generator(self._device).manual_seed(derive_seed(seed, "references"))
+        references = [
+            self._encode(read_reference(path, preset.height, preset.width)[None], draws)
+            for path in prompt.references
+        ]
+        parts: list[Tensor] = []
+        for loop in range(preset.loops):
+            groups = list(prompt.mask_strategy)
+            if parts:
+                groups.append(self._continue(loop, len(references)))
+                references.append(self._encode(parts[-1], draws))
+            latents = self._latents(prompt.text(loop), preset, seed, (references, groups, loop))
+            video = self._vae.decode(latents.to(self._dtype), preset.frames).clamp(-1, 1)
+            parts.append(video)
+        shown = [parts[0], *(part[:, :, self._chunk :] for part in parts[1:])]
+        pixels = (torch.cat(shown, dim=2)[0].float() + 1) * 127.5 + 0.5
+        return pixels.to(torch.uint8).permute(1, 2, 3, 0).cpu()
+
+    def _encode(self, video: Tensor, draws: torch.Generator) -> Tensor:
+        """A video's latents [C, T, H, W]."""
+        return self._vae.encode(video.to(self._device, self._dtype), draws)[0]
+
+    def _continue(self, loop: int, reference: int) -> MaskGroup:
+        """The end of a reference becomes the beginning of a loop."""
+        frames = latent_frames(self._chunk, self._chunk)
+        return MaskGroup(loop, reference, reference_start=-frames, length=frames)
+
+    def _latents(
+        self,
+        text: str,
+        preset: Preset,
+        seed: int,
+        condition: tuple[Sequence[Tensor], Sequence[MaskGroup], int],
+    ) -> Tensor:
+        references, groups, loop = condition
+        size = latent_size((preset.frames, preset.height, preset.width), self._chunk)
+        draws = torch.Generator(self._device).manual_seed(derive_seed(seed, text, loop))
+        noise, again = (
+            torch.randn((1, 4, *size), generator=draws, device=self._device, dtype=self._dtype)
+            for _ in range(2)
+        )
+        chunk = latent_frames(self._chunk, self._chunk)
+        try:
+            z, mask = apply_mask_strategy(noise, [references], [groups], loop, align=chunk)
+        except ValueError as fault:
+            raise ConfigError([f"prompt {text!r}: {fault}"]) from None
+        y, caption_mask = self._captions.encode([text])
+        fps = IMAGE_FPS if preset.frames == 1 else preset.fps
+        return self._flow.sample(
+            self._model,
+            z,
+            {
+                "y": y,
+                "mask": caption_mask,
+                "fps": torch.tensor([float(fps)], device=self._device, dtype=self._dtype),
+                "height": torch.tensor([preset.height], dtype=self._dtype),
+                "width": torch.tensor([preset.width], dtype=self._dtype),
+            },
+            self._model.null_caption,
+            height=preset.height,
+            width=preset.width,
+            latent_frames=z.shape[2],
+            frame_mask=None if bool((mask == 1).all()) else mask,
+            noise=again,
+        )
+
+
+def read_reference(path: Path, height: int, width: int) -> Tensor:
+    """A picture or a whole video, float32 [3, T, H, W] in [-1, 1]; else ConfigError."""
+    size = (height, width)
+    try:
+        if path.suffix.lower() in IMAGES:
+            with Image.open(path) as picture:
+                return transforms.image(picture.convert("RGB"), size)[:, None]
+        with av.open(str(path)) as container:
+            frames = [
+                transforms.video_frame(frame.to_ndarray(format="rgb24"), size)
+                for frame in container.decode(video=0)
+            ]
+    except (OSError, IndexError, av.error.FFmpegError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError([f"reference {path} cannot be read: {reason}"]) from None
+    if not frames:
+        raise ConfigError([f"reference {path} holds no frame"])
+    return torch.stack(frames, dim=1)
