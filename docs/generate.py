@@ -1,7 +1,6 @@
-"""Writes what the documents take from the code: docs/commands.md and the map in ARCHITECTURE.md."""
+"""Writes the pages that come from the code: docs/commands.md and docs/map.md."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from soractl.cli import app
 
 REPOSITORY = Path(__file__).parent.parent
 COMMANDS = REPOSITORY / "docs/commands.md"
-ARCHITECTURE = REPOSITORY / "docs/ARCHITECTURE.md"
+MAP = REPOSITORY / "docs/map.md"
 WIDTH = 100
-MAP = re.compile(r"(?<=<!-- map -->\n).*?(?=<!-- end of map -->)", re.DOTALL)
 
 
 def commands_page() -> str:
@@ -25,9 +23,9 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
-def architecture_page() -> str:
-    """ARCHITECTURE.md with today's modules on its map."""
-    return MAP.sub(lambda _: module_map(), ARCHITECTURE.read_text())
+def map_page() -> str:
+    """The map of the code: the first line of each module's docstring."""
+    return f"# Map\n\nWritten by `make docs` from the modules' docstrings.\n\n{module_map()}"
 
 
 def module_map() -> str:
@@ -59,4 +57,4 @@ def _first_line(file: Path) -> str:
 
 if __name__ == "__main__":
     COMMANDS.write_text(commands_page())
-    ARCHITECTURE.write_text(architecture_page())
+    MAP.write_text(map_page())

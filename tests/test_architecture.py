@@ -2,6 +2,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ TABLES = {"trainer.model.latent_size"} | {
 }
 SHARED = CONTRACT - {"trainer.seeds"} | TABLES
 MOST_LINES = 450
+MOST_MODULES = 16
+STARTS_PROGRAMS = {"soractl.remote.connections"}
 
 
 def modules(package, root=REPOSITORY):
@@ -52,22 +56,48 @@ def imports_against_the_direction(root=REPOSITORY):
         yield from (f"{name} imports {other}" for other in foreign)
 
 
-def imports_against_the_layers(layers, root=REPOSITORY):
-    """Rule 3; `layers` from the top down."""
-    level = {f"soractl.{name}": i for i, layer in enumerate(layers) for name in layer}
+def imports_against_the_rooms(rooms, root=REPOSITORY):
+    """Rule 3; `rooms` from left to right, the last one is `cli`."""
+    place = {room: i for i, room in enumerate(rooms)}
     trees = modules("soractl", root)
-    yield from (f"{name} is in no layer" for name in sorted(trees.keys() - level.keys()))
-    yield from (f"{name} does not exist" for name in sorted(level.keys() - trees.keys()))
+    found = {room_of(name) for name in trees}
+    yield from (f"room {room} is not on the page" for room in sorted(found - place.keys()))
+    yield from (f"room {room} does not exist" for room in sorted(place.keys() - found))
     for name, tree in trees.items():
-        for other in of("soractl", imports(tree, trees.keys())):
-            if other in level and name in level and level[other] <= level[name]:
-                yield f"{name} imports {other}, which is not below it"
+        for other in sorted(of("soractl", imports(tree, trees.keys())) & trees.keys()):
+            if name.endswith(".commands") and room_of(other) != "cli":
+                continue
+            if place.get(room_of(other), -1) > place.get(room_of(name), -1):
+                yield f"{name} imports {other}, which is not to its left"
+            if other.endswith(".commands") and room_of(name) != "cli":
+                yield f"{name} imports {other}, which `cli` alone may"
 
 
-def layers_of_the_page():
+def circles(root=REPOSITORY):
+    """Modules of one room that import each other, directly or around corners."""
+    trees = modules("soractl", root)
+    inner = {
+        name: {
+            other
+            for other in imports(tree, trees.keys()) & trees.keys()
+            if room_of(other) == room_of(name)
+        }
+        for name, tree in trees.items()
+    }
+    try:
+        TopologicalSorter(inner).prepare()
+    except CycleError as error:
+        yield " -> ".join(error.args[1])
+
+
+def room_of(name):
+    return name.split(".")[1]
+
+
+def rooms_of_the_page():
     page = (REPOSITORY / "docs/ARCHITECTURE.md").read_text()
-    block = re.search(r"## Layers of soractl.*?```\n(.*?)```", page, re.DOTALL)
-    return [line.split() for line in block[1].splitlines()]
+    block = re.search(r"## The rooms of soractl.*?```\n(.*?)```", page, re.DOTALL)
+    return block[1].replace("|", " ").split()
 
 
 def loads_torch(root=REPOSITORY):
@@ -111,17 +141,26 @@ def test_the_shared_tables_need_only_numpy_and_the_contract():
         assert (REPOSITORY / "trainer" / package / "__init__.py").read_text() == ""
 
 
-def test_modules_import_only_from_lower_layers():
-    assert list(imports_against_the_layers(layers_of_the_page())) == []
+def test_modules_import_from_their_own_room_and_those_to_its_left():
+    assert list(imports_against_the_rooms(rooms_of_the_page())) == []
+
+
+def test_no_room_has_a_circle():
+    assert list(circles()) == []
+
+
+def test_no_room_has_more_than_sixteen_modules():
+    sizes = Counter(room_of(name) for name in modules("soractl"))
+    assert {room: size for room, size in sizes.items() if size > MOST_MODULES} == {}
 
 
 def test_only_remote_starts_processes_and_only_output_prints():
     for name, tree in {**modules("soractl"), **modules("trainer")}.items():
         called = calls(tree)
-        if name != "soractl.remote":
+        if name not in STARTS_PROGRAMS:
             assert "subprocess" not in imports(tree, set()), name
             assert not {c for c in called if c.startswith(("os.system", "os.popen", "os.spawn"))}
-        if name.startswith("soractl.") and name != "soractl.output":
+        if name.startswith("soractl.") and name != "soractl.terminal.output":
             assert "print" not in called, name
             assert not {c for c in called if c.startswith(("sys.stdout", "sys.stderr"))}, name
 
@@ -144,35 +183,54 @@ def planted(tmp_path):
 
     def plant(name, line):
         file = tmp_path / f"{name.replace('.', '/')}.py"
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         file.write_text(f"{line}\n")
         return tmp_path
 
-    for name in ("soractl.__init__", "soractl.top", "soractl.low", "trainer.__init__"):
+    for name in (
+        "soractl.right.top",
+        "soractl.left.low",
+        "soractl.left.commands",
+        "soractl.__init__",
+    ):
         plant(name, "")
-    for name in ("trainer.config", "trainer.train"):
+    for name in ("trainer.__init__", "trainer.config", "trainer.train"):
         plant(name, "")
-    plant("soractl.top", "from soractl import low\nfrom trainer.config import TrainConfig")
+    plant("soractl.cli", "from soractl.left import commands")
+    plant("soractl.left.commands", "from soractl.right import top")
+    plant("soractl.right.top", "from soractl.left import low\nimport trainer.config")
     return plant
+
+
+ROOMS = ["left", "right", "cli"]
 
 
 def test_what_keeps_the_rules_passes(planted):
     root = planted("trainer.train", "from trainer.config import TrainConfig")
     assert list(imports_against_the_direction(root)) == []
-    assert list(imports_against_the_layers([["top"], ["low"]], root)) == []
+    assert list(imports_against_the_rooms(ROOMS, root)) == []
+    assert list(circles(root)) == []
 
 
 @pytest.mark.parametrize(
     ("module", "line", "breach"),
     [
-        ("trainer.train", "import soractl.low", "trainer.train imports soractl.low"),
+        ("trainer.train", "import soractl.left.low", "trainer.train imports soractl.left.low"),
         (
             "trainer.train",
-            "def f():\n from soractl import low",
-            "trainer.train imports soractl.low",
+            "def f():\n from soractl.left import low",
+            "trainer.train imports soractl.left.low",
         ),
-        ("soractl.low", "from trainer import train", "soractl.low imports trainer.train"),
-        ("soractl.low", "from trainer.train import main", "soractl.low imports trainer.train"),
+        (
+            "soractl.left.low",
+            "from trainer import train",
+            "soractl.left.low imports trainer.train",
+        ),
+        (
+            "soractl.left.low",
+            "from trainer.train import main",
+            "soractl.left.low imports trainer.train",
+        ),
     ],
 )
 def test_a_planted_breach_of_the_direction_is_found(planted, module, line, breach):
@@ -182,18 +240,31 @@ def test_a_planted_breach_of_the_direction_is_found(planted, module, line, breac
 @pytest.mark.parametrize(
     ("module", "line", "breach"),
     [
-        ("soractl.low", "from soractl import top", "soractl.low imports soractl.top, which is"),
-        ("soractl.new", "", "soractl.new is in no layer"),
+        (
+            "soractl.left.low",
+            "from soractl.right import top",
+            "soractl.left.low imports soractl.right.top, which is not to its left",
+        ),
+        (
+            "soractl.right.top",
+            "from soractl.left.commands import app",
+            "soractl.right.top imports soractl.left.commands, which `cli` alone may",
+        ),
+        ("soractl.new.low", "", "room new is not on the page"),
     ],
 )
-def test_a_planted_breach_of_the_layers_is_found(planted, module, line, breach):
-    [found] = imports_against_the_layers([["top"], ["low"]], planted(module, line))
-    assert found.startswith(breach)
+def test_a_planted_breach_of_the_rooms_is_found(planted, module, line, breach):
+    assert list(imports_against_the_rooms(ROOMS, planted(module, line))) == [breach]
+
+
+def test_a_planted_circle_is_found(planted):
+    planted("soractl.left.one", "from soractl.left import low")
+    [found] = circles(planted("soractl.left.low", "from soractl.left import one"))
+    assert "soractl.left.low -> soractl.left.one" in f"{found} -> {found}"
 
 
 def test_a_planted_indirect_import_of_torch_is_found(planted):
     planted("torch", "")
-    planted("soractl.top", "")
     assert not loads_torch(planted("trainer.config", ""))
     planted("trainer.config", "import torch")
-    assert loads_torch(planted("soractl.low", "import trainer.config"))
+    assert loads_torch(planted("soractl.left.low", "import trainer.config"))

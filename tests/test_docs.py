@@ -33,7 +33,7 @@ def test_the_page_of_commands_is_up_to_date(generate):
 
 
 def test_the_map_is_up_to_date(generate):
-    assert generate.ARCHITECTURE.read_text() == generate.architecture_page(), "run `make docs`"
+    assert generate.MAP.read_text() == generate.map_page(), "run `make docs`"
 
 
 def test_every_module_says_what_it_is(generate):

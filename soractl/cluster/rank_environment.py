@@ -1,11 +1,12 @@
-"""The environment of a node's ranks: what travels, what may not, which NCCL names look wrong."""
+"""The ranks of a node: how many, in which folder, with which environment."""
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from soractl.cluster.settings import RANKS_WITHOUT_GPUS, Cluster, Machine
 from soractl.errors import SoractlError
+from soractl.remote.nodes import Node
 
 RUN_ID = "SORACTL_RUN_ID"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -18,50 +19,33 @@ SECRET = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNSAFE = re.compile(r"""["$`\\]|[^ -~]""")
 
-# What NCCL 2.28 and torch 2.13 read.
-_KNOWN = """
-NCCL_ALGO NCCL_ALLOC_P2P_NET_LL_BUFFERS NCCL_BUFFSIZE NCCL_CHECKS_DISABLE NCCL_CHECK_POINTERS
-NCCL_COLLNET_ENABLE NCCL_COLLNET_NODE_THRESHOLD NCCL_COMM_BLOCKING NCCL_COMM_ID NCCL_CONF_FILE
-NCCL_CREATE_THREAD_CONTEXT NCCL_CROSS_NIC NCCL_CTA_POLICY NCCL_CUMEM_ENABLE NCCL_CUMEM_HOST_ENABLE
-NCCL_DEBUG NCCL_DEBUG_FILE NCCL_DEBUG_SUBSYS NCCL_DEBUG_TIMESTAMP_FORMAT
-NCCL_DEBUG_TIMESTAMP_LEVELS NCCL_DMABUF_ENABLE NCCL_GDRCOPY_ENABLE NCCL_GIN_ENABLE
-NCCL_GRAPH_DUMP_FILE NCCL_GRAPH_FILE NCCL_GRAPH_MIXING_SUPPORT NCCL_GRAPH_REGISTER NCCL_HOSTID
-NCCL_IB_ADAPTIVE_ROUTING NCCL_IB_ADDR_FAMILY NCCL_IB_ADDR_RANGE NCCL_IB_AR_THRESHOLD
-NCCL_IB_CUDA_SUPPORT NCCL_IB_DATA_DIRECT NCCL_IB_DISABLE NCCL_IB_ECE_ENABLE NCCL_IB_FIFO_TC
-NCCL_IB_GID_INDEX NCCL_IB_HCA NCCL_IB_MERGE_NICS NCCL_IB_MERGE_VFS NCCL_IB_PCI_RELAXED_ORDERING
-NCCL_IB_PKEY NCCL_IB_QPS_PER_CONNECTION NCCL_IB_RETRY_CNT NCCL_IB_RETURN_ASYNC_EVENTS
-NCCL_IB_ROCE_VERSION_NUM NCCL_IB_SL NCCL_IB_SPLIT_DATA_ON_QPS NCCL_IB_TC NCCL_IB_TIMEOUT
-NCCL_IB_USE_INLINE NCCL_IGNORE_CPU_AFFINITY NCCL_LAUNCH_MODE NCCL_LAUNCH_ORDER_IMPLICIT
-NCCL_LL128_BUFFSIZE NCCL_LL_BUFFSIZE NCCL_LOCAL_REGISTER NCCL_MAX_CTAS NCCL_MAX_NCHANNELS
-NCCL_MAX_NRINGS NCCL_MAX_P2P_NCHANNELS NCCL_MIN_CTAS NCCL_MIN_NCHANNELS NCCL_MIN_NRINGS
-NCCL_MIN_P2P_NCHANNELS NCCL_MNNVL_CLIQUE_ID NCCL_MNNVL_ENABLE NCCL_MNNVL_UUID
-NCCL_NCHANNELS_PER_NET_PEER NCCL_NET NCCL_NETDEVS_POLICY NCCL_NET_DISABLE_INTRA
-NCCL_NET_FORCE_FLUSH NCCL_NET_FORCE_MERGE NCCL_NET_GDR_C2C NCCL_NET_GDR_LEVEL NCCL_NET_GDR_READ
-NCCL_NET_MERGE_LEVEL NCCL_NET_OVERHEAD NCCL_NET_PLUGIN NCCL_NET_SHARED_BUFFERS
-NCCL_NET_SHARED_COMMS NCCL_NSOCKS_PERTHREAD NCCL_NTHREADS NCCL_NVB_DISABLE NCCL_NVLS_CHUNKSIZE
-NCCL_NVLS_ENABLE NCCL_NVLS_NCHANNELS NCCL_OOB_NET_ENABLE NCCL_OOB_NET_IFNAME
-NCCL_P2P_DIRECT_DISABLE NCCL_P2P_DISABLE NCCL_P2P_LEVEL NCCL_P2P_LL_THRESHOLD
-NCCL_P2P_NET_CHUNKSIZE NCCL_P2P_NVL_CHUNKSIZE NCCL_P2P_PCI_CHUNKSIZE NCCL_P2P_PXN_LEVEL
-NCCL_P2P_READ_ENABLE NCCL_P2P_USE_CUDA_MEMCPY NCCL_PROFILER_PLUGIN NCCL_PROGRESS_APPENDOP_FREQ
-NCCL_PROTO NCCL_PXN_C2C NCCL_PXN_DISABLE NCCL_RAS_ADDR NCCL_RAS_ENABLE NCCL_RAS_TIMEOUT_FACTOR
-NCCL_RUNTIME_CONNECT NCCL_SET_STACK_SIZE NCCL_SET_THREAD_NAME NCCL_SHM_DISABLE NCCL_SHM_LOCALITY
-NCCL_SHM_USE_CUDA_MEMCPY NCCL_SINGLE_PROC_MEM_REG_ENABLE NCCL_SINGLE_RING_THRESHOLD
-NCCL_SOCKET_FAMILY NCCL_SOCKET_IFNAME NCCL_SOCKET_NTHREADS NCCL_SOCKET_POLL_TIMEOUT_MSEC
-NCCL_SOCKET_RETRY_CNT NCCL_SOCKET_RETRY_SLEEP_MSEC NCCL_SYM_GIN_KERNELS_ENABLE
-NCCL_THREAD_THRESHOLDS NCCL_TOPO_DUMP_FILE NCCL_TOPO_DUMP_FILE_RANK NCCL_TOPO_FILE
-NCCL_TUNER_CONFIG_FILE NCCL_TUNER_PLUGIN NCCL_WARN_ENABLE_DEBUG_INFO NCCL_WIN_ENABLE
-NCCL_WORK_ARGS_BYTES NCCL_WORK_FIFO_BYTES TORCH_NCCL_ASYNC_ERROR_HANDLING
-TORCH_NCCL_AVOID_RECORD_STREAMS TORCH_NCCL_BLOCKING_WAIT TORCH_NCCL_COORD_CHECK_MILSEC
-TORCH_NCCL_CUDA_EVENT_CACHE TORCH_NCCL_DEBUG_INFO_PIPE_FILE TORCH_NCCL_DEBUG_INFO_TEMP_FILE
-TORCH_NCCL_DESYNC_DEBUG TORCH_NCCL_DUMP_ON_TIMEOUT TORCH_NCCL_ENABLE_MONITORING
-TORCH_NCCL_ENABLE_TIMING TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC TORCH_NCCL_HIGH_PRIORITY
-TORCH_NCCL_LOG_CPP_STACK_ON_UNCLEAN_SHUTDOWN TORCH_NCCL_NAN_CHECK TORCH_NCCL_PROPAGATE_ERROR
-TORCH_NCCL_RANKS_PER_ROOT TORCH_NCCL_RETHROW_CUDA_ERRORS
-TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING TORCH_NCCL_TRACE_BUFFER_SIZE
-TORCH_NCCL_TRACE_CPP_STACK TORCH_NCCL_USE_COMM_NONBLOCKING
-TORCH_NCCL_USE_TENSOR_REGISTER_ALLOCATOR_HOOK TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC
-"""
-KNOWN = tuple(_KNOWN.split())
+
+def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
+    """How many processes a node runs, one a GPU; SoractlError if nobody says."""
+    return node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
+
+
+def environment_of(
+    node: Node,
+    ranks: int,
+    *,
+    run: Path,
+    cluster: Cluster,
+    machine: Machine,
+    operator: Mapping[str, str],
+) -> dict[str, str]:
+    """What the processes of a node get besides what is the node's own."""
+    return build(
+        {**_threads(node, ranks, machine), **cluster.env},
+        run=run,
+        bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
+        operator=operator,
+    )
+
+
+def working_directory(cluster: Cluster, machine: Machine) -> Path:
+    """Where the ranks run, on every node."""
+    return Path(cluster.workdir) if cluster.workdir else machine.workdir
 
 
 def build(
@@ -112,12 +96,16 @@ def check(environment: Mapping[str, str]) -> None:
             )
 
 
-def doubtful_names(names: Sequence[str]) -> list[str]:
-    """One sentence for each NCCL name that nobody reads."""
-    unknown = [n for n in names if n.startswith(("NCCL_", "TORCH_NCCL_")) and n not in KNOWN]
-    return [f"nothing is known to read {name}{_meant(name)}" for name in unknown]
+def _ranks_here(node: Node, machine: Machine) -> int:
+    if not node.local:
+        raise SoractlError(
+            f"how many ranks does {node.name} run?",
+            hint=f"write `{node.name} slots=8` into the hostfile, or ranks_per_node = 8 into the "
+            ".toml beside it",
+        )
+    return machine.gpus or RANKS_WITHOUT_GPUS
 
 
-def _meant(name: str) -> str:
-    near = difflib.get_close_matches(name, KNOWN, 1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _threads(node: Node, ranks: int, machine: Machine) -> dict[str, str]:
+    # Without a word, torchrun sets 1, and decoding and the optimizer crawl on a big machine.
+    return {"OMP_NUM_THREADS": str(max(1, machine.cores // ranks))} if node.local else {}

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from soractl.cluster import rank_environment as nccl_env
 from soractl.cluster import settings as cluster
+from soractl.cluster.rank_environment import carried, environment_of, ranks_of, working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import ExitCode, SoractlError
 from soractl.files import output as data_output
 from soractl.files.lock import locked
-from soractl.launch.plan import environment_of, ranks_of, working_directory
 from soractl.remote.connections import NodeResult, Remote, Request, run_everywhere
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.terminal import counting, text
@@ -141,7 +140,7 @@ def plan(
     nodes = [node for node in source.nodes if not node.spare]
     ranks = [ranks_of(node, facts, machine) for node in nodes]
     alone = len(nodes) == 1 and nodes[0].local
-    operator = nccl_env.carried(environ, alone=alone)
+    operator = carried(environ, alone=alone)
 
     def request(number: int, what: str, *options: str) -> Request:
         node = nodes[number]

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.launch.start import Started
@@ -16,6 +15,7 @@ from soractl.runs.find import Recorded, recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
+from soractl.terminal.output import Display
 from trainer.run_dir import AttemptDir, write_json
 
 TICK_S = 0.5
@@ -28,16 +28,6 @@ LOOKS_UNTIL_ALONE = 120  # when no node answers it is more likely this machine t
 # A synchronous step needs every node: one that is not older than this proves them all alive.
 STALE_AFTER_S = 10.0
 STALE_AFTER_STEPS = 3
-
-
-class Display(Protocol):
-    """Where progress is shown."""
-
-    def show(self, progress: Progress) -> None:
-        """How far it is now."""
-
-    def say(self, text: str) -> None:
-        """Something happened."""
 
 
 class NodeWatch:

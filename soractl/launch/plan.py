@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soractl.cluster import rank_environment as nccl_env
-from soractl.cluster.settings import RANKS_WITHOUT_GPUS, Cluster, Machine
+from soractl.cluster.rank_environment import carried, environment_of, ranks_of, working_directory
+from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node
@@ -109,39 +109,11 @@ def plan(
             run=run,
             cluster=cluster,
             machine=machine,
-            operator=nccl_env.carried(environ, alone=here),
+            operator=carried(environ, alone=here),
         )
         command = _command(ranks, f"{head}:{port}", (len(nodes), node_rank), run)
         node_plans.append(NodePlan(node, node_rank, ranks, environment, command))
     return LaunchPlan(run, workdir, start, cluster, head, port, tuple(node_plans))
-
-
-def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
-    """How many processes a node runs, one a GPU; SoractlError if nobody says."""
-    return node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
-
-
-def environment_of(
-    node: Node,
-    ranks: int,
-    *,
-    run: Path,
-    cluster: Cluster,
-    machine: Machine,
-    operator: Mapping[str, str],
-) -> dict[str, str]:
-    """What the processes of a node get besides what is the node's own."""
-    return nccl_env.build(
-        {**_threads(node, ranks, machine), **cluster.env},
-        run=run,
-        bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
-        operator=operator,
-    )
-
-
-def working_directory(cluster: Cluster, machine: Machine) -> Path:
-    """Where the ranks run, on every node."""
-    return Path(cluster.workdir) if cluster.workdir else machine.workdir
 
 
 def node_script(plan: LaunchPlan, node: NodePlan, attempt: AttemptDir) -> str:
@@ -171,21 +143,6 @@ def _command(ranks: int, head: str, node_of: tuple[int, int], run: Path) -> tupl
         *("--extra_launch_args", f"nnodes={count},node_rank={node_rank}"),
         *(_SHELL_UNSAFE.sub(r"\\\1", str(path)) for path in (TRAIN_SCRIPT, run)),
     )
-
-
-def _ranks_here(node: Node, machine: Machine) -> int:
-    if not node.local:
-        raise SoractlError(
-            f"how many ranks does {node.name} run?",
-            hint=f"write `{node.name} slots=8` into the hostfile, or ranks_per_node = 8 into the "
-            ".toml beside it",
-        )
-    return machine.gpus or RANKS_WITHOUT_GPUS
-
-
-def _threads(node: Node, ranks: int, machine: Machine) -> dict[str, str]:
-    # Without a word, torchrun sets 1, and decoding and the optimizer crawl on a big machine.
-    return {"OMP_NUM_THREADS": str(max(1, machine.cores // ranks))} if node.local else {}
 
 
 def _check(nodes: Sequence[Node], paths: Sequence[Path]) -> None:

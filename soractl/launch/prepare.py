@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from soractl.cluster import rank_environment as nccl_env
 from soractl.cluster import settings as cluster
+from soractl.cluster.nccl_names import doubtful_names
+from soractl.cluster.rank_environment import working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch import plan as launch_plan
@@ -45,7 +46,7 @@ class Site:
     @property
     def workdir(self) -> Path:
         """The ranks' working directory."""
-        return launch_plan.working_directory(self.cluster, self.machine)
+        return working_directory(self.cluster, self.machine)
 
     def plan(self, run: Path, start: StartPoint) -> LaunchPlan:
         """What each node would start."""
@@ -85,7 +86,7 @@ class Prepared:
         notes = [
             f"passed over {path.name}, which is not complete: {why}" for path, why in passed_over
         ]
-        notes += nccl_env.doubtful_names(list(self.site.cluster.env))
+        notes += doubtful_names(list(self.site.cluster.env))
         if self.config.log.wandb and "WANDB_API_KEY" in environ and not _has_netrc(environ):
             notes.append(
                 "WANDB_API_KEY does not travel to the nodes, where every user could read it; "

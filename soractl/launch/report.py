@@ -8,13 +8,12 @@ from typing import Any
 from soractl.launch.plan import NodePlan
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import Started
-from soractl.runs.post_mortem import Failure, Outcome
+from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
+from soractl.runs.report import checkpoints, culprit, failure_details
 from soractl.terminal import text
-from trainer.run_dir import RunDir
 from trainer.settings import settings
 
-TRACEBACK_LINES = 25
 LABELS = len("workdir")
 _RESUME = re.compile("`soractl resume .+?`")  # where a rank says itself how to go on
 
@@ -125,27 +124,6 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
 def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:
     """The same for programs."""
     return {**started_json(begun), **ended.as_json(), "progress": asdict(progress)}
-
-
-def checkpoints(run: RunDir) -> str:
-    """How many there are, and the newest."""
-    complete = run.checkpoints()
-    newest = f", the newest: {text.path(complete[-1].path)}" if complete else ""
-    return f"{text.count(len(complete), 'complete checkpoint')}{newest}"
-
-
-def culprit(failure: Failure) -> str:
-    """Where it failed, and how."""
-    rank = f"rank {failure.rank} on " if failure.rank is not None else ""
-    return f"{rank}{failure.node}: {failure.error}"
-
-
-def failure_details(failure: Failure) -> list[str]:
-    """The rank's traceback, and the last lines of its node's log."""
-    lines = [f"  {line}" for line in (failure.traceback or "").splitlines()[-TRACEBACK_LINES:]]
-    if failure.log_tail and not failure.traceback:
-        lines += [f"last lines of {failure.node}.log:", *(f"  {line}" for line in failure.log_tail)]
-    return lines
 
 
 def _start(prepared: Prepared) -> str:

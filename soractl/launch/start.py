@@ -3,11 +3,9 @@
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.files.lock import locked
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
 from soractl.launch.prepare import Prepared
 from soractl.processes.scan import Selection, stop
@@ -16,6 +14,7 @@ from soractl.remote.nodes import Node, this_machine
 from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded
 from soractl.runs.post_mortem import Failure, Outcome
+from soractl.runs.start_lock import start_lock
 from trainer.run_dir import AttemptDir, RunDir, create_run, write_json
 from trainer.settings import dump
 
@@ -47,7 +46,7 @@ class Started:
 def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
     run = prepared.run or _create(prepared, command_line, remote)
-    with _locked(run):
+    with start_lock(run):
         refuse_if_alive(run, remote)
         attempt = run.new_attempt()
         if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
@@ -77,15 +76,6 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
             hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
             exit_code=ExitCode.REFUSED,
         )
-
-
-def being_started(run: RunDir) -> bool:
-    """Whether a command is starting an attempt of this run just now."""
-    try:
-        with _locked(run):
-            return False
-    except SoractlError:
-        return True
 
 
 def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeResult]:
@@ -150,10 +140,6 @@ def _commit(remote: Remote) -> str | None:
     request = Request(("git", "-C", str(TRAIN_SCRIPT.parent), *describe))
     result = remote(this_machine(), request, GIT_DEADLINE_S)
     return result.stdout.strip() if result.ok else None
-
-
-def _locked(run: RunDir) -> AbstractContextManager[None]:
-    return locked(run.lock, f"{run.name} is being started by another command")
 
 
 def _why(result: NodeResult) -> str:

@@ -35,6 +35,22 @@ class Progress:
             return None
         return max(0, self.total_steps - self.global_step) * self.s_per_step
 
+    def one_line(self, *, running: bool = True) -> str:
+        """`step 120/4000  loss 0.1234  3.21 s/step  12.4 clips/s  ETA 3 h 27 min`."""
+        if self.global_step is None:
+            return f"starting ({duration(self.elapsed_s)})  {self.log_line}".rstrip()
+        total = f"/{self.total_steps}" if self.total_steps else ""
+        parts = [f"step {self.global_step}{total}"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.s_per_step is not None:
+            parts.append(f"{self.s_per_step:.3g} s/step")
+        if self.clips_per_s is not None:
+            parts.append(f"{self.clips_per_s:.3g} clips/s")
+        if running and self.eta_s:
+            parts.append(f"ETA {duration(self.eta_s)}")
+        return "  ".join(parts)
+
 
 class ProgressReader:
     """Reads what an attempt adds to its run's files, from now on."""
@@ -90,20 +106,3 @@ class ProgressReader:
         except FileNotFoundError:
             return {}
         return beat if beat["time_unix_s"] >= self._started else {}
-
-
-def one_line(progress: Progress, *, running: bool = True) -> str:
-    """`step 120/4000  loss 0.1234  3.21 s/step  12.4 clips/s  ETA 3 h 27 min`."""
-    if progress.global_step is None:
-        return f"starting ({duration(progress.elapsed_s)})  {progress.log_line}".rstrip()
-    total = f"/{progress.total_steps}" if progress.total_steps else ""
-    parts = [f"step {progress.global_step}{total}"]
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.4f}")
-    if progress.s_per_step is not None:
-        parts.append(f"{progress.s_per_step:.3g} s/step")
-    if progress.clips_per_s is not None:
-        parts.append(f"{progress.clips_per_s:.3g} clips/s")
-    if running and progress.eta_s:
-        parts.append(f"ETA {duration(progress.eta_s)}")
-    return "  ".join(parts)

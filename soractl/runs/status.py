@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from soractl.errors import ExitCode
-from soractl.launch.start import being_started
 from soractl.remote.connections import Remote
 from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded, stage_of
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.start_lock import is_starting
 from trainer.run_dir import RunDir
 
 State = Literal["never started", "starting", "running", "ended", "failed", "stopped", "unknown"]
@@ -59,7 +59,7 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
     head_log = attempt.node_log(record.nodes[0].name)
     progress = ProgressReader(run, head_log, record.started_unix_s).read(time.time())
     outcome = read_outcome(attempt)
-    if outcome is None and not being_started(run) and not any(map(_may_live, nodes)):
+    if outcome is None and not is_starting(run) and not any(map(_may_live, nodes)):
         lost = {node.node: attempts.VANISHED for node in nodes if node.vanished}
         outcome = settle(attempt, record, nodes, lost)
     return RunStatus(
@@ -83,4 +83,4 @@ def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> 
         return words.get(outcome.exit_code, "failed")
     if any(node.processes for node in nodes):
         return "running"
-    return "starting" if being_started(run) else "unknown"
+    return "starting" if is_starting(run) else "unknown"

@@ -5,10 +5,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from soractl.errors import SoractlError
-from soractl.runs.progress import Progress, one_line
 from soractl.terminal import counting
 from soractl.terminal.transfer import Show, Transfer
 from soractl.terminal.transfer import one_line as transfer_line
@@ -17,12 +16,33 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from soractl.launch.follow import Display
-
 SCHEMA_VERSION = 1
 PLAIN_EVERY_S = 5.0
 
 T = TypeVar("T")
+
+
+class Steps(Protocol):
+    """Progress in steps; a step or a total that is not known yet is None."""
+
+    @property
+    def global_step(self) -> int | None: ...
+
+    @property
+    def total_steps(self) -> int | None: ...
+
+    def one_line(self) -> str:
+        """The numbers that stand beside the bar."""
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, progress: Steps) -> None:
+        """Draw the newest numbers."""
+
+    def say(self, text: str) -> None:
+        """Add a line that stays."""
 
 
 def result(lines: str | Iterable[str]) -> None:
@@ -63,7 +83,7 @@ def error(fault: Exception) -> None:
 
 
 @contextmanager
-def progress_display() -> "Iterator[Display]":
+def progress_display() -> Iterator[Display]:
     """A line that is drawn over and over on a terminal, else a line every few seconds."""
     if not sys.stderr.isatty():
         yield PlainDisplay()
@@ -79,18 +99,19 @@ class PlainDisplay:
     """Progress for a log file or a pipe."""
 
     def __init__(self) -> None:
-        self._shown: Progress | None = None
+        self._shown: str | None = None
+        self._stepped = False
         self._next = 0.0
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Steps) -> None:
         """One line, if there is something new and the last one is some seconds old."""
-        old = self._shown
-        if old and (old.global_step, old.log_line) == (progress.global_step, progress.log_line):
+        line = progress.one_line()
+        if line == self._shown:
             return
-        first_step = old is not None and old.global_step is None and progress.global_step
+        first_step = bool(self._shown and not self._stepped and progress.global_step)
         if first_step or time.monotonic() >= self._next:
-            note(one_line(progress))
-            self._shown = progress
+            note(line)
+            self._shown, self._stepped = line, progress.global_step is not None
             self._next = time.monotonic() + PLAIN_EVERY_S
 
     def say(self, text: str) -> None:
@@ -104,20 +125,15 @@ class LiveDisplay:
     def __init__(self, live: "Live") -> None:
         self._live = live
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Steps) -> None:
         """Draw the line anew, with a bar once the number of steps is known."""
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        grid = Table.grid(padding=(0, 1))
-        text = Text(one_line(progress), no_wrap=True, overflow="ellipsis")
+        line = progress.one_line()
         if progress.global_step is None or not progress.total_steps:
-            grid.add_row(text)
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
         else:
-            bar = ProgressBar(progress.total_steps, progress.global_step, width=24)
-            grid.add_row(bar, text)
-        self._live.update(grid)
+            self._live.update(_bar(line, progress.global_step, progress.total_steps))
 
     def say(self, text: str) -> None:
         """Something happened."""

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from soractl.cluster import rank_environment as nccl_env
+from soractl.cluster import rank_environment
 from soractl.cluster.settings import load
 from soractl.errors import SoractlError
 
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parent.parent.parent.parent
 
 
 def build(env, operator=()):
-    return nccl_env.build(
+    return rank_environment.build(
         env, run=Path("/shared/runs/001-x"), bin_folder=Path("/venv/bin"), operator=dict(operator)
     )
 
@@ -29,7 +29,7 @@ def test_the_example_cluster_gets_exactly_its_environment_and_keeps_the_leading_
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
         "TORCH_NCCL_ENABLE_MONITORING": "1",
         "OMP_NUM_THREADS": "16",
-        "PATH": f"/venv/bin:{nccl_env.SYSTEM_PATH}",
+        "PATH": f"/venv/bin:{rank_environment.SYSTEM_PATH}",
         "SORACTL_RUN_ID": "/shared/runs/001-x",
     }
 
@@ -64,16 +64,8 @@ def test_a_name_that_no_shell_can_export_is_refused():
 
 def test_the_operators_environment_gives_only_what_is_named():
     environ = {"WANDB_MODE": "offline", "WANDB_API_KEY": "k", "CUDA_VISIBLE_DEVICES": "1", "X": "y"}
-    assert nccl_env.carried(environ, alone=False) == {"WANDB_MODE": "offline"}
-    assert nccl_env.carried(environ, alone=True) == {
+    assert rank_environment.carried(environ, alone=False) == {"WANDB_MODE": "offline"}
+    assert rank_environment.carried(environ, alone=True) == {
         "WANDB_MODE": "offline",
         "CUDA_VISIBLE_DEVICES": "1",
     }
-
-
-def test_a_misspelt_nccl_name_is_doubted_and_others_are_not():
-    names = ["NCCL_IB_HAC", "NCCL_DEBUG", "OMP_NUM_THREADS", "NCCL_QQQQ"]
-    assert nccl_env.doubtful_names(names) == [
-        "nothing is known to read NCCL_IB_HAC; did you mean NCCL_IB_HCA?",
-        "nothing is known to read NCCL_QQQQ",
-    ]

@@ -102,7 +102,7 @@ def test_a_job_log_that_cannot_be_written_is_one_error(workplace, small_disk, od
 
 def test_a_node_that_nobody_reaches_leaves_the_clips_unchecked(workplace, table, monkeypatch):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9\n")
-    code = f"from soractl import clip_queue\nclip_queue.PAUSE_S = 0\n{FEW_AT_ONCE}"
+    code = f"from soractl.data import clip_queue\nclip_queue.PAUSE_S = 0\n{FEW_AT_ONCE}"
     done = subprocess.run(
         [sys.executable, "-c", code, "data", "check", "clips.csv", "--hostfile", "far.txt"],
         capture_output=True,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from soractl.runs.progress import Progress, ProgressReader, one_line
+from soractl.runs.progress import Progress, ProgressReader
 from trainer.run_dir import append_jsonl, create_run, write_json
 
 
@@ -80,4 +80,4 @@ def test_lines_are_read_as_they_come_and_half_a_line_later(run, tmp_path):
     ],
 )
 def test_progress_is_one_line(progress, line):
-    assert one_line(progress) == line
+    assert progress.one_line() == line
