@@ -15,7 +15,7 @@ from soractl.terminal.options import command as command_with
 if TYPE_CHECKING:
     from soractl.launch.prepare import Prepared
     from soractl.launch.start import Started
-    from soractl.remote.connections import Remote
+    from soractl.remote.requests import Remote
     from soractl.sync.plan import Wishes
 
 app = typer.Typer(
@@ -239,14 +239,14 @@ def execute(
     """Run a command on all nodes; equal answers are shown once."""
     from soractl.cluster import exec_report
     from soractl.cluster import watch as many_nodes
-    from soractl.remote.connections import exit_code
+    from soractl.errors import exit_code_of
     from soractl.terminal import output
 
     told = many_nodes.execute(words, deadline_s=timeout, environ=os.environ)
     lines = exec_report.lines(told.results, diff=diff)
     output.report(lines, exec_report.as_json(told.results), as_json)
     output.note(exec_report.count(told))
-    raise typer.Exit(exit_code(told.results))
+    raise typer.Exit(exit_code_of(result.problem for result in told.results))
 
 
 @app.command()

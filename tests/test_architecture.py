@@ -17,7 +17,7 @@ TABLES = {"trainer.model.latent_size"} | {
 SHARED = CONTRACT - {"trainer.seeds"} | TABLES
 MOST_LINES = 450
 MOST_MODULES = 16
-STARTS_PROGRAMS = {"soractl.remote.connections"}
+STARTS_PROGRAMS = {"soractl.remote.local"}
 
 
 def modules(package, root=REPOSITORY):

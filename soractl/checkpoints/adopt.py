@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.remote.connections import Remote, Request
 from soractl.remote.nodes import this_machine
+from soractl.remote.requests import Remote, Request
 from trainer.config import TrainConfig, load_stage
 from trainer.run_dir import RunDir, create_run, next_path, write_json
 from trainer.settings import dump
@@ -76,9 +76,8 @@ def _ask_trainer(
     if result.ok:
         found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
         return found
-    said = result.stderr.strip().splitlines()
-    faults = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    why = result.error or (faults or said or [f"exit code {result.exit_code}"])[-1]
-    if "No module named" in why:
-        why += "; this needs the trainer's environment: `make install`"
-    raise SoractlError(why, exit_code=ExitCode.BAD_REQUEST if faults else ExitCode.FAILED)
+    reason = result.reason
+    if "No module named" in reason:
+        reason += "; this needs the trainer's environment: `make install`"
+    is_refused = any(line.startswith("error: ") for line in result.stderr.splitlines())
+    raise SoractlError(reason, exit_code=ExitCode.BAD_REQUEST if is_refused else ExitCode.FAILED)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from soractl.cluster.watch import Answers
-from soractl.remote.connections import NodeResult
+from soractl.errors import FaultKind
 from soractl.remote.folding import differences, group
+from soractl.remote.requests import NodeResult
 
 
 def lines(results: Sequence[NodeResult], *, diff: bool) -> list[str]:
@@ -32,7 +33,7 @@ def as_json(results: Sequence[NodeResult]) -> dict[str, Any]:
                 "exit_code": result.exit_code,
                 "stdout": result.stdout,
                 "stderr": result.stderr,
-                "error": result.error,
+                "error": str(result.fault) if result.fault else None,
                 "elapsed_s": result.elapsed_s,
             }
             for result in results
@@ -42,7 +43,8 @@ def as_json(results: Sequence[NodeResult]) -> dict[str, Any]:
 
 def count(told: Answers) -> str:
     """`hostfiles/nodes.txt: 22 ok, 1 failed, 1 unreachable in 1.8 s`."""
-    unreachable = sum(result.unreachable for result in told.results)
+    kinds = [result.fault.kind for result in told.results if result.fault]
+    unreachable = kinds.count(FaultKind.UNREACHABLE)
     ok = sum(result.ok for result in told.results)
     failed = len(told.results) - ok - unreachable
     parts = [f"{ok} ok"]

@@ -115,7 +115,7 @@ def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
         "nodes": [
             {
                 "node": row.node.name,
-                "error": row.error,
+                "error": str(row.fault) if row.fault else None,
                 "notes": list(row.notes),
                 "elapsed_s": row.elapsed_s,
                 "gpus": _list(row.gpus, row.gpu_count),
@@ -132,7 +132,7 @@ def _list(found: Sequence[Gpu | GpuProcess], number: int | None) -> list[dict[st
 
 def count(look: Look) -> str:
     """`hostfiles/nodes.txt: 22 ok, 1 with notes, 1 without an answer in 1.8 s`."""
-    dead = sum(row.error is not None for row in look.rows)
+    dead = sum(row.fault is not None for row in look.rows)
     odd = sum(row.bad for row in look.rows) - dead
     told = [f"{len(look.rows) - dead - odd} ok"]
     told += [f"{odd} with notes"] if odd else []
@@ -156,7 +156,7 @@ def _node_cells(row: NodeGpus) -> tuple[str, ...]:
         _number(row.max_temp_c),
         _number(row.process_count),
         ",".join(runs or row.users),
-        row.error or "; ".join(row.notes),
+        str(row.fault or "") or "; ".join(row.notes),
     )
 
 
@@ -180,8 +180,8 @@ def _total(rows: Sequence[NodeGpus]) -> tuple[str, ...]:
 
 
 def _gpu_cells(row: NodeGpus) -> list[tuple[str, ...]]:
-    if row.error or not row.gpus:
-        reason = row.error or "; ".join(row.notes)
+    if row.fault or not row.gpus:
+        reason = str(row.fault or "") or "; ".join(row.notes)
         return [(row.node.name, "-", "", "-", "-", "-", "-", reason)]
     return [
         (
@@ -212,7 +212,7 @@ def _process_cells(row: NodeGpus) -> list[tuple[str, ...]]:
         for process in row.processes
     ]
     if row.process_count is None:
-        reason = row.error or "; ".join(row.notes)
+        reason = str(row.fault or "") or "; ".join(row.notes)
         cells.append((row.node.name, "-", "-", "-", "-", "-", reason))
     return cells
 

@@ -9,15 +9,11 @@ from soractl.cluster import nvml
 from soractl.cluster.nvidia_smi import APP_FIELDS, GPU_FIELDS, fold_notes, parse_apps, parse_gpus
 from soractl.cluster.nvidia_smi import Gpu as Gpu
 from soractl.cluster.nvidia_smi import GpuProcess as GpuProcess
-from soractl.remote.connections import (
-    NodeResult,
-    Remote,
-    Request,
-    everywhere,
-    run_everywhere,
-    sections,
-)
+from soractl.errors import Fault, FaultKind
+from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node, this_machine
+from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import sections
 
 BUSY_BYTES = 2**30  # an idle GPU holds some hundred MiB; a process in a container is not listed
 KNOWS_ALL = (0, 6)  # exit codes of nvidia-smi; 6: there is no device
@@ -53,22 +49,22 @@ class NodeGpus:
     gpus: tuple[Gpu, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     notes: tuple[str, ...] = ()  # what is odd about the node or its GPUs
-    error: str | None = None  # why nothing is known about the node
+    fault: Fault | None = None  # why nothing is known about the node
     elapsed_s: float = 0.0
     gpus_known: bool = True  # False: there may be GPUs, but the driver does not tell
     processes_known: bool = True
 
     @property
     def gpu_count(self) -> int | None:
-        return len(self.gpus) if self.gpus_known and self.error is None else None
+        return len(self.gpus) if self.gpus_known and self.fault is None else None
 
     @property
     def process_count(self) -> int | None:
-        return len(self.processes) if self.processes_known and self.error is None else None
+        return len(self.processes) if self.processes_known and self.fault is None else None
 
     @property
     def bad(self) -> bool:
-        return self.error is not None or bool(self.notes)
+        return self.fault is not None or bool(self.notes)
 
     @property
     def busy(self) -> bool:
@@ -123,7 +119,7 @@ def read_gpus(
         return everywhere(
             nodes,
             _read_here,
-            lambda node, error: NodeGpus(node, error=error),
+            lambda node, fault: NodeGpus(node, fault=fault),
             deadline_s=deadline_s,
             on_result=on_result,
         )
@@ -144,10 +140,7 @@ def parse(result: NodeResult) -> NodeGpus:
     found = sections(result.stdout)
     row = NodeGpus(result.node, elapsed_s=result.elapsed_s)
     if "gpus" not in found:
-        if "start" in found and result.timed_out:
-            return replace(row, error=f"nvidia-smi is stuck: {result.error}")
-        said = (result.stderr or result.stdout).strip()[-160:]
-        return replace(row, error=result.error or f"the node's shell said: {said}")
+        return replace(row, fault=_fault(result, is_started="start" in found))
     gpus, notes = parse_gpus(*found["gpus"])
     notes += fold_notes(gpus)
     if result.node.slots and len(gpus) < result.node.slots:
@@ -173,6 +166,13 @@ def parse(result: NodeResult) -> NodeGpus:
         gpus_known=bool(gpus) or found["gpus"][1] in KNOWS_ALL,
         processes_known=code in KNOWS_ALL,
     )
+
+
+def _fault(result: NodeResult, *, is_started: bool) -> Fault:
+    if is_started and result.fault and result.fault.kind is FaultKind.DEADLINE:
+        return Fault(FaultKind.DEADLINE, f"{result.fault.message}: nvidia-smi is stuck")
+    printed = (result.stderr or result.stdout).strip()[-160:]
+    return result.fault or Fault(FaultKind.FAILED, f"the node's shell printed: {printed}")
 
 
 def _read_here(node: Node) -> NodeGpus:

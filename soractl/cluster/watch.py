@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from soractl.cluster import settings as cluster
 from soractl.cluster.gpus import NodeGpus, read_gpus
-from soractl.errors import ExitCode, SoractlError
-from soractl.remote.connections import INTERRUPTED, Connections, NodeResult, Request, run_everywhere
+from soractl.errors import INTERRUPTED, ExitCode, SoractlError, exit_code_of
+from soractl.remote.connections import Connections
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, NodeSource, find_nodes, is_hostfile
+from soractl.remote.requests import NodeResult, Request
 
 SEPARATOR = "--"
 PATIENCE_S = 1.5  # then the nodes that have answered are shown without the others
@@ -28,19 +30,12 @@ class Look:
     @property
     def interrupted(self) -> bool:
         """Ctrl-C came before all nodes had answered."""
-        return any(row.error == INTERRUPTED for row in self.rows)
+        return any(row.fault == INTERRUPTED for row in self.rows)
 
     @property
     def exit_code(self) -> ExitCode:
         """As for every command over many nodes; a note alone is no failure."""
-        errors = [row.error for row in self.rows if row.error]
-        if self.interrupted:
-            return ExitCode.INTERRUPTED
-        if not errors:
-            return ExitCode.OK
-        if all(error.startswith("unreachable") for error in errors):
-            return ExitCode.SOME_UNREACHABLE
-        return ExitCode.FAILED if len(errors) == len(self.rows) else ExitCode.SOME_FAILED
+        return exit_code_of(row.fault for row in self.rows)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from soractl.cluster import settings as cluster
 from soractl.data import clip_queue
 from soractl.data import table as data_table
 from soractl.data.journal import Journal
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes
 from soractl.terminal import counting
@@ -49,17 +49,13 @@ class Checked:
     healthy: "DataFrame"
     failed: tuple[Mapping[str, Any], ...]  # entries of the job log
     left: int  # clips that nobody has checked
-    lost: Mapping[str, str]  # nodes that were given up, and why
+    lost: Mapping[str, Fault]  # nodes that were given up, and why
 
     @property
     def exit_code(self) -> ExitCode:
         """1 if no clip is healthy, 3 if some are not; when clips are left, why."""
         if self.left:
-            interrupted = clip_queue.INTERRUPTED in self.lost.values()
-            unreachable = all(fault.startswith("unreachable") for fault in self.lost.values())
-            if interrupted:
-                return ExitCode.INTERRUPTED
-            return ExitCode.SOME_UNREACHABLE if unreachable else ExitCode.FAILED
+            return exit_code_of(self.lost.values())
         if self.failed:
             return ExitCode.FAILED if self.healthy.empty else ExitCode.SOME_FAILED
         return ExitCode.OK
@@ -125,7 +121,7 @@ def _outcome(
     source: NodeSource,
     table: "DataFrame",
     journal: Journal,
-    lost: Mapping[str, str],
+    lost: Mapping[str, Fault],
 ) -> Checked:
     entries = journal.entries
     paths = list(dict.fromkeys(table["path"]))

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from soractl.cluster.settings import Cluster
 from soractl.data.journal import Journal
-from soractl.remote.connections import NodeResult, Remote, Request, everywhere
+from soractl.errors import Fault, FaultKind
+from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.terminal import counting
 
 FIRST_CHUNK_S = 1.0  # of a node, so that progress is seen soon; each next one is twice as long
@@ -25,7 +27,7 @@ PAUSE_S = 2.0  # between them
 LAST_WORDS_S = 3.0  # at Ctrl-C, until what the nodes had said is noted
 LONGEST_S = 30 * 86_400.0
 IN_FOLDER = 'cd "$1" && shift && exec "$@"'
-INTERRUPTED = "interrupted"
+NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing about its clips")
 
 Task = Mapping[str, Any]  # path, num_frames
 
@@ -70,7 +72,7 @@ def read_clips(
     reading: Reading,
     journal: Journal,
     show: counting.Show,
-) -> dict[str, str]:
+) -> dict[str, Fault]:
     """Every clip that the journal does not know is read, and noted in it.
 
     Returns the nodes that were given up, and why. When all were, or at Ctrl-C, clips are left.
@@ -83,12 +85,12 @@ def read_clips(
     counter.advance(0, 0)
     queue = _Queue(left, len(nodes), journal, counter)
 
-    def serve(node: Node) -> tuple[str, str]:
+    def serve(node: Node) -> tuple[str, Fault | None]:
         return node.name, queue.serve(node, remote, reading)
 
     try:
         ends = everywhere(
-            nodes, serve, lambda node, error: (node.name, error), deadline_s=LONGEST_S
+            nodes, serve, lambda node, fault: (node.name, fault), deadline_s=LONGEST_S
         )
         queue.stop()
         reading.hang_up()
@@ -110,7 +112,7 @@ class _Queue:
         self._stopped = threading.Event()
         self._closed = False
 
-    def serve(self, node: Node, remote: Remote, reading: Reading) -> str:
+    def serve(self, node: Node, remote: Remote, reading: Reading) -> Fault | None:
         """Let a node read until nothing is left; why it was given up, if it was."""
         faults, seconds = 0, FIRST_CHUNK_S
         while chunk := self._take():
@@ -123,10 +125,10 @@ class _Queue:
             seconds = min(2 * seconds, CHUNK_S)
             faults = 0 if answers else faults + 1
             if faults == TRIES:
-                return _fault(result)
+                return result.problem or NO_ANSWER
             if not result.ok:
                 self._stopped.wait(PAUSE_S)
-        return ""
+        return None
 
     def stop(self) -> None:
         """Nothing more is begun."""
@@ -188,8 +190,3 @@ def _answers(result: NodeResult, chunk: Sequence[Task]) -> list[dict[str, Any]]:
         if path in asked:
             found.setdefault(path, {**answer, "node": result.node.name})
     return list(found.values())
-
-
-def _fault(result: NodeResult) -> str:
-    said = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.exit_code}"]
-    return result.error or said[0]

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from soractl.cluster import settings as cluster
 from soractl.cluster.rank_environment import carried, environment_of, ranks_of, working_directory
 from soractl.cluster.settings import Cluster, Machine
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import INTERRUPTED, ExitCode, Fault, SoractlError, exit_code_of
 from soractl.files import output as data_output
 from soractl.files.lock import locked
-from soractl.remote.connections import NodeResult, Remote, Request, run_everywhere
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, NodeSource, find_nodes
+from soractl.remote.requests import Remote, Request
 from soractl.terminal import counting, text
 from trainer.config import load_stage
 from trainer.settings import dump
@@ -92,18 +93,19 @@ class Encoded:
 
     planned: Planned
     seconds: float
-    faults: Mapping[str, str]  # nodes that did not do all of their share, and why
+    faults: Mapping[str, Fault]  # nodes that did not do all of their share, and why
     parts: tuple[Mapping[str, Any], ...] = ()  # of complete features, as the trainer tells them
-    unreachable: bool = False  # nodes alone are to blame
-    interrupted: bool = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Ctrl-C ended it."""
+        return INTERRUPTED in self.faults.values()
 
     @property
     def exit_code(self) -> ExitCode:
         """3 if clips have no features, 1 if none has; when work is left, why."""
-        if self.interrupted:
-            return ExitCode.INTERRUPTED
         if self.faults:
-            return ExitCode.SOME_UNREACHABLE if self.unreachable else ExitCode.FAILED
+            return exit_code_of(self.faults.values())
         if not any(part["failed"] for part in self.parts):
             return ExitCode.OK
         nothing = any(part["clips"] == 0 for part in self.parts)
@@ -195,15 +197,9 @@ def encode(planned: Planned, remote: Remote, show: counting.Show) -> Encoded:
                 deadline_s=LONGEST_S,
             )
         seconds = time.monotonic() - began
-        failed = [result for result in results if not result.ok]
-        if failed:
-            return Encoded(
-                planned,
-                seconds,
-                {result.node.name: _why(result) for result in failed},
-                unreachable=all(result.unreachable for result in failed),
-                interrupted=any(result.interrupted for result in failed),
-            )
+        faults = {result.node.name: result.problem for result in results if result.problem}
+        if faults:
+            return Encoded(planned, seconds, faults)
         return Encoded(planned, seconds, {}, tuple(_ask(planned.head, planned.asked, remote)))
 
 
@@ -248,17 +244,11 @@ def _ask(node: Node, request: Request, remote: Remote) -> list[Any]:
     """The parts that the trainer's program tells of."""
     result = remote(node, request, PLAN_S)
     if not result.ok:
-        unreachable = ExitCode.SOME_UNREACHABLE if result.unreachable else ExitCode.BAD_REQUEST
-        raise SoractlError(f"{node.name}: {_why(result)}", exit_code=unreachable)
+        is_unreachable = exit_code_of([result.fault]) is ExitCode.SOME_UNREACHABLE
+        code = ExitCode.SOME_UNREACHABLE if is_unreachable else ExitCode.BAD_REQUEST
+        raise SoractlError(f"{node.name}: {result.reason}", exit_code=code)
     parts: list[Any] = json.loads(result.stdout.splitlines()[-1])["parts"]
     return parts
-
-
-def _why(result: NodeResult) -> str:
-    """The sentence in which the trainer's program says it, else the last it said."""
-    said = result.stderr.strip().splitlines()
-    faults = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-    return result.error or (faults or said or [f"exit code {result.exit_code}"])[-1]
 
 
 def _python(node: Node, facts: Cluster, machine: Machine) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from soractl.data import clip_queue
 from soractl.data import table as data_table
 from soractl.data.journal import Journal
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
 from soractl.terminal import counting
@@ -49,14 +49,13 @@ class Info:
     table: "DataFrame"  # the clips that could be read
     failed: "DataFrame"  # path, reason
     repeated: int  # rows with a path that another row has
-    lost: str | None = None  # why clips are left
+    lost: Fault | None = None  # why clips are left
 
     @property
     def exit_code(self) -> ExitCode:
         """1 if nothing could be read, 3 if some could not."""
         if self.lost:
-            interrupted = self.lost == clip_queue.INTERRUPTED
-            return ExitCode.INTERRUPTED if interrupted else ExitCode.FAILED
+            return exit_code_of([self.lost])
         if self.table.empty:
             return ExitCode.FAILED
         return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK

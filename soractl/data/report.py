@@ -9,11 +9,11 @@ from typing import Any
 
 from soractl.data.buckets import Epoch
 from soractl.data.check import Checked
-from soractl.data.clip_queue import INTERRUPTED
 from soractl.data.encode import Encoded, Planned
 from soractl.data.filter import Filtered
 from soractl.data.info import Info
 from soractl.data.merge import Merged
+from soractl.errors import INTERRUPTED
 from soractl.terminal import text
 
 MOST_REASONS = 10
@@ -29,7 +29,7 @@ def info_lines(told: Info, picture: Path | None) -> list[str]:
     """How many could be read, and why the others could not."""
     wishes = told.wishes
     if told.lost:
-        return [_unfinished(len(told.table) + len(told.failed), told.lost)]
+        return [_unfinished(len(told.table) + len(told.failed), str(told.lost))]
     lines = _reasons(told.failed["reason"])
     rows = text.count(told.repeated, "row")
     lines += [f"{rows} with a path that another row has"] if told.repeated else []
@@ -49,7 +49,7 @@ def info_json(told: Info, picture: Path | None) -> dict[str, Any]:
         "failed": len(told.failed),
         "repeated": told.repeated,
         "reasons": _counted(told.failed["reason"]),
-        "error": told.lost,
+        "error": str(told.lost) if told.lost else None,
     }
 
 
@@ -103,7 +103,7 @@ def check_json(told: Checked, picture: Path | None) -> dict[str, Any]:
         "healthy": told.table["path"].nunique() - told.left - len(told.failed),
         "failed": [{"path": e["path"], "reason": e["reason"]} for e in told.failed],
         "not_checked": told.left,
-        "lost_nodes": dict(told.lost),
+        "lost_nodes": {node: str(fault) for node, fault in told.lost.items()},
     }
 
 
@@ -169,7 +169,7 @@ def encode_json(told: Encoded) -> dict[str, Any]:
         "out": str(told.planned.wishes.out),
         "seconds": round(told.seconds, 1),
         "parts": [dict(part) for part in told.parts],
-        "faults": dict(told.faults),
+        "faults": {node: str(fault) for node, fault in told.faults.items()},
         "interrupted": told.interrupted,
     }
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from soractl.errors import ExitCode, SoractlError
 from soractl.launch.start import Started
 from soractl.processes.scan import Selection, stop
-from soractl.remote.connections import Remote
+from soractl.remote.requests import Remote
 from soractl.runs import node_states as attempts
 from soractl.runs.find import Recorded, recorded
 from soractl.runs.node_states import NodeState
@@ -76,11 +76,11 @@ class NodeWatch:
         for state in self._ask():
             if state.vanished:
                 self.lost[state.node] = attempts.VANISHED
-            elif state.error:
+            elif state.fault:
                 self.lost[state.node] = silence(state)
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
-        self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.error})
+        self._silent = Counter({s.node: self._silent[s.node] + 1 for s in answers if s.fault})
         self.lost = lost_nodes(answers, self._silent, progress)
         if len(self._silent) == len(answers) and min(self._silent.values()) > LOOKS_UNTIL_ALONE:
             raise SoractlError(
@@ -114,7 +114,7 @@ def lost_nodes(
 
 def silence(state: NodeState) -> str:
     """How it is said that a node does not answer."""
-    return f"the node does not answer ({state.error})"
+    return f"the node does not answer ({state.fault})"
 
 
 def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome, Progress]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soractl.cluster.gpus import BUSY_BYTES, NodeGpus, read_gpus
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import ExitCode, Fault, SoractlError, raise_if_interrupted
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, NodePlan
 from soractl.launch.prepare import Prepared
-from soractl.remote.connections import INTERRUPTED, NodeResult, Remote, Request, run_everywhere
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.terminal import text
 
 DEADLINE_S = 20.0
@@ -80,7 +81,7 @@ class NodeFacts:
     """What a node answered, or why it did not."""
 
     node: Node
-    error: str | None = None
+    fault: Fault | None = None
     marker: str | None = None  # what it reads in a file that was written here just now
     head_addresses: tuple[str, ...] = ()
     port_is_free: bool = True
@@ -107,12 +108,12 @@ def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> None:
         facts = ask(plan, marker, remote)
     finally:
         marker.unlink()
-    _go_on_unless_interrupted(facts)
+    raise_if_interrupted((node.fault for node in facts), "nothing was started")
     faults = list(judge(plan, facts, marker.name))
     if not faults:
         nodes = [node.node for node in plan.nodes]
         rows = read_gpus(nodes, remote, deadline_s=DEADLINE_S)
-        _go_on_unless_interrupted(rows)
+        raise_if_interrupted((row.fault for row in rows), "nothing was started")
         faults = list(judge_gpus(plan, rows))
     if faults:
         raise SoractlError(
@@ -152,9 +153,9 @@ def judge(plan: LaunchPlan, facts: Sequence[NodeFacts], secret: str) -> Iterator
     for node in facts:
         yield from (f"{node.node.name}: {fault}" for fault in _faults(plan, node, secret))
     head = facts[0]
-    if not head.error and not head.port_is_free:
+    if not head.fault and not head.port_is_free:
         yield f"{head.node.name}: port {plan.port} is taken; master_port names another one"
-    answered = [node for node in facts if not node.error]
+    answered = [node for node in facts if not node.fault]
     for name in answered[0].versions if answered else ():
         found: dict[str | None, list[str]] = {}
         for node in answered:
@@ -177,8 +178,8 @@ def judge_gpus(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> Iterator[str]:
             for gpu in row.gpus
             if gpu.index in used and (gpu.mem_used_bytes or 0) > BUSY_BYTES
         }
-        if row.error:
-            yield f"{name}: {row.error}"
+        if row.fault:
+            yield f"{name}: {row.fault}"
         elif len(row.gpus) < len(used):
             notes = "".join(f"; {note}" for note in row.notes)
             yield f"{name}: {len(row.gpus)} of {len(used)} GPUs{notes}"
@@ -187,14 +188,9 @@ def judge_gpus(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> Iterator[str]:
             yield f"{name}: {text.count(len(busy), 'GPU')} in use{f' by {who}' if who else ''}"
 
 
-def _go_on_unless_interrupted(answers: Sequence[NodeFacts] | Sequence[NodeGpus]) -> None:
-    if any(answer.error == INTERRUPTED for answer in answers):
-        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
-
-
 def _faults(plan: LaunchPlan, node: NodeFacts, secret: str) -> Iterator[str]:
-    if node.error:
-        yield node.error
+    if node.fault:
+        yield str(node.fault)
         return
     if node.marker != secret:
         yield f"{plan.run.parent} is not the folder that this machine knows by that name"
@@ -220,7 +216,6 @@ def _used_gpus(node: NodePlan) -> set[int | None]:
 
 def _facts(result: NodeResult) -> NodeFacts:
     if not result.ok:
-        said = result.stderr.strip().rpartition("\n")[2]
-        return NodeFacts(result.node, error=result.error or said or f"exit {result.exit_code}")
+        return NodeFacts(result.node, fault=result.problem)
     told = json.loads(result.stdout.splitlines()[-1])
     return NodeFacts(result.node, **{**told, "head_addresses": tuple(told["head_addresses"])})

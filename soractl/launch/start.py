@@ -5,12 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import INTERRUPTED, ExitCode, SoractlError, raise_if_interrupted
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
 from soractl.launch.prepare import Prepared
 from soractl.processes.scan import Selection, stop
-from soractl.remote.connections import INTERRUPTED, NodeResult, Remote, Request, run_everywhere
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, this_machine
+from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded
 from soractl.runs.post_mortem import Failure, Outcome
@@ -67,8 +68,7 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
     if attempt is None:
         return
     states = attempts.look(attempt, recorded(attempt), remote)
-    if any(state.error == INTERRUPTED for state in states):
-        raise SoractlError("interrupted; nothing was started", exit_code=ExitCode.INTERRUPTED)
+    raise_if_interrupted((state.fault for state in states), "nothing was started")
     if alive := [state for state in states if state.processes]:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
         raise SoractlError(
@@ -104,11 +104,11 @@ def _taken_back(started: Started, refused: Sequence[NodeResult], remote: Remote)
         # A request that is still on its way to a node finds nothing to start.
         started.attempt.node_script(node.name).unlink()
     stopped = stop(nodes, remote, Selection(run_id=str(started.plan.run)), grace_s=5)
-    failure = Failure(refused[0].node.name, f"did not start: {_why(refused[0])}")
-    interrupted = any(result.interrupted for result in refused)
+    failure = Failure(refused[0].node.name, f"did not start: {refused[0].reason}")
+    interrupted = any(result.fault == INTERRUPTED for result in refused)
     code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
     write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
-    faults = [f"{result.node.name}: {_why(result)}" for result in refused]
+    faults = [f"{result.node.name}: {result.reason}" for result in refused]
     unsure = ", ".join(node.node.name for node in stopped if not node.ok)
     name = started.run.name
     return SoractlError(
@@ -140,7 +140,3 @@ def _commit(remote: Remote) -> str | None:
     request = Request(("git", "-C", str(TRAIN_SCRIPT.parent), *describe))
     result = remote(this_machine(), request, GIT_DEADLINE_S)
     return result.stdout.strip() if result.ok else None
-
-
-def _why(result: NodeResult) -> str:
-    return result.error or result.stderr.strip() or f"exit code {result.exit_code}"

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from soractl.remote.connections import NodeResult, Remote, Request, everywhere, sections
+from soractl.errors import Fault
+from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import sections
 
 KILL_WAIT_S = 5.0  # how long a process may take to go after KILL
 SCAN_S = 10.0
@@ -121,7 +124,7 @@ class Selection:
 class NodeProcesses:
     node: Node
     processes: tuple[Process, ...] = ()
-    error: str | None = None
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,11 @@ class StopResult:
     killed: int = 0  # how many did not go by TERM
     survivors: tuple[Process, ...] = ()
     gpu_pids: tuple[int, ...] = ()  # gone, but the driver still counts their memory
-    error: str | None = None
+    fault: Fault | None = None
 
     @property
     def ok(self) -> bool:
-        return self.error is None and not self.survivors and not self.gpu_pids
+        return self.fault is None and not self.survivors and not self.gpu_pids
 
 
 def find(
@@ -145,7 +148,7 @@ def find(
     return everywhere(
         nodes,
         lambda node: _find_on(node, remote, which, deadline_s),
-        lambda node, error: NodeProcesses(node, error=error),
+        lambda node, fault: NodeProcesses(node, fault=fault),
         deadline_s=deadline_s,
     )
 
@@ -166,7 +169,7 @@ def stop(
     return everywhere(
         nodes,
         lambda node: _stop_on(node, remote, which, grace_s),
-        lambda node, error: StopResult(node, error=error),
+        lambda node, fault: StopResult(node, fault=fault),
         deadline_s=SCAN_S + grace_s + ROUNDS * STOP_S,
         on_result=on_result,
     )
@@ -294,14 +297,14 @@ def _shell(which: Selection, script: str) -> Request:
 def _find_on(node: Node, remote: Remote, which: Selection, deadline_s: float) -> NodeProcesses:
     result = remote(node, _shell(which, SCAN), deadline_s)
     if not result.ok:
-        return NodeProcesses(node, error=_fault(result))
+        return NodeProcesses(node, fault=result.problem)
     processes, own_pid = parse(result)
     return NodeProcesses(node, tuple(select(processes, own_pid, which)))
 
 
 def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> StopResult:
     before = _find_on(node, remote, which, SCAN_S)
-    outcome = StopResult(node, found=before.processes, error=before.error)
+    outcome = StopResult(node, found=before.processes, fault=before.fault)
     remaining = before.processes
     newcomers = list(remaining)
     for _ in range(ROUNDS):
@@ -310,7 +313,7 @@ def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> St
         request = _shell(which, _stop_script(remaining, grace_s))
         result = remote(node, request, grace_s + STOP_S)
         if not result.ok:
-            return replace(outcome, error=_fault(result), survivors=remaining)
+            return replace(outcome, fault=result.problem, survivors=remaining)
         remaining = tuple(select(*parse(result), which))
         known = {(process.pid, process.started) for process in outcome.found}
         newcomers = [p for p in remaining if (p.pid, p.started) not in known]
@@ -340,7 +343,3 @@ def _stop_script(processes: Sequence[Process], grace_s: float) -> str:
 
 def _pairs(processes: Iterable[Process]) -> str:
     return " ".join(f"{p.pid}:{p.started}" for p in processes)
-
-
-def _fault(result: NodeResult) -> str:
-    return result.error or f"exit code {result.exit_code}: {result.stderr.strip()[-160:]}"

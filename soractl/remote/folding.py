@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soractl.remote.connections import NodeResult
+from soractl.remote.requests import NodeResult
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Group:
         said = [*self.answer.stdout.splitlines(), *self.answer.stderr.splitlines()]
         if self.answer.dropped_bytes:
             said.append(f"({self.answer.dropped_bytes} more bytes were not kept)")
-        if self.answer.error:
-            return [*said, self.answer.error]
+        if self.answer.fault:
+            return [*said, str(self.answer.fault)]
         return [*said, *([f"exit code {self.answer.exit_code}"] if self.answer.exit_code else [])]
 
 
@@ -41,7 +41,7 @@ def group(results: Sequence[NodeResult]) -> list[Group]:
     """The largest group first; of equal ones the one whose node comes first."""
     same: dict[tuple[object, ...], list[NodeResult]] = {}
     for result in results:
-        said = (result.stdout, result.stderr, result.exit_code, result.error)
+        said = (result.stdout, result.stderr, result.exit_code, result.fault)
         same.setdefault(said, []).append(result)
     groups = [Group(tuple(r.node.name for r in found), found[0]) for found in same.values()]
     return sorted(groups, key=lambda found: -len(found.names))

@@ -8,12 +8,12 @@ import logging
 import queue
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soractl.remote.captured import Captured
+from soractl.remote.deadline import Deadline, DeadlinePassed
 from soractl.remote.known_hosts import KnownHosts
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import Route, SshConfig, SshOptions
@@ -21,7 +21,6 @@ from soractl.remote.ssh_config import Route, SshConfig, SshOptions
 if TYPE_CHECKING:
     import paramiko
 
-KEEP_BYTES = 16 * 2**20  # of each stream: more than anybody reads, and 64 nodes of it fit memory
 MOST_JUMPS = 8
 
 
@@ -31,67 +30,6 @@ class SshFailure(Exception):
 
 class NoChannel(SshFailure):
     """Nothing was asked of the node yet, so it may be tried again on a new connection."""
-
-
-class DeadlinePassed(Exception):
-    """The time that was given is over."""
-
-
-class Deadline:
-    """A moment on the wall clock until which everything must be done."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._start = time.monotonic()
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
-
-    def left(self) -> float:
-        """Seconds left; DeadlinePassed when there are none."""
-        left = self.seconds - self.elapsed()
-        if left <= 0:
-            raise DeadlinePassed
-        return left
-
-
-@dataclass
-class Stream:
-    """The first KEEP_BYTES of what a program prints, and how many bytes were not kept."""
-
-    kept: bytearray = field(default_factory=bytearray)
-    dropped: int = 0
-
-    def read(self, read: Callable[[int], bytes]) -> None:
-        """Reads to the end, so that the program is never stopped by a full pipe."""
-        while chunk := read(2**16):
-            room = max(0, KEEP_BYTES - len(self.kept))
-            self.kept += chunk[:room]
-            self.dropped += len(chunk) - min(room, len(chunk))
-
-    @property
-    def text(self) -> str:
-        return self.kept.decode(errors="replace")
-
-
-@dataclass
-class Captured:
-    stdout: Stream = field(default_factory=Stream)
-    stderr: Stream = field(default_factory=Stream)
-    exit_code: int | None = None
-
-    def reading(
-        self, read_stdout: Callable[[int], bytes], read_stderr: Callable[[int], bytes]
-    ) -> list[threading.Thread]:
-        """Threads that read both streams at once."""
-        threads = [
-            threading.Thread(target=self.stdout.read, args=(read_stdout,), daemon=True),
-            threading.Thread(target=self.stderr.read, args=(read_stderr,), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        return threads
 
 
 class SshConnection:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl.cluster import settings as cluster
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import INTERRUPTED, ExitCode, SoractlError, exit_code_of
 from soractl.processes.scan import NodeProcesses, Selection, StopResult, find, stop
-from soractl.remote.connections import INTERRUPTED, Remote
 from soractl.remote.nodes import Node, find_nodes
+from soractl.remote.requests import Remote
 from soractl.remote.ssh_config import SshOptions
 from soractl.runs import node_states as attempts
 from soractl.runs.find import find_run, last_attempt, recorded
@@ -53,23 +53,16 @@ class Killed:
     @property
     def interrupted(self) -> bool:
         """Ctrl-C came while the nodes were asked: then nothing is stopped."""
-        return any(node.error == INTERRUPTED for node in self.found)
+        return any(node.fault == INTERRUPTED for node in self.found)
 
     @property
     def exit_code(self) -> ExitCode:
         """1 when something is still there, 3 or 4 when only some nodes answered, 130 at Ctrl-C."""
         results = self.stopped or self.found
-        errors = [result.error for result in results if result.error]
-        if INTERRUPTED in errors:
-            return ExitCode.INTERRUPTED
+        code = exit_code_of(result.fault for result in results)
         if any(result.survivors or result.gpu_pids for result in self.stopped):
-            return ExitCode.FAILED
-        if not errors:
-            return ExitCode.OK
-        if len(errors) == len(results):
-            return ExitCode.FAILED
-        unreachable = all(error.startswith("unreachable") for error in errors)
-        return ExitCode.SOME_UNREACHABLE if unreachable else ExitCode.SOME_FAILED
+            return code if code is ExitCode.INTERRUPTED else ExitCode.FAILED
+        return code
 
 
 def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Target]:
@@ -112,7 +105,7 @@ def kill(
         with connect(target.ssh) as remote:
             found = find(target.nodes, remote, target.which, deadline_s=FIND_DEADLINE_S)
             killed = Killed(target.title, tuple(found), ())
-            if not any(node.processes or node.error for node in found):
+            if not any(node.processes or node.fault for node in found):
                 continue
             if grace_s is not None and not killed.interrupted:
                 if on_found:

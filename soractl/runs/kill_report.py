@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from soractl.processes.scan import NodeProcesses, Process, StopResult
@@ -14,7 +14,7 @@ def lines(killed: Killed | None) -> list[str]:
     """What was found and what became of it."""
     if killed is None:
         return ["no run is running"]
-    if not any(node.processes or node.error for node in killed.found):
+    if not any(node.processes or node.fault for node in killed.found):
         return [f"nothing of {killed.title} is running"]
     if killed.interrupted:
         return [*map(_found, killed.found), f"interrupted: nothing of {killed.title} was stopped"]
@@ -39,23 +39,24 @@ def as_json(killed: Killed | None) -> dict[str, Any]:
 
 
 def _node_json(node: NodeProcesses | StopResult) -> dict[str, Any]:
-    return {**asdict(node), "node": node.node.name}
+    fault = str(node.fault) if node.fault else None
+    return {**asdict(replace(node, fault=None)), "node": node.node.name, "error": fault}
 
 
 def _found(node: NodeProcesses) -> str:
-    if node.error:
-        return f"{node.node.name}: {node.error}"
+    if node.fault:
+        return f"{node.node.name}: {node.fault}"
     return f"{node.node.name}: {_kinds(node.processes)}"
 
 
 def _stopped(node: StopResult) -> str:
-    if node.error and not node.found:
-        return f"{node.node.name}: {node.error}"
+    if node.fault and not node.found:
+        return f"{node.node.name}: {node.fault}"
     told = [_kinds(node.found)]
     told += [f"{node.killed} by SIGKILL"] if node.killed else []
     told += [f"still there: {_process(process)}" for process in node.survivors]
     told += [f"GPU memory still held by {pid}" for pid in node.gpu_pids]
-    told += [node.error] if node.error else []
+    told += [str(node.fault)] if node.fault else []
     return f"{node.node.name}: {'; '.join(told)}"
 
 

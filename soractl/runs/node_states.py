@@ -3,13 +3,17 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from soractl.remote.connections import NodeResult, Remote, Request, run_everywhere
+from soractl.errors import Fault, FaultKind
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.runs.find import Recorded
 from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
+NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
 VANISHED = (
     "no process of the run is left, and nothing says why: all were killed, "
     "or the node was restarted"
@@ -30,7 +34,17 @@ class NodeState:
     node: str
     exit_code: int | None = None
     processes: int | None = None  # of the run and alive; None = not asked
-    error: str | None = None  # why the node could not be asked
+    fault: Fault | None = None  # why the node could not be asked
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        error = str(self.fault) if self.fault else None
+        return {
+            "node": self.node,
+            "exit_code": self.exit_code,
+            "processes": self.processes,
+            "error": error,
+        }
 
     @property
     def ended(self) -> bool:
@@ -73,7 +87,8 @@ def _state(result: NodeResult) -> NodeState:
     name = result.node.name
     numbers = result.stdout.split()
     if not result.ok or not numbers:
-        why = result.error or result.stderr.strip() or f"exit code {result.exit_code}"
-        return NodeState(name, error=why)
+        return NodeState(
+            name, fault=result.problem or Fault(FaultKind.FAILED, "it printed nothing")
+        )
     exit_code = int(numbers[1]) if len(numbers) > 1 else None
     return NodeState(name, exit_code, processes=int(numbers[0]))

@@ -21,8 +21,9 @@ def lines(status: RunStatus) -> list[str]:
         rows += _progress(status.progress, status.state)
     rows.append(("saved", checkpoints(status.run)))
     unsettled = status.state in ("running", "unknown")
-    odd = [node for node in status.nodes if unsettled and (node.error or node.exit_code)]
-    rows += [(node.node, node.error or f"ended with exit code {node.exit_code}") for node in odd]
+    odd = [node for node in status.nodes if unsettled and (node.fault or node.exit_code)]
+    for node in odd:
+        rows.append((node.node, str(node.fault or f"ended with exit code {node.exit_code}")))
     shown = text.pairs(rows)
     if failure := status.first_failure:
         why = f"stopped by {failure.error}" if failure.stopped else f"failure: {culprit(failure)}"

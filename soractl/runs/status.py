@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from soractl.errors import ExitCode
-from soractl.remote.connections import Remote
+from soractl.remote.requests import Remote
 from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded, stage_of
 from soractl.runs.node_states import NodeState
@@ -42,7 +42,7 @@ class RunStatus:
             else None,
             "checkpoints": [checkpoint.name for checkpoint in self.run.checkpoints()],
             "incomplete": {path.name: why for path, why in self.run.incomplete().items()},
-            "nodes": [asdict(node) for node in self.nodes],
+            "nodes": [node.as_json() for node in self.nodes],
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
         }
 
@@ -74,7 +74,7 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
 
 
 def _may_live(node: NodeState) -> bool:
-    return bool(node.processes or node.error)
+    return bool(node.processes or node.fault)
 
 
 def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> State:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.remote.connections import stream
+from soractl.remote.local import stream
 from soractl.remote.ssh_config import SshOptions
 from soractl.sync.stores import LOCK_WAIT_S, LOCKED, Place, locked, unreachable
 from trainer.run_dir import MANIFEST

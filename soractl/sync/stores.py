@@ -15,8 +15,8 @@ from soractl.checkpoints.verification import (
     total_bytes,
 )
 from soractl.errors import ExitCode, SoractlError
-from soractl.remote.connections import NodeResult, Remote, Request
 from soractl.remote.nodes import Node, parse_node_list
+from soractl.remote.requests import NodeResult, Remote, Request
 from trainer.run_dir import (
     MANIFEST,
     Checkpoint,
@@ -237,13 +237,12 @@ class There:
 
     def _answer(self, request: Request, deadline_s: float) -> NodeResult:
         result = self._remote(self.place.node, request, deadline_s)
-        if result.unreachable or result.timed_out:
-            raise unreachable(self.place, str(result.error))
+        if result.fault:
+            raise unreachable(self.place, str(result.fault))
         if result.exit_code == LOCKED:
             raise locked(self.place)
         if not result.ok:
-            said = (result.stderr.strip() or result.error or "").splitlines()[-1:]
-            raise SoractlError(f"{self.place}: {''.join(said)}", exit_code=ExitCode.FAILED)
+            raise SoractlError(f"{self.place}: {result.reason}", exit_code=ExitCode.FAILED)
         return result
 
 

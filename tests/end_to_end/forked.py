@@ -5,7 +5,7 @@ import os
 
 from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
 from soractl.launch.start import launch
-from soractl.remote.connections import NodeResult
+from soractl.remote.requests import NodeResult
 from tests.trainer import ranks
 from trainer import training
 from trainer.run_dir import read_json

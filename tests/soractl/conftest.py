@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from soractl.remote.connections import SshOptions
 from soractl.remote.nodes import Node
+from soractl.remote.ssh_config import SshOptions
 from tests.soractl.sync.copying import Lab
 from trainer.run_dir import Manifest, describe_file
 

@@ -5,6 +5,7 @@ import pytest
 from soractl.cluster import gpu_report
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.watch import Look
+from soractl.errors import Fault, FaultKind
 from soractl.remote.nodes import Node, NodeSource
 
 
@@ -24,7 +25,7 @@ ODD = NodeGpus(
     (gpu(0, None, None, mem_used_bytes=None, temp_c=None, notes=("GPU 0 is lost",)),),
     notes=("GPU 0 is lost",),
 )
-DEAD = NodeGpus(Node("n4"), error="unreachable: no route")
+DEAD = NodeGpus(Node("n4"), fault=Fault(FaultKind.UNREACHABLE, "no route"))
 ROWS = [BUSY, IDLE, ODD, DEAD]
 
 
@@ -110,7 +111,7 @@ def test_the_count_says_what_kind_of_answers_there_were():
         "hostfiles/nodes.txt: 2 ok, 1 with notes, 1 without an answer in 1.8 s"
     )
     assert look.exit_code == 4
-    stuck = NodeGpus(Node("n5"), error="nvidia-smi is stuck")
+    stuck = NodeGpus(Node("n5"), fault=Fault(FaultKind.FAILED, "nvidia-smi is stuck"))
     assert Look(look.source, (BUSY, stuck), 1).exit_code == 3
     assert Look(look.source, (stuck,), 1).exit_code == 1
     assert Look(look.source, (BUSY, ODD), 1).exit_code == 0

@@ -8,8 +8,10 @@ import pytest
 
 from soractl.cluster import nvml
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus, read_gpus
-from soractl.remote.connections import Connections, NodeResult
+from soractl.errors import Fault, FaultKind
+from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, this_machine
+from soractl.remote.requests import NodeResult
 
 RECORDED = Path(__file__).parent.parent.parent / "recorded" / "nvidia-smi"
 STAND_IN = Path(__file__).parent.parent.parent / "cluster" / "bin"
@@ -174,7 +176,7 @@ def test_a_process_that_names_itself_with_commas_and_one_of_an_unknown_gpu():
 def test_an_odd_answer_is_a_note_and_never_a_false_zero(file, code, expected, notes):
     row = read(node_that_says((RECORDED / file).read_text(), code))
     found = [gpu.__class__(**{**vars(gpu), "notes": ()}) for gpu in row.gpus]
-    assert (found, list(row.notes), row.error, row.bad) == (expected, notes, None, True)
+    assert (found, list(row.notes), row.fault, row.bad) == (expected, notes, None, True)
 
 
 @pytest.mark.parametrize(
@@ -221,24 +223,32 @@ def test_sums_and_means_are_over_the_gpus_that_answer():
 
 
 @pytest.mark.parametrize(
-    ("result", "error"),
+    ("result", "fault"),
     [
-        (NodeResult(NODE, error="unreachable: switched off"), "unreachable: switched off"),
         (
-            NodeResult(NODE, stdout="=== start 0\n", error="deadline: no end within 5 s"),
-            "nvidia-smi is stuck: deadline: no end within 5 s",
+            NodeResult(NODE, fault=Fault(FaultKind.UNREACHABLE, "switched off")),
+            Fault(FaultKind.UNREACHABLE, "switched off"),
         ),
-        (NodeResult(NODE, error="deadline: no end within 5 s"), "deadline: no end within 5 s"),
+        (
+            NodeResult(
+                NODE, stdout="=== start 0\n", fault=Fault(FaultKind.DEADLINE, "no end within 5 s")
+            ),
+            Fault(FaultKind.DEADLINE, "no end within 5 s: nvidia-smi is stuck"),
+        ),
+        (
+            NodeResult(NODE, fault=Fault(FaultKind.DEADLINE, "no end within 5 s")),
+            Fault(FaultKind.DEADLINE, "no end within 5 s"),
+        ),
         (
             NodeResult(NODE, stderr="This account is not available.\n", exit_code=1),
-            "the node's shell said: This account is not available.",
+            Fault(FaultKind.FAILED, "the node's shell printed: This account is not available."),
         ),
     ],
 )
-def test_a_node_that_does_not_answer_keeps_its_row(result, error):
+def test_a_node_that_does_not_answer_keeps_its_row(result, fault):
     seen = []
     [row] = read_gpus([NODE], lambda *request: result, deadline_s=5, on_result=seen.append)
-    assert row == NodeGpus(NODE, error=error) == seen[0]
+    assert row == NodeGpus(NODE, fault=fault) == seen[0]
     assert row.bad
 
 
@@ -260,7 +270,7 @@ def read_here(deadline_s=5):
 
 def test_the_script_reads_eight_idle_gpus(stand_in):
     row = read_here()
-    assert (row.node, row.error, row.notes, row.processes) == (Node("n1", local=True), None, (), ())
+    assert (row.node, row.fault, row.notes, row.processes) == (Node("n1", local=True), None, (), ())
     assert [gpu.index for gpu in row.gpus] == list(range(8))
     assert (row.gpus[7].power_w, row.max_temp_c, row.busy, row.bad) == (77.37, 37, False, False)
 
@@ -297,7 +307,7 @@ def test_a_node_without_nvidia_smi_says_so(monkeypatch, tmp_path):
 
 def test_this_machine_is_asked_through_nvml():
     [row] = read_gpus([this_machine()], lambda *request: pytest.fail("asked"), deadline_s=30)
-    assert row.error is None
+    assert row.fault is None
     if not row.gpus:
         assert row.notes[0].startswith("no NVIDIA driver: ")
 
@@ -305,7 +315,7 @@ def test_this_machine_is_asked_through_nvml():
 def test_a_driver_that_is_stuck_costs_the_deadline(monkeypatch):
     monkeypatch.setattr(nvml, "read", threading.Event().wait)
     [row] = read_gpus([this_machine()], lambda *request: pytest.fail("asked"), deadline_s=0.1)
-    assert row.error == "deadline: no end within 0.1 s"
+    assert row.fault == Fault(FaultKind.DEADLINE, "no end within 0.1 s")
 
 
 @pytest.mark.gpu

@@ -10,10 +10,10 @@ import pytest
 
 from soractl.cluster import exec_report
 from soractl.cluster.watch import Answers, split, watch_gpus
-from soractl.errors import SoractlError
-from soractl.remote.connections import NodeResult
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.remote.folding import fold_names, group
 from soractl.remote.nodes import Node, NodeSource
+from soractl.remote.requests import NodeResult
 
 
 def result(name, stdout="", exit_code=0, **more):
@@ -22,7 +22,7 @@ def result(name, stdout="", exit_code=0, **more):
 
 SAME = [result(f"n{i:02d}", "driver 535\ncuda 12\n") for i in range(1, 5)]
 OTHER = result("n05", "driver 550\ncuda 12\n", 3)
-DEAD = result("n06", exit_code=None, error="unreachable: no route")
+DEAD = result("n06", exit_code=None, fault=Fault(FaultKind.UNREACHABLE, "no route"))
 
 
 def test_names_are_folded_to_ranges():

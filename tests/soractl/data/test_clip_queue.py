@@ -10,9 +10,9 @@ import pytest
 from soractl.data import clip_queue
 from soractl.data.clip_queue import Reading, read_clips
 from soractl.data.journal import Journal
-from soractl.errors import SoractlError
-from soractl.remote.connections import NodeResult
+from soractl.errors import INTERRUPTED, Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
 
 NODES = [Node("n1"), Node("n2"), Node("n3")]
 TASKS = [{"path": f"{number}.mp4", "num_frames": None} for number in range(100)]
@@ -98,7 +98,7 @@ def test_at_ctrl_c_what_the_nodes_had_said_is_noted_and_nothing_more_is_begun(jo
         journal=journal,
         show=lambda count: None,
     )
-    assert lost == dict.fromkeys(("n1", "n2", "n3"), "interrupted")
+    assert lost == dict.fromkeys(("n1", "n2", "n3"), INTERRUPTED)
     assert len(logged(journal)) == 6
     assert len(begun) == 3
 
@@ -124,14 +124,16 @@ def test_what_a_lost_node_has_not_answered_is_read_by_others(journal):
             others_wait.wait(5)
             return well(node, request, deadline_s)
         if others_wait.is_set():
-            return NodeResult(node, error="unreachable: no route")
+            return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
         others_wait.set()
         some = asked(request)[:3]
-        return NodeResult(node, stdout=said(some) + '{"path": "half', error="unreachable: reset")
+        return NodeResult(
+            node, stdout=said(some) + '{"path": "half', fault=Fault(FaultKind.UNREACHABLE, "reset")
+        )
 
     lost, _ = read(journal, remote)
     entries = logged(journal)
-    assert lost in ({"n2": "unreachable: no route"}, {})
+    assert lost in ({"n2": Fault(FaultKind.UNREACHABLE, "no route")}, {})
     assert sorted(entry["path"] for entry in entries) == sorted(task["path"] for task in TASKS)
     assert sum(entry["node"] == "n2" for entry in entries) == 3
 
@@ -141,7 +143,8 @@ def test_when_all_nodes_are_lost_the_clips_are_left(journal):
         return NodeResult(node, stderr="No module named soractl\n", exit_code=1)
 
     lost, _ = read(journal, remote)
-    assert lost == dict.fromkeys(("n1", "n2", "n3"), "No module named soractl")
+    no_module = Fault(FaultKind.FAILED, "No module named soractl")
+    assert lost == dict.fromkeys(("n1", "n2", "n3"), no_module)
     assert logged(journal) == []
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch import follow as follower
 from soractl.launch.follow import NodeWatch, lost_nodes
 from soractl.remote.nodes import Node
@@ -22,7 +22,7 @@ OLD_STEP = Progress(elapsed_s=1, global_step=3, heartbeat_age_s=31, s_per_step=1
 ALIVE = NodeState("n1", processes=5)
 GONE = NodeState("n2", processes=0)
 ENDED = NodeState("n2", exit_code=0, processes=0)
-SILENT = NodeState("n2", error="unreachable: no route")
+SILENT = NodeState("n2", fault=Fault(FaultKind.UNREACHABLE, "no route"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_node_is_lost_when_its_processes_are_gone_or_it_is_silent_while_nothin
 
 
 def test_when_no_node_answers_none_is_called_lost():
-    answers = [NodeState("n1", error="unreachable"), SILENT]
+    answers = [NodeState("n1", fault=Fault(FaultKind.UNREACHABLE)), SILENT]
     assert lost_nodes(answers, Counter({"n1": 9, "n2": 9}), NO_STEP_YET) == {}
 
 
@@ -112,5 +112,5 @@ def test_when_no_node_answers_for_long_this_machine_is_cut_off_and_the_run_may_g
 ):
     monkeypatch.setattr(follower, "LOOKS_UNTIL_ALONE", 0)
     with pytest.raises(SoractlError, match="the run may well go on") as caught:
-        looked(watch, [NodeState("n1", error="unreachable"), SILENT])
+        looked(watch, [NodeState("n1", fault=Fault(FaultKind.UNREACHABLE)), SILENT])
     assert caught.value.exit_code == 4

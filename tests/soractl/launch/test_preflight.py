@@ -6,7 +6,7 @@ import pytest
 
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.settings import Cluster
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch.plan import LaunchPlan, NodePlan
 from soractl.launch.preflight import NodeFacts, ask, check, judge, judge_gpus
 from soractl.launch.prepare import Wishes, prepare_launch
@@ -32,6 +32,8 @@ GOOD = NodeFacts(
     versions={"python": "3.11.7", "torch": "2.13.0"},
 )
 
+NO_ROUTE = Fault(FaultKind.UNREACHABLE, "no route")
+
 
 def faults(*changes):
     facts = [replace(GOOD, node=node) for node in NODES]
@@ -47,7 +49,7 @@ def test_good_nodes_have_no_faults():
 @pytest.mark.parametrize(
     ("index", "change", "fault"),
     [
-        (1, {"error": "unreachable: no route"}, "n2: unreachable: no route"),
+        (1, {"fault": NO_ROUTE}, "n2: unreachable: no route"),
         (
             1,
             {"marker": None},
@@ -71,7 +73,7 @@ def test_each_fault_is_one_sentence_that_names_the_node(index, change, fault):
 def test_a_port_is_wanted_of_the_head_alone():
     taken = {"port_is_free": False}
     assert faults((1, taken)) == []
-    assert faults((0, {"error": "unreachable"}), (1, taken)) == ["n1: unreachable"]
+    assert faults((0, {"fault": NO_ROUTE}), (1, taken)) == ["n1: unreachable: no route"]
 
 
 def test_the_head_may_know_itself_by_a_loopback_address():
@@ -90,7 +92,7 @@ IDLE = tuple(gpu(index) for index in range(4))
     ("changes", "fault"),
     [
         ({}, []),
-        ({"error": "nvidia-smi is stuck"}, ["n2: nvidia-smi is stuck"]),
+        ({"fault": Fault(FaultKind.FAILED, "nvidia-smi is stuck")}, ["n2: nvidia-smi is stuck"]),
         (
             {"gpus": IDLE[:1], "notes": ("GPU 1 is lost",)},
             ["n2: 1 of 2 GPUs; GPU 1 is lost"],
@@ -120,7 +122,7 @@ def test_what_a_node_answers_is_understood(workplace):
     marker = workplace.write("runs/marker", "secret")
     with Connections() as remote:
         [facts] = ask(prepared.plan, marker, remote)
-    assert (facts.error, facts.marker, facts.port_is_free) == (None, "secret", True)
+    assert (facts.fault, facts.marker, facts.port_is_free) == (None, "secret", True)
     assert facts.head_addresses == ("127.0.0.1",)
     assert list(facts.versions) == ["python", "trainer code", "torch", "colossalai"]
 

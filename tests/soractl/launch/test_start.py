@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
 from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
 from soractl.remote import nodes
-from soractl.remote.connections import Connections, NodeResult
+from soractl.remote.connections import Connections
+from soractl.remote.requests import NodeResult
 from soractl.runs import node_states as attempts
 from soractl.runs.find import recorded
 from soractl.terminal.output import PlainDisplay
@@ -87,7 +88,7 @@ def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(
 
         def n2_is_lost(node, request, deadline_s):
             if node.name == "n2":
-                return NodeResult(node, error="unreachable: no route")
+                return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
             return remote(node, request, deadline_s)
 
         started = launcher.launch(prepared(), ["soractl"], remote)

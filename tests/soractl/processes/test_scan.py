@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from soractl.errors import Fault, FaultKind
 from soractl.processes.scan import (
     NodeProcesses,
     Process,
@@ -18,8 +19,9 @@ from soractl.processes.scan import (
     select,
     stop,
 )
-from soractl.remote.connections import Connections, NodeResult
+from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, this_machine
+from soractl.remote.requests import NodeResult
 
 HERE = this_machine()
 ME = getpass.getuser()
@@ -136,19 +138,19 @@ def test_what_a_node_says_becomes_processes():
 def test_a_node_that_does_not_answer_keeps_its_row():
     def remote(node, request, deadline_s):
         if node.name == "off":
-            return NodeResult(node, error="unreachable: switched off")
+            return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "switched off"))
         return NodeResult(node, stderr="sudo: a password is required\n", exit_code=1)
 
     nodes = [Node("off"), Node("strict")]
     assert find(nodes, remote, Selection(sudo=True), deadline_s=5) == [
-        NodeProcesses(nodes[0], error="unreachable: switched off"),
-        NodeProcesses(nodes[1], error="exit code 1: sudo: a password is required"),
+        NodeProcesses(nodes[0], fault=Fault(FaultKind.UNREACHABLE, "switched off")),
+        NodeProcesses(nodes[1], fault=Fault(FaultKind.FAILED, "sudo: a password is required")),
     ]
     seen = []
     results = stop(nodes, remote, Selection(sudo=True), grace_s=1, on_result=seen.append)
     assert results == [
-        StopResult(nodes[0], error="unreachable: switched off"),
-        StopResult(nodes[1], error="exit code 1: sudo: a password is required"),
+        StopResult(nodes[0], fault=Fault(FaultKind.UNREACHABLE, "switched off")),
+        StopResult(nodes[1], fault=Fault(FaultKind.FAILED, "sudo: a password is required")),
     ]
     assert sorted(seen, key=str) == sorted(results, key=str)
 

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from soractl.errors import ExitCode
-from soractl.remote.connections import (
-    Connections,
-    NodeResult,
-    Request,
-    exit_code,
-    run_everywhere,
-    sections,
-    stream,
-)
+from soractl.errors import ExitCode, Fault, FaultKind
+from soractl.remote.connections import Connections
+from soractl.remote.fan_out import run_everywhere
+from soractl.remote.local import stream
 from soractl.remote.nodes import Node, this_machine
+from soractl.remote.requests import NodeResult, Request
+from soractl.remote.scripts import sections
 
 A, B, C = Node("a"), Node("b"), Node("c")
 HERE = this_machine()
@@ -26,7 +22,7 @@ HERE = this_machine()
 
 def answer(node, request, deadline_s):
     if node == B:
-        return NodeResult(node, error="unreachable: switched off")
+        return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "switched off"))
     return NodeResult(node, stdout=f"{node.name}: {' '.join(request.argv)}\n", exit_code=0)
 
 
@@ -37,7 +33,7 @@ def test_results_have_the_order_of_the_nodes_and_come_one_by_one():
     )
     assert results == [
         NodeResult(C, stdout="c: hostname\n", exit_code=0),
-        NodeResult(B, error="unreachable: switched off"),
+        NodeResult(B, fault=Fault(FaultKind.UNREACHABLE, "switched off")),
         NodeResult(A, stdout="a: hostname\n", exit_code=0),
     ]
     assert sorted(seen, key=str) == sorted(results, key=str)
@@ -50,7 +46,10 @@ def test_a_remote_that_overruns_its_deadline_is_left_behind():
         return answer(node, request, deadline_s)
 
     results = run_everywhere([A, B], lambda node: Request(("true",)), stuck, deadline_s=0.2)
-    assert [result.error for result in results] == [None, "deadline: no end within 0.2 s"]
+    assert [result.fault and str(result.fault) for result in results] == [
+        None,
+        "deadline: no end within 0.2 s",
+    ]
 
 
 def test_a_bug_in_the_work_is_raised_and_not_hidden():
@@ -59,29 +58,6 @@ def test_a_bug_in_the_work_is_raised_and_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         run_everywhere([A], lambda node: Request(("true",)), broken, deadline_s=5)
-
-
-@pytest.mark.parametrize(
-    ("results", "code"),
-    [
-        ([NodeResult(A, exit_code=0), NodeResult(B, exit_code=0)], ExitCode.OK),
-        ([NodeResult(A, exit_code=1), NodeResult(B, exit_code=2)], ExitCode.FAILED),
-        ([NodeResult(A, exit_code=0), NodeResult(B, exit_code=2)], ExitCode.SOME_FAILED),
-        (
-            [NodeResult(A, exit_code=0), NodeResult(B, error="unreachable: x")],
-            ExitCode.SOME_UNREACHABLE,
-        ),
-        ([NodeResult(A, error="unreachable: x")], ExitCode.SOME_UNREACHABLE),
-        (
-            [NodeResult(A, exit_code=1), NodeResult(B, error="unreachable: x")],
-            ExitCode.FAILED,
-        ),
-        ([NodeResult(A, error="deadline: x")], ExitCode.DEADLINE),
-        ([NodeResult(A, exit_code=0), NodeResult(B, error="interrupted")], ExitCode.INTERRUPTED),
-    ],
-)
-def test_the_exit_code_tells_some_from_all_and_failed_from_unreachable(results, code):
-    assert exit_code(results) == code
 
 
 def test_sections_are_closed_by_their_name():
@@ -107,7 +83,7 @@ def test_a_missing_program_is_127_on_the_local_node_too():
 def test_a_local_command_that_hangs_ends_with_its_children():
     with Connections() as remote:
         result = remote(HERE, Request(("sh", "-c", "echo begun; sleep 4711 & sleep 4712")), 1)
-    assert (result.stdout, result.error) == ("begun\n", "deadline: no end within 1 s")
+    assert (result.stdout, str(result.fault)) == ("begun\n", "deadline: no end within 1 s")
     assert result.elapsed_s < 5
     assert_none_sleep("4711", "4712")
 
@@ -153,7 +129,7 @@ def test_a_stream_that_is_left_may_put_away_its_work(tmp_path):
 
 def test_a_stream_ends_with_a_process_that_is_killed():
     program = """
-from soractl.remote.connections import stream
+from soractl.remote.local import stream
 stream(["sh", "-c", "echo; exec sleep 4714"], lambda piece: print("begun", flush=True))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
@@ -166,15 +142,18 @@ def test_ctrl_c_gives_what_is_there_and_names_the_pending_nodes():
     program = """
 import json, sys, time
 from soractl.remote.nodes import Node
-from soractl.remote.connections import NodeResult, Request, exit_code, run_everywhere
+from soractl.remote.requests import NodeResult, Request
+from soractl.remote.fan_out import run_everywhere
+from soractl.errors import exit_code_of
 def remote(node, request, deadline_s):
     time.sleep(0 if node.name == "quick" else 60)
     return NodeResult(node, exit_code=0)
 def tell(result):
-    print(json.dumps([result.node.name, result.exit_code, result.error]), flush=True)
+    row = [result.node.name, result.exit_code, result.fault and str(result.fault)]
+    print(json.dumps(row), flush=True)
 nodes = [Node("slow"), Node("quick")]
 results = run_everywhere(nodes, lambda n: Request(("x",)), remote, deadline_s=60, on_result=tell)
-sys.exit(exit_code(results))
+sys.exit(exit_code_of(result.problem for result in results))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         first = json.loads(process.stdout.readline())

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from soractl.cluster.gpus import read_gpus
-from soractl.errors import SoractlError
-from soractl.remote.connections import Connections, Request, run_everywhere
+from soractl.errors import FaultKind, SoractlError
+from soractl.remote.connections import Connections
+from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
+from soractl.remote.requests import Request
 from tests.soractl.remote.test_connections import assert_none_sleep, commands
 
 pytestmark = pytest.mark.ssh
@@ -70,13 +72,13 @@ def test_a_lost_connection_is_opened_again(sshd):
         # sshd's process for this connection is the parent of `timeout`, which is ours.
         lost = remote(sshd.node, Request(("sh", "-s"), "kill -9 $(ps -o ppid= $PPID); sleep 1"), 5)
         again = remote(sshd.node, HELLO, 5)
-    assert lost.unreachable
+    assert lost.fault.kind is FaultKind.UNREACHABLE
     assert again.stdout == "hello\n"
 
 
 def test_a_hanging_command_ends_at_the_deadline_here_and_on_the_node(sshd):
     result = ask(sshd, Request(("sh", "-c", "echo begun; sleep 86413")), deadline_s=3)
-    assert (result.stdout, result.error) == ("begun\n", "deadline: no end within 3 s")
+    assert (result.stdout, str(result.fault)) == ("begun\n", "deadline: no end within 3 s")
     assert result.elapsed_s < 10
     assert_none_sleep("86413")
 
@@ -84,7 +86,7 @@ def test_a_hanging_command_ends_at_the_deadline_here_and_on_the_node(sshd):
 def test_a_command_deaf_to_term_is_killed_on_the_node(sshd):
     script = "trap '' TERM; sleep 86414; sleep 86415"
     result = ask(sshd, Request(("sh", "-c", script)), deadline_s=3)
-    assert result.timed_out
+    assert result.fault.kind is FaultKind.DEADLINE
     assert result.elapsed_s < 10
     assert_none_sleep("86414", "86415")
 
@@ -94,7 +96,7 @@ def test_a_closed_port_is_said(sshd):
         pass
     with Connections(sshd.options) as remote:
         result = remote(Node("127.0.77.9", port=port), HELLO, 5)
-    assert result.error == f"unreachable: 127.0.77.9:{port}: Connection refused"
+    assert str(result.fault) == f"unreachable: 127.0.77.9:{port}: Connection refused"
 
 
 def test_a_dead_host_costs_the_connect_timeout(sshd):
@@ -108,7 +110,7 @@ def test_a_dead_host_costs_the_connect_timeout(sshd):
             result = remote(Node("127.0.77.9", port=port), HELLO, 5)
         for filler in fillers:
             filler.close()
-    assert result.error == f"unreachable: no answer from 127.0.77.9:{port} within 0.5 s"
+    assert str(result.fault) == f"unreachable: no answer from 127.0.77.9:{port} within 0.5 s"
     assert 0.5 <= result.elapsed_s < 5
 
 
@@ -118,7 +120,7 @@ def test_a_host_that_takes_connections_and_never_speaks_costs_the_connect_timeou
         Connections(sshd.with_options(connect_timeout_s=0.4)) as remote,
     ):
         result = remote(Node("127.0.77.9", port=port), HELLO, 5)
-    assert result.error == (
+    assert str(result.fault) == (
         f"unreachable: 127.0.77.9:{port} takes the connection and does not speak ssh within 0.4 s"
     )
     assert 0.4 <= result.elapsed_s < 5
@@ -130,7 +132,7 @@ def test_a_host_that_hangs_at_authentication_costs_the_deadline(start_sshd):
     )
     (server.folder / "authorized_keys").unlink()
     result = ask(server, deadline_s=4)
-    assert result.error == (
+    assert str(result.fault) == (
         f"unreachable: {server.host}:{server.port} hangs at authentication, given up after 4 s"
     )
     assert 4 <= result.elapsed_s < 10
@@ -139,7 +141,7 @@ def test_a_host_that_hangs_at_authentication_costs_the_deadline(start_sshd):
 def test_a_name_that_does_not_exist_is_said(sshd):
     with Connections(sshd.options) as remote:
         result = remote(Node("no-such-host.invalid"), HELLO, 5)
-    assert result.error.startswith("unreachable: no-such-host.invalid: ")
+    assert str(result.fault).startswith("unreachable: no-such-host.invalid: ")
 
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd, tmp_path):
@@ -148,7 +150,7 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint(sshd, tmp_path):
     assert re.fullmatch(
         rf"unreachable: unknown host key: {name} shows ssh-ed25519 SHA256:[A-Za-z0-9+/]{{43}},"
         r" which is not in known_hosts",
-        result.error,
+        str(result.fault),
     )
     assert not (tmp_path / "known_hosts").exists()
 
@@ -161,15 +163,15 @@ def test_accept_new_takes_a_key_once_and_then_insists_on_it(sshd, make_key, tmp_
     other = make_key(tmp_path / "other")
     file.write_text(f"[{sshd.host}]:{sshd.port} {other}\n")
     result = ask(sshd, **options)
-    assert result.error.startswith("unreachable: host key changed: ")
-    assert result.error.endswith(f", another stands in {file}:1")
+    assert str(result.fault).startswith("unreachable: host key changed: ")
+    assert str(result.fault).endswith(f", another stands in {file}:1")
 
 
 def test_a_revoked_host_key_is_refused(sshd, tmp_path):
     file = tmp_path / "known_hosts"
     file.write_text(f"@revoked {(sshd.folder / 'known_hosts').read_text()}")
     result = ask(sshd, known_hosts_file=str(file), accept_new_host_keys=True)
-    assert result.error.startswith("unreachable: host key revoked: ")
+    assert str(result.fault).startswith("unreachable: host key revoked: ")
 
 
 def test_hashed_names_and_other_kinds_of_keys_on_record_are_understood(
@@ -202,14 +204,14 @@ def test_a_wrong_key_is_named_with_what_the_server_takes(sshd, make_key, tmp_pat
     make_key(tmp_path / "stranger")
     result = ask(sshd, identity_file=str(tmp_path / "stranger"))
     user = Path("~").expanduser().owner()
-    assert result.error == (
+    assert str(result.fault) == (
         f"unreachable: authentication failed for {user}: tried {tmp_path}/stranger"
     )
 
 
 def test_without_any_key_it_says_so(sshd, tmp_path):
     result = ask(sshd, identity_file=str(tmp_path / "nothing"))
-    assert result.error.endswith(": tried no key: no agent, and no identity file is there")
+    assert str(result.fault).endswith(": tried no key: no agent, and no identity file is there")
 
 
 def test_a_key_that_is_no_key_and_one_with_a_passphrase_are_named(sshd, make_key, tmp_path):
@@ -219,8 +221,8 @@ def test_a_key_that_is_no_key_and_one_with_a_passphrase_are_named(sshd, make_key
         f"Host *\n IdentityFile {tmp_path}/garbage\n IdentityFile {tmp_path}/locked\n"
     )
     result = ask(sshd, identity_file=None, config_file=str(tmp_path / "config"))
-    assert f"{tmp_path}/garbage (not a usable private key" in result.error
-    assert f"{tmp_path}/locked (encrypted: add it to ssh-agent)" in result.error
+    assert f"{tmp_path}/garbage (not a usable private key" in str(result.fault)
+    assert f"{tmp_path}/locked (encrypted: add it to ssh-agent)" in str(result.fault)
 
 
 @pytest.fixture
@@ -249,8 +251,8 @@ def test_with_identities_only_the_agent_is_asked_for_those_alone(sshd, agent, ma
     config = tmp_path / "config"
     config.write_text(f"Host *\n IdentityFile {tmp_path}/key\n")
     without = ask(sshd, identity_file=None, config_file=str(config))
-    assert "tried agent key other0" in without.error
-    assert "then the server hung up" in without.error
+    assert "tried agent key other0" in str(without.fault)
+    assert "then the server hung up" in str(without.fault)
     config.write_text(f"Host *\n IdentitiesOnly yes\n IdentityFile {tmp_path}/key\n")
     assert ask(sshd, identity_file=None, config_file=str(config)).ok
 
@@ -282,7 +284,7 @@ def test_a_node_behind_two_jump_hosts_is_reached_through_them(start_sshd, sshd, 
         config_file=str(tmp_path / "config"),
         known_hosts_file=str(tmp_path / "known_hosts"),
     )
-    assert (result.error, result.stdout != "") == (None, True)
+    assert (result.fault, result.stdout != "") == (None, True)
     logs = [(jump.folder / "log").read_text() for jump in jumps]
     assert ["Accepted publickey" in log for log in logs] == [True, True]
 
@@ -305,7 +307,7 @@ def test_all_nodes_behind_a_jump_host_share_one_connection_to_it(start_sshd, ssh
     nodes = [Node(f"node-{i}") for i in range(4)]
     with Connections(options) as remote:
         results = run_everywhere(nodes, lambda node: HELLO, remote, deadline_s=5)
-    assert [result.error for result in results] == [None] * 4
+    assert [result.fault for result in results] == [None] * 4
     assert (jump.folder / "log").read_text().count("Accepted publickey") == 1
 
 
@@ -316,7 +318,7 @@ def test_a_dead_jump_host_is_named(sshd, tmp_path):
         f"Host {sshd.host}\n ProxyJump bastion\nHost bastion\n HostName 127.0.77.9\n Port {port}\n"
     )
     result = ask(sshd, config_file=str(tmp_path / "config"))
-    assert result.error == (
+    assert str(result.fault) == (
         f"unreachable: jump host bastion: 127.0.77.9:{port}: Connection refused"
     )
 
@@ -327,7 +329,7 @@ def test_a_proxy_command_carries_the_connection(sshd, tmp_path):
     config.write_text(f"Host {sshd.host}\n ProxyCommand bash -c '{pipe}'\n")
     assert ask(sshd, config_file=str(config)).stdout == "hello\n"
     config.write_text(f"Host {sshd.host}\n ProxyCommand no-such-program x\n")
-    assert ask(sshd, config_file=str(config)).error == (
+    assert ask(sshd, config_file=str(config)).reason == (
         "unreachable: no-such-program x ends the connection before it speaks ssh"
     )
 
@@ -365,7 +367,9 @@ def test_bad_nodes_cost_only_their_own_rows(start_cluster):
     seen = []
     with cluster.network(), Connections(options) as remote:
         rows = read_gpus(cluster.nodes, remote, deadline_s=10, on_result=seen.append)
-    assert [(row.node.name, len(row.gpus), row.error, row.notes) for row in rows] == [
+    assert [
+        (row.node.name, len(row.gpus), row.fault and str(row.fault), row.notes) for row in rows
+    ] == [
         ("n1", 8, None, ()),
         ("n2", 0, "unreachable: no answer from 10.77.0.12:22 within 3 s", ()),
         (
@@ -394,7 +398,9 @@ def test_a_node_that_is_switched_off_is_noticed_on_a_warm_connection(start_clust
         cluster.do("off", "2")
         results = ask_all(remote)
     assert [result.stdout for result in results] == ["up\n", ""]
-    assert results[1].unreachable  # the words depend on what the kernel has taken down by then
+    assert (
+        results[1].fault.kind is FaultKind.UNREACHABLE
+    )  # the words depend on what the kernel has taken down by then
 
 
 def test_packets_lost_in_the_middle_of_a_command_end_at_the_deadline(start_cluster):
@@ -403,7 +409,7 @@ def test_packets_lost_in_the_middle_of_a_command_end_at_the_deadline(start_clust
         assert remote(cluster.nodes[0], HELLO, 5).ok
         cluster.do("lose", "1")
         result = remote(cluster.nodes[0], HELLO, 1)
-    assert result.error == "deadline: no end within 1 s"
+    assert str(result.fault) == "deadline: no end within 1 s"
     assert 1 <= result.elapsed_s < 6
 
 

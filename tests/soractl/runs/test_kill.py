@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.processes.scan import NodeProcesses, Process, Selection, StopResult
-from soractl.remote.connections import NodeResult
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
 from soractl.remote.ssh_config import SshOptions
 from soractl.runs import kill_report
 from soractl.runs.kill import Killed, Target, Wishes, kill, targets
@@ -37,7 +37,7 @@ FOUND = (process(1), process(2), process(3, "worker"), process(4, "other"))
 
 
 def told(*stopped):
-    found = tuple(NodeProcesses(s.node, s.found, s.error) for s in stopped)
+    found = tuple(NodeProcesses(s.node, s.found, s.fault) for s in stopped)
     killed = Killed("007-stage2", found, tuple(stopped))
     return kill_report.lines(killed), killed.exit_code
 
@@ -67,7 +67,7 @@ def test_what_is_still_there_is_named_and_is_exit_code_1():
 
 def test_a_node_that_cannot_be_asked_is_exit_code_4():
     ok = StopResult(Node("n1"), FOUND)
-    dead = StopResult(Node("n2"), error="unreachable: no route")
+    dead = StopResult(Node("n2"), fault=Fault(FaultKind.UNREACHABLE, "no route"))
     assert told(ok, dead) == (
         [
             "n1: 2 ranks, 1 worker, 1 other",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.remote.connections import NodeResult
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
 from soractl.remote.ssh_config import SshOptions
 from soractl.sync.plan import Way, Wishes, find_way, plan
 from soractl.sync.rsync import bytes_so_far

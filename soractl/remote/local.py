@@ -1,0 +1,143 @@
+"""Programs on this machine: requests to it, long ones whose output is followed, ssh proxies."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from soractl.remote.captured import Captured
+from soractl.remote.deadline import Deadline, DeadlinePassed
+from soractl.remote.requests import Request
+
+GRACE_S = 1.0  # what the end of a process may take beyond the deadline
+CLEANUP_GRACE_S = 5.0
+
+
+class Processes:
+    """Programs started here, which end at the latest with `close`."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def run(self, request: Request, captured: Captured, deadline: Deadline) -> None:
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(request.stdin.encode())
+            stdin.seek(0)
+            try:
+                process = subprocess.Popen(
+                    request.argv,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                captured.stderr.kept += f"{request.argv[0]}: {error.strerror}\n".encode()
+                captured.exit_code = 127
+                return
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._running.add(process)
+        with process.stdout, process.stderr:
+            readers = captured.reading(process.stdout.read, process.stderr.read)
+            try:
+                for reader in readers:
+                    reader.join(deadline.left())
+                process.wait(deadline.left())
+                code = process.returncode
+                captured.exit_code = code if code >= 0 else 128 - code
+            except subprocess.TimeoutExpired:
+                raise DeadlinePassed from None
+            finally:
+                _end(process)
+                self._running.discard(process)
+
+    def start_proxy(self, command: str) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._running.add(process)
+        return ours
+
+    def close(self) -> None:
+        """End every program that still runs."""
+        for process in list(self._running):
+            _end(process)
+
+
+def stream(
+    argv: Sequence[str], on_output: Callable[[bytes], None], *, held: Sequence[int] = ()
+) -> Captured:
+    """Runs a program here for as long as it takes; its output goes to `on_output` as it comes.
+
+    The program ends with this process, also when that is killed, and holds the files `held`
+    open as long as any of its own processes lives.
+    """
+    captured = Captured()
+    dies_with_us = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+    try:
+        process = subprocess.Popen(
+            (*dies_with_us, *argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            pass_fds=held,
+        )
+    except OSError as error:
+        captured.stderr.kept += f"{argv[0]}: {error.strerror}\n".encode()
+        captured.exit_code = 127
+        return captured
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        errors = threading.Thread(
+            target=captured.stderr.read, args=(process.stderr.read,), daemon=True
+        )
+        errors.start()
+        try:
+            while chunk := process.stdout.read(2**16):
+                on_output(chunk)
+            process.wait()
+        finally:
+            _ask_to_end(process)
+            errors.join(GRACE_S)
+    captured.exit_code = process.returncode
+    return captured
+
+
+def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
+    """TERM to a program and its children, and time to put away what they have half done."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = Deadline(CLEANUP_GRACE_S)
+        while deadline.elapsed() < deadline.seconds:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Ends a process that still runs, with its children: one of them may be deaf to TERM."""
+    if process.poll() is None:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
