@@ -30,8 +30,9 @@ from trainer.config import CheckpointConfig, TrainerConfig, load_stage
 from trainer.distributed.parallel import Ranks, process_group
 from trainer.distributed.zero import boost
 from trainer.ema import Ema
+from trainer.manifest import Manifest
 from trainer.model.stdit3 import STDiT3, STDiT3Config
-from trainer.run_dir import Manifest, RunDir
+from trainer.run_dir import RunDir
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

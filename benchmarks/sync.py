@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soractl.sync.rsync import FAST_CIPHER
-from trainer.run_dir import Manifest, RunDir, create_run, describe_file, write_json
+from trainer.atomic_files import describe_file, write_json
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir, create_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

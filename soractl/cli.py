@@ -401,7 +401,7 @@ def config_diff(
 def main() -> None:
     """What the `soractl` command runs."""
     from soractl.errors import ExitCode, SoractlError
-    from trainer.run_dir import RunDirError
+    from trainer.atomic_files import RunDirError
     from trainer.settings import ConfigError
 
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run_dir import Manifest
+from trainer.manifest import Manifest
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -17,7 +17,9 @@ STAND_IN = """\
 import os, signal, sys, time
 sys.path.insert(0, {repository!r})
 from pathlib import Path
-from trainer.run_dir import Manifest, RunDir, append_jsonl, write_json
+from trainer.atomic_files import append_jsonl, write_json
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir
 run = RunDir(Path(sys.argv[-1]))
 attempt = run.attempts()[-1]
 def train(step, total):

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-CONTRACT = {"trainer.config", "trainer.run_dir", "trainer.seeds", "trainer.settings"}
+RUN_FOLDER = {
+    f"trainer.{name}" for name in ("atomic_files", "checkpoint_dir", "manifest", "run_dir")
+}
+CONTRACT = RUN_FOLDER | {"trainer.config", "trainer.seeds", "trainer.settings"}
 TABLES = {"trainer.model.latent_size"} | {
     f"trainer.data.{name}"
     for name in ("batch_sampler", "buckets", "costs", "formats", "resolutions")
@@ -169,6 +172,34 @@ def test_the_trainer_knows_of_the_cluster_only_through_the_run_directory():
     for name in modules("trainer"):
         text = (REPOSITORY / f"{name.replace('.', '/')}.py").read_text()
         assert "SORACTL_" not in text, name
+
+
+FILE_NAMES = (
+    *("checkpoint.json", "run.json", "plan.json", "exit.json", "stopped.json"),
+    *("heartbeat.json", "metrics.jsonl", "bucket_seconds.json", "wandb_id", "wandb_step"),
+    *("superseded_", ".draft-", ".replaced-", ".removed-", ".read-by-", "-global_step"),
+)
+
+
+def test_the_file_names_of_a_run_are_spelled_in_the_contract_alone():
+    found = [
+        f"{name}: {text!r}"
+        for name, tree in {**modules("soractl"), **modules("trainer")}.items()
+        if name not in RUN_FOLDER
+        for text in spelled(tree)
+    ]
+    assert found == []
+
+
+def spelled(tree):
+    """Texts of a module that are, or begin with, a file name of a run; docstrings have spaces."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for word in node.value.split("/"):
+                if " " not in word and word.startswith(FILE_NAMES):
+                    yield node.value
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).endswith("path.parent.parent"):
+            yield ast.unparse(node)
 
 
 def test_no_module_is_too_long():

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.atomic_files import describe_file
 from trainer.checkpoints.checkpoint import lay_out, write_index, write_tensors
 from trainer.config import TrainConfig
+from trainer.manifest import Manifest
 from trainer.model.build import build_model
 from trainer.model.pretrained import LoadReport, WeightsError, load_weights
 from trainer.precision import DTYPES
-from trainer.run_dir import Manifest, RunDir, describe_file
+from trainer.run_dir import RunDir
 from trainer.settings import ConfigError, resolve, without_nulls
 
 STATES = "running_states.json"

@@ -9,11 +9,13 @@ import av
 import torch
 from torch import Tensor
 
+from trainer.checkpoint_dir import DRAFT, Checkpoint, read_checkpoint, step_and_epoch
 from trainer.checkpoints.integrity import files_of, refuse_damaged
 from trainer.data.resolutions import frame_count, image_size
+from trainer.manifest import MANIFEST
 from trainer.model.latent_size import MICRO_FRAMES
 from trainer.model.pretrained import WeightsError
-from trainer.run_dir import Checkpoint, RunDir, read_checkpoint, runs
+from trainer.run_dir import RunDir, run_of, runs
 from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
 from trainer.sampling.sampler import Preset, Sampler, read_reference
 from trainer.settings import ConfigError
@@ -28,7 +30,7 @@ class NoCheckpoint(ConfigError):
 def write_video(video: Tensor, path: Path, fps: int) -> None:
     """uint8 [T, H, W, 3] as H.264 mp4, or PNG for one frame; under its name only when whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".draft-{path.name}")
+    draft = path.with_name(f"{DRAFT}{path.name}")
     if len(video) == 1:
         av.VideoFrame.from_ndarray(video[0].numpy(), "rgb24").to_image().save(draft)
     else:
@@ -47,11 +49,11 @@ def write_video(video: Tensor, path: Path, fps: int) -> None:
 def find_checkpoint(text: str, root: Path) -> Checkpoint:
     """A checkpoint, or the newest complete one of a run or of `latest`; else NoCheckpoint."""
     path = Path(text)
-    if (path / "checkpoint.json").exists() or "-global_step" in path.name:
+    if (path / MANIFEST).exists() or step_and_epoch(path.name):
         found = read_checkpoint(path)
         if isinstance(found, Checkpoint):
             return found
-        raise NoCheckpoint([f"{path} is no complete checkpoint: {found[1]}"])
+        raise NoCheckpoint([f"{path} is no complete checkpoint: {found.reason}"])
     paths = dict.fromkeys((path, root / text))  # one, where `text` is absolute
     candidates = runs(root) if text == "latest" else [RunDir(path) for path in paths]
     complete = [checkpoint for run in candidates for checkpoint in run.checkpoints()]
@@ -76,7 +78,7 @@ def _sample(options: argparse.Namespace) -> None:
     prompts = _prompts(options)
     preset = _preset(options)
     checkpoint = find_checkpoint(options.checkpoint, options.runs)
-    run = RunDir(checkpoint.path.parent.parent)
+    run = run_of(checkpoint.path)
     step = f"global_step{checkpoint.manifest.global_step}"
     folder = options.out or run.samples / preset.folder / step
     for path in {path for prompt in prompts for path in prompt.references}:

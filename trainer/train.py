@@ -9,6 +9,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # started by its path
     # buckets differ in size: what one leaves of a GPU's memory would not hold the next
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    from trainer.training import main
+    from trainer.rank_process import main
 
     main(sys.argv[1])

@@ -12,8 +12,9 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import Remote, Request
+from trainer.atomic_files import write_json
 from trainer.config import TrainConfig, load_stage
-from trainer.run_dir import RunDir, create_run, next_path, write_json
+from trainer.run_dir import RunDir, create_run, next_path
 from trainer.settings import dump
 
 DEADLINE_S = 6 * 3600.0  # 7 GB from and to a busy file server

@@ -10,14 +10,10 @@ from soractl.checkpoints.verification import broken_files, total_bytes
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import find_run
 from soractl.terminal.transfer import Meter, Show
-from trainer.run_dir import (
-    MANIFEST,
-    Checkpoint,
-    RunDir,
-    read_checkpoint,
-    read_json,
-    superseded,
-)
+from trainer.atomic_files import read_json
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint, superseded
+from trainer.manifest import MANIFEST
+from trainer.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def _meant(root: Path, what: str) -> tuple[list[Checkpoint], dict[str, str]]:
     if isinstance(found, Checkpoint):
         return [found], {}
     raise SoractlError(
-        f"{path} is not a complete checkpoint: {found[1]}", exit_code=ExitCode.FAILED
+        f"{path} is not a complete checkpoint: {found.reason}", exit_code=ExitCode.FAILED
     )
 
 

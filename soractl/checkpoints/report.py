@@ -6,6 +6,7 @@ from soractl.checkpoints.adopt import Adoption
 from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
 from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
+from trainer.manifest import checkpoint_name
 
 HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")
 
@@ -74,7 +75,7 @@ def prune_json(pruned: Pruned) -> dict[str, Any]:
 def adopt_lines(adoption: Adoption) -> list[str]:
     """What was taken over, what was not, and what can start from it."""
     found, run = adoption.found, adoption.run
-    name = f"epoch{found['epoch']}-global_step{found['global_step']}"
+    name = checkpoint_name(found["epoch"], found["global_step"])
     where = text.path(run.checkpoints_folder / name)
     word = "adopted" if adoption.is_done else "would adopt"
     tensors = [f"{part}: {count} tensors" for part, count in found["loaded"].items()]

@@ -16,7 +16,8 @@ from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.terminal.output import Display
-from trainer.run_dir import AttemptDir, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import AttemptDir
 
 TICK_S = 0.5
 LOOK_EVERY_S = 5.0

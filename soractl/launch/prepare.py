@@ -16,8 +16,9 @@ from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, recorded, run_of_checkpoint, stage_of
+from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
-from trainer.run_dir import RunDir, next_path, read_json
+from trainer.run_dir import RunDir, next_path
 from trainer.settings import ConfigError, parse_override, resolve, without_nulls
 
 

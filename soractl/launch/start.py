@@ -16,7 +16,8 @@ from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded
 from soractl.runs.post_mortem import Failure, Outcome
 from soractl.runs.start_lock import start_lock
-from trainer.run_dir import AttemptDir, RunDir, create_run, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import AttemptDir, RunDir, create_run
 from trainer.settings import dump
 
 START_DEADLINE_S = 30.0

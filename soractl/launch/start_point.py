@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import runs_of_stage
+from trainer.checkpoint_dir import ANY_CHECKPOINT, Checkpoint, read_checkpoint, step_and_epoch
 from trainer.config import TrainConfig
-from trainer.run_dir import MANIFEST, Checkpoint, RunDir, read_checkpoint
+from trainer.manifest import MANIFEST
+from trainer.run_dir import RunDir, run_of
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 _FILES = (".pt", ".pth", ".bin", ".safetensors")
@@ -64,14 +66,16 @@ def for_resume(run: RunDir) -> StartPoint:
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     newest = _with_optimizer(complete[-1])
-    newer = {path: why for path, why in incomplete.items() if _step(path) >= _step(newest.path)}
+    newer = {
+        path: why for path, why in incomplete.items() if _step(path) >= newest.manifest.global_step
+    }
     return StartPoint("resume", newest.path, passed_over=newer)
 
 
 def from_checkpoint(path: Path) -> StartPoint:
     """Resume from exactly this folder; exit code 6 when it is not complete."""
     if not path.exists():
-        there = RunDir(path.parent.parent).checkpoints()
+        there = run_of(path).checkpoints()
         raise SoractlError(
             f"{path} does not exist",
             hint=f"the newest complete checkpoint is {there[-1].path}" if there else None,
@@ -81,7 +85,7 @@ def from_checkpoint(path: Path) -> StartPoint:
     if isinstance(found, Checkpoint):
         return StartPoint("resume", _with_optimizer(found).path)
     raise SoractlError(
-        f"{path} is not a complete checkpoint: {found[1]}", exit_code=ExitCode.NOTHING_SUITABLE
+        f"{path} is not a complete checkpoint: {found.reason}", exit_code=ExitCode.NOTHING_SUITABLE
     )
 
 
@@ -142,8 +146,8 @@ def _named(workdir: Path, weights: str) -> StartPoint:
     if _is_ours(path):
         found = read_checkpoint(path)
         if not isinstance(found, Checkpoint):
-            return StartPoint("init_from", missing=f"{path} is not complete: {found[1]}")
-    elif there := list(path.glob("epoch*-global_step*")):
+            return StartPoint("init_from", missing=f"{path} is not complete: {found.reason}")
+    elif there := list(path.glob(ANY_CHECKPOINT)):
         newest = max(there, key=lambda folder: folder.stat().st_mtime)
         why = f"the checkpoint's name: {path} holds several, the newest is {newest}"
         return StartPoint("init_from", missing=why)
@@ -154,11 +158,12 @@ def _is_repository(weights: str) -> bool:
     return bool(_REPOSITORY.fullmatch(weights)) and not weights.endswith(_FILES)
 
 
+def _step(path: Path) -> int:
+    position = step_and_epoch(path.name)
+    return position[0] if position else -1
+
+
 def _is_ours(path: Path) -> bool:
-    run = RunDir(path.parent.parent)
+    run = run_of(path)
     in_a_run = path.parent == run.checkpoints_folder and run.run_json.is_file()
     return in_a_run or (path / MANIFEST).exists()
-
-
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("global_step")[2])

@@ -10,7 +10,8 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, parse_node_list
 from soractl.remote.ssh_config import SshOptions
-from trainer.run_dir import AttemptDir, RunDir, RunDirError, read_json, runs
+from trainer.atomic_files import RunDirError, read_json
+from trainer.run_dir import AttemptDir, RunDir, run_of, runs
 
 LATEST = "latest"
 
@@ -65,7 +66,7 @@ def runs_of_stage(root: Path, stage: str) -> list[RunDir]:
 
 def run_of_checkpoint(path: Path) -> RunDir | None:
     """The run that a checkpoint's folder belongs to, if it lies in one."""
-    run = RunDir(path.parent.parent)
+    run = run_of(path)
     return run if path.parent == run.checkpoints_folder and run.run_json.is_file() else None
 
 

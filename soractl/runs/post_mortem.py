@@ -12,7 +12,8 @@ from soractl.errors import ExitCode
 from soractl.runs.find import Recorded
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
-from trainer.run_dir import AttemptDir, read_json
+from trainer.atomic_files import read_json
+from trainer.run_dir import AttemptDir
 
 TAIL_LINES = 15
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from soractl.runs.node_log import last_line
 from soractl.terminal.text import duration
-from trainer.run_dir import RunDir, read_json
+from trainer.atomic_files import read_json
+from trainer.run_dir import RunDir
 
 RECENT_STEPS = 20  # whose mean says how long a step takes
 

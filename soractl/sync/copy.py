@@ -18,7 +18,8 @@ from soractl.sync.plan import Copy, SyncPlan, Way, Wishes, find_way, plan
 from soractl.sync.rsync import Link, SourceGone
 from soractl.sync.stores import LOCK_WAIT_S, End, Here, Place, There, incoming_path, locked
 from soractl.terminal.transfer import Show, Transfer
-from trainer.run_dir import Checkpoint, RunDir
+from trainer.checkpoint_dir import Checkpoint
+from trainer.run_dir import RunDir
 
 Display = Callable[[], AbstractContextManager[Show]]
 Say = Callable[[str], None]

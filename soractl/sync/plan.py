@@ -16,7 +16,9 @@ from soractl.remote.ssh_config import SshOptions
 from soractl.sync import rsync
 from soractl.sync.rsync import Copying, Link
 from soractl.sync.stores import LOCK, Place, Seen, incoming_path, parse_place
-from trainer.run_dir import Checkpoint, Manifest, RunDir
+from trainer.checkpoint_dir import Checkpoint
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,14 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import stream
 from soractl.remote.ssh_config import SshOptions
 from soractl.sync.stores import LOCK_WAIT_S, LOCKED, Place, locked, unreachable
-from trainer.run_dir import MANIFEST
+from trainer.checkpoint_dir import READER_MARK
+from trainer.manifest import MANIFEST
+from trainer.run_dir import RunDir
 
 PARTIAL = ".rsync-partial"
 FAST_CIPHER = "aes128-gcm@openssh.com"  # the default, chacha20, takes nearly twice the time
 SILENCE_S = 60  # after which a connection counts as lost
-DESCRIPTION = ("run.json", "config.json", "metrics.jsonl")  # of a run
+DESCRIPTION = tuple(path.name for path in RunDir(Path()).description)
 
 _MARKED = 'touch -- "$0" 2>/dev/null; "$@"; code=$?; rm -f -- "$0"; exit $code'
 _NO_CIPHER = ("no matching cipher", "Unknown cipher", "Bad SSH2 cipher")
@@ -55,7 +57,7 @@ class SourceGone(Exception):
 
 def of_checkpoint(left_out: Sequence[str], *, earlier: str | None) -> tuple[str, ...]:
     """Options for one checkpoint; files of an `earlier` version are taken over by hard links."""
-    excluded = [f"--exclude=/{name}" for name in (*left_out, MANIFEST, ".read-by-*")]
+    excluded = [f"--exclude=/{name}" for name in (*left_out, MANIFEST, f"{READER_MARK}*")]
     deletion = ("--delete", "--delete-excluded", f"--filter=P {PARTIAL}/")
     link = [f"--link-dest=../{earlier}"] if earlier else []
     return (f"--partial-dir={PARTIAL}", *deletion, *excluded, *link)

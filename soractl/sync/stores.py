@@ -17,17 +17,10 @@ from soractl.checkpoints.verification import (
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, parse_node_list
 from soractl.remote.requests import NodeResult, Remote, Request
-from trainer.run_dir import (
-    MANIFEST,
-    Checkpoint,
-    Manifest,
-    RunDir,
-    as_runs,
-    parse_manifest,
-    runs,
-    sync_to_disk,
-    what_is_missing,
-)
+from trainer.atomic_files import sync_to_disk
+from trainer.checkpoint_dir import ANY_CHECKPOINT, REPLACED, Checkpoint, Incomplete
+from trainer.manifest import MANIFEST, Manifest, missing_file, parse_manifest
+from trainer.run_dir import RunDir, as_runs, runs
 
 INCOMING = ".incoming-"
 LOCK = ".sync.lock"  # among a run's checkpoints; held by whatever writes there
@@ -40,18 +33,20 @@ _PLACE = re.compile(r"(?P<host>(?:[^@/:\s]+@)?[^@/:\s]+(?::[0-9]+)?):(?P<folder>
 
 _CHECKSUM = re.compile(r"^([0-9a-f]{64}) [ *]\./(.*)$", re.MULTILINE)
 
+# the names that the scripts below share with the trainer
+_CONTRACT = f"manifest={MANIFEST} any_checkpoint='{ANY_CHECKPOINT}' replaced={REPLACED}"
 _NAMES = 'cd -- "$1" 2>/dev/null || exit 0; for d in */; do echo "${d%/}"; done'
 _LOOK = r"""
 cd -- "$1/checkpoints" 2>/dev/null || exit 0
-for c in epoch*-global_step*/; do
+for c in $any_checkpoint/; do
   c=${c%/}
   [ -d "$c" ] || continue
   echo "checkpoint $c"
   find "$c" -type f -printf 'file %s %P\n'
-  [ ! -f "$c/checkpoint.json" ] || { printf 'manifest '; tr -d '\n' < "$c/checkpoint.json"; echo; }
+  [ ! -f "$c/$manifest" ] || { printf 'manifest '; tr -d '\n' < "$c/$manifest"; echo; }
 done
 """
-_HOLDS = 'test ! -f "$1/checkpoint.json" || echo yes'
+_HOLDS = 'test ! -f "$1/$manifest" || echo yes'
 # `sha256sum` takes four times as long as OpenSSL where processors have instructions for it.
 _SUMS = r"""
 cd -- "$1" || exit
@@ -73,16 +68,16 @@ done
 _PUBLISH = r"""
 set -e
 cd -- "$1"
-cat > ".incoming-$2/.checkpoint.json"
+cat > ".incoming-$2/.$manifest"
 # who sends it may be killed before its end
-[ "$(stat -c %s -- ".incoming-$2/.checkpoint.json")" = "$3" ]
+[ "$(stat -c %s -- ".incoming-$2/.$manifest")" = "$3" ]
 find ".incoming-$2" -type f -exec sync -d -- {} +
-mv -f -- ".incoming-$2/.checkpoint.json" ".incoming-$2/checkpoint.json"
-rm -rf -- ".replaced-$2"
-[ ! -e "$2" ] || mv -T -- "$2" ".replaced-$2"
+mv -f -- ".incoming-$2/.$manifest" ".incoming-$2/$manifest"
+rm -rf -- "$replaced$2"
+[ ! -e "$2" ] || mv -T -- "$2" "$replaced$2"
 mv -T -- ".incoming-$2" "$2"
 sync -- .
-rm -rf -- ".replaced-$2"
+rm -rf -- "$replaced$2"
 """
 
 
@@ -225,7 +220,7 @@ class There:
         """Give an incoming folder its manifest and its final name."""
         folder, text = run.checkpoints_folder, json.dumps(asdict(manifest), indent=2) + "\n"
         lock = ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(folder / LOCK))
-        words = folder, checkpoint_name(manifest), str(len(text.encode()))
+        words = folder, manifest.name, str(len(text.encode()))
         request = _request(_PUBLISH, *words, stdin=text)
         request = replace(request, argv=(*lock, *request.argv))
         self._answer(request, _patience(manifest.files))
@@ -261,14 +256,9 @@ def locked(place: Place) -> SoractlError:
     )
 
 
-def checkpoint_name(manifest: Manifest) -> str:
-    """`epoch0-global_step200`."""
-    return f"epoch{manifest.epoch}-global_step{manifest.global_step}"
-
-
 def incoming_path(run: RunDir, manifest: Manifest) -> Path:
     """Where a checkpoint of a run lies until it is whole."""
-    return run.checkpoints_folder / f"{INCOMING}{checkpoint_name(manifest)}"
+    return run.checkpoints_folder / f"{INCOMING}{manifest.name}"
 
 
 def parse_look(run: RunDir, told: str) -> Seen:
@@ -281,26 +271,26 @@ def parse_look(run: RunDir, told: str) -> Seen:
         if isinstance(found, Checkpoint):
             complete.append(found)
         else:
-            incomplete[name] = found
+            incomplete[name] = found.reason
     complete.sort(key=lambda checkpoint: checkpoint.manifest.global_step)
     return Seen(tuple(complete), incomplete)
 
 
-def _judge(path: Path, lines: Sequence[str]) -> Checkpoint | str:
+def _judge(path: Path, lines: Sequence[str]) -> Checkpoint | Incomplete:
     files = [line.split(" ", 2) for line in lines if line.startswith("file ")]
     manifests = [line.removeprefix("manifest ") for line in lines if line.startswith("manifest ")]
     if not manifests:
-        return f"no {MANIFEST}"
+        return Incomplete(path, f"no {MANIFEST}")
     try:
         manifest = parse_manifest(manifests[0])
     except ValueError as error:
-        return str(error)
-    missing = what_is_missing(manifest, {name: int(size) for _, size, name in files})
-    return missing or Checkpoint(path, manifest)
+        return Incomplete(path, str(error))
+    missing = missing_file(manifest, {name: int(size) for _, size, name in files})
+    return Incomplete(path, missing) if missing else Checkpoint(path, manifest)
 
 
 def _request(script: str, *words: str | Path, stdin: str = "") -> Request:
-    return Request(("sh", "-c", script, "sh", *map(str, words)), stdin)
+    return Request(("sh", "-c", f"{_CONTRACT}\n{script}", "sh", *map(str, words)), stdin)
 
 
 def _patience(files: Mapping[str, Facts]) -> float:

@@ -7,8 +7,8 @@ from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
 from soractl.launch.start import launch
 from soractl.remote.requests import NodeResult
 from tests.trainer import ranks
-from trainer import training
-from trainer.run_dir import read_json
+from trainer import rank_process
+from trainer.atomic_files import read_json
 
 SETTINGS = (
     "buckets.frames=[1,17]",
@@ -52,7 +52,7 @@ class Attempt:
 class Trainer:
     """Launches and resumes toy runs in a folder."""
 
-    def __init__(self, folder, clips_csv, *settings, program=training.main):
+    def __init__(self, folder, clips_csv, *settings, program=rank_process.main):
         self._folder, self._program = folder, program
         self._settings = (*SETTINGS, f"data.path={clips_csv}", *settings)
 

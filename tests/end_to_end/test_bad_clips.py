@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.forked import Trainer
-from trainer import training
+from trainer import rank_process
 from trainer.data import loader
 from trainer.data.clip_workers import read_here
 from trainer.model.pretrained import read_tensors
@@ -82,7 +82,7 @@ def train_on_nan(run_path):
 
     if os.environ["RANK"] == "1":
         loader.read_here = read
-    training.main(run_path)
+    rank_process.main(run_path)
 
 
 @pytest.mark.slow  # a start of two ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.forked import Trainer, losses
-from trainer import training
+from trainer import rank_process
 
 
 def train_with_a_log(run_path):
@@ -16,7 +16,7 @@ def train_with_a_log(run_path):
     handler = logging.FileHandler(Path(run_path).parents[1] / f"errors-{os.environ['RANK']}")
     handler.setLevel(logging.ERROR)
     logging.getLogger("trainer").addHandler(handler)
-    training.main(run_path)
+    rank_process.main(run_path)
 
 
 def fill(path):

@@ -8,7 +8,7 @@ import pytest
 
 from soractl.checkpoints.verification import broken_files
 from tests.end_to_end.forked import Trainer, losses
-from trainer.run_dir import Checkpoint, read_checkpoint
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint
 
 KILLS = 30
 WINDOW_S = 0.6  # a few steps, each with its save

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.forked import Trainer, losses
-from trainer.run_dir import read_json
+from trainer.atomic_files import read_json
 
 
 def rows(run):

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.end_to_end.forked import Trainer
-from trainer.run_dir import read_json
+from trainer.atomic_files import read_json
 
 
 @pytest.mark.slow  # three starts of a rank

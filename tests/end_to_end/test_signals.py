@@ -4,7 +4,7 @@ import signal
 import pytest
 
 from tests.end_to_end.forked import Trainer, losses
-from trainer.run_dir import read_json
+from trainer.atomic_files import read_json
 
 
 @pytest.mark.slow  # five starts of the trainer

@@ -8,7 +8,7 @@ import torch
 
 from tests.end_to_end.forked import Trainer
 from tests.trainer.ranks import slices, whole
-from trainer import training
+from trainer import rank_process, setup
 from trainer.checkpoints.saver import Saver
 from trainer.run_dir import RunDir
 from trainer.step import Trainee
@@ -17,7 +17,7 @@ from trainer.step import Trainee
 def train_and_take_notes(run_path):
     """The trainer; each rank notes what it trains on, and its state at each save and restore."""
     folder, rank = RunDir(Path(run_path)).attempts()[-1].path, os.environ["RANK"]
-    step, save, restore = Trainee.step, Saver.save, training.restore
+    step, save, restore = Trainee.step, Saver.save, setup.restore
 
     def noted_step(trainee, batches, count, epoch):
         taken = list(itertools.islice(batches, count))
@@ -36,8 +36,8 @@ def train_and_take_notes(run_path):
         restore(checkpoint, state, ranks)
         torch.save(slices(state), folder / f"restored-{rank}.pt")
 
-    Trainee.step, Saver.save, training.restore = noted_step, noted_save, noted_restore
-    training.main(run_path)
+    Trainee.step, Saver.save, setup.restore = noted_step, noted_save, noted_restore
+    rank_process.main(run_path)
 
 
 def trained(attempts):

@@ -16,7 +16,8 @@ import pytest
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import SshOptions
 from tests.soractl.sync.copying import Lab
-from trainer.run_dir import Manifest, describe_file
+from trainer.atomic_files import describe_file
+from trainer.manifest import Manifest
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
 

@@ -16,11 +16,12 @@ from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
 from trainer.distributed.parallel import process_group
 from trainer.distributed.zero import boost
 from trainer.ema import Ema
-from trainer.run_dir import Manifest, RunDir
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir
 
 CLIPS = 12  # of a step, over all ranks
 mp.get_context("forkserver").set_forkserver_preload(
-    [__name__, "trainer.training", "diffusers.models.autoencoders.autoencoder_kl"]
+    [__name__, "trainer.setup", "diffusers.models.autoencoders.autoencoder_kl"]
 )
 
 KEEP_ALL = CheckpointConfig(every_steps=0, keep_last=0, keep_every_steps=0)

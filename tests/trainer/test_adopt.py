@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from trainer.adopt import adopt
+from trainer.atomic_files import describe_file
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint
 from trainer.config import load_stage
 from trainer.model.build import build_model
 from trainer.model.pretrained import WeightsError, load_weights, read_tensors
-from trainer.run_dir import Checkpoint, RunDir, describe_file, read_checkpoint
+from trainer.run_dir import RunDir
 
 SMOKE = load_stage("smoke", folder=Path(__file__).parent.parent.parent / "configs").config
 

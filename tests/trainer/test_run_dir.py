@@ -9,22 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.run_dir import (
-    MANIFEST,
-    AttemptDir,
-    Checkpoint,
-    Manifest,
-    RunDir,
-    append_jsonl,
-    create_run,
-    describe_file,
-    next_path,
-    read_checkpoint,
-    read_json,
-    runs,
-    superseded,
-    write_json,
-)
+from trainer.atomic_files import append_jsonl, describe_file, read_json, write_json
+from trainer.checkpoint_dir import Checkpoint, Incomplete, read_checkpoint, superseded
+from trainer.manifest import MANIFEST, Manifest
+from trainer.run_dir import AttemptDir, RunDir, create_run, next_path, runs
 
 
 @pytest.fixture
@@ -218,7 +206,7 @@ def test_a_folder_that_is_not_complete_is_no_checkpoint_and_says_why(run, how, r
     assert run.checkpoints() == [good]
     assert list(run.incomplete()) == [bad.path]
     assert run.incomplete()[bad.path].startswith(reason)
-    assert read_checkpoint(bad.path) == (bad.path, run.incomplete()[bad.path])
+    assert read_checkpoint(bad.path) == Incomplete(bad.path, run.incomplete()[bad.path])
 
 
 def test_folders_of_other_names_are_no_checkpoints(run):
@@ -254,8 +242,10 @@ def test_a_writer_that_dies_at_any_point_leaves_no_checkpoint(run):
     code = """
 import os, sys
 from pathlib import Path
-from trainer import run_dir
-run = run_dir.RunDir(Path(sys.argv[1]))
+from trainer.atomic_files import describe_file
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir
+run = RunDir(Path(sys.argv[1]))
 draft = run.draft_path(0, 7)
 draft.mkdir()
 (draft / "weights").write_text("w")
@@ -263,8 +253,8 @@ def die(event, arguments):
     if event == "os.rename" and str(arguments[1]).endswith(sys.argv[2]):
         os._exit(9)
 sys.addaudithook(die)
-run.publish(draft, run_dir.Manifest(epoch=0, step=7, global_step=7, world_size=1, consumed=(),
-            data_fingerprint="", files={"weights": run_dir.describe_file(draft / "weights")}))
+run.publish(draft, Manifest(epoch=0, step=7, global_step=7, world_size=1, consumed=(),
+            data_fingerprint="", files={"weights": describe_file(draft / "weights")}))
 """
     for last_name in (MANIFEST, "epoch0-global_step7"):
         done = subprocess.run([sys.executable, "-c", code, str(run.path), last_name])

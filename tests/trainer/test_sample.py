@@ -8,10 +8,12 @@ from safetensors.torch import save_file
 from tests.trainer.checkpoints.test_integrity import flipped
 from tests.trainer.distributed.test_node_group import files_opened
 from trainer import sample
+from trainer.atomic_files import describe_file, write_json
 from trainer.checkpoints.checkpoint import INDEX
 from trainer.config import load_stage
+from trainer.manifest import Manifest
 from trainer.model import build as networks
-from trainer.run_dir import Manifest, create_run, describe_file, write_json
+from trainer.run_dir import create_run
 from trainer.sampling.prompts import parse_prompt
 from trainer.sampling.sampler import Preset, Sampler
 from trainer.settings import ConfigError, dump

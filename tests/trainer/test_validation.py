@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tests.trainer import ranks
-from trainer import training
+from trainer import setup
 from trainer.config import load_stage
 from trainer.data.cached_features import CachedFeatures
 from trainer.data.position import beginning
@@ -34,7 +34,7 @@ def stage(clips_csv, *more):
 
 
 def validate(it, settings, out, cached=False):
-    trainee = training.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
+    trainee = setup.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
     if cached:  # then training is built without encoders
         trainee = replace(trainee, vae=None, caption_encoder=None)
     validation = Validation(trainee, it)

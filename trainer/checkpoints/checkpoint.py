@@ -16,13 +16,14 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from trainer.atomic_files import sync_to_disk
+from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.integrity import RESUME_IT, CheckedReader, refuse_damaged, unreadable
 from trainer.distributed.node_group import Node, node_of
 from trainer.distributed.parallel import Ranks
 from trainer.distributed.zero import ZeroOptimizer
 from trainer.ema import Ema
 from trainer.model.pretrained import WeightsError
-from trainer.run_dir import Checkpoint, sync_to_disk
 
 INDEX = "model.safetensors.index.json"
 _FILE_BYTES = 2**30

@@ -11,8 +11,11 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.futures import Future
 
+from trainer.atomic_files import describe_file
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint
+from trainer.manifest import MANIFEST
 from trainer.model.pretrained import WeightsError
-from trainer.run_dir import MANIFEST, Checkpoint, RunDir, describe_file, read_checkpoint
+from trainer.run_dir import run_of
 
 NAME_IT = "the complete checkpoint before it is {}"
 RESUME_IT = "`soractl resume {}` goes on from the complete checkpoint before it"
@@ -82,7 +85,7 @@ def _fault(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _advice(checkpoint: Checkpoint, instead: str) -> str:
-    run, step = RunDir(checkpoint.path.parent.parent), checkpoint.manifest.global_step
+    run, step = run_of(checkpoint.path), checkpoint.manifest.global_step
     lacking = set(checkpoint.manifest.left_out)
     before = [
         other.path

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 
+from trainer.atomic_files import describe_file
+from trainer.checkpoint_dir import superseded
 from trainer.checkpoints.checkpoint import (
     INDEX,
     HostMemory,
@@ -30,7 +32,8 @@ from trainer.checkpoints.checkpoint import (
 )
 from trainer.config import CheckpointConfig
 from trainer.distributed.parallel import Ranks
-from trainer.run_dir import Manifest, RunDir, describe_file, superseded
+from trainer.manifest import Manifest
+from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")
 
@@ -120,10 +123,9 @@ class Saver:
         fault = fault or _fault_in(self._run.publish, draft, replace(manifest, files=files))
         if fault:
             shutil.rmtree(draft, ignore_errors=True)
-            name = f"epoch{manifest.epoch}-global_step{manifest.global_step}"
-            log.error("checkpoint %s given up, training goes on: %s", name, fault)
+            log.error("checkpoint %s given up, training goes on: %s", manifest.name, fault)
             return
-        log.info("saved epoch%d-global_step%d", manifest.epoch, manifest.global_step)
+        log.info("saved %s", manifest.name)
         if fault := _fault_in(self._remove_superseded):
             log.warning("an old checkpoint is still there: %s", fault)
 

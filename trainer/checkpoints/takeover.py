@@ -4,7 +4,9 @@ import json
 import math
 import shutil
 
-from trainer.run_dir import AttemptDir, RunDir, read_json, write_json
+from trainer.atomic_files import read_json, write_json
+from trainer.checkpoint_dir import DRAFT, REMOVED, REPLACED
+from trainer.run_dir import AttemptDir, RunDir
 
 
 def take_over(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
@@ -21,19 +23,19 @@ def take_over(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
 
 
 def _finish_or_drop_drafts(run: RunDir) -> None:
-    for replaced in run.checkpoints_folder.glob(".replaced-*"):
-        final = replaced.with_name(replaced.name.removeprefix(".replaced-"))
+    for replaced in run.checkpoints_folder.glob(f"{REPLACED}*"):
+        final = replaced.with_name(replaced.name.removeprefix(REPLACED))
         if not final.exists():  # the crash came between two renames
             replaced.rename(final)
-    for pattern in (".draft-*", ".removed-*", ".replaced-*"):
-        for leftover in run.checkpoints_folder.glob(pattern):
+    for prefix in (DRAFT, REMOVED, REPLACED):
+        for leftover in run.checkpoints_folder.glob(f"{prefix}*"):
             shutil.rmtree(leftover)
 
 
 def _set_aside_checkpoints(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
     for checkpoint in run.checkpoints():
         if checkpoint.manifest.global_step > global_step:
-            aside = attempt.path / "superseded_checkpoints"
+            aside = attempt.superseded_checkpoints
             aside.mkdir(exist_ok=True)
             checkpoint.path.rename(aside / checkpoint.name)
 
@@ -44,7 +46,7 @@ def _set_aside_metrics(run: RunDir, attempt: AttemptDir, global_step: int) -> No
     lines = run.metrics.read_text().splitlines(keepends=True)
     later = [line for line in lines if _step_of(line) > global_step]
     if later:
-        (attempt.path / "superseded_metrics.jsonl").write_text("".join(later))
+        attempt.superseded_metrics.write_text("".join(later))
         draft = run.metrics.with_suffix(".draft")
         draft.write_text("".join(line for line in lines if _step_of(line) <= global_step))
         draft.replace(run.metrics)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.atomic_files import write_json
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import MicroBatch
 from trainer.data.buckets import Assignment, assign, bucket_rules
@@ -31,7 +32,6 @@ from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
 from trainer.model.pretrained import WeightsError
 from trainer.model.text_encoder import open_tokeniser
 from trainer.precision import DTYPES
-from trainer.run_dir import write_json
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError, resolve, without_nulls
 

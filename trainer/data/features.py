@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.run_dir import read_json, sync_to_disk, write_json
+from trainer.atomic_files import read_json, sync_to_disk, write_json
 from trainer.settings import ConfigError
 
 Kind = Literal["text", "video"]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from trainer.checkpoint_dir import Checkpoint
 from trainer.config import TrainConfig
 from trainer.data.dataset import ClipTable
-from trainer.run_dir import Checkpoint
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from trainer.run_dir import Manifest
+from trainer.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from trainer.atomic_files import read_json, write_json
 from trainer.distributed.parallel import Ranks
 from trainer.metrics.step_report import Means
-from trainer.run_dir import RunDir, read_json, write_json
+from trainer.run_dir import RunDir
 
 
 class BucketSeconds:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from trainer.atomic_files import append_jsonl
 from trainer.config import LogConfig
-from trainer.run_dir import RunDir, append_jsonl
+from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")
 
@@ -92,7 +93,7 @@ class _Wandb:
         )
         # W&B's own step cannot go back to a checkpoint, and is not known when several write
         self._session.define_metric("*", step_metric="global_step")
-        self._path = run.path / "wandb_step"  # the last one that was sent
+        self._path = run.wandb_step
         self._sent = int(self._path.read_text() or 0) if self._path.exists() else 0
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
@@ -107,10 +108,9 @@ class _Wandb:
 
 
 def _wandb_id(run: RunDir) -> str:
-    path = run.path / "wandb_id"
-    if not path.exists():
-        path.write_text(os.urandom(4).hex())
-    return path.read_text()
+    if not run.wandb_id.exists():
+        run.wandb_id.write_text(os.urandom(4).hex())
+    return run.wandb_id.read_text()
 
 
 def _has_wandb_login() -> bool:

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from trainer.atomic_files import append_jsonl
 from trainer.data.position import Progress
 from trainer.distributed.parallel import Ranks
 from trainer.metrics.bucket_seconds import BucketSeconds
 from trainer.metrics.peak import peak_of
 from trainer.metrics.sinks import best_effort, open_sinks
 from trainer.metrics.step_report import Report, report, summary
-from trainer.run_dir import AttemptDir, RunDir, append_jsonl
+from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import dump
 from trainer.step import StepResult, Trainee
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer import config
+from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.checkpoint import read_whole
 from trainer.data import transforms
 from trainer.data.decode import IMAGE_FPS
@@ -18,7 +19,7 @@ from trainer.model import build as networks
 from trainer.model.latent_size import latent_frames, latent_size
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
-from trainer.run_dir import Checkpoint
+from trainer.run_dir import run_of
 from trainer.sampling.mask_strategy import MaskGroup, apply_mask_strategy
 from trainer.sampling.prompts import Prompt
 from trainer.seeds import derive_seed
@@ -45,7 +46,7 @@ class Sampler:
     """The networks of a checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, weights: str, device: torch.device) -> None:
-        settings = config.read(checkpoint.path.parent.parent / "config.json")
+        settings = config.read(run_of(checkpoint.path).config_json)
         dtype = DTYPES[settings.trainer.dtype]
         model = networks.build_model(settings)
         folder = checkpoint.ema if weights == "ema" else checkpoint.model

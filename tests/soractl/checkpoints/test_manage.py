@@ -5,7 +5,8 @@ import pytest
 
 from soractl.checkpoints.manage import Row, Rule, latest, listing, prune, verify
 from soractl.errors import SoractlError
-from trainer.run_dir import create_run, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import create_run
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from soractl.errors import SoractlError
 from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
 from soractl.remote.nodes import Node
 from soractl.runs.find import node_as_json
-from trainer.run_dir import create_run, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import create_run
 from trainer.settings import ConfigError, dump
 
 

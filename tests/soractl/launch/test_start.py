@@ -16,7 +16,8 @@ from soractl.runs import node_states as attempts
 from soractl.runs.find import recorded
 from soractl.terminal.output import PlainDisplay
 from tests.waiting import wait_for
-from trainer.run_dir import RunDir, read_json
+from trainer.atomic_files import read_json
+from trainer.run_dir import RunDir
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint, for_launch, for_resume, from_checkpoint
+from trainer.atomic_files import write_json
 from trainer.config import load_stage
-from trainer.run_dir import create_run, write_json
+from trainer.run_dir import create_run
 
 SMOKE = load_stage("smoke", folder=Path(__file__).parent.parent.parent.parent / "configs").config
 AFTER_STAGE1 = replace(SMOKE, after="stage1")

@@ -4,7 +4,8 @@ from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import SshOptions
 from soractl.runs.find import Recorded, find_run, log_of, node_as_json, recorded, run_of_checkpoint
-from trainer.run_dir import RunDirError, create_run, write_json
+from trainer.atomic_files import RunDirError, write_json
+from trainer.run_dir import create_run
 
 
 @pytest.fixture

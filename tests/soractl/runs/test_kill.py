@@ -12,7 +12,7 @@ from soractl.remote.ssh_config import SshOptions
 from soractl.runs import kill_report
 from soractl.runs.kill import Killed, Target, Wishes, kill, targets
 from soractl.runs.post_mortem import Failure, Outcome
-from trainer.run_dir import write_json
+from trainer.atomic_files import write_json
 
 SLEEP = "print('up', flush=True)\ntime.sleep(60)"
 

@@ -5,7 +5,8 @@ from soractl.remote.ssh_config import SshOptions
 from soractl.runs.find import Recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
-from trainer.run_dir import create_run, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import create_run
 
 RECORD = Recorded("/runs/001-x", (Node("n1"), Node("n2")), (2, 2), SshOptions(), 0.0)
 

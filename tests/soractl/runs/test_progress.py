@@ -3,7 +3,8 @@ import json
 import pytest
 
 from soractl.runs.progress import Progress, ProgressReader
-from trainer.run_dir import append_jsonl, create_run, write_json
+from trainer.atomic_files import append_jsonl, write_json
+from trainer.run_dir import create_run
 
 
 @pytest.fixture

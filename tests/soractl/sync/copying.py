@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.run_dir import RunDir, create_run, write_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import RunDir, create_run
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
 COPIED = ["ema/model.safetensors", "model/index.json", "model/model 1.safetensors"]

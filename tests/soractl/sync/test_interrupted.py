@@ -25,7 +25,8 @@ from tests.soractl.sync.copying import (
     names,
 )
 from tests.waiting import wait_for
-from trainer.run_dir import Checkpoint, RunDir, read_checkpoint
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint
+from trainer.run_dir import RunDir
 
 
 def test_the_source_is_marked_as_read_while_it_is_copied(lab, save_weights):

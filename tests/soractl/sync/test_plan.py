@@ -14,7 +14,8 @@ from soractl.sync.plan import Way, Wishes, find_way, plan
 from soractl.sync.rsync import bytes_so_far
 from soractl.sync.stores import Place, Seen, There, incoming_path, parse_look, parse_place
 from tests.soractl.sync.copying import COPIED, names
-from trainer.run_dir import Checkpoint, RunDir, create_run
+from trainer.checkpoint_dir import Checkpoint
+from trainer.run_dir import RunDir, create_run
 
 HERE = Node("here", local=True)
 

@@ -9,10 +9,11 @@ import torch.distributed as dist
 
 from tests.trainer import ranks
 from tests.trainer.ranks import Rank, whole
+from trainer.atomic_files import describe_file
 from trainer.checkpoints import checkpoint as checkpoint_module
 from trainer.config import CheckpointConfig
 from trainer.model.pretrained import read_tensors
-from trainer.run_dir import RunDir, describe_file
+from trainer.run_dir import RunDir
 
 PAGE = 4096
 

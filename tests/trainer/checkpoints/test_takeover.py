@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from trainer.atomic_files import read_json, write_json
 from trainer.checkpoints.takeover import take_over
-from trainer.run_dir import RunDir, read_json, write_json
+from trainer.run_dir import RunDir
 
 
 @pytest.fixture

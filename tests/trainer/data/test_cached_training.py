@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.trainer import ranks
-from trainer import training
+from trainer import setup
+from trainer.atomic_files import write_json
 from trainer.config import load_stage
 from trainer.data import encoding
 from trainer.data.cached_features import open_features
 from trainer.data.dataset import load_clips
 from trainer.model.pretrained import read_tensors
-from trainer.run_dir import RunDir, write_json
+from trainer.run_dir import RunDir
 from trainer.settings import ConfigError, dump
 
 CACHED = {"both": ("text", "video"), "latents": ("video",), "captions": ("text",)}
@@ -51,7 +52,7 @@ def train(group, settings, folder):
     write_json(attempt.plan, {"start": {"kind": "fresh"}})
     run.checkpoints_folder.mkdir()
     logging.getLogger("trainer").setLevel(logging.WARNING)
-    it = training.prepare(run, attempt, settings, group)
+    it = setup.prepare(run, attempt, settings, group)
     built = [it.trainee.vae is not None, it.trainee.caption_encoder is not None]
     it.run_to_the_end()
     write_json(folder / "built.json", {"encoders": built})

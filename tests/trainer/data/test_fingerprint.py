@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from trainer.checkpoint_dir import Checkpoint
 from trainer.config import load_stage
 from trainer.data.dataset import load_clips
 from trainer.data.fingerprint import check_same_data, fingerprint
-from trainer.run_dir import Checkpoint, Manifest
+from trainer.manifest import Manifest
 from trainer.settings import ConfigError
 
 SETTINGS = load_stage("smoke").config

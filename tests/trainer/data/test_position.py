@@ -1,5 +1,5 @@
 from trainer.data.position import Progress, resumed
-from trainer.run_dir import Manifest
+from trainer.manifest import Manifest
 
 
 def manifest(**more):

@@ -1,0 +1,47 @@
+"""The plan of the epoch in which training stands."""
+
+from dataclasses import replace
+
+from trainer.config import TrainConfig
+from trainer.data.batch_sampler import EpochPlan, left_out, plan_epoch
+from trainer.data.buckets import assign, bucket_rules
+from trainer.data.cached_features import CachedFeatures
+from trainer.data.dataset import ClipTable
+from trainer.data.position import Progress
+from trainer.distributed.parallel import Ranks
+from trainer.settings import ConfigError
+
+
+def plan_rest_of_epoch(
+    clips: ClipTable,
+    features: CachedFeatures,
+    progress: Progress,
+    settings: TrainConfig,
+    ranks: Ranks,
+) -> tuple[EpochPlan, str]:
+    """What is left of an epoch; at its beginning, also which clips it leaves out.
+
+    ConfigError says why these are all.
+    """
+    buckets = settings.buckets
+    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+    assignment = assign(clips, rules, settings.seed, features.draw_of(progress.epoch))
+    plan = plan_epoch(
+        replace(assignment, epoch=progress.epoch),
+        world_size=ranks.world_size,
+        window=settings.balance.window,
+        consumed=progress.finished_segments,
+        costs=progress.costs,
+    )
+    if progress.finished_segments:
+        return plan, ""
+    counts = left_out(clips, rules, assignment, plan)
+    told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    if plan.steps == 0:
+        raise ConfigError(
+            [
+                f"{settings.data.path}: none of its {len(clips)} clips can be trained "
+                f"on by {ranks.world_size} ranks: {told}; change data.path or buckets"
+            ]
+        )
+    return plan, told or "none"

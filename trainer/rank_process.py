@@ -1,0 +1,81 @@
+"""The process of one rank: log, process group, exit codes, and the reason where it fails."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from torch.distributed.checkpoint import CheckpointException
+
+from trainer import config
+from trainer.atomic_files import write_json
+from trainer.distributed.parallel import process_group
+from trainer.model.pretrained import WeightsError
+from trainer.run_dir import AttemptDir, RunDir
+from trainer.settings import ConfigError
+from trainer.setup import prepare
+from trainer.step import GpuMemoryError
+from trainer.training import TooManySkipsError, Training
+
+_USERS_FAULT = (
+    ConfigError,
+    WeightsError,
+    TooManySkipsError,
+    GpuMemoryError,
+)  # said in one sentence, without a traceback
+
+
+def main(run_path: str) -> None:
+    """Train until the stage's epochs are over; what goes wrong is left in the attempt's folder."""
+    rank = int(os.environ["RANK"])
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s rank {rank}: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    run = RunDir(Path(run_path))
+    attempt = run.attempts()[-1]
+    try:
+        settings = config.read(attempt.config_json)
+        with process_group(settings.trainer) as ranks:
+            training = prepare(run, attempt, settings, ranks)
+            training.run_to_the_end()
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
+        _leave_word(attempt, rank, error)
+        if isinstance(error, _USERS_FAULT):
+            sys.exit(f"error: {error}")
+        raise
+    if training.signal:
+        if ranks.is_first:
+            _note_stop(attempt, training)
+        sys.exit(128 + training.signal)
+
+
+def _note_stop(attempt: AttemptDir, training: Training) -> None:
+    write_json(
+        attempt.stopped,
+        {
+            "signal": signal.Signals(training.signal).name,
+            "global_step": training.progress.global_step,
+            "time_unix_s": time.time(),
+        },
+    )
+
+
+def _leave_word(attempt: AttemptDir, rank: int, error: BaseException) -> None:
+    """Write down why this rank ends, for the launcher to show."""
+    is_users_fault = isinstance(error, _USERS_FAULT)
+    write_json(
+        attempt.rank_failure(rank),
+        {
+            "rank": rank,
+            "node": socket.gethostname(),
+            "error": str(error) if is_users_fault else f"{type(error).__name__}: {error}",
+            "traceback": None if is_users_fault else traceback.format_exc(),
+            "time_unix_s": time.time(),
+        },
+    )
