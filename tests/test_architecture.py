@@ -191,6 +191,12 @@ def test_the_file_names_of_a_run_are_spelled_in_the_contract_alone():
     assert found == []
 
 
+def test_the_trainer_knows_no_command_of_soractl():
+    for name in modules("trainer"):
+        text = (REPOSITORY / f"{name.replace('.', '/')}.py").read_text()
+        assert "`soractl " not in text, name
+
+
 def spelled(tree):
     """Texts of a module that are, or begin with, a file name of a run; docstrings have spaces."""
     for node in ast.walk(tree):

@@ -135,7 +135,7 @@ class DataConfig:
     workers: int  # processes a rank that decode clips; 0 = the rank itself
     prefetch: int  # micro batches read ahead
     stuck_after_s: float  # a worker that reads one clip for longer is replaced
-    features: str | None = None  # a folder of `soractl data encode`; else they are made anew
+    features: str | None = None  # a folder of cached features; else they are made anew
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,14 @@ from trainer import config
 from trainer.atomic_files import write_json
 from trainer.distributed.parallel import process_group
 from trainer.model.pretrained import WeightsError
+from trainer.remedy import remedy_of
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import ConfigError
 from trainer.setup import prepare
 from trainer.step import GpuMemoryError
 from trainer.training import TooManySkipsError, Training
 
-_USERS_FAULT = (
+_USER_ERRORS = (
     ConfigError,
     WeightsError,
     TooManySkipsError,
@@ -45,8 +46,8 @@ def main(run_path: str) -> None:
             training = prepare(run, attempt, settings, ranks)
             training.run_to_the_end()
     except (Exception, CheckpointException) as error:  # torch's is no Exception
-        _leave_word(attempt, rank, error)
-        if isinstance(error, _USERS_FAULT):
+        _write_rank_failure(attempt, rank, error)
+        if isinstance(error, _USER_ERRORS):
             sys.exit(f"error: {error}")
         raise
     if training.signal:
@@ -66,15 +67,16 @@ def _note_stop(attempt: AttemptDir, training: Training) -> None:
     )
 
 
-def _leave_word(attempt: AttemptDir, rank: int, error: BaseException) -> None:
-    """Write down why this rank ends, for the launcher to show."""
-    is_users_fault = isinstance(error, _USERS_FAULT)
+def _write_rank_failure(attempt: AttemptDir, rank: int, error: BaseException) -> None:
+    """Record the error that ends this rank, and its remedy, for the launcher to show."""
+    is_users_fault, remedy = isinstance(error, _USER_ERRORS), remedy_of(error)
     write_json(
         attempt.rank_failure(rank),
         {
             "rank": rank,
             "node": socket.gethostname(),
             "error": str(error) if is_users_fault else f"{type(error).__name__}: {error}",
+            "remedy": remedy.as_json() if remedy else None,
             "traceback": None if is_users_fault else traceback.format_exc(),
             "time_unix_s": time.time(),
         },

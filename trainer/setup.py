@@ -57,7 +57,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
             progress = progress.start_of_epoch()
         else:
             draw = features.draw_of(progress.epoch)
-            check_same_data(run.name, checkpoint, fingerprint(clips, settings, draw))
+            check_same_data(checkpoint, fingerprint(clips, settings, draw))
     plan_rest_of_epoch(
         clips, features, progress, settings, ranks
     )  # refuses a table before networks load

@@ -20,6 +20,7 @@ from trainer.parts import Drawn, learn
 from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
+from trainer.remedy import Remedy, with_remedy
 from trainer.seeds import derive_seed
 
 
@@ -118,10 +119,13 @@ class Trainee:
             yield
         except torch.OutOfMemoryError as error:
             now = self.config.model.tokens_at_once or bucket.tokens
-            raise GpuMemoryError(
-                f"{bucket.batch_size} clips of {bucket.name} do not fit into the GPU's memory: "
-                f"{str(error).partition('. GPU')[0]}; `soractl resume latest --set "
-                f"model.tokens_at_once={now // 2}` takes less of it (now {now})"
+            raise with_remedy(
+                GpuMemoryError(
+                    f"{bucket.batch_size} clips of {bucket.name} do not fit into the GPU's memory: "
+                    f"{str(error).partition('. GPU')[0]}; a smaller model.tokens_at_once takes "
+                    f"less of it (now {now})"
+                ),
+                Remedy(settings={"model.tokens_at_once": now // 2}),
             ) from error
 
     def _draw(

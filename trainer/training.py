@@ -21,6 +21,7 @@ from trainer.manifest import Manifest
 from trainer.metrics.bucket_seconds import BucketSeconds
 from trainer.metrics.sinks import best_effort
 from trainer.metrics.train_log import TrainLog
+from trainer.remedy import Remedy, with_remedy
 from trainer.run_dir import RunDir
 from trainer.step import Trainee
 from trainer.validation import Validation
@@ -105,11 +106,15 @@ class Training:
         self._save()
         self.saver.close()
         dist.barrier()  # the first rank to end takes the others with it
-        raise TooManySkipsError(
-            f"{skips} steps in a row were left out, up to step {self.progress.global_step}: their "
-            "gradients were not finite, or above guard.spike_factor times the usual; the weights "
-            "of the last good step are saved, and `soractl resume latest --set optim.lr=LESS` "
-            "goes on with them"
+        rate = self.trainee.config.optim.lr
+        raise with_remedy(
+            TooManySkipsError(
+                f"{skips} steps in a row were left out, up to step {self.progress.global_step}: "
+                "their gradients were not finite, or above guard.spike_factor times the usual; "
+                "the weights of the last good step are saved, and may go on with a lower optim.lr "
+                f"(now {rate:g})"
+            ),
+            Remedy(settings={"optim.lr": float(f"{rate / 2:.3g}")}),
         )
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:

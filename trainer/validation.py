@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import MicroBatch
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.loader import ClipLoader
 from trainer.distributed.node_group import node_of
@@ -91,10 +91,7 @@ class Validation:
 
 def _plan(clips: ClipTable, settings: TrainConfig) -> list[MicroBatch]:
     """The first clips of the table that a bucket takes, each alone."""
-    rules = bucket_rules(
-        settings.buckets.frames, settings.buckets.batch_size, settings.buckets.keep
-    )
-    assignment = assign(clips, rules, settings.seed, 0)
+    assignment = assign_epoch(clips, settings, 0)
     rows = np.flatnonzero(assignment.index >= 0)[: settings.validation.clips].tolist()
     return [
         MicroBatch(place, assignment.buckets[int(assignment.index[row])], (row,))

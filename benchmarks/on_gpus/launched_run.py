@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.on_gpus.shapes import Size
 from trainer.config import load_stage
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.dataset import load_clips
 from trainer.data.feature_identity import made_with
 from trainer.data.features import (
@@ -99,8 +99,7 @@ class Launched:
         table = self.folder / "clips.csv"
         table.write_text("\n".join(["path,text,num_frames,height,width", *lines]) + "\n")
         clips, config = load_clips(table), self.config
-        rules = bucket_rules(config.buckets.frames, config.buckets.batch_size, config.buckets.keep)
-        assignment = assign(clips, rules, config.seed, 0)
+        assignment = assign_epoch(clips, config, 0)
         rows = [row for row in range(count) if assignment.index[row] >= 0]
         width = STDiT3Config(**SIZES[config.model.arch]).caption_channels
         dtype = torch.bfloat16

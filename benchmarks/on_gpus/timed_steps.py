@@ -17,7 +17,7 @@ from benchmarks.on_gpus.shapes import TOY, Shape, Size
 from benchmarks.on_gpus.trained import Trained
 from trainer.config import load_stage
 from trainer.data.batch_sampler import plan_epoch
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.distributed.parallel import Ranks
 from trainer.model import build as networks
 from trainer.model.text_encoder import CaptionEncoder, tiny_t5
@@ -144,8 +144,7 @@ class Steps:
     def orders(self) -> None:
         """The same epoch of clips like OpenVid's, in the reference's order and in the balanced."""
         clips, config = like_openvid(200_000), self.config
-        rules = bucket_rules(config.buckets.frames, config.buckets.batch_size, config.buckets.keep)
-        assignment = assign(clips, rules, config.seed, 0)
+        assignment = assign_epoch(clips, config, 0)
         with self.trained() as trained:
             for window in (0, config.balance.window):
                 plan = plan_epoch(assignment, world_size=self.ranks.world_size, window=window)

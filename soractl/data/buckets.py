@@ -89,13 +89,11 @@ class Epoch:
 def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) -> Epoch:
     """Exactly what training would do with this table in its first epoch."""
     from trainer.data.batch_sampler import left_out, plan_epoch
-    from trainer.data.buckets import assign, bucket_rules
+    from trainer.data.buckets import assign_epoch
 
     settings = load_stage(stage, tuple(overrides)).config
     clips = _columns(path)
-    buckets = settings.buckets
-    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
-    assignment = assign(clips, rules, settings.seed, 0)
+    assignment = assign_epoch(clips, settings, 0)
     windows = sorted({0, settings.balance.window})
     plans = {window: plan_epoch(assignment, world_size=ranks, window=window) for window in windows}
     plan = plans[settings.balance.window]
@@ -105,10 +103,10 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
         clips=len(clips.num_frames),
         ranks=ranks,
         steps=plan.steps,
-        rows=tuple(_rows(rules, assignment, plan)),
-        fallen=left_out(clips, rules, assignment, plan),
+        rows=tuple(_rows(assignment.rules, assignment, plan)),
+        fallen=left_out(clips, assignment, plan),
         balance={window: _balance(plan) for window, plan in plans.items() if plan.steps},
-        is_possible=any(rule.keep > 0 and rule.batch_size for rule in rules),
+        is_possible=any(rule.keep > 0 and rule.batch_size for rule in assignment.rules),
     )
 
 

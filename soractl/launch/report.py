@@ -1,6 +1,6 @@
 """What launch and resume say: the plan, the start, the end."""
 
-import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -8,14 +8,15 @@ from typing import Any
 from soractl.launch.plan import NodePlan
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import Started
+from soractl.runs.find import stage_of
 from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
 from soractl.runs.report import checkpoints, culprit, failure_details
 from soractl.terminal import text
+from trainer.run_dir import RunDir
 from trainer.settings import settings
 
 LABELS = len("workdir")
-_RESUME = re.compile("`soractl resume .+?`")  # where a rank says itself how to go on
 
 
 def summary(prepared: Prepared) -> list[str]:
@@ -116,9 +117,21 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
     else:
         lines = [f"{run.name} failed{step} after {took}: {culprit(failure)}"]
     lines += [*failure_details(failure), f"logs: {text.path(begun.attempt.path)}/", saved]
-    said = _RESUME.search(failure.error)
-    following = said[0] if said else f"`soractl resume {run.name}`"
-    return [*lines, *([f"next: {following}"] if run.checkpoints() else [])]
+    following = next_command(run, failure.remedy or {})
+    return [*lines, *([f"next: `{following}`"] if following else [])]
+
+
+def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
+    """What to type after a failure, with the options that the trainer's remedy asks for."""
+    if folder := remedy.get("encode_features"):
+        return shlex.join(["soractl", "data", "encode", stage_of(run), "--out", folder])
+    if not run.checkpoints():
+        return None
+    words = ["soractl", "resume", remedy.get("checkpoint") or run.name]
+    words += ["--reset-data"] if remedy.get("reset_data") else []
+    for name, value in remedy.get("settings", {}).items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
 
 
 def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:

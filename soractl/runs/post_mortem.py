@@ -38,6 +38,7 @@ class Failure:
     traceback: str | None = None
     log_tail: tuple[str, ...] = ()
     stopped: bool = False  # on purpose: by a signal to its launcher
+    remedy: Mapping[str, Any] | None = None  # of the next attempt, as the trainer's Remedy has it
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _as_told(
         str(account["error"]),
         rank=int(account["rank"]),
         traceback=account["traceback"],
+        remedy=account.get("remedy"),
         log_tail=_before_afterwords(logs[node]),
     )
 

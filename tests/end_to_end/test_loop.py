@@ -62,6 +62,7 @@ def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, 
     assert said == [said[0]] * 2
     assert said[0].startswith(f"3 steps in a row were left out, up to step {last}: ")
     assert all(failure["traceback"] is None for failure in attempt.dir.rank_failures())
+    assert attempt.dir.rank_failures()[0]["remedy"] == {"settings": {"optim.lr": 5e29}}
     assert attempt.run.checkpoints()[-1].manifest.global_step == last
     assert attempt.run.checkpoints()[-1].manifest.skipped_steps == 3
     assert [row["skipped_steps"] for row in rows(attempt.run)][-4:] == [0, 1, 2, 3]

@@ -14,6 +14,7 @@ def test_a_refused_resume_leaves_no_settings_behind(tmp_path, clips_csv):
     assert refused.end() == [1]
     [failure] = refused.dir.rank_failures()
     assert failure["error"].startswith("changed since epoch0-global_step1: buckets.keep; ")
+    assert failure["remedy"] == {"reset_data": True}
     assert read_json(first.run.config_json) == read_json(first.dir.config_json)
     accepted = trainer.resume("latest", "trainer.max_steps=2", world_size=1)
     assert accepted.end() == [0]

@@ -6,6 +6,7 @@ import torch
 from trainer.config import load_stage
 from trainer.phases import Phases
 from trainer.rectified_flow import RectifiedFlow
+from trainer.remedy import Remedy, remedy_of
 from trainer.step import GpuMemoryError, Trainee
 
 SMOKE = load_stage("smoke").config
@@ -55,6 +56,6 @@ def test_a_micro_batch_that_does_not_fit_is_named_and_what_takes_less():
         full._learn(iter([batch]), 1, 0)
     assert str(told.value) == (
         "8 clips of 360p/51/0.56 do not fit into the GPU's memory: CUDA out of memory. Tried to "
-        "allocate 2.00 GiB; `soractl resume latest --set model.tokens_at_once=55200` takes less of "
-        "it (now 110400)"
+        "allocate 2.00 GiB; a smaller model.tokens_at_once takes less of it (now 110400)"
     )
+    assert remedy_of(told.value) == Remedy(settings={"model.tokens_at_once": 55200})

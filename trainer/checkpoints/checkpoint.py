@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from trainer.atomic_files import sync_to_disk
 from trainer.checkpoint_dir import Checkpoint
-from trainer.checkpoints.integrity import RESUME_IT, CheckedReader, refuse_damaged, unreadable
+from trainer.checkpoints.integrity import CheckedReader, refuse_damaged, unreadable
 from trainer.distributed.node_group import Node, node_of
 from trainer.distributed.parallel import Ranks
 from trainer.distributed.zero import ZeroOptimizer
@@ -172,7 +172,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     # the optimizer's index is a pickle: nothing of it is run before it is known
     known = ("model/", "ema/", "optimizer/.metadata")
     files = [name for name in checkpoint.manifest.files if name.startswith(known)]
-    node.ask_reader(lambda: refuse_damaged(checkpoint, files, RESUME_IT))
+    node.ask_reader(lambda: refuse_damaged(checkpoint, files))
     if node.is_reader:
         for name, tensor in read_whole(checkpoint.model):
             tensors[name].copy_(tensor)

@@ -15,10 +15,9 @@ from trainer.atomic_files import describe_file
 from trainer.checkpoint_dir import Checkpoint, read_checkpoint
 from trainer.manifest import MANIFEST
 from trainer.model.pretrained import WeightsError
+from trainer.remedy import Remedy, with_remedy
 from trainer.run_dir import run_of
 
-NAME_IT = "the complete checkpoint before it is {}"
-RESUME_IT = "`soractl resume {}` goes on from the complete checkpoint before it"
 _FILES_AT_ONCE = 8  # a core makes about 1 GB/s of checksums
 
 
@@ -33,29 +32,27 @@ class CheckedReader(dcp.FileSystemReader):
         """What this rank needs, and so the files that hold it."""
         places = (self.storage_data[item.storage_index] for item in plan.items)
         names = {f"optimizer/{place.relative_path}" for place in places}
-        refuse_damaged(self._checkpoint, sorted(names), RESUME_IT)
+        refuse_damaged(self._checkpoint, sorted(names))
         found: Future[None] = super().read_data(plan, planner)
         return found
 
 
-def refuse_damaged(checkpoint: Checkpoint, names: Iterable[str], instead: str = NAME_IT) -> None:
+def refuse_damaged(checkpoint: Checkpoint, names: Iterable[str]) -> None:
     """WeightsError for the first of these files that is not as it was written.
 
-    `instead` says what to do with the complete checkpoint before it, if there is one.
+    It names the complete checkpoint before it, if there is one, also as its remedy.
     """
     with ThreadPoolExecutor(_FILES_AT_ONCE, "checksums") as threads:
         for fault in threads.map(partial(_fault, checkpoint), names):
             if fault:
-                raise WeightsError(f"{fault}; {_advice(checkpoint, instead)}")
+                raise _with_earlier(fault, checkpoint)
 
 
 def unreadable(checkpoint: Checkpoint, error: CheckpointException) -> BaseException:
-    """What a rank could not read of the optimizer, in one sentence; a bug as it is."""
+    """A failed read of the optimizer as one sentence; other errors are returned unchanged."""
     cause = next(cause for cause, _ in error.failures.values())
     if isinstance(cause, OSError | EOFError | pickle.UnpicklingError):
-        return WeightsError(
-            f"{checkpoint.optimizer} cannot be read: {cause}; {_advice(checkpoint, RESUME_IT)}"
-        )
+        return _with_earlier(f"{checkpoint.optimizer} cannot be read: {cause}", checkpoint)
     return cause if isinstance(cause, WeightsError) else error
 
 
@@ -84,7 +81,7 @@ def _fault(checkpoint: Checkpoint, name: str) -> str:
     return f"{path} is damaged: it is not what {MANIFEST} says"
 
 
-def _advice(checkpoint: Checkpoint, instead: str) -> str:
+def _with_earlier(fault: str, checkpoint: Checkpoint) -> WeightsError:
     run, step = run_of(checkpoint.path), checkpoint.manifest.global_step
     lacking = set(checkpoint.manifest.left_out)
     before = [
@@ -93,5 +90,6 @@ def _advice(checkpoint: Checkpoint, instead: str) -> str:
         if other.manifest.global_step < step and lacking.issuperset(other.manifest.left_out)
     ]
     if not before:
-        return f"no complete checkpoint is older than {checkpoint.name}"
-    return instead.format(before[-1])
+        return WeightsError(f"{fault}; no complete checkpoint is older than {checkpoint.name}")
+    error = WeightsError(f"{fault}; the complete checkpoint before it is {before[-1]}")
+    return with_remedy(error, Remedy(checkpoint=before[-1]))

@@ -9,7 +9,6 @@ import numpy as np
 from trainer.data.buckets import (
     Assignment,
     Bucket,
-    BucketRule,
     Clips,
     is_large_enough,
     is_long_enough,
@@ -94,14 +93,12 @@ def plan_epoch(
     return EpochPlan(order, bucket_of, first_row, rows, assignment.buckets)
 
 
-def left_out(
-    clips: Clips, rules: Sequence[BucketRule], assignment: Assignment, plan: EpochPlan
-) -> dict[str, int]:
+def left_out(clips: Clips, assignment: Assignment, plan: EpochPlan) -> dict[str, int]:
     """How many clips an epoch's plan does not train on; each counts under one reason."""
     pixels = clips.height.astype(np.int64) * clips.width
     in_size: IntArray = np.zeros(len(pixels), dtype=bool)
     in_both = in_size.copy()
-    for rule in rules:
+    for rule in assignment.rules:
         by_size = is_large_enough(pixels, rule.resolution)
         in_size |= by_size
         in_both |= by_size & is_long_enough(clips.num_frames, rule.frames)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trainer.config import TrainConfig
 from trainer.data.resolutions import RESOLUTIONS
 from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
 from trainer.seeds import derive_seed
@@ -87,6 +88,8 @@ class Assignment:
     buckets: Sequence[Bucket]
     index: IntArray
 
+    rules: Sequence["BucketRule"] = ()  # by which the clips were assigned
+
     @cached_property
     def counts(self) -> IntArray:
         """Clips in each bucket."""
@@ -133,7 +136,14 @@ def assign(
         label = _closest_labels(name, ratio[chosen])
         index[chosen] = first_of_rule[rule_of[taken]] + label
         undecided = undecided[index[undecided] < 0]
-    return Assignment(seed, epoch, buckets, index)
+    return Assignment(seed, epoch, buckets, index, rules)
+
+
+def assign_epoch(clips: Clips, settings: TrainConfig, epoch: int) -> Assignment:
+    """Each clip's bucket in an epoch, as a stage's `buckets` and `seed` say."""
+    buckets = settings.buckets
+    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
+    return assign(clips, rules, settings.seed, epoch)
 
 
 def is_large_enough(pixels: IntArray, resolution: str) -> IntArray:

@@ -14,6 +14,7 @@ from trainer.data.feature_identity import matching_set
 from trainer.data.features import FeatureSet, read_caption
 from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
 from trainer.precision import DTYPES
+from trainer.remedy import Remedy, with_remedy
 from trainer.settings import ConfigError
 
 _LATENT_CHANNELS = 4
@@ -70,12 +71,8 @@ def open_features(settings: TrainConfig, clips: ClipTable) -> CachedFeatures:
     video = matching_set(folder, "video", settings, clips)
     text = matching_set(folder, "text", settings, clips)
     if video is None and text is None:
-        raise ConfigError(
-            [
-                f"data.features = {folder}: no features are there; "
-                f"`soractl data encode STAGE --out {folder}` makes them"
-            ]
-        )
+        error = ConfigError([f"data.features = {folder}: no features are there"])
+        raise with_remedy(error, Remedy(encode_features=folder))
     if video is None:
         return CachedFeatures(captions=text)
     assert video.index is not None

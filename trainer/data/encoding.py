@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.atomic_files import write_json
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import MicroBatch
-from trainer.data.buckets import Assignment, assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.feature_identity import made_with
 from trainer.data.features import (
@@ -183,14 +183,8 @@ def _parts(job: Job, clips: ClipTable) -> list[Part]:
 def _rows(kind: Kind, settings: TrainConfig, clips: ClipTable, variant: int) -> Sequence[int]:
     if kind == "text":
         return range(len(clips))
-    rows: list[int] = np.flatnonzero(_assignment(settings, clips, variant).index >= 0).tolist()
+    rows: list[int] = np.flatnonzero(assign_epoch(clips, settings, variant).index >= 0).tolist()
     return rows
-
-
-def _assignment(settings: TrainConfig, clips: ClipTable, variant: int) -> Assignment:
-    buckets = settings.buckets
-    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
-    return assign(clips, rules, settings.seed, variant)
 
 
 def _bytes_of(part: Part, settings: TrainConfig, clips: ClipTable) -> int:
@@ -200,7 +194,7 @@ def _bytes_of(part: Part, settings: TrainConfig, clips: ClipTable) -> int:
         return round(len(clips) * _mean_caption(settings, clips) * item)
     elements = 0
     for variant in range(part.variants):
-        assignment = _assignment(settings, clips, variant)
+        assignment = assign_epoch(clips, settings, variant)
         for bucket, count in zip(assignment.buckets, assignment.counts, strict=True):
             frames = latent_frames(bucket.frames, settings.vae.micro_frame_size)
             area = (bucket.height // SPATIAL_FACTOR) * (bucket.width // SPATIAL_FACTOR)
@@ -274,7 +268,7 @@ def _one_by_one(
     settings: TrainConfig, clips: ClipTable, shards: Sequence[Shard]
 ) -> list[MicroBatch]:
     """Micro batches of one clip each, in the order of the shards, all of one variant."""
-    assignment = _assignment(settings, clips, shards[0].variant)
+    assignment = assign_epoch(clips, settings, shards[0].variant)
     rows = [row for shard in shards for row in shard.rows]
     return [
         MicroBatch(number, assignment.buckets[int(assignment.index[row])], (row,))

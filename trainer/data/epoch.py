@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from trainer.config import TrainConfig
 from trainer.data.batch_sampler import EpochPlan, left_out, plan_epoch
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.cached_features import CachedFeatures
 from trainer.data.dataset import ClipTable
 from trainer.data.position import Progress
@@ -23,9 +23,7 @@ def plan_rest_of_epoch(
 
     ConfigError says why these are all.
     """
-    buckets = settings.buckets
-    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
-    assignment = assign(clips, rules, settings.seed, features.draw_of(progress.epoch))
+    assignment = assign_epoch(clips, settings, features.draw_of(progress.epoch))
     plan = plan_epoch(
         replace(assignment, epoch=progress.epoch),
         world_size=ranks.world_size,
@@ -35,7 +33,7 @@ def plan_rest_of_epoch(
     )
     if progress.finished_segments:
         return plan, ""
-    counts = left_out(clips, rules, assignment, plan)
+    counts = left_out(clips, assignment, plan)
     told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     if plan.steps == 0:
         raise ConfigError(

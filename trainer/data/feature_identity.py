@@ -9,6 +9,7 @@ from trainer.config import TrainConfig
 from trainer.data.dataset import ClipTable
 from trainer.data.features import FeatureSet, Kind, sets_in
 from trainer.model.pretrained import WeightsError, find_snapshot
+from trainer.remedy import Remedy, with_remedy
 from trainer.settings import ConfigError, dump
 
 log = logging.getLogger("trainer")
@@ -42,13 +43,14 @@ def matching_set(
         log.warning("%s features are not checked against %s: %s", kind, _weights(kind), error)
         wanted = _without_weights(kind, settings, clips)
     nearest = min(sets, key=lambda features: len(_differences(features, wanted)))
-    remedy = f"`soractl data encode STAGE --out {folder}`, with this run's settings, makes them"
     if differences := _differences(nearest, wanted):
-        what = f"{nearest.path} was made with other settings: {', '.join(differences)}"
-        raise ConfigError([f"data.features: {what}; {remedy}"])
-    if nearest.index is None:
-        raise ConfigError([f"data.features: {nearest.path} is not complete; {remedy}"])
-    return nearest
+        fault = f"was made with other settings: {', '.join(differences)}"
+    elif nearest.index is None:
+        fault = "is not complete"
+    else:
+        return nearest
+    refusal = ConfigError([f"data.features: {nearest.path} {fault}"])
+    raise with_remedy(refusal, Remedy(encode_features=folder))
 
 
 def _weights(kind: Kind) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from trainer.checkpoint_dir import Checkpoint
 from trainer.config import TrainConfig
 from trainer.data.dataset import ClipTable
+from trainer.remedy import Remedy, with_remedy
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
 
@@ -26,7 +27,7 @@ def fingerprint(clips: ClipTable, settings: TrainConfig, draw: int) -> dict[str,
     }
 
 
-def check_same_data(run: str, checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
+def check_same_data(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
     """ConfigError says what has changed since: a position in the data means nothing in other."""
     then = checkpoint.manifest.data_fingerprint
     changed = [
@@ -35,13 +36,11 @@ def check_same_data(run: str, checkpoint: Checkpoint, now: Mapping[str, str]) ->
         if name != _ROWS and not name.startswith("buckets.") and then.get(name) != value
     ]
     if changed:
-        raise ConfigError(
-            [
-                f"changed since {checkpoint.name}: {', '.join(changed)}; "
-                f"`soractl resume {run} --reset-data` goes on with the weights and begins the "
-                "epoch anew"
-            ]
+        fault = (
+            f"changed since {checkpoint.name}: {', '.join(changed)}; its weights can go on if the "
+            "epoch begins anew"
         )
+        raise with_remedy(ConfigError([fault]), Remedy(reset_data=True))
 
 
 def _told(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from soractl.data.picture import bucket_map
 from trainer.config import load_stage
 from trainer.data import batch_sampler
 from trainer.data.batch_sampler import plan_epoch
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.costs import work
 from trainer.data.dataset import load_clips
 
@@ -82,9 +82,7 @@ def test_it_is_what_training_does(stage):
     overrides = ("buckets.batch_size.144p=[4,3,2,2,1]",)
     told = data_buckets.first_epoch("stage1", table, 4, overrides)
     config = load_stage("stage1", overrides).config
-    buckets = config.buckets
-    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
-    assignment = assign(load_clips(table), rules, config.seed, 0)
+    assignment = assign_epoch(load_clips(table), config, 0)
     plan = plan_epoch(assignment, world_size=4, window=config.balance.window)
     batches = [batch for step in range(plan.steps) for batch in plan.step(step)]
     trained = sum(len(batch.rows) for batch in batches)

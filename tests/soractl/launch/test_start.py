@@ -229,12 +229,12 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     assert json.loads(run.run_json.read_text())["command"] == "soractl launch smoke"
 
 
-def test_a_rank_that_says_how_to_go_on_is_taken_at_its_word(workplace):
+def test_a_ranks_remedy_becomes_the_command_to_type_next(workplace):
     workplace.ranks(
         """
         save(1)
-        told = "other clips; `soractl resume 001-smoke --reset-data` begins the epoch anew"
-        failure = {"rank": 0, "node": "localhost", "error": told, "traceback": None}
+        failure = {"rank": 0, "node": "localhost", "error": "other clips", "traceback": None}
+        failure["remedy"] = {"reset_data": True}
         write_json(attempt.rank_failure(0), {**failure, "time_unix_s": time.time()})
         sys.exit(1)
         """

@@ -10,6 +10,7 @@ from tests.trainer.ranks import Rank
 from trainer.checkpoints.checkpoint import read_whole
 from trainer.checkpoints.integrity import files_of, refuse_damaged, source_of
 from trainer.model.pretrained import WeightsError
+from trainer.remedy import Remedy, remedy_of
 from trainer.run_dir import RunDir
 
 
@@ -40,8 +41,9 @@ def refuse(group, folder, file):
         rank.restore(damaged)
     assert str(refused.value) == (
         f"{damaged.path / file} is damaged: it is not what checkpoint.json says; "
-        f"`soractl resume {before.path}` goes on from the complete checkpoint before it"
+        f"the complete checkpoint before it is {before.path}"
     )
+    assert remedy_of(refused.value) == Remedy(checkpoint=before.path)
 
 
 @pytest.mark.parametrize("part", ["model", "ema", "optimizer/.metadata", "optimizer/__1_0.distcp"])

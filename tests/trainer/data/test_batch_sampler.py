@@ -266,7 +266,7 @@ def test_every_clip_is_trained_on_or_left_out_for_one_reason(clips, world_size):
     assignment = assign(clips, RULES, 7, 0)
     plan = plan_epoch(assignment, world_size=world_size, window=8)
     trained = sum(len(batch.rows) for step in range(plan.steps) for batch in plan.step(step))
-    counts = left_out(clips, RULES, assignment, plan)
+    counts = left_out(clips, assignment, plan)
     assert min(counts.values()) >= 0
     assert sum(counts.values()) + trained == len(clips.num_frames)
 
@@ -279,9 +279,9 @@ def test_a_clip_is_left_out_for_its_own_reason():
         *[(18, 144, 256)] * 5,  # two batches and a half, of which one is left for two ranks
     )
     found = assign(clips, rules, 7, 0)
-    one = left_out(clips, rules, found, plan_epoch(found, world_size=1, window=0))
+    one = left_out(clips, found, plan_epoch(found, world_size=1, window=0))
     assert one == {TOO_SMALL: 2, TOO_SHORT: 3, NOT_KEPT: 0, NO_BATCH: 1, NO_STEP: 0}
-    three = left_out(clips, rules, found, plan_epoch(found, world_size=3, window=0))
+    three = left_out(clips, found, plan_epoch(found, world_size=3, window=0))
     assert three == {TOO_SMALL: 2, TOO_SHORT: 3, NOT_KEPT: 0, NO_BATCH: 1, NO_STEP: 4}
 
 
@@ -289,5 +289,5 @@ def test_a_bucket_that_takes_nothing_keeps_no_clip():
     rules = bucket_rules([17], {"144p": [1]}, {"144p": [0.0]})
     assignment = assign(table((60, 144, 256)), rules, 7, 0)
     plan = plan_epoch(assignment, world_size=1, window=8)
-    counts = left_out(table((60, 144, 256)), rules, assignment, plan)
+    counts = left_out(table((60, 144, 256)), assignment, plan)
     assert (plan.steps, counts[NOT_KEPT], sum(counts.values())) == (0, 1, 1)

@@ -15,6 +15,7 @@ from trainer.data import encoding
 from trainer.data.cached_features import open_features
 from trainer.data.dataset import load_clips
 from trainer.model.pretrained import read_tensors
+from trainer.remedy import Remedy, remedy_of
 from trainer.run_dir import RunDir
 from trainer.settings import ConfigError, dump
 
@@ -113,5 +114,6 @@ def test_with_fewer_variants_than_epochs_they_come_again(tmp_path, table):
 
 def test_a_folder_without_features_is_refused(tmp_path, table):
     settings = load_stage("smoke", [f"data.path={table}", f"data.features={tmp_path}"]).config
-    with pytest.raises(ConfigError, match="no features are there; `soractl data encode STAGE --o"):
+    with pytest.raises(ConfigError, match="no features are there") as refused:
         open_features(settings, load_clips(table))
+    assert remedy_of(refused.value) == Remedy(encode_features=tmp_path)

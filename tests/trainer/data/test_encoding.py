@@ -14,7 +14,7 @@ import torch
 
 from trainer.config import load_stage
 from trainer.data import encoding
-from trainer.data.buckets import assign, bucket_rules
+from trainer.data.buckets import assign_epoch
 from trainer.data.dataset import load_clips
 from trainer.data.decode import read_frames
 from trainer.data.features import FeatureSet, read_caption, read_latents
@@ -87,12 +87,10 @@ def test_each_clip_is_encoded_as_training_would_by_any_number_of_ranks(job, tabl
     assert (video["clips"], video["failed"]) == (12, 2)
     assert [clip["path"] for clip in video["failed_clips"]] == [str(table.parent / "2.mp4")]
     settings, clips = job.settings, load_clips(table)
-    buckets = settings.buckets
-    rules = bucket_rules(buckets.frames, buckets.batch_size, buckets.keep)
     vae = networks.build_vae(settings.vae, settings.seed, **CPU)
     features = FeatureSet(Path(video["path"]))
     for variant in (0, 1):
-        assignment = assign(clips, rules, settings.seed, variant)
+        assignment = assign_epoch(clips, settings, variant)
         bucket = assignment.buckets[assignment.index[4]]
         start = derive_seed(settings.seed, variant, 4, "window") % (LENGTHS[4] - bucket.frames + 1)
         shape = bucket.frames, bucket.height, bucket.width

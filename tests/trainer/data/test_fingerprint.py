@@ -8,6 +8,7 @@ from trainer.config import load_stage
 from trainer.data.dataset import load_clips
 from trainer.data.fingerprint import check_same_data, fingerprint
 from trainer.manifest import Manifest
+from trainer.remedy import Remedy, remedy_of
 from trainer.settings import ConfigError
 
 SETTINGS = load_stage("smoke").config
@@ -31,11 +32,10 @@ def refused(then, now):
     )
     checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
     with pytest.raises(ConfigError) as caught:
-        check_same_data("007-smoke", checkpoint, now)
+        check_same_data(checkpoint, now)
     before, _, after = str(caught.value).partition("; ")
-    assert after == (
-        "`soractl resume 007-smoke --reset-data` goes on with the weights and begins the epoch anew"
-    )
+    assert after == "its weights can go on if the epoch begins anew"
+    assert remedy_of(caught.value) == Remedy(reset_data=True)
     return before.removeprefix("changed since epoch0-global_step1: ")
 
 
@@ -55,4 +55,4 @@ def test_what_is_the_same_is_not_refused(then, tmp_path):
         epoch=0, step=1, global_step=1, world_size=1, consumed=((1, 1),), data_fingerprint=then
     )
     checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
-    check_same_data("1", checkpoint, fingerprint(clips(tmp_path, 3), SETTINGS, 0))
+    check_same_data(checkpoint, fingerprint(clips(tmp_path, 3), SETTINGS, 0))
