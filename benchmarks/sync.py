@@ -93,14 +93,14 @@ def measure(lab: Lab, rounds: int, mbit: float | None) -> dict[str, list[Timed]]
     without = ["--exclude=optimizer", *limit]
     plain = ["rsync", "-a", *without, "-e", shlex.join(fast), lab.source, into]
     check = f"sync; cd {shlex.quote(str(target))} && find . -type f -print0 | xargs -0 sha256sum"
-    place = f"{ADDRESS}:{lab.port}:{lab.run.path.parent}"
+    location = f"{ADDRESS}:{lab.port}:{lab.run.path.parent}"
     ours = [
         sys.executable,
         "-m",
         "soractl.cli",
         "sync",
         "--from",
-        place,
+        location,
         "--to",
         str(target),
         *limit,

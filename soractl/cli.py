@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from soractl.launch.prepare import Prepared
     from soractl.launch.start import Started
     from soractl.remote.requests import Remote
-    from soractl.sync.plan import Wishes
+    from soractl.sync.plan import SyncOptions
 
 app = typer.Typer(
     help="Launch, watch and resume the training of a text-to-video model on your own cluster.",
@@ -274,9 +274,9 @@ def sync(
 
     Without --from they come from the head node's runs/, or with --to from runs/ here.
     """
-    from soractl.sync.plan import Wishes
+    from soractl.sync.plan import SyncOptions
 
-    wishes = Wishes(
+    options = SyncOptions(
         run=run,
         source=source,
         destination=destination,
@@ -286,28 +286,28 @@ def sync(
         bwlimit=bwlimit,
     )
     if dry_run:
-        return _show_sync_plan(wishes, as_json)
-    return _sync(wishes, watch, as_json)
+        return _show_sync_plan(options, as_json)
+    return _sync(options, watch, as_json)
 
 
-def _show_sync_plan(wishes: "Wishes", as_json: bool) -> None:
+def _show_sync_plan(options: "SyncOptions", as_json: bool) -> None:
     from soractl.sync import copy as sync
     from soractl.sync import report as sync_report
     from soractl.terminal import output
 
-    plan = sync.dry_run(wishes, os.environ)
+    plan = sync.dry_run(options, os.environ)
     output.report(sync_report.plan_lines(plan), sync_report.plan_json(plan), as_json)
 
 
-def _sync(wishes: "Wishes", every_s: float | None, as_json: bool) -> None:
+def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
     from soractl.errors import ExitCode
     from soractl.sync import copy as sync
     from soractl.sync import report as sync_report
     from soractl.terminal import output
 
-    display, say = output.transfer_display, output.note
+    display, log = output.transfer_display, output.note
     try:
-        for synced in sync.rounds(wishes, os.environ, display, every_s=every_s, say=say):
+        for synced in sync.rounds(options, os.environ, display, every_s=every_s, log=log):
             output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)
     except KeyboardInterrupt:
         output.note("stopped; the next sync goes on from here")

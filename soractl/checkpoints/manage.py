@@ -1,4 +1,4 @@
-"""What is done with the checkpoints of a run on disk: list, check, remove the superseded."""
+"""Checkpoints of a run on disk: list, verify, prune."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from trainer.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Row:
-    """One folder among a run's checkpoints."""
+    """A folder among a run's checkpoints."""
 
     path: Path
     incomplete: str | None = None  # why; then the rest is not known
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was read, and what is not as it must be."""
+    """The result of `ckpt verify`."""
 
     checkpoints: tuple[Checkpoint, ...]
     broken: Mapping[str, Mapping[str, str]]  # checkpoint: file: fault
@@ -54,7 +54,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What goes, and what stays why."""
+    """The result of `ckpt prune`."""
 
     run: RunDir
     removed: tuple[Checkpoint, ...]
@@ -73,7 +73,7 @@ class Listing:
 
 
 def listing(root: Path, name: str) -> Listing:
-    """Every checkpoint of a run, and every folder that is none."""
+    """Every checkpoint of a run, and every incomplete folder; SoractlError for an unknown run."""
     run = find_run(root, name)
     now = time.time()
     rows = []
@@ -93,11 +93,11 @@ def latest(root: Path, name: str) -> Checkpoint:
     return checkpoints[-1]
 
 
-def verify(root: Path, what: str, show: Show) -> Verified:
+def verify(root: Path, selected: str, show: Show) -> Verified:
     """Read every file of a run's checkpoints, or of one, and compare it with its checksum."""
-    checkpoints, incomplete = _meant(root, what)
+    checkpoints, incomplete = _selected_checkpoints(root, selected)
     if not checkpoints:
-        raise _none_complete(what, incomplete)
+        raise _none_complete(selected, incomplete)
     total = sum(total_bytes(checkpoint.manifest.files) for checkpoint in checkpoints)
     meter = Meter("checking", total, show)
     broken = {}
@@ -110,7 +110,7 @@ def verify(root: Path, what: str, show: Show) -> Verified:
 
 
 def prune(root: Path, name: str, rule: Rule, *, dry_run: bool) -> Pruned:
-    """Remove what retention would; what is not said is taken from the run's own settings."""
+    """Remove superseded checkpoints; a rule that is not given comes from the run's settings."""
     run = find_run(root, name)
     settings = read_json(run.config_json)["checkpoint"] if run.config_json.is_file() else {}
     last = _setting(rule.keep_last, settings.get("keep_last"), "--keep-last")
@@ -134,10 +134,10 @@ def _remove(checkpoint: Checkpoint) -> None:
         ) from None
 
 
-def _none_complete(what: str, incomplete: Mapping[str, str]) -> SoractlError:
+def _none_complete(name: str, incomplete: Mapping[str, str]) -> SoractlError:
     seen = "".join(f"; {name}: {why}" for name, why in incomplete.items())
     return SoractlError(
-        f"{what} has no complete checkpoint{seen}", exit_code=ExitCode.NOTHING_SUITABLE
+        f"{name} has no complete checkpoint{seen}", exit_code=ExitCode.NOTHING_SUITABLE
     )
 
 
@@ -154,10 +154,10 @@ def _row(checkpoint: Checkpoint, now_unix_s: float) -> Row:
     )
 
 
-def _meant(root: Path, what: str) -> tuple[list[Checkpoint], dict[str, str]]:
-    path = Path(what)
+def _selected_checkpoints(root: Path, selected: str) -> tuple[list[Checkpoint], dict[str, str]]:
+    path = Path(selected)
     if not path.is_dir() or RunDir(path).run_json.is_file():
-        run = find_run(root, what)
+        run = find_run(root, selected)
         return run.checkpoints(), {path.name: why for path, why in run.incomplete().items()}
     found = read_checkpoint(path.absolute())
     if isinstance(found, Checkpoint):
@@ -167,10 +167,12 @@ def _meant(root: Path, what: str) -> tuple[list[Checkpoint], dict[str, str]]:
     )
 
 
-def _setting(said: int | None, configured: int | None, option: str) -> int:
-    number = configured if said is None else said
+def _setting(given: int | None, configured: int | None, option: str) -> int:
+    number = configured if given is None else given
     if number is None:
-        raise SoractlError("the run has no config.json to say what to keep", hint=f"say {option}")
+        raise SoractlError(
+            "the run has no config.json that sets what to keep", hint=f"give {option}"
+        )
     if number < 0:
         raise SoractlError(f"{option} {number} is less than 0")
     return int(number)

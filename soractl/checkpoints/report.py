@@ -1,4 +1,4 @@
-"""What the `ckpt` commands say."""
+"""Lines and JSON of the `ckpt` commands."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")
 
 
 def list_lines(listing: Listing) -> list[str]:
-    """A row for each complete checkpoint; why the other folders are none; the count."""
+    """A row for each complete checkpoint, the reason for each incomplete one, and the count."""
     complete = [row for row in listing.rows if row.incomplete is None]
     broken = [row for row in listing.rows if row.incomplete is not None]
     lines = text.table(HEADERS, map(_cells, complete)) if complete else []
@@ -50,7 +50,7 @@ def verify_json(verified: Verified) -> dict[str, Any]:
 
 
 def prune_lines(pruned: Pruned) -> list[str]:
-    """What was removed, and by which rule the others stay."""
+    """Removed checkpoints, and the rule by which the others stay."""
     word = "would remove" if pruned.dry_run else "removed"
     lines = [f"{word} {text.path(checkpoint.path)}" for checkpoint in pruned.removed]
     size = text.size(sum(total_bytes(known.manifest.files) for known in pruned.removed))
@@ -73,7 +73,7 @@ def prune_json(pruned: Pruned) -> dict[str, Any]:
 
 
 def adopt_lines(adoption: Adoption) -> list[str]:
-    """What was taken over, what was not, and what can start from it."""
+    """Adopted tensors, parts that start anew, and the next command."""
     found, run = adoption.found, adoption.run
     name = checkpoint_name(found["epoch"], found["global_step"])
     where = text.path(run.checkpoints_folder / name)

@@ -1,4 +1,4 @@
-"""Whether files are what a manifest says: sizes first, then checksums, with progress."""
+"""Files compared with their manifest: sizes first, then checksums, with progress."""
 
 import hashlib
 import threading
@@ -8,69 +8,69 @@ from typing import Any
 
 Facts = Mapping[str, Any]  # a file's {bytes, sha256}
 _CHUNK_BYTES = 2**20
-_LOOK_AGAIN_S = 0.1
+_POLL_S = 0.1
 
 
-class GivenUp(Exception):
-    """What was waited for will not come."""
+class TransferAborted(Exception):
+    """Raised to whoever waits for a transfer that was aborted."""
 
 
-class Arrival:
-    """Whether all files of a folder have come."""
+class TransferEvent:
+    """The end of a transfer, for a thread that verifies files while they arrive."""
 
     def __init__(self) -> None:
         self._over = threading.Event()
-        self._given_up = False
+        self._aborted = False
 
-    def is_complete(self) -> None:
-        """They have."""
+    def mark_complete(self) -> None:
+        """All files have arrived."""
         self._over.set()
 
-    def give_up(self) -> None:
-        """They will not."""
-        self._given_up = True
+    def abort(self) -> None:
+        """No more files will arrive."""
+        self._aborted = True
         self._over.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether they had all come within that time; GivenUp if they will not."""
+        """True if the transfer ended within `timeout_s`; TransferAborted if it was aborted."""
         over = self._over.wait(timeout_s)
-        if self._given_up:
-            raise GivenUp
+        if self._aborted:
+            raise TransferAborted
         return over
 
 
 def total_bytes(files: Mapping[str, Facts]) -> int:
-    """What the files of a manifest hold together."""
+    """Size of all files of a manifest, in bytes."""
     return sum(int(facts["bytes"]) for facts in files.values())
 
 
 def broken_files(
     folder: Path, files: Mapping[str, Facts], advance: Callable[[int], None]
 ) -> dict[str, str]:
-    """Path and fault of every file that is not as the manifest says; `advance` gets bytes read."""
+    """Path and fault of every file that differs from the manifest; `advance` gets bytes read."""
     faults = ((name, _fault(folder / name, facts, advance)) for name, facts in files.items())
     return {name: fault for name, fault in faults if fault}
 
 
-def broken_on_arrival(
+def broken_after_transfer(
     folder: Path,
     files: Mapping[str, Facts],
-    arrival: "Arrival",
+    transfer: "TransferEvent",
     advance: Callable[[int], None],
 ) -> dict[str, str]:
     """As `broken_files`, but each file is read as soon as it is there in full.
 
-    It returns after the `arrival` of all; a file that was replaced meanwhile is read again.
+    It returns after the `transfer` of all; a file that was replaced meanwhile is read again.
     """
-    seen: dict[str, tuple[tuple[int, ...], str]] = {}
+    results: dict[str, tuple[tuple[int, ...], str]] = {}
     while True:
-        is_last_look = arrival.wait(_LOOK_AGAIN_S)
+        is_last_look = transfer.wait(_POLL_S)
         for name, facts in files.items():
             identity = _identity(folder / name)
-            if (identity or is_last_look) and (name not in seen or seen[name][0] != identity):
-                seen[name] = identity, _fault(folder / name, facts, advance)
+            if (identity or is_last_look) and (name not in results or results[name][0] != identity):
+                results[name] = identity, _fault(folder / name, facts, advance)
         if is_last_look:
-            return {name: fault for name, (_, fault) in seen.items() if fault}
+            return {name: fault for name, (_, fault) in results.items() if fault}
 
 
 def _identity(file: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Copies complete checkpoints to another folder of runs, so that none is ever seen half there."""
+"""A sync at work: checkpoints are copied, verified and published, never visible half copied."""
 
 import fcntl
 import tempfile
@@ -9,88 +9,98 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from soractl.checkpoints.verification import Arrival
+from soractl.checkpoints.verification import TransferEvent
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.connections import Connections
 from soractl.runs.find import choose_run
 from soractl.sync import rsync
-from soractl.sync.plan import Copy, SyncPlan, Way, Wishes, find_way, plan
+from soractl.sync.locations import LOCK_WAIT_S, Location, incoming_path, locked
+from soractl.sync.plan import CheckpointCopy, Endpoints, SyncOptions, SyncPlan, find_endpoints, plan
+from soractl.sync.remote_store import RemoteStore
 from soractl.sync.rsync import Link, SourceGone
-from soractl.sync.stores import LOCK_WAIT_S, End, Here, Place, There, incoming_path, locked
+from soractl.sync.stores import LocalStore, Store
 from soractl.terminal.transfer import Show, Transfer
 from trainer.checkpoint_dir import Checkpoint
 from trainer.run_dir import RunDir
 
 Display = Callable[[], AbstractContextManager[Show]]
-Say = Callable[[str], None]
-LOOK_AGAIN_S = 0.1
+Log = Callable[[str], None]
+POLL_S = 0.1
 DAMAGED_AT_SOURCE = "is damaged at the source"
 
 
 @dataclass
 class Synced:
-    """What became of a plan."""
+    """The result of a plan."""
 
     plan: SyncPlan
-    copied: list[Copy] = field(default_factory=list)
+    copied: list[CheckpointCopy] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)  # removed at the source before they were copied
     broken: dict[str, dict[str, str]] = field(default_factory=dict)  # checkpoint: file: fault
     elapsed_s: float = 0.0
 
     @property
     def exit_code(self) -> ExitCode:
-        """1 when a copy is not what its manifest says."""
+        """1 when a copy differs from its manifest."""
         return ExitCode.FAILED if self.broken else ExitCode.OK
 
 
-def dry_run(wishes: Wishes, environ: Mapping[str, str]) -> SyncPlan:
+def dry_run(options: SyncOptions, environ: Mapping[str, str]) -> SyncPlan:
     """The plan alone."""
-    with _ends(find_way(wishes, environ)) as (way, source, destination), _os_faults():
-        return _look(wishes, way, source, destination)
+    with (
+        _stores(find_endpoints(options, environ)) as (endpoints, source, destination),
+        _os_errors(),
+    ):
+        return _plan(options, endpoints, source, destination)
 
 
 def rounds(
-    wishes: Wishes, environ: Mapping[str, str], display: Display, *, every_s: float | None, say: Say
+    options: SyncOptions,
+    environ: Mapping[str, str],
+    display: Display,
+    *,
+    every_s: float | None,
+    log: Log,
 ) -> Iterator[Synced]:
-    """One round, or one every so many seconds for ever; then what is wrong for now is only said."""
-    found = find_way(wishes, environ)
+    """One sync, or one every `every_s` seconds; in the loop, transient errors are logged."""
+    found = find_endpoints(options, environ)
     while True:
         try:
-            with _ends(found) as (way, source, destination), _os_faults():
-                planned = _look(wishes, way, source, destination)
-                say(f"{planned.run.name} from {way.source} to {way.destination}")
+            with _stores(found) as (endpoints, source, destination), _os_errors():
+                planned = _plan(options, endpoints, source, destination)
+                log(f"{planned.run.name} from {endpoints.source} to {endpoints.destination}")
                 with display() as show:
                     synced = copy(planned, source, destination, show)
             yield synced
         except SoractlError as fault:
             if every_s is None or fault.exit_code == ExitCode.BAD_REQUEST:
                 raise
-            say(f"{fault}; trying again in {every_s:g} s")
+            log(f"{fault}; trying again in {every_s:g} s")
         if every_s is None:
             return
         time.sleep(every_s)
 
 
-def copy(planned: SyncPlan, source: End, destination: End, show: Show) -> Synced:
+def copy(planned: SyncPlan, source: Store, destination: Store, show: Show) -> Synced:
     """Copy, check at the destination and publish; exit code 5 while another sync is at work."""
     began = time.monotonic()
     with (
-        _only_one(planned.lock, planned.way.destination) as lock,
+        _sync_lock(planned.lock, planned.endpoints.destination) as lock,
         tempfile.TemporaryDirectory(prefix="soractl-", ignore_cleanup_errors=True) as folder,
     ):
         link = replace(planned.link, shared=Path(folder))
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
-        destination.make_room(planned.copy_of_run, kept)
+        destination.prepare_incoming(planned.copy_of_run, kept)
         synced = _Copier(planned, source, destination, show, lock).run(link)
     synced.elapsed_s = time.monotonic() - began
     return synced
 
 
 class _Copier:
-    """Copies one checkpoint while the one before it is still checked and published."""
+    """Copies one checkpoint while the one before it is still verified and published."""
 
     def __init__(
-        self, planned: SyncPlan, source: End, destination: End, show: Show, lock: int
+        self, planned: SyncPlan, source: Store, destination: Store, show: Show, lock: int
     ) -> None:
         self._plan, self._source, self._destination = planned, source, destination
         self._show, self._lock = show, lock
@@ -99,46 +109,48 @@ class _Copier:
         self._began = time.monotonic()
 
     def run(self, link: Link) -> Synced:
-        """Everything in its order; at a fault, what had come in full is published before."""
+        """Copy in order; at an error, checkpoints that arrived completely are published first."""
         self._link = link
-        with suppress(SourceGone):  # the copy of a run is of use without its description
+        with suppress(SourceGone):  # a copied checkpoint is useful without the run's description
             self._link = rsync.run(self._plan.description, link, lambda _: None)
-        before: _Finishing | None = None
+        previous: _Verifier | None = None
         try:
             for number, item in enumerate(self._plan.copies, start=1):
                 what = f"{item.checkpoint.name} ({number} of {len(self._plan.copies)})"
-                before = self._one(item, what, before)
+                previous = self._one(item, what, previous)
         except SoractlError:
-            self._settle(before)
+            self._settle(previous)
             raise
-        self._settle(before)
+        self._settle(previous)
         return self._synced
 
-    def _one(self, item: Copy, what: str, before: "_Finishing | None") -> "_Finishing | None":
-        """Copy one; returns what is now still to be finished."""
-        finishing = _Finishing(item, self._plan.copy_of_run, self._destination)
+    def _one(
+        self, item: CheckpointCopy, what: str, previous: "_Verifier | None"
+    ) -> "_Verifier | None":
+        """Copy one checkpoint; returns the verifier that still works."""
+        verifier = _Verifier(item, self._plan.copy_of_run, self._destination)
         try:
             if not self._fetch(item, what):
-                finishing.arrival.give_up()
-                return before
-            self._settle(before)  # first, so that the oldest gets its name first
+                verifier.transfer.abort()
+                return previous
+            self._settle(previous)  # first, so that the oldest gets its name first
         except BaseException:
-            finishing.arrival.give_up()
+            verifier.transfer.abort()
             raise
-        finishing.arrival.is_complete()
-        return finishing
+        verifier.transfer.mark_complete()
+        return verifier
 
-    def _fetch(self, item: Copy, what: str) -> bool:
-        """Bring one into its incoming folder; False when the source has removed it."""
+    def _fetch(self, item: CheckpointCopy, what: str) -> bool:
+        """Copy one into its incoming folder; False when the source has removed it."""
 
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             total = self._done_bytes + done
             rate = total / (time.monotonic() - self._began)
             self._show(Transfer(what, total, self._plan.bytes, rate))
 
         try:
             with self._reading(item.checkpoint):
-                self._link = rsync.run(item.copying, self._link, tell, held=[self._lock])
+                self._link = rsync.run(item.job, self._link, report, held=[self._lock])
         except SourceGone as fault:
             if self._source.holds(item.checkpoint):
                 raise SoractlError(str(fault), exit_code=ExitCode.FAILED) from None
@@ -149,44 +161,44 @@ class _Copier:
 
     @contextmanager
     def _reading(self, checkpoint: Checkpoint) -> Iterator[None]:
-        """Marks what is read here; on a node rsync runs under a mark."""
-        if not self._plan.way.source.node.local:
+        """Mark a checkpoint here as being read; on a node rsync runs under a mark."""
+        if not self._plan.endpoints.source.node.local:
             yield
             return
         try:
-            with checkpoint.being_read(self._plan.way.reader):
+            with checkpoint.being_read(self._plan.endpoints.reader):
                 yield
         except FileNotFoundError as fault:
             raise SourceGone(str(fault)) from None
 
-    def _settle(self, finishing: "_Finishing | None") -> None:
-        """Wait until one is published, or found broken."""
-        if finishing is None:
+    def _settle(self, verifier: "_Verifier | None") -> None:
+        """Wait until a checkpoint is published, or found broken."""
+        if verifier is None:
             return
-        while finishing.is_alive():
-            finishing.join(LOOK_AGAIN_S)
-            self._show(finishing.look())
-        if finishing.fault:
-            raise finishing.fault
-        name = finishing.item.checkpoint.name
-        if finishing.broken:
-            self._synced.broken[name] = finishing.broken | self._damaged_at_source(finishing)
+        while verifier.is_alive():
+            verifier.join(POLL_S)
+            self._show(verifier.look())
+        if verifier.fault:
+            raise verifier.fault
+        name = verifier.item.checkpoint.name
+        if verifier.broken:
+            self._synced.broken[name] = verifier.broken | self._damaged_at_source(verifier)
         else:
-            self._synced.copied.append(finishing.item)
+            self._synced.copied.append(verifier.item)
 
-    def _damaged_at_source(self, finishing: "_Finishing") -> dict[str, str]:
-        checkpoint = finishing.item.checkpoint
-        files = {name: checkpoint.manifest.files[name] for name in finishing.broken}
+    def _damaged_at_source(self, verifier: "_Verifier") -> dict[str, str]:
+        checkpoint = verifier.item.checkpoint
+        files = {name: checkpoint.manifest.files[name] for name in verifier.broken}
         return dict.fromkeys(self._source.damaged(checkpoint.path, files), DAMAGED_AT_SOURCE)
 
 
-class _Finishing(threading.Thread):
-    """Checks a checkpoint while it still comes, then gives it its name; Ctrl-C does not wait."""
+class _Verifier(threading.Thread):
+    """Thread that verifies a checkpoint while it arrives, then publishes it."""
 
-    def __init__(self, item: Copy, run: RunDir, destination: End) -> None:
+    def __init__(self, item: CheckpointCopy, run: RunDir, destination: Store) -> None:
         super().__init__(daemon=True)
         self.item = item
-        self.arrival = Arrival()
+        self.transfer = TransferEvent()
         self.broken: dict[str, str] = {}
         self.fault: Exception | None = None
         self._copy_of_run, self._destination = run, destination
@@ -194,12 +206,12 @@ class _Finishing(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """What the thread does."""
+        """Verify, then publish."""
         manifest = self.item.manifest
         incoming = incoming_path(self._copy_of_run, manifest)
         try:
             self.broken = self._destination.broken(
-                incoming, manifest.files, self.arrival, self._count
+                incoming, manifest.files, self.transfer, self._count
             )
             if not self.broken:
                 self._destination.publish(self._copy_of_run, manifest)
@@ -207,7 +219,7 @@ class _Finishing(threading.Thread):
             self.fault = fault
 
     def look(self) -> Transfer:
-        """How far the check is."""
+        """Progress of the verification."""
         what = f"checking {self.item.checkpoint.name}"
         return Transfer(what, min(self._checked_bytes, self.item.bytes), self.item.bytes)
 
@@ -216,8 +228,8 @@ class _Finishing(threading.Thread):
 
 
 @contextmanager
-def _os_faults() -> Iterator[None]:
-    """A folder that cannot be used here is the user's to put right, or passes."""
+def _os_errors() -> Iterator[None]:
+    """An error of the file system as a SoractlError, exit code 1."""
     try:
         yield
     except OSError as error:
@@ -226,23 +238,25 @@ def _os_faults() -> Iterator[None]:
 
 
 @contextmanager
-def _ends(way: Way) -> Iterator[tuple[Way, End, End]]:
-    with Connections(way.ssh) as remote:
+def _stores(endpoints: Endpoints) -> Iterator[tuple[Endpoints, Store, Store]]:
+    with Connections(endpoints.ssh) as remote:
 
-        def end(place: Place) -> End:
-            return Here(place) if place.node.local else There(place, remote)
+        def store(location: Location) -> Store:
+            return LocalStore(location) if location.node.local else RemoteStore(location, remote)
 
-        yield way, end(way.source), end(way.destination)
+        yield endpoints, store(endpoints.source), store(endpoints.destination)
 
 
-def _look(wishes: Wishes, way: Way, source: End, destination: End) -> SyncPlan:
-    run = choose_run(source.runs(), Path(wishes.run).name, str(way.source))
-    copied = RunDir(way.destination.folder / run.name)
-    return plan(way, run, source.look(run), destination.look(copied), wishes)
+def _plan(
+    options: SyncOptions, endpoints: Endpoints, source: Store, destination: Store
+) -> SyncPlan:
+    run = choose_run(source.runs(), Path(options.run).name, str(endpoints.source))
+    copied = RunDir(endpoints.destination.folder / run.name)
+    return plan(endpoints, run, source.list(run), destination.list(copied), options)
 
 
 @contextmanager
-def _only_one(path: Path, destination: Place) -> Iterator[int]:
+def _sync_lock(path: Path, destination: Location) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         give_up = time.monotonic() + LOCK_WAIT_S
@@ -253,5 +267,5 @@ def _only_one(path: Path, destination: Place) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > give_up:
                     raise locked(destination) from None
-                time.sleep(LOOK_AGAIN_S)
+                time.sleep(POLL_S)
         yield file.fileno()

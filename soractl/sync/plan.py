@@ -1,4 +1,4 @@
-"""What `sync` would copy: from where to where, which checkpoints, and every command line."""
+"""The plan of a sync: source and destination, checkpoints, and every command line."""
 
 import hashlib
 import os
@@ -14,16 +14,17 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, find_nodes, this_machine
 from soractl.remote.ssh_config import SshOptions
 from soractl.sync import rsync
-from soractl.sync.rsync import Copying, Link
-from soractl.sync.stores import LOCK, Place, Seen, incoming_path, parse_place
+from soractl.sync.locations import LOCK, Location, incoming_path, parse_location
+from soractl.sync.rsync import Link, RsyncJob
+from soractl.sync.stores import CheckpointListing
 from trainer.checkpoint_dir import Checkpoint
 from trainer.manifest import Manifest
 from trainer.run_dir import RunDir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the user said."""
+class SyncOptions:
+    """Options of `sync`."""
 
     run: str = "latest"
     source: str | None = None
@@ -41,27 +42,27 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Way:
-    """From which folder of runs to which; at most one of them is on a node."""
+class Endpoints:
+    """Source and destination, both folders of runs; at most one is on a node."""
 
-    source: Place
-    destination: Place
+    source: Location
+    destination: Location
     ssh: SshOptions
 
     @property
     def reader(self) -> str:
-        """Who reads the source: the same name at every run of the command."""
+        """The reader's name in the source's read marks; equal for every run of the command."""
         target = hashlib.sha256(str(self.destination).encode()).hexdigest()[:10]
         return f"sync-{socket.gethostname()}-{target}"
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One checkpoint that is copied."""
+class CheckpointCopy:
+    """One checkpoint to copy."""
 
     checkpoint: Checkpoint  # at the source
     manifest: Manifest  # as the copy will have it
-    copying: Copying
+    job: RsyncJob
 
     @property
     def bytes(self) -> int:
@@ -71,16 +72,16 @@ class Copy:
 
 @dataclass(frozen=True)
 class SyncPlan:
-    """What is copied where, oldest first."""
+    """A sync before it runs; checkpoints oldest first."""
 
-    way: Way
+    endpoints: Endpoints
     run: RunDir  # at the source
     copy_of_run: RunDir  # at the destination
     link: Link
-    description: Copying
-    copies: tuple[Copy, ...]
+    description: RsyncJob
+    copies: tuple[CheckpointCopy, ...]
     there: tuple[str, ...] = ()  # checkpoints that the destination has already
-    incomplete: Mapping[str, str] = field(default_factory=dict)  # at the source, and why
+    incomplete: Mapping[str, str] = field(default_factory=dict)  # at the source, with the reason
 
     @property
     def bytes(self) -> int:
@@ -90,35 +91,35 @@ class SyncPlan:
     @property
     def commands(self) -> list[list[str]]:
         """Every rsync in its order."""
-        copyings = [self.description, *(copy.copying for copy in self.copies)]
-        return [rsync.command(copying, self.link) for copying in copyings]
+        jobs = [self.description, *(copy.job for copy in self.copies)]
+        return [rsync.command(job, self.link) for job in jobs]
 
     @property
     def lock(self) -> Path:
         """The file here that is locked while this is copied."""
-        if self.way.destination.node.local:
+        if self.endpoints.destination.node.local:
             return self.copy_of_run.checkpoints_folder / LOCK
         # not in the source, which may be read-only
-        name = f"soractl-{os.getuid()}-{self.run.name}-{self.way.reader}.lock"
+        name = f"soractl-{os.getuid()}-{self.run.name}-{self.endpoints.reader}.lock"
         return Path(tempfile.gettempdir()) / name
 
 
-def find_way(wishes: Wishes, environ: Mapping[str, str]) -> Way:
-    """The two ends that are meant; SoractlError when they cannot be."""
-    if wishes.with_optimizer and wishes.ema_only:
+def find_endpoints(options: SyncOptions, environ: Mapping[str, str]) -> Endpoints:
+    """Source and destination of a sync; SoractlError when the options contradict."""
+    if options.with_optimizer and options.ema_only:
         raise SoractlError("--with-optimizer and --ema-only exclude each other")
-    found = find_nodes(wishes.hostfile, environ=environ)
-    runs_here = Place(this_machine(), Path("runs").absolute())
+    found = find_nodes(options.hostfile, environ=environ)
+    runs_here = Location(this_machine(), Path("runs").absolute())
     source = destination = runs_here
-    if wishes.source:
-        source = parse_place(wishes.source, this_machine())
-    elif RunDir(Path(wishes.run)).run_json.is_file():
-        source = Place(this_machine(), Path(wishes.run).absolute().parent)
-    elif wishes.hostfile or not wishes.destination:
+    if options.source:
+        source = parse_location(options.source, this_machine())
+    elif RunDir(Path(options.run)).run_json.is_file():
+        source = Location(this_machine(), Path(options.run).absolute().parent)
+    elif options.hostfile or not options.destination:
         workdir = cluster.load(found.hostfile)[0].workdir or Path.cwd()
-        source = Place(found.nodes[0], Path(workdir) / "runs")
-    if wishes.destination:
-        destination = parse_place(wishes.destination, this_machine())
+        source = Location(found.nodes[0], Path(workdir) / "runs")
+    if options.destination:
+        destination = parse_location(options.destination, this_machine())
     ends = (source, destination)
     if not any(end.node.local for end in ends):
         raise SoractlError(
@@ -128,47 +129,53 @@ def find_way(wishes: Wishes, environ: Mapping[str, str]) -> Way:
     if source == destination:
         raise SoractlError(
             f"source and destination are both {source}",
-            hint="say `--from HOST:DIR` or `--to HOST:DIR`, where DIR is a folder of runs",
+            hint="use `--from HOST:DIR` or `--to HOST:DIR`, where DIR is a folder of runs",
         )
-    is_ours = wishes.hostfile or any(_known(end.node, found.nodes) for end in ends)
-    return Way(source, destination, cluster.load(found.hostfile if is_ours else None)[0].ssh)
+    is_ours = options.hostfile or any(_known(end.node, found.nodes) for end in ends)
+    return Endpoints(source, destination, cluster.load(found.hostfile if is_ours else None)[0].ssh)
 
 
-def plan(way: Way, run: RunDir, at_source: Seen, there: Seen, wishes: Wishes) -> SyncPlan:
-    """What is to be done; exit code 6 when the run has no complete checkpoint."""
+def plan(
+    endpoints: Endpoints,
+    run: RunDir,
+    at_source: CheckpointListing,
+    there: CheckpointListing,
+    options: SyncOptions,
+) -> SyncPlan:
+    """The plan of one run; SoractlError, exit code 6, without a complete checkpoint."""
     if not at_source.complete:
-        seen = "; ".join(f"{name}: {why}" for name, why in at_source.incomplete.items())
+        reasons = "; ".join(f"{name}: {why}" for name, why in at_source.incomplete.items())
         raise SoractlError(
-            f"{way.source}/{run.name} has no complete checkpoint: {seen or 'there is none at all'}",
+            f"{endpoints.source}/{run.name} has no complete checkpoint: {reasons or 'none at all'}",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
-    copy_of_run = RunDir(way.destination.folder / run.name)
+    copy_of_run = RunDir(endpoints.destination.folder / run.name)
     known = {checkpoint.name: checkpoint for checkpoint in there.complete}
     copies, same = [], []
     for checkpoint in at_source.complete:
-        manifest = reduced(checkpoint.manifest, wishes.left_out)
+        manifest = reduced(checkpoint.manifest, options.left_out)
         earlier = known.get(checkpoint.name)
         if earlier and manifest.files.items() <= earlier.manifest.files.items():
             same.append(checkpoint.name)
             continue
-        copying = Copying(
-            replace(way.source, folder=checkpoint.path),
-            replace(way.destination, folder=incoming_path(copy_of_run, manifest)),
-            rsync.of_checkpoint(wishes.left_out, earlier=_base(earlier, manifest)),
-            mark=checkpoint.reader_mark(way.reader),
+        job = RsyncJob(
+            replace(endpoints.source, folder=checkpoint.path),
+            replace(endpoints.destination, folder=incoming_path(copy_of_run, manifest)),
+            rsync.of_checkpoint(options.left_out, earlier=_base(earlier, manifest)),
+            mark=checkpoint.reader_mark(endpoints.reader),
             lock=copy_of_run.checkpoints_folder / LOCK,
         )
-        copies.append(Copy(checkpoint, manifest, copying))
-    description = Copying(
-        replace(way.source, folder=run.path),
-        replace(way.destination, folder=copy_of_run.path),
+        copies.append(CheckpointCopy(checkpoint, manifest, job))
+    description = RsyncJob(
+        replace(endpoints.source, folder=run.path),
+        replace(endpoints.destination, folder=copy_of_run.path),
         rsync.of_description(),
     )
     return SyncPlan(
-        way=way,
+        endpoints=endpoints,
         run=run,
         copy_of_run=copy_of_run,
-        link=Link(way.ssh, wishes.bwlimit),
+        link=Link(endpoints.ssh, options.bwlimit),
         description=description,
         copies=tuple(copies),
         there=tuple(same),
@@ -188,7 +195,7 @@ def reduced(manifest: Manifest, left_out: tuple[str, ...]) -> Manifest:
 
 
 def _base(earlier: Checkpoint | None, manifest: Manifest) -> str | None:
-    """The copy whose files are taken over: none if any differs, which rsync may not see.
+    """The earlier copy to link files from: none if any file differs, which rsync may not see.
 
     It compares sizes, which are the same for the same model, and times in whole seconds.
     """

@@ -1,4 +1,4 @@
-"""What `sync` says: the plan with every command, or what became of it."""
+"""Lines and JSON of `sync`: the plan with every command, or the result."""
 
 import shlex
 from collections.abc import Mapping
@@ -28,20 +28,20 @@ def plan_json(plan: SyncPlan) -> dict[str, Any]:
 
 
 def lines(synced: Synced) -> list[str]:
-    """What was copied, what was not and why, and the count."""
+    """Copied checkpoints, the others with the reason, and the count."""
     plan = synced.plan
     faults = [
         f"{name}: {file} {fault}{_AGAIN if fault != DAMAGED_AT_SOURCE else ''}"
         for name, files in synced.broken.items()
         for file, fault in files.items()
     ]
-    told = [
+    results = [
         f"copied {plan.copy_of_run.checkpoints_folder / item.checkpoint.name}"
         for item in synced.copied
     ]
-    told += [f"{name} was removed at the source meanwhile" for name in synced.gone]
-    told += [f"is not complete: {name}: {why}" for name, why in plan.incomplete.items()]
-    return [*told, *faults, _count(synced)]
+    results += [f"{name} was removed at the source meanwhile" for name in synced.gone]
+    results += [f"is not complete: {name}: {why}" for name, why in plan.incomplete.items()]
+    return [*results, *faults, _count(synced)]
 
 
 def as_json(synced: Synced) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def _facts(plan: SyncPlan) -> dict[str, Any]:
     ]
     return {
         "run": plan.run.name,
-        "source": str(plan.way.source),
-        "destination": str(plan.way.destination),
+        "source": str(plan.endpoints.source),
+        "destination": str(plan.endpoints.destination),
         "planned": to_copy,
         "planned_bytes": plan.bytes,
         "already_there": list(plan.there),

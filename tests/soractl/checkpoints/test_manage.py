@@ -95,7 +95,7 @@ def test_a_run_without_settings_needs_the_rule_said(run, tmp_path):
     run.config_json.unlink()
     with pytest.raises(SoractlError) as unsaid:
         prune(tmp_path, "latest", Rule(keep_last=1), dry_run=False)
-    assert (unsaid.value.hint, len(run.checkpoints())) == ("say --keep-every", 5)
+    assert (unsaid.value.hint, len(run.checkpoints())) == ("give --keep-every", 5)
     with pytest.raises(SoractlError, match="--keep-last -1 is less than 0"):
         prune(tmp_path, "latest", Rule(-1, 0), dry_run=False)
 

@@ -81,16 +81,16 @@ def test_the_optimizer_can_be_added_later_and_the_averages_can_come_alone(lab, s
     run = lab.run_at((lab.here if push else lab.there) / "runs")
     save_weights(run, 5)
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
-    lab.sync("latest", *way, "--ema-only")
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    lab.sync("latest", *endpoints, "--ema-only")
     assert_copied(run, copy, ("ema",))
     assert copy.checkpoints()[0].manifest.left_out == ("model", "optimizer")
     ema = (copy.checkpoints()[0].ema / "model.safetensors").stat().st_ino
-    lab.sync("latest", *way, "--with-optimizer")
+    lab.sync("latest", *endpoints, "--with-optimizer")
     assert_copied(run, copy, ("model", "ema", "optimizer"))
     assert copy.checkpoints()[0].manifest == run.checkpoints()[0].manifest
     assert (copy.checkpoints()[0].ema / "model.safetensors").stat().st_ino == ema
-    assert "nothing to do" in lab.sync("latest", *way)[0]
+    assert "nothing to do" in lab.sync("latest", *endpoints)[0]
 
 
 def test_a_copy_without_optimizer_cannot_be_resumed_and_says_so(lab, save_weights):
@@ -109,11 +109,11 @@ def test_a_copy_without_optimizer_cannot_be_resumed_and_says_so(lab, save_weight
 @pytest.mark.parametrize("push", [False, True])
 def test_a_step_that_was_saved_anew_replaces_its_copy(lab, save_weights, push):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     for _ in range(2):
         save_weights(run, 5)
-        lab.sync("latest", *way)
+        lab.sync("latest", *endpoints)
         assert_copied(run, copy)
 
 
@@ -142,20 +142,20 @@ def test_the_plan_says_every_command_and_copies_nothing(lab, save_weights):
 @pytest.mark.parametrize("push", [False, True])
 def test_a_file_that_is_not_what_the_manifest_says_is_never_published(lab, save_weights, push):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     save_weights(run, 5)
     save_weights(run, 6)
     broken = run.checkpoints()[0].model / "model 1.safetensors"
     good = broken.read_bytes()
     broken.write_bytes(bytes(len(good)))
-    stdout, _ = lab.sync("latest", *way, code=1)
+    stdout, _ = lab.sync("latest", *endpoints, code=1)
     assert stdout.splitlines()[1] == (
         "epoch0-global_step5: model/model 1.safetensors is damaged at the source"
     )
     assert names(copy) == ["epoch0-global_step6"]
     broken.write_bytes(good)
-    lab.sync("latest", *way)
+    lab.sync("latest", *endpoints)
     assert_copied(run, copy)
 
 
@@ -195,7 +195,7 @@ def test_a_node_that_takes_another_cipher_alone_is_copied_from_too(
 def test_nothing_to_copy_from_is_exit_code_6(lab):
     assert "there is no run in" in lab.sync(code=6)[1]
     run = lab.run_at(lab.there / "runs")
-    assert "has no complete checkpoint: there is none at all" in lab.sync(code=6)[1]
+    assert "has no complete checkpoint: none at all" in lab.sync(code=6)[1]
     (run.checkpoints_folder / "epoch0-global_step5").mkdir()
     assert "epoch0-global_step5: no checkpoint.json" in lab.sync(code=6)[1]
     assert not (lab.here / "runs").exists()

@@ -43,33 +43,33 @@ def test_the_source_is_marked_as_read_while_it_is_copied(lab, save_weights):
 @pytest.mark.parametrize("push", [False, True])
 def test_a_checkpoint_that_the_source_removes_meanwhile_is_left_out(lab, save_weights, push):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     first = save_weights(run, 5, 4 * SLOW_BYTES)
     save_weights(run, 6)
-    process = lab.start("latest", *way, "--bwlimit", str(SLOW_KIB_PER_S))
+    process = lab.start("latest", *endpoints, "--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: incoming(copy))
     shutil.rmtree(first.path)
     stdout, _ = process.communicate()
     assert "epoch0-global_step5 was removed at the source meanwhile" in stdout
     assert (process.returncode, names(copy)) == (0, ["epoch0-global_step6"])
-    lab.sync("latest", *way)
+    lab.sync("latest", *endpoints)
     assert incoming(copy) == {}
 
 
 @pytest.mark.parametrize("push", [False, True])
 def test_two_syncs_never_write_the_same_run_at_once(lab, save_weights, push):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     save_weights(run, 5, 10 * SLOW_BYTES)
-    first = lab.start("latest", *way, "--bwlimit", str(SLOW_KIB_PER_S))
+    first = lab.start("latest", *endpoints, "--bwlimit", str(SLOW_KIB_PER_S))
     wait_for(lambda: incoming(copy))
-    _, stderr = lab.sync("latest", *way, code=5)
+    _, stderr = lab.sync("latest", *endpoints, code=5)
     assert "error: another sync of this run is at work on " in stderr
     first.send_signal(signal.SIGINT)
     first.communicate()
-    lab.sync("latest", *way)
+    lab.sync("latest", *endpoints)
     assert_copied(run, copy)
 
 
@@ -234,14 +234,14 @@ def children_of(pid):
     return found
 
 
-def kill_at_random(lab, run, copy, way, *, rounds, seed):
+def kill_at_random(lab, run, copy, endpoints, *, rounds, seed):
     """Syncs killed at random moments, alone or with all that they started; whole copies made."""
     random_of = random.Random(seed)
     watcher = Watcher(copy)
     watcher.start()
     whole = 0
     for _ in range(rounds):
-        process = lab.start("latest", *way, "--bwlimit", "20000")
+        process = lab.start("latest", *endpoints, "--bwlimit", "20000")
         time.sleep(random_of.uniform(0.2, 1.2))
         victims = [process.pid]
         if random_of.random() < 0.5:
@@ -254,7 +254,7 @@ def kill_at_random(lab, run, copy, way, *, rounds, seed):
             assert_copied_bytes(run, copy)
             whole += 1
             watcher.forget(copy.path)
-    lab.sync("latest", *way)
+    lab.sync("latest", *endpoints)
     watcher.stop()
     assert watcher.faults == []
     assert watcher.looks > rounds
@@ -279,8 +279,8 @@ def assert_copied_bytes(run, copy):
 )
 def test_a_sync_may_be_killed_at_any_moment(lab, save_weights, push, rounds):
     run = lab.run_at((lab.here if push else lab.there) / "runs")
-    way = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
+    endpoints = ["--to", f"{lab.node}:{lab.there}/copy"] if push else []
     copy = RunDir(lab.there / "copy" / run.name) if push else lab.copy_of(run)
     for step in (1, 2, 3):
         save_weights(run, step, 3_000_000)
-    assert kill_at_random(lab, run, copy, way, rounds=rounds, seed=rounds) < rounds
+    assert kill_at_random(lab, run, copy, endpoints, rounds=rounds, seed=rounds) < rounds

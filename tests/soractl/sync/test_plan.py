@@ -10,9 +10,11 @@ from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.remote.ssh_config import SshOptions
-from soractl.sync.plan import Way, Wishes, find_way, plan
+from soractl.sync.locations import Location, incoming_path, parse_location
+from soractl.sync.plan import Endpoints, SyncOptions, find_endpoints, plan
+from soractl.sync.remote_store import RemoteStore, parse_listing
 from soractl.sync.rsync import bytes_so_far
-from soractl.sync.stores import Place, Seen, There, incoming_path, parse_look, parse_place
+from soractl.sync.stores import CheckpointListing
 from tests.soractl.sync.copying import COPIED, names
 from trainer.checkpoint_dir import Checkpoint
 from trainer.run_dir import RunDir, create_run
@@ -34,49 +36,54 @@ HERE = Node("here", local=True)
     ],
 )
 def test_a_place_is_written_as_rsync_writes_it(words, node, folder):
-    assert parse_place(words, HERE) == Place(node, Path(folder.format(cwd=Path.cwd())))
+    assert parse_location(words, HERE) == Location(node, Path(folder.format(cwd=Path.cwd())))
 
 
 @pytest.mark.parametrize(
-    ("wishes", "source", "destination"),
+    ("options", "source", "destination"),
     [
-        (Wishes(), "head:/shared/runs", "runs"),
-        (Wishes(source="other:/x"), "other:/x", "runs"),
-        (Wishes(destination="other:/x"), "runs", "other:/x"),
-        (Wishes(hostfile="nodes.txt", destination="kept"), "head:/shared/runs", "kept"),
-        (Wishes(source="a", destination="b"), "a", "b"),
+        (SyncOptions(), "head:/shared/runs", "runs"),
+        (SyncOptions(source="other:/x"), "other:/x", "runs"),
+        (SyncOptions(destination="other:/x"), "runs", "other:/x"),
+        (SyncOptions(hostfile="nodes.txt", destination="kept"), "head:/shared/runs", "kept"),
+        (SyncOptions(source="a", destination="b"), "a", "b"),
     ],
 )
-def test_the_two_ends_follow_from_what_is_said(workplace, wishes, source, destination):
+def test_the_two_ends_follow_from_what_is_said(workplace, options, source, destination):
     workplace.write("hostfiles/nodes.txt", "head\nnode-2\n")
     workplace.write("hostfiles/nodes.toml", 'workdir = "/shared"\n[ssh]\nuser = "cluster"\n')
-    way = find_way(wishes, {})
-    told = [str(end).removeprefix(f"{workplace.folder}/") for end in (way.source, way.destination)]
+    endpoints = find_endpoints(options, {})
+    told = [
+        str(end).removeprefix(f"{workplace.folder}/")
+        for end in (endpoints.source, endpoints.destination)
+    ]
     assert told == [source, destination]
-    assert way.ssh.user == ("cluster" if "head" in source else None)
+    assert endpoints.ssh.user == ("cluster" if "head" in source else None)
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
-        (Wishes(), "source and destination are both "),
-        (Wishes(source="a:x", destination="b:y"), "neither a:x nor b:y is on this machine"),
+        (SyncOptions(), "source and destination are both "),
+        (SyncOptions(source="a:x", destination="b:y"), "neither a:x nor b:y is on this machine"),
     ],
 )
-def test_ends_that_cannot_be_are_refused(workplace, wishes, message):
+def test_ends_that_cannot_be_are_refused(workplace, options, message):
     with pytest.raises(SoractlError, match=message) as refused:
-        find_way(wishes, {})
+        find_endpoints(options, {})
     assert refused.value.exit_code == 2
 
 
 def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
     run = create_run(tmp_path, "stage1")
     first, second = save_weights(run, 1), save_weights(run, 2)
-    way = Way(Place(HERE, tmp_path), Place(Node("far"), Path("/copy")), SshOptions(user="me"))
+    endpoints = Endpoints(
+        Location(HERE, tmp_path), Location(Node("far"), Path("/copy")), SshOptions(user="me")
+    )
     files = {name: facts for name, facts in first.manifest.files.items() if name in COPIED}
     there = Checkpoint(Path("/copy") / first.name, replace(first.manifest, files=files))
-    seen = Seen((first, second), {"epoch0-global_step3": "no checkpoint.json"})
-    made = plan(way, run, seen, Seen((there,)), Wishes(bwlimit=50))
+    seen = CheckpointListing((first, second), {"epoch0-global_step3": "no checkpoint.json"})
+    made = plan(endpoints, run, seen, CheckpointListing((there,)), SyncOptions(bwlimit=50))
     assert (made.there, made.incomplete, made.bytes) == ((first.name,), seen.incomplete, 2020)
     [item] = made.copies
     assert item.manifest.left_out == ("optimizer",)
@@ -116,7 +123,7 @@ def test_what_a_node_says_of_its_checkpoints_is_judged_as_on_disk(tmp_path, save
         "checkpoint epoch0-global_step3\n"
         "checkpoint epoch0-global_step4\nmanifest {\n"
     )
-    seen = parse_look(run, told)
+    seen = parse_listing(run, told)
     assert seen.complete == (whole,)
     assert list(seen.incomplete) == [f"epoch0-global_step{step}" for step in (2, 3, 4)]
     assert seen.incomplete["epoch0-global_step3"] == "no checkpoint.json"
@@ -136,7 +143,9 @@ def test_a_copy_gets_no_name_from_a_manifest_that_was_cut_off(tmp_path, save_wei
         return NodeResult(node, done.stdout, done.stderr, done.returncode)
 
     with pytest.raises(SoractlError):
-        There(Place(Node("n1"), tmp_path), killed_while_it_sends).publish(copy, checkpoint.manifest)
+        RemoteStore(Location(Node("n1"), tmp_path), killed_while_it_sends).publish(
+            copy, checkpoint.manifest
+        )
     assert names(copy) == []
 
 
@@ -157,7 +166,7 @@ def test_a_node_names_the_files_that_are_not_as_the_manifest_says(tmp_path, save
         )
         return NodeResult(node, done.stdout, done.stderr, done.returncode)
 
-    node = There(Place(Node("n1"), tmp_path), with_these_programs)
+    node = RemoteStore(Location(Node("n1"), tmp_path), with_these_programs)
     assert node.damaged(checkpoint.path, checkpoint.manifest.files) == {
         changed: "has another checksum than its manifest",
         missing: "cannot be read",
@@ -166,5 +175,5 @@ def test_a_node_names_the_files_that_are_not_as_the_manifest_says(tmp_path, save
 
 def test_two_ways_to_say_what_to_copy_exclude_each_other(workplace):
     with pytest.raises(SoractlError, match="exclude each other") as refused:
-        find_way(Wishes(destination="copy", with_optimizer=True, ema_only=True), {})
+        find_endpoints(SyncOptions(destination="copy", with_optimizer=True, ema_only=True), {})
     assert refused.value.exit_code == 2
