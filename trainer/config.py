@@ -111,7 +111,8 @@ class BucketsConfig:
     the chance that a clip which fits here stays here; a pair is [at this resolution, at this
     length], drawn in the other order. A row may be short: a missing column is no bucket, so a long
     clip is cut to the longest column there is, while 0.0 is a bucket that takes nothing, so the
-    clip tries a lower resolution.
+    clip tries a lower resolution. A gap, a column before others that is no bucket either, is
+    written [0.0, 0.0].
     """
 
     frames: tuple[int, ...]

@@ -189,6 +189,8 @@ def _rule_of(
     rule_of: IntArray = np.full(len(candidates), -1, dtype=np.int64)
     open_: IntArray = np.ones(len(candidates), dtype=bool)
     for number, rule in own:
+        if rule.keep_length == 0:
+            continue  # no bucket; a draw could be 0 as well
         fits = open_ & is_long_enough(length, rule.frames)
         where = np.flatnonzero(fits)
         which = 0

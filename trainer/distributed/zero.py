@@ -1,7 +1,5 @@
 """ColossalAI's ZeRO-2: each rank keeps 1/world_size of gradients, fp32 masters and moments."""
 
-import logging
-import warnings
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MethodType
@@ -16,11 +14,9 @@ from trainer.config import OptimConfig, TrainerConfig
 from trainer.guard import Guard
 from trainer.phases import Phases
 from trainer.precision import DTYPES
+from trainer.quiet_imports import quiet_imports
 
-# What ColossalAI's imports say is about parts that are not used: apex, tensornvme, 4-bit weights.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+with quiet_imports():
     from colossalai.accelerator import get_accelerator, set_accelerator
     from colossalai.accelerator.cpu_accelerator import CpuAccelerator
     from colossalai.accelerator.cuda_accelerator import CudaAccelerator

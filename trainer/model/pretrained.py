@@ -4,7 +4,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,15 @@ class LoadReport:
 def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
     """Fill `model` from a file, a folder, or a snapshot `owner/name` in the Hugging Face cache.
 
-    WeightsError counts and names what is missing, left over or of another shape. Only tensors that
-    the kind of file cannot have may be missing: PixArt has no temporal blocks, for one.
+    WeightsError counts and names what is missing, left over or of another shape, and the model is
+    then as it was. Only tensors that the kind of file cannot have may be missing: PixArt has no
+    temporal blocks, for one. The file's tensors are held on the host until all of them fit.
     """
     path = find_snapshot(weights)
     targets = model.state_dict()
-    loaded, unexpected, dropped, mis_shaped = [], [], [], {}
+    unexpected, dropped = [], []
+    fitting: dict[str, Tensor] = {}
+    mis_shaped: dict[str, tuple[torch.Size, torch.Size]] = {}
     is_pixart = False
     for file_name, tensor in read_tensors(path):
         if file_name in _DROPPED:
@@ -70,16 +73,17 @@ def load_weights(model: nn.Module, weights: str | Path) -> LoadReport:
             continue
         tensor = _fit(name, tensor, target.shape)
         if tensor.shape == target.shape:
-            target.copy_(tensor)
-            loaded.append(name)
+            fitting[name] = tensor
         else:
             mis_shaped[name] = (tensor.shape, target.shape)
-    missing = [name for name in targets if name not in {*loaded, *mis_shaped}]
+    missing = [name for name in targets if name not in fitting and name not in mis_shaped]
     optional = _NOT_IN_PIXART if is_pixart else _CONSTANTS
     needed = [name for name in missing if not optional.fullmatch(name)]
     refuse(path, missing=needed, unexpected=unexpected, mis_shaped=mis_shaped)
+    for name, tensor in fitting.items():
+        targets[name].copy_(tensor)
     return LoadReport(
-        tuple(loaded), tuple(missing), tuple(unexpected), tuple(mis_shaped), tuple(dropped)
+        tuple(fitting), tuple(missing), tuple(unexpected), tuple(mis_shaped), tuple(dropped)
     )
 
 
@@ -100,7 +104,7 @@ def refuse(
         ("not the model's", unexpected),
         ("of another shape", shapes),
     )
-    faults = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
+    faults = [f"{len(names)} {what} ({', '.join(names)})" for what, names in parts if names]
     if faults:
         raise WeightsError(f"{path} does not fit the model; tensors: {'; '.join(faults)}")
 
@@ -196,11 +200,6 @@ def _fit(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
         more = max(0, shape[0] - len(tensor))
         return torch.cat((tensor, tensor[-1:].expand(more, -1)))[: shape[0]]
     return tensor
-
-
-def _some(names: Iterable[str]) -> str:
-    first, *rest = names
-    return ", ".join([first, *rest[:2]]) + (", ..." if len(rest) > 2 else "")
 
 
 def _spell(shape: torch.Size) -> str:

@@ -1,9 +1,10 @@
 """STDiT3, the diffusion transformer: latents, timestep and captions in, velocity out."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from einops import rearrange
@@ -34,6 +35,13 @@ _KEPT = 16  # what a block keeps of a pass over it, in sizes of its input
 _GRAPHS = 64  # for both kinds of blocks: one sample or more, one frame or more, masked or not, ...
 
 
+_NOT_THE_NETWORKS = {  # keys of published config.json files that say nothing of the network
+    *("_name_or_path", "architectures", "auto_map", "model_type", "torch_dtype", "dtype"),
+    *("transformers_version", "force_huggingface", "input_size", "skip_y_embedder"),
+    *("enable_flash_attn", "enable_layernorm_kernel", "enable_sequence_parallelism"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class STDiT3Config:
     """The network's size and which of its parts train; names as in published config.json files."""
@@ -53,6 +61,20 @@ class STDiT3Config:
     qk_norm: bool = True
     freeze_y_embedder: bool = False
     only_train_temporal: bool = False
+
+    @classmethod
+    def published(cls, values: Mapping[str, Any]) -> Self:
+        """The network of a published `config.json`, as read; ValueError names unknown keys.
+
+        Keys of the file's library, and switches of kernels that change no number, are left aside.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - fields - _NOT_THE_NETWORKS):
+            raise ValueError(f"no setting of STDiT3: {', '.join(unknown)}")
+        given = {key: value for key, value in values.items() if key in fields}
+        if "patch_size" in given:
+            given["patch_size"] = tuple(given["patch_size"])
+        return cls(**given)
 
     @property
     def out_channels(self) -> int:

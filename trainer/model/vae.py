@@ -1,5 +1,6 @@
 """OpenSoraVAE_V1_2: videos to latents and back, frame by frame and then over time."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +14,7 @@ from trainer.model.latent_size import MICRO_FRAMES, latent_frames
 from trainer.model.norm_and_silu import NormAndSilu
 from trainer.model.pretrained import load_weights
 from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
+from trainer.quiet_imports import quiet_imports
 
 _SHIFT = (-0.10, 0.34, 0.27, 0.98)
 _SCALE = (3.85, 2.32, 2.33, 3.06)
@@ -43,9 +45,10 @@ class Noise(NamedTuple):
 class SpatialVae(nn.Module):
     """diffusers' AutoencoderKL on single frames, a few at a time."""
 
-    def __init__(self, config: dict[str, Any], micro_batch_size: int) -> None:
+    def __init__(self, config: dict[str, Any], micro_batch_size: int | None) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
+        with quiet_imports():
+            from diffusers import AutoencoderKL
 
         self.micro_batch_size = micro_batch_size
         self.module = AutoencoderKL(
@@ -74,7 +77,9 @@ class SpatialVae(nn.Module):
         return torch.cat([self.module.decode(group).sample for group in groups])
 
     def _at_once(self, height: int, width: int) -> int:
-        """How many frames have as many pixels as `micro_batch_size` frames of 360p."""
+        """The number of frames with as many pixels as `micro_batch_size` frames of 360p."""
+        if self.micro_batch_size is None:
+            return sys.maxsize
         return max(1, self.micro_batch_size * _PIXELS // (height * width))
 
 
@@ -89,8 +94,8 @@ class VideoVAE(nn.Module):
         spatial: dict[str, Any],
         temporal: TemporalVaeConfig,
         *,
-        micro_frame_size: int = MICRO_FRAMES,
-        micro_batch_size: int = 4,
+        micro_frame_size: int | None = MICRO_FRAMES,  # None: all frames at once
+        micro_batch_size: int | None = 4,  # None: likewise
     ) -> None:
         super().__init__()
         self.micro_frame_size = micro_frame_size
@@ -121,7 +126,7 @@ class VideoVAE(nn.Module):
         frames = rearrange(video, "b c t h w -> (b t) c h w")
         by_frame = self.spatial_vae.encode(frames, spatial_noise)
         x = rearrange(by_frame, "(b t) c h w -> b c t h w", b=len(video))
-        chunks = x.split(self.micro_frame_size, dim=2)
+        chunks = x.split(self.micro_frame_size or x.shape[2], dim=2)
         posteriors = [self.temporal_vae.encode(chunk) for chunk in chunks]
         latents = torch.cat([posterior.mean for posterior in posteriors], dim=2)
         if temporal_noise is not None:
@@ -140,10 +145,11 @@ class VideoVAE(nn.Module):
     def decode(self, latents: Tensor, num_frames: int) -> Tensor:
         """A video [B, 3, num_frames, H, W] of its latents [B, 4, t, h, w]."""
         z = latents * self.scale + self.shift
-        chunks = z.split(latent_frames(self.micro_frame_size, self.micro_frame_size), dim=2)
-        starts = range(0, num_frames, self.micro_frame_size)
+        at_once = self.micro_frame_size or num_frames
+        chunks = z.split(latent_frames(at_once, at_once), dim=2)
+        starts = range(0, num_frames, at_once)
         by_frame = [
-            self.temporal_vae.decode(chunk, min(self.micro_frame_size, num_frames - start))
+            self.temporal_vae.decode(chunk, min(at_once, num_frames - start))
             for chunk, start in zip(chunks, starts, strict=True)
         ]
         frames = rearrange(torch.cat(by_frame, dim=2), "b c t h w -> (b t) c h w")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainer.config import load_stage
-from trainer.data.buckets import BucketRule, assign, bucket_rules
+from trainer.data.buckets import BucketRule, assign, assign_epoch, bucket_rules
 
 
 def rules_of(stage):
@@ -99,6 +99,23 @@ def test_a_dropped_length_tries_a_lower_resolution_and_a_missing_one_is_cut():
     clip = table((40, 240, 426))
     assert names(assign(clip, dropped, 1, 0)) == ["144p/34/0.56"]
     assert names(assign(clip, missing, 1, 0)) == ["240p/17/0.56"]
+
+
+def test_a_gap_among_the_lengths_is_no_bucket():
+    keep = {"240p": [1.0, 1.0, [0.0, 0.0], 1.0]}
+    gap = bucket_rules([1, 17, 34, 51], {"240p": [4, 2, 0, 1]}, keep)
+    clips = table((40, 240, 426), (60, 240, 426), (30, 240, 426), (1, 240, 426))
+    lengths = [17, 51, 17, 1]
+    assert names(assign(clips, gap, 1, 0)) == [f"240p/{frames}/0.56" for frames in lengths]
+    without = bucket_rules([1, 17, 51], {"240p": [4, 2, 1]}, {"240p": [1.0, 1.0, 1.0]})
+    assert names(assign(clips, gap, 1, 0)) == names(assign(clips, without, 1, 0))
+
+
+def test_a_stage_may_have_a_gap_among_its_lengths():
+    keep = "buckets.keep={144p=[1.0,[0.0,0.0],1.0]}"
+    settings = load_stage("smoke", [keep, "buckets.batch_size={144p=[4,0,1]}"]).config
+    assigned = assign_epoch(table((20, 144, 256), (40, 144, 256)), settings, 0)
+    assert names(assigned) == [None, "144p/34/0.56"]
 
 
 def test_a_pair_of_chances_may_be_a_list_as_in_json():

@@ -4,7 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.model.pretrained import LoadReport, find_snapshot, load_weights, read_tensors
+from trainer.model.pretrained import (
+    LoadReport,
+    WeightsError,
+    find_snapshot,
+    load_weights,
+    read_tensors,
+)
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 
 
@@ -60,6 +66,24 @@ def test_a_pixart_file_of_another_size_is_refused(pixart):
     with pytest.raises(ValueError, match="of another shape") as error:
         load_weights(smoke_model(), pixart)
     assert "x_embedder.proj.weight is 72x4x1x2x2 and should be 64x4x1x2x2, " in str(error.value)
+
+
+def test_weights_that_are_refused_change_nothing_and_every_tensor_is_named(tmp_path):
+    tensors = smoke_model(1).state_dict()
+    lacking = [name for name in tensors if name.startswith("final_layer.")]
+    for name in lacking:
+        del tensors[name]
+    tensors["x_embedder.proj.bias"] = torch.zeros(3)
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = smoke_model(2)
+    with pytest.raises(WeightsError) as refused:
+        load_weights(model, tmp_path)
+    assert equal(model, smoke_model(2))
+    assert str(refused.value) == (
+        f"{tmp_path} does not fit the model; tensors: "
+        f"{len(lacking)} missing ({', '.join(lacking)}); "
+        "1 of another shape (x_embedder.proj.bias is 3 and should be 64)"
+    )
 
 
 def test_a_pixart_file_may_not_lack_anything_else(facts, pixart, tmp_path):

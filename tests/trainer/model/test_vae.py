@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -165,3 +167,29 @@ def test_a_vae_of_which_a_tensor_is_missing_is_refused(tmp_path):
     save_file(tensors, tmp_path / "vae.safetensors")
     with pytest.raises(WeightsError, match=r"1 missing \(temporal_vae.encoder.conv_in.conv.weight"):
         build_vae(replace(config, weights=str(tmp_path / "vae.safetensors")))
+
+
+def test_a_video_may_go_through_the_vae_at_once(golden, pipeline):
+    facts = facts_of(golden, "vae_pipeline_a")
+    spatial = {name: facts["spatial_config"][name] for name in SPATIAL_FIELDS}
+    temporal = temporal_config(facts["temporal_config"])
+    whole = VideoVAE(spatial, temporal, micro_frame_size=None, micro_batch_size=None).eval()
+    whole.load_state_dict(pipeline.state_dict())
+    video = torch.rand(1, 3, 9, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latents = whole.encode(video)
+        assert latents.shape == (1, 4, 3, 2, 3)
+        torch.testing.assert_close(latents, pipeline.encode(video))  # a single chunk there too
+        torch.testing.assert_close(whole.decode(latents, 9), pipeline.decode(latents, 9))
+        assert whole.encode(video.repeat(1, 1, 3, 1, 1)).shape == (1, 4, 7, 2, 3)
+
+
+def test_building_the_vae_prints_nothing():
+    code = (
+        "from trainer.model.vae import VAE_SIZES, VideoVAE\n"
+        "from trainer.model.vae_temporal import TemporalVaeConfig\n"
+        "size = VAE_SIZES['smoke']\n"
+        "VideoVAE(size['spatial'], TemporalVaeConfig(**size['temporal']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
