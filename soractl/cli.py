@@ -9,6 +9,7 @@ import typer
 
 from soractl.checkpoints import commands as checkpoint_commands
 from soractl.data import commands as data_commands
+from soractl.stages import commands as stage_commands
 from soractl.terminal.options import Unsaid, is_number, is_word, positive
 from soractl.terminal.options import command as command_with
 
@@ -25,8 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-config_app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
+app.add_typer(stage_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="ckpt")
 app.add_typer(data_commands.app, name="data")
 
@@ -358,44 +358,6 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
     values = launch_report.outcome_json(started, ended, last)
     output.report(launch_report.outcome(started, ended, last), values, as_json)
     raise typer.Exit(ended.exit_code)
-
-
-@config_app.command("show")
-def config_show(
-    stages: Annotated[list[str], typer.Argument(help="One stage, or several to compare.")],
-    overrides: Overrides = None,
-    as_json: Json = False,
-) -> None:
-    """Show a stage's settings and their files.
-
-    Of several stages: the settings that are not the same in all of them.
-    """
-    from soractl.stages import comparison
-    from soractl.stages import report as config_report
-    from soractl.terminal import output
-    from trainer.config import load_stage
-
-    loaded = [load_stage(name, tuple(overrides or ())) for name in stages]
-    rows = comparison.one(loaded[0]) if len(loaded) == 1 else comparison.differing(loaded)
-    output.report(config_report.lines(stages, rows), config_report.as_json(stages, rows), as_json)
-
-
-@config_app.command("diff")
-def config_diff(
-    first: Annotated[str, typer.Argument(help="A stage.")],
-    second: Annotated[str, typer.Argument(help="Another.")],
-    as_json: Json = False,
-) -> None:
-    """Show in what two stages differ, long tables folded."""
-    from soractl.stages import comparison
-    from soractl.stages import report as config_report
-    from soractl.terminal import output
-    from trainer.config import load_stage
-
-    names = [first, second]
-    rows = comparison.differing([load_stage(name) for name in names])
-    short = comparison.folded(rows)
-    output.report(config_report.lines(names, short), config_report.as_json(names, rows), as_json)
 
 
 def main() -> None:
