@@ -5,16 +5,13 @@ from typing import Annotated
 
 import typer
 
+from soractl.terminal.options import DryRun, Json, RunName, Runs
+
 app = typer.Typer(
     help="List, check, remove and take over checkpoints.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Runs = Annotated[str, typer.Option("--runs", help="The folder of all runs.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
 
 
 @app.command("list")

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from soractl.terminal.options import Json, Overrides, StageName
+
 app = typer.Typer(help="Prepare and examine tables of clips.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="The table to write: .csv or .parquet.")]
 Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of clips.")]
 
@@ -147,7 +148,7 @@ def merge(
 
 @app.command("encode")
 def encode(
-    stage: Annotated[str, typer.Argument(help="The name of a file in configs/.")],
+    stage: StageName,
     out: Annotated[
         Path, typer.Option("--out", help="The folder of features, which all nodes share.")
     ],
@@ -161,10 +162,7 @@ def encode(
         Literal["text", "video"] | None, typer.Option(help="Captions alone, or latents alone.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large it gets.")] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Encode a stage's clips and captions once, so that training need not.
@@ -194,16 +192,13 @@ def encode(
 
 @app.command("buckets")
 def buckets(
-    stage: Annotated[str, typer.Argument(help="The name of a file in configs/.")],
+    stage: StageName,
     table: Table,
     ranks: Annotated[int, typer.Option(min=1, help="GPUs that train.")] = 1,
     picture: Annotated[
         Path | None, typer.Option(help="A map of resolutions and lengths to write: .png.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Show where a stage's buckets put the clips of a table in its first epoch."""

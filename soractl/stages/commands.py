@@ -4,13 +4,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
+from soractl.terminal.options import Json, Overrides
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
-]
+app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
 
 
 @app.command("show")

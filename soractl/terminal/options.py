@@ -1,41 +1,60 @@
-"""What Typer lacks: options whose value may be left out, and numbers above zero."""
+"""Options that several commands share, and kinds of options that Typer lacks."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 
+def positive(value: float | None) -> float | None:
+    """The number of seconds; BadParameter unless it is positive and finite."""
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise typer.BadParameter(f"{value:g} must be a positive number of seconds")
+    return value
+
+
+StageName = Annotated[str, typer.Argument(help="The name of a file in configs/.")]
+RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
+Hosts = Annotated[str | None, typer.Argument(help="A hostfile, or node-[001-024].")]
+Hostfile = Annotated[
+    str | None,
+    typer.Option("--hostfile", help="Nodes, one a line, or a list such as node-[001-024]."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
+]
+Runs = Annotated[str, typer.Option("--runs", help="The folder of all runs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Timeout = Annotated[
+    float, typer.Option(callback=positive, help="Seconds that a node has to answer.")
+]
+
+
 @dataclass(frozen=True)
-class Unsaid:
-    """What an option means without a value, and which next word is one."""
+class ImplicitValue:
+    """The value of an option that stands alone, and the test of the next word for being one."""
 
     value: str
     is_value: Callable[[str], bool]
 
 
-def command(unsaid: Mapping[str, Unsaid]) -> type[TyperCommand]:
-    """A command some of whose options may stand without a value."""
+def command_with(implicit: Mapping[str, ImplicitValue]) -> type[TyperCommand]:
+    """Command class with options that may stand without a value."""
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-            return super().parse_args(ctx, list(_completed(args, unsaid)))
+            return super().parse_args(ctx, list(_completed(args, implicit)))
 
     return Command
 
 
-def positive(value: float | None) -> float | None:
-    """The number, if it is a time that can be waited for."""
-    if value is not None and not (value > 0 and math.isfinite(value)):
-        raise typer.BadParameter(f"{value:g} is no number of seconds above 0")
-    return value
-
-
 def is_number(word: str) -> bool:
-    """Whether this is a value for an option that takes a number."""
+    """True for a value of an option that takes a number."""
     try:
         float(word)
     except ValueError:
@@ -44,15 +63,15 @@ def is_number(word: str) -> bool:
 
 
 def is_word(word: str) -> bool:
-    """Whether this is a value and not the next option."""
+    """True for a value, False for the next option."""
     return not word.startswith("-")
 
 
-def _completed(args: Sequence[str], unsaid: Mapping[str, Unsaid]) -> Iterator[str]:
+def _completed(args: Sequence[str], implicit: Mapping[str, ImplicitValue]) -> Iterator[str]:
     options_end = args.index("--") if "--" in args else len(args)
     for at, word in enumerate(args):
         yield word
-        if word in unsaid and at < options_end:
+        if word in implicit and at < options_end:
             following = args[at + 1 : at + 2]
-            if not (following and unsaid[word].is_value(following[0])):
-                yield unsaid[word].value
+            if not (following and implicit[word].is_value(following[0])):
+                yield implicit[word].value

@@ -4,12 +4,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from soractl.terminal.options import Unsaid, command, is_number, is_word, positive
+from soractl.terminal.options import ImplicitValue, command_with, is_number, is_word, positive
 
 app = typer.Typer()
 
 
-@app.command(cls=command({"--every": Unsaid("5", is_number), "--like": Unsaid("x.*", is_word)}))
+IMPLICIT = {"--every": ImplicitValue("5", is_number), "--like": ImplicitValue("x.*", is_word)}
+
+
+@app.command(cls=command_with(IMPLICIT))
 def main(
     every: Annotated[float | None, typer.Option(callback=positive)] = None,
     like: str | None = None,

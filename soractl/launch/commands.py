@@ -1,0 +1,130 @@
+"""Commands that start attempts: `launch` and `resume`."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soractl.terminal.options import DryRun, Hostfile, Json, Overrides, Runs, StageName
+
+if TYPE_CHECKING:
+    from soractl.launch.prepare import Prepared
+    from soractl.launch.start import Started
+    from soractl.remote.requests import Remote
+
+Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
+
+app = typer.Typer()
+
+
+@app.command()
+def launch(
+    stage: StageName,
+    hostfile: Hostfile = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Checkpoint, run or file that gives the first weights.")
+    ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="Start from the checkpoint's averages, not its weights.")
+    ] = False,
+    overrides: Overrides = None,
+    detach: Detach = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Start a stage on all nodes and follow it.
+
+    Ctrl-C detaches: the run goes on. The exit code is the run's.
+    """
+    from soractl.launch.prepare import Wishes, prepare_launch
+
+    wishes = Wishes(
+        runs=runs,
+        hostfile=hostfile,
+        init_from=init_from,
+        ema=ema,
+        overrides=tuple(overrides or ()),
+    )
+    prepared = prepare_launch(stage, wishes, os.environ)
+    if dry_run:
+        return _show_plan(prepared, as_json)
+    return _start(prepared, detach, force, as_json)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or a checkpoint's folder.")],
+    hostfile: Hostfile = None,
+    overrides: Overrides = None,
+    reset_data: Annotated[
+        bool, typer.Option("--reset-data", help="Begin the epoch anew: the data set has changed.")
+    ] = False,
+    detach: Detach = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Go on with a run from its newest checkpoint.
+
+    Weights, optimizer, schedule, averages, data position and random state are restored; the
+    run's folder stays the same, and `--set` changes settings from here on.
+    """
+    from soractl.launch.prepare import Wishes, prepare_resume
+
+    wishes = Wishes(
+        runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()), reset_data=reset_data
+    )
+    prepared = prepare_resume(run, wishes, os.environ)
+    if dry_run:
+        return _show_plan(prepared, as_json)
+    return _start(prepared, detach, force, as_json)
+
+
+def _show_plan(prepared: "Prepared", as_json: bool) -> None:
+    from soractl.launch import report as launch_report
+    from soractl.terminal import output
+
+    plan = launch_report.plan_json(prepared)
+    output.report(launch_report.whole_plan(prepared), plan, as_json)
+
+
+def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> None:
+    from soractl.launch import preflight
+    from soractl.launch import report as launch_report
+    from soractl.launch import start as launcher
+    from soractl.remote.connections import Connections
+    from soractl.terminal import output
+
+    output.note(launch_report.summary(prepared))
+    with Connections(prepared.site.cluster.ssh) as remote:
+        if prepared.run is not None:
+            # Before the nodes are judged: its own ranks would count against it.
+            launcher.refuse_if_alive(prepared.run, remote)
+        preflight.check(prepared, remote, force=force)
+        started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
+        output.note(launch_report.started(started))
+        if detach:
+            return output.report([started.run.name], launch_report.started_json(started), as_json)
+        return _follow(started, remote, as_json)
+
+
+def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
+    from soractl.errors import ExitCode
+    from soractl.launch import follow as follower
+    from soractl.launch import report as launch_report
+    from soractl.terminal import output
+
+    try:
+        with output.progress_display() as display:
+            ended, last = follower.follow(started, remote, display)
+    except KeyboardInterrupt:
+        output.note(launch_report.detached(started))
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    values = launch_report.outcome_json(started, ended, last)
+    output.report(launch_report.outcome(started, ended, last), values, as_json)
+    raise typer.Exit(ended.exit_code)

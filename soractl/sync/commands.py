@@ -1,0 +1,79 @@
+"""The `sync` command."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soractl.terminal.options import DryRun, Hostfile, Json, RunName, positive
+
+if TYPE_CHECKING:
+    from soractl.sync.plan import SyncOptions
+
+app = typer.Typer()
+
+
+@app.command()
+def sync(
+    run: RunName = "latest",
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="[HOST:]DIR", help="A folder of runs.")
+    ] = None,
+    destination: Annotated[
+        str | None, typer.Option("--to", metavar="[HOST:]DIR", help="Another; else runs/ here.")
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option(callback=positive, help="Again every so many seconds.")
+    ] = None,
+    with_optimizer: Annotated[
+        bool, typer.Option("--with-optimizer", help="All of it, so that it can be resumed.")
+    ] = False,
+    ema_only: Annotated[bool, typer.Option("--ema-only", help="The averages alone.")] = False,
+    bwlimit: Annotated[int | None, typer.Option(min=1, help="At most so many KiB/s.")] = None,
+    hostfile: Hostfile = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Copy complete checkpoints to another machine, or from one.
+
+    Without --from they come from the head node's runs/, or with --to from runs/ here.
+    """
+    from soractl.sync.plan import SyncOptions
+
+    options = SyncOptions(
+        run=run,
+        source=source,
+        destination=destination,
+        hostfile=hostfile,
+        with_optimizer=with_optimizer,
+        ema_only=ema_only,
+        bwlimit=bwlimit,
+    )
+    if dry_run:
+        return _show_sync_plan(options, as_json)
+    return _sync(options, watch, as_json)
+
+
+def _show_sync_plan(options: "SyncOptions", as_json: bool) -> None:
+    from soractl.sync import copy as sync
+    from soractl.sync import report as sync_report
+    from soractl.terminal import output
+
+    plan = sync.dry_run(options, os.environ)
+    output.report(sync_report.plan_lines(plan), sync_report.plan_json(plan), as_json)
+
+
+def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
+    from soractl.errors import ExitCode
+    from soractl.sync import copy as sync
+    from soractl.sync import report as sync_report
+    from soractl.terminal import output
+
+    display, log = output.transfer_display, output.note
+    try:
+        for synced in sync.rounds(options, os.environ, display, every_s=every_s, log=log):
+            output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)
+    except KeyboardInterrupt:
+        output.note("stopped; the next sync goes on from here")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    raise typer.Exit(synced.exit_code)
