@@ -43,4 +43,4 @@ def test_an_option_may_stand_without_its_value(arguments, told):
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
 def test_a_time_is_above_zero(value):
     done = CliRunner().invoke(app, ["--every", value])
-    assert (done.exit_code, "above 0" in done.output) == (2, True)
+    assert (done.exit_code, "positive" in done.output) == (2, True)
