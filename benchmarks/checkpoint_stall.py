@@ -22,13 +22,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from colossalai.booster import Booster
+from colossalai.booster.plugin import LowLevelZeroPlugin
 from torch.distributed.run import main as torchrun
 
 from trainer.checkpoints.checkpoint import TrainingState
 from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, TrainerConfig, load_stage
 from trainer.distributed.parallel import Ranks, process_group
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
 from trainer.manifest import Manifest
 from trainer.model.stdit3 import STDiT3, STDiT3Config
@@ -67,7 +69,7 @@ def compare(ranks: Ranks, folder: Path, rounds: int) -> None:
     saver = Saver(
         RunDir(folder), ranks, CheckpointConfig(every_steps=0, keep_last=1, keep_every_steps=0)
     )
-    saver.make_room(state)  # as before the first step
+    saver.preallocate_host_memory(state)  # as before the first step
     steps = iter(range(1, sys.maxsize))
 
     def ours() -> None:
@@ -99,10 +101,11 @@ def trained_once() -> tuple[Any, torch.nn.Module, TrainingState]:
     torch.manual_seed(0)
     optim = load_stage("stage1", folder=REPOSITORY / "configs").config.optim
     model = STDiT3(SIZE)
-    booster, wrapped, optimizer = boost(model, optim, TRAINER)
-    booster.backward(sum(p.float().mean() for p in optimizer.working), optimizer)
+    wrapped, optimizer = wrap_with_zero(model, optim, TRAINER)
+    optimizer.backward(sum(p.float().mean() for p in optimizer.working))
     optimizer.step()
     optimizer.zero_grad()
+    booster = Booster(plugin=LowLevelZeroPlugin(stage=2))  # it saves what it did not wrap as well
     return booster, wrapped, TrainingState(model, optimizer, Ema(optimizer.masters, 0.99))
 
 
@@ -117,11 +120,11 @@ def save_as_the_reference(
     dist.barrier()
     whole = dict(state.model.state_dict())
     for name, mine in state.averages.items():
-        heard = [torch.empty_like(mine) for _ in range(ranks.world_size)]
-        dist.all_gather(heard, mine)
+        gathered = [torch.empty_like(mine) for _ in range(ranks.world_size)]
+        dist.all_gather(gathered, mine)
         if ranks.is_first:
             shape = whole[name].shape
-            whole[name] = torch.cat(heard)[: shape.numel()].view(shape)
+            whole[name] = torch.cat(gathered)[: shape.numel()].view(shape)
     if ranks.is_first:
         torch.save(whole, folder / "ema.pt")
     dist.barrier()

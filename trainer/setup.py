@@ -12,18 +12,18 @@ from trainer.atomic_files import read_json
 from trainer.checkpoint_dir import Checkpoint, read_checkpoint
 from trainer.checkpoints.checkpoint import TrainingState, restore
 from trainer.checkpoints.integrity import files_of, refuse_damaged, source_of
+from trainer.checkpoints.rollback import roll_back_to
 from trainer.checkpoints.saver import Saver
-from trainer.checkpoints.takeover import take_over
 from trainer.config import TrainConfig
 from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import load_clips
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import check_same_data, fingerprint
 from trainer.data.position import Progress, beginning, resumed
-from trainer.distributed.agreement import Agreement
+from trainer.distributed.consensus import StopSaveConsensus
 from trainer.distributed.node_group import node_of
 from trainer.distributed.parallel import Ranks
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
 from trainer.guard import Guard
 from trainer.lr_schedule import build_lr_schedule
@@ -37,7 +37,7 @@ from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import ConfigError
-from trainer.step import Trainee
+from trainer.step import TrainStep
 from trainer.training import Training
 from trainer.validation import Validation
 
@@ -62,30 +62,30 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         clips, features, progress, settings, ranks
     )  # refuses a table before networks load
     with _reading(checkpoint, origin, ranks):
-        trainee = build(settings, ranks, origin, progress, features)
+        train_step = build(settings, ranks, origin, progress, features)
         if checkpoint:
-            restore(checkpoint, trainee.state, ranks)
+            restore(checkpoint, train_step.state, ranks)
     if checkpoint:
         manifest = checkpoint.manifest
-        trainee.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
+        train_step.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
         log.info("resumed from %s", checkpoint.name)
     if ranks.is_first:
-        take_over(run, attempt, progress.global_step)
+        roll_back_to(run, attempt, progress.global_step)
     saver = Saver(run, ranks, settings.checkpoint)
-    saver.make_room(trainee.state)
+    saver.preallocate_host_memory(train_step.state)
     bucket_seconds = BucketSeconds(run, ranks)
     training = Training(
         run=run,
-        trainee=trainee,
+        train_step=train_step,
         clips=clips,
         features=features,
         ranks=ranks,
-        log=TrainLog(run, attempt, trainee, ranks, bucket_seconds, progress.global_step),
+        log=TrainLog(run, attempt, train_step, ranks, bucket_seconds, progress.global_step),
         saver=saver,
-        agreement=Agreement(),
+        consensus=StopSaveConsensus(),
         progress=progress,
         bucket_seconds=bucket_seconds,
-        validation=Validation(trainee, ranks) if settings.validation.every_steps else None,
+        validation=Validation(train_step, ranks) if settings.validation.every_steps else None,
     )
     gc.collect()
     gc.freeze()
@@ -99,19 +99,19 @@ def build(
     origin: Mapping[str, Any],
     progress: Progress,
     features: CachedFeatures,
-) -> Trainee:
+) -> TrainStep:
     """The networks on their device and what trains them; no encoder of what is cached."""
     if not features.captions:
         networks.check_captions(settings)
     dtype = DTYPES[settings.trainer.dtype]
     model, node = networks.build_model(settings), node_of(ranks)
     if origin["kind"] == "init_from":
-        report = node.ask_reader(lambda: load_weights(model, Path(origin["path"])))
-        node.hand_out(model.state_dict().values())
+        report = node.run_on_reader(lambda: load_weights(model, Path(origin["path"])))
+        node.broadcast_from_reader(model.state_dict().values())
         if ranks.is_first:
             log.info("start weights from %s: %s", origin["path"], report)
     guard, phases = Guard(settings.guard.spike_factor), Phases()
-    _, wrapped, optimizer = boost(model, settings.optim, settings.trainer, guard, phases)
+    wrapped, optimizer = wrap_with_zero(model, settings.optim, settings.trainer, guard, phases)
     if settings.trainer.compile:
         model.compile_blocks()
     if ranks.is_first and ranks.device.type == "cuda" and not COMPILER:
@@ -121,7 +121,7 @@ def build(
     make_encoder = partial(
         networks.build_caption_encoder, settings.text_encoder, settings.seed, **where
     )
-    return Trainee(
+    return TrainStep(
         config=settings,
         device=ranks.device,
         vae=None if features.latents else node.build(make_vae),
@@ -145,7 +145,7 @@ def _reading(
     with source.being_read() if source and node.is_reader else nullcontext():
         if source and weights:
             names = files_of(source, weights)
-            node.ask_reader(lambda: refuse_damaged(source, names))
+            node.run_on_reader(lambda: refuse_damaged(source, names))
         yield
 
 

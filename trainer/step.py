@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from trainer.checkpoints.checkpoint import TrainingState
+from trainer.chunks import NoisedBatch, backward_in_chunks
 from trainer.config import TrainConfig
 from trainer.data.buckets import Bucket
 from trainer.data.loader import Batch, SkippedClip
@@ -16,7 +17,6 @@ from trainer.frame_masks import draw_frame_masks
 from trainer.model.flops import forward_flops
 from trainer.model.text_encoder import CaptionEncoder, pad_captions
 from trainer.model.vae import VideoVAE
-from trainer.parts import Drawn, learn
 from trainer.phases import Phases
 from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
@@ -25,12 +25,12 @@ from trainer.seeds import derive_seed
 
 
 class GpuMemoryError(Exception):
-    """A micro batch does not fit; the message says what to do."""
+    """A micro batch does not fit; the remedy is a smaller `model.tokens_at_once`."""
 
 
 @dataclass(frozen=True)
 class MicroResult:
-    """What a micro batch gave; tensors stay on the device, so that no step waits for the host."""
+    """The losses of a micro batch; tensors stay on the device: no step waits for the host."""
 
     bucket: Bucket
     clips: int  # 0 if none could be read
@@ -42,7 +42,7 @@ class MicroResult:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found on this rank."""
+    """The micro batches of a step on this rank, and its norms."""
 
     micro: tuple[MicroResult, ...]
     grad_norm: Tensor  # scalar, over all ranks, before clipping
@@ -57,7 +57,7 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainStep:
     """The networks, what trains them, and their settings."""
 
     config: TrainConfig
@@ -70,11 +70,14 @@ class Trainee:
     lr_schedule: LambdaLR
     phases: Phases
 
-    def step(self, batches: Iterable[Batch], count: int, epoch: int) -> StepResult:
-        """Train on the mean of `count` micro batches; every draw depends on its batch alone."""
+    def run(self, batches: Iterable[Batch], count: int, epoch: int) -> StepResult:
+        """Train on the mean of `count` micro batches; every draw depends on its batch alone.
+
+        GpuMemoryError if one of them does not fit.
+        """
         lr = self.lr_schedule.get_last_lr()[0]
         batches = iter(batches)
-        micro = tuple(self._learn(batches, count, epoch) for _ in range(count))
+        micro = tuple(self._backward(batches, count, epoch) for _ in range(count))
         optimizer = self.state.optimizer
         with self.phases.of("optimizer"):
             optimizer.step()
@@ -83,21 +86,21 @@ class Trainee:
             self.state.ema.update()
         return StepResult(micro, optimizer.grad_norm, optimizer.weight_norm, lr)
 
-    def _learn(self, batches: Iterator[Batch], count: int, epoch: int) -> MicroResult:
-        """Add the gradients of the next micro batch; an empty one weighs nothing."""
+    def _backward(self, batches: Iterator[Batch], count: int, epoch: int) -> MicroResult:
+        """Add the gradients of the next micro batch; an empty one has weight 0."""
         self.phases.begin_micro_step()
         with self.phases.of("data"):
             batch = next(batches)
         model, optimizer = self.state.model, self.state.optimizer
-        with self._saying_what_does_not_fit(batch.micro_batch.bucket):
+        with self._explaining_out_of_memory(batch.micro_batch.bucket):
             with self.phases.of("encode"):
                 latents, conditions = self.encode(batch, epoch)
-            drawn = self._draw(batch, epoch, latents, conditions)
-            losses = learn(
+            noised = self._draw(batch, epoch, latents, conditions)
+            losses = backward_in_chunks(
                 self.flow,
                 self.model,
                 optimizer,
-                drawn,
+                noised,
                 weight=0.0 if batch.is_empty else 1 / count,
                 clips_at_once=model.clips_at_once(latents.shape),
             )
@@ -109,12 +112,12 @@ class Trainee:
             clips=0 if batch.is_empty else len(batch.rows),
             skipped=batch.skipped,
             losses=losses,
-            t=drawn.t,
+            t=noised.t,
             flops=flops,
         )
 
     @contextmanager
-    def _saying_what_does_not_fit(self, bucket: Bucket) -> Iterator[None]:
+    def _explaining_out_of_memory(self, bucket: Bucket) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -130,8 +133,8 @@ class Trainee:
 
     def _draw(
         self, batch: Batch, epoch: int, latents: Tensor, conditions: dict[str, Tensor]
-    ) -> Drawn:
-        """With timesteps, noise and frame masks."""
+    ) -> NoisedBatch:
+        """The batch with timesteps, noise and frame masks, from seeds of its own."""
         key = (self.config.seed, epoch, batch.micro_batch.index)
         draws = torch.Generator(self.device).manual_seed(derive_seed(*key, "diffusion"))
         frame_mask = draw_frame_masks(
@@ -147,11 +150,11 @@ class Trainee:
         noise = torch.randn(latents.shape, generator=draws, device=self.device, dtype=latents.dtype)
         if frame_mask is not None:
             frame_mask = frame_mask.to(self.device)
-        return Drawn(latents, noise, t, conditions, frame_mask)
+        return NoisedBatch(latents, noise, t, conditions, frame_mask)
 
     @torch.no_grad()
     def encode(self, batch: Batch, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Latents [B, 4, t, h, w] and what the model is told beside them."""
+        """Latents [B, 4, t, h, w] and the conditions that the model reads beside them."""
         return self._latents(batch, epoch), self._conditions(batch, epoch)
 
     def _latents(self, batch: Batch, epoch: int) -> Tensor:
@@ -166,9 +169,8 @@ class Trainee:
         chance = self.config.model.caption_dropout
         seeds = self._clip_seeds(batch, epoch, "caption_dropout")
         dropped = [seed / 2**63 < chance for seed in seeds]
-        size = torch.tensor(
-            [batch.height, batch.width], dtype=self.dtype
-        )  # on the host, as trained
+        # on the host, where the model reads their values, and in the dtype of published training
+        size = torch.tensor([batch.height, batch.width], dtype=self.dtype)
         return {
             "y": y,
             "mask": caption_mask,
@@ -188,7 +190,7 @@ class Trainee:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model and the latents are computed in."""
+        """The type of the model and of the latents."""
         return DTYPES[self.config.trainer.dtype]
 
     def _clip_seeds(self, batch: Batch, epoch: int, purpose: str) -> list[int]:

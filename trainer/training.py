@@ -15,7 +15,7 @@ from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import fingerprint
 from trainer.data.loader import ClipLoader
 from trainer.data.position import Progress
-from trainer.distributed.agreement import SAVE, Agreement
+from trainer.distributed.consensus import SAVE, StopSaveConsensus
 from trainer.distributed.parallel import Ranks
 from trainer.manifest import Manifest
 from trainer.metrics.bucket_seconds import BucketSeconds
@@ -23,7 +23,7 @@ from trainer.metrics.sinks import best_effort
 from trainer.metrics.train_log import TrainLog
 from trainer.remedy import Remedy, with_remedy
 from trainer.run_dir import RunDir
-from trainer.step import Trainee
+from trainer.step import TrainStep
 from trainer.validation import Validation
 
 log = logging.getLogger("trainer")
@@ -38,13 +38,13 @@ class Training:
     """A run on this rank: what is trained, on what, and how far it has come."""
 
     run: RunDir
-    trainee: Trainee
+    train_step: TrainStep
     clips: ClipTable
     features: CachedFeatures
     ranks: Ranks
     log: TrainLog
     saver: Saver
-    agreement: Agreement
+    consensus: StopSaveConsensus
     progress: Progress
     bucket_seconds: BucketSeconds
     validation: Validation | None
@@ -52,7 +52,7 @@ class Training:
 
     def run_to_the_end(self) -> None:
         """Every epoch that is left, or until `trainer.max_steps` or a signal."""
-        settings = self.trainee.config
+        settings = self.train_step.config
         with ClipLoader(
             self.clips, seed=settings.seed, settings=settings.data, features=self.features
         ) as loader:
@@ -64,7 +64,7 @@ class Training:
     def _run_epoch(self, loader: ClipLoader) -> None:
         epoch = self.progress.epoch
         plan, leaves_out = plan_rest_of_epoch(
-            self.clips, self.features, self.progress, self.trainee.config, self.ranks
+            self.clips, self.features, self.progress, self.train_step.config, self.ranks
         )
         if leaves_out:
             log.info("clips that this epoch leaves out, of %d: %s", len(self.clips), leaves_out)
@@ -76,12 +76,12 @@ class Training:
         mine = plan.for_rank(self.ranks.rank, self.progress.micro_step)
         batches = loader.batches(epoch, mine)
         while left := plan.steps - self.progress.micro_step:
-            micro_steps = min(left, self.trainee.config.optim.accumulate)
-            result = self.trainee.step(batches, micro_steps, epoch)
+            micro_steps = min(left, self.train_step.config.optim.accumulate)
+            result = self.train_step.run(batches, micro_steps, epoch)
             self.progress = self.progress.after_step(micro_steps)
             self.log.step(result, self.progress, total, self._validation_loss())
             self._stop_if_all_is_skipped()
-            wish = self.agreement.after_step()
+            wish = self.consensus.after_step()
             self.signal = 0 if wish == SAVE else wish
             if micro_steps == left:
                 break  # saved below, with the costs that order the next epoch
@@ -89,24 +89,24 @@ class Training:
                 self._save()
             if self._is_over():
                 return
-        is_measured = self.trainee.config.balance.measured
+        is_measured = self.train_step.config.balance.measured
         ended, costs = self.progress, self.bucket_seconds.agreed() if is_measured else {}
         self.progress = ended.next_epoch(costs)
         self._save(ended)
 
     def _validation_loss(self) -> float | None:
-        every = self.trainee.config.validation.every_steps
+        every = self.train_step.config.validation.every_steps
         is_due = self.validation and self.progress.global_step % every == 0
         return self.validation.loss() if self.validation and is_due else None
 
     def _stop_if_all_is_skipped(self) -> None:
-        guard, skips = self.trainee.config.guard, self.log.skips_in_a_row
+        guard, skips = self.train_step.config.guard, self.log.skips_in_a_row
         if skips < guard.most_skips:
             return
         self._save()
         self.saver.close()
         dist.barrier()  # the first rank to end takes the others with it
-        rate = self.trainee.config.optim.lr
+        rate = self.train_step.config.optim.lr
         raise with_remedy(
             TooManySkipsError(
                 f"{skips} steps in a row were left out, up to step {self.progress.global_step}: "
@@ -119,28 +119,28 @@ class Training:
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:
         micro_steps = plan.steps - self.progress.micro_step
-        return self.progress.step - (-micro_steps // self.trainee.config.optim.accumulate)
+        return self.progress.step - (-micro_steps // self.train_step.config.optim.accumulate)
 
     def _total_steps(self, plan: EpochPlan) -> int:
         """The run's steps, if every epoch had as many as this; buckets are drawn anew each time."""
-        settings, steps = self.trainee.config, self._steps_of_epoch(plan)
+        settings, steps = self.train_step.config, self._steps_of_epoch(plan)
         left = (settings.epochs - self.progress.epoch) * steps - self.progress.step
         return min(self.progress.global_step + left, settings.trainer.max_steps or sys.maxsize)
 
     def _is_over(self) -> bool:
-        most = self.trainee.config.trainer.max_steps
+        most = self.train_step.config.trainer.max_steps
         return bool(self.signal) or (most is not None and self.progress.global_step >= most)
 
     def _is_checkpoint_due(self) -> bool:
-        settings = self.trainee.config.checkpoint
+        settings = self.train_step.config.checkpoint
         minutes = settings.every_minutes
         if self.ranks.is_first and minutes and self.saver.idle_s > minutes * 60:
-            self.agreement.wish_to_save()
+            self.consensus.request_save()
         return settings.every_steps > 0 and self.progress.global_step % settings.every_steps == 0
 
     def _save(self, ended: Progress | None = None) -> None:
         """Here, or at the end of an epoch, which gives the checkpoint its name."""
-        progress, guard = self.progress, self.trainee.state.optimizer.guard
+        progress, guard = self.progress, self.train_step.state.optimizer.guard
         place = ended or progress
         manifest = Manifest(
             epoch=place.epoch,
@@ -150,7 +150,7 @@ class Training:
             consumed=place.consumed,
             epoch_is_over=ended is not None,
             data_fingerprint=fingerprint(
-                self.clips, self.trainee.config, self.features.draw_of(progress.epoch)
+                self.clips, self.train_step.config, self.features.draw_of(progress.epoch)
             ),
             costs=progress.costs,
             recent_grad_norms=tuple(guard.recent_norms),
@@ -158,5 +158,5 @@ class Training:
         )
         with best_effort("what buckets take"):
             self.bucket_seconds.save()
-        self.saver.save(self.trainee.state, manifest)
+        self.saver.save(self.train_step.state, manifest)
         gc.collect()

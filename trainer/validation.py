@@ -20,7 +20,7 @@ from trainer.distributed.parallel import Ranks
 from trainer.model import build as networks
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError
-from trainer.step import Trainee
+from trainer.step import TrainStep
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the noise: the middles of the timestep bands
 
@@ -36,14 +36,16 @@ class _Example:
 class Validation:
     """Clips of `validation.path`, encoded once; each rank has its share of them."""
 
-    def __init__(self, trainee: Trainee, ranks: Ranks) -> None:
-        settings = trainee.config
+    def __init__(self, train_step: TrainStep, ranks: Ranks) -> None:
+        settings = train_step.config
         path = settings.validation.path or settings.data.path
         clips = load_clips(Path(path))
         plan = _plan(clips, settings)
-        self._trainee, self._clips = trainee, len(plan)
+        self._train_step, self._clips = train_step, len(plan)
         mine = plan[ranks.rank :: ranks.world_size]
-        self._examples = list(_encode(_with_encoders(trainee, ranks), clips, mine)) if plan else []
+        self._examples = (
+            list(_encode(_with_encoders(train_step, ranks), clips, mine)) if plan else []
+        )
         found = torch.tensor(len(self._examples), device=ranks.device)
         dist.all_reduce(found)
         if not found:
@@ -52,22 +54,22 @@ class Validation:
     @torch.no_grad()
     def loss(self) -> float:
         """The mean over clips and timesteps; the same number whatever the number of ranks."""
-        trainee = self._trainee
-        trainee.model.eval()
-        losses = torch.full((self._clips,), 0.0, dtype=torch.float64, device=trainee.device)
+        train_step = self._train_step
+        train_step.model.eval()
+        losses = torch.full((self._clips,), 0.0, dtype=torch.float64, device=train_step.device)
         known = torch.zeros_like(losses)
         for example in self._examples:
             losses[example.place] = self._loss_of(example)
             known[example.place] = 1
-        trainee.model.train()
+        train_step.model.train()
         both = torch.stack([losses, known])
         dist.all_reduce(both)  # every clip is one rank's, so nothing is rounded
         total, count = both.cpu().sum(dim=1).tolist()
         return float(total / count)
 
     def _loss_of(self, example: _Example) -> Tensor:
-        trainee = self._trainee
-        device, span = trainee.device, trainee.config.flow.num_timesteps
+        train_step = self._train_step
+        device, span = train_step.device, train_step.config.flow.num_timesteps
         latents, noise = example.latents.to(device), example.noise.to(device)
         # captions' masks and sizes stay on the host, as in training
         kept = {"mask", "height", "width"}
@@ -76,8 +78,8 @@ class Validation:
             for name, value in example.conditions.items()
         }
         losses = [
-            trainee.flow.training_loss(
-                trainee.model,
+            train_step.flow.training_loss(
+                train_step.model,
                 latents,
                 noise,
                 torch.tensor([share * span], device=device),
@@ -99,28 +101,30 @@ def _plan(clips: ClipTable, settings: TrainConfig) -> list[MicroBatch]:
     ]
 
 
-def _with_encoders(trainee: Trainee, ranks: Ranks) -> Trainee:
+def _with_encoders(train_step: TrainStep, ranks: Ranks) -> TrainStep:
     """With features cached, training itself has no encoders; all ranks take part."""
-    settings, node = trainee.config, node_of(ranks)
-    where = {"device": trainee.device, "dtype": trainee.dtype}
+    settings, node = train_step.config, node_of(ranks)
+    where = {"device": train_step.device, "dtype": train_step.dtype}
     return replace(
-        trainee,
-        vae=trainee.vae
+        train_step,
+        vae=train_step.vae
         or node.build(partial(networks.build_vae, settings.vae, settings.seed, **where)),
-        caption_encoder=trainee.caption_encoder
+        caption_encoder=train_step.caption_encoder
         or node.build(
             partial(networks.build_caption_encoder, settings.text_encoder, settings.seed, **where)
         ),
     )
 
 
-def _encode(trainee: Trainee, clips: ClipTable, plan: Sequence[MicroBatch]) -> Iterator[_Example]:
-    settings = trainee.config
+def _encode(
+    train_step: TrainStep, clips: ClipTable, plan: Sequence[MicroBatch]
+) -> Iterator[_Example]:
+    settings = train_step.config
     with ClipLoader(clips, seed=settings.seed, settings=settings.data) as loader:
         for batch in loader.batches(0, plan):
             if batch.is_empty:
                 continue
-            latents, conditions = trainee.encode(batch, 0)
+            latents, conditions = train_step.encode(batch, 0)
             conditions["drop_captions"] = torch.zeros_like(conditions["drop_captions"])
             seed = derive_seed(settings.seed, batch.rows[0], "validation")
             noise = torch.randn(

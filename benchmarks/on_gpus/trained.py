@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.on_gpus.shapes import Shape
+from trainer.chunks import NoisedBatch, backward_in_chunks
 from trainer.config import TrainConfig
 from trainer.distributed.parallel import Ranks
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
 from trainer.model import build as networks
 from trainer.model.flops import forward_flops
 from trainer.model.layers import Stream
 from trainer.model.stdit3 import Block, TemporalBlock
-from trainer.parts import Drawn, learn
 from trainer.rectified_flow import RectifiedFlow
 
 
@@ -31,7 +31,7 @@ class Trained:
                 block.forward = PlainBlock(block)
         elif config.trainer.compile:
             self.model.compile_blocks()
-        _, self.wrapped, self.optimizer = boost(self.model, config.optim, config.trainer)
+        self.wrapped, self.optimizer = wrap_with_zero(self.model, config.optim, config.trainer)
         self.ema = Ema(self.optimizer.masters, config.optim.ema_decay)
         self.dtype = next(self.model.parameters()).dtype
 
@@ -63,11 +63,11 @@ class Trained:
         t = torch.rand(len(latents), device=latents.device) * 1000
         shape = len(latents), latents.shape[2]
         mask = torch.ones(shape, dtype=torch.bool, device=t.device) if self.plain else None
-        learn(
+        backward_in_chunks(
             self.flow,
             self.wrapped,
             self.optimizer,
-            Drawn(latents, noise, t, conditions, mask),
+            NoisedBatch(latents, noise, t, conditions, mask),
             weight=1.0,
             clips_at_once=self.model.clips_at_once(latents.shape),
         )

@@ -11,17 +11,17 @@ from tests.trainer.ranks import slices, whole
 from trainer import rank_process, setup
 from trainer.checkpoints.saver import Saver
 from trainer.run_dir import RunDir
-from trainer.step import Trainee
+from trainer.step import TrainStep
 
 
 def train_and_take_notes(run_path):
     """The trainer; each rank notes what it trains on, and its state at each save and restore."""
     folder, rank = RunDir(Path(run_path)).attempts()[-1].path, os.environ["RANK"]
-    step, save, restore = Trainee.step, Saver.save, setup.restore
+    step, save, restore = TrainStep.run, Saver.save, setup.restore
 
-    def noted_step(trainee, batches, count, epoch):
+    def noted_step(train_step, batches, count, epoch):
         taken = list(itertools.islice(batches, count))
-        result = step(trainee, taken, count, epoch)
+        result = step(train_step, taken, count, epoch)
         [batch] = taken
         note = [batch.micro_batch.index, batch.rows, result.loss.item()]
         with (folder / f"steps-{rank}.jsonl").open("a") as file:
@@ -36,7 +36,7 @@ def train_and_take_notes(run_path):
         restore(checkpoint, state, ranks)
         torch.save(slices(state), folder / f"restored-{rank}.pt")
 
-    Trainee.step, Saver.save, setup.restore = noted_step, noted_save, noted_restore
+    TrainStep.run, Saver.save, setup.restore = noted_step, noted_save, noted_restore
     rank_process.main(run_path)
 
 

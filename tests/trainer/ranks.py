@@ -14,7 +14,7 @@ from trainer.checkpoints.checkpoint import TrainingState, restore
 from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
 from trainer.distributed.parallel import process_group
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
 from trainer.manifest import Manifest
 from trainer.run_dir import RunDir
@@ -64,7 +64,7 @@ class Rank:
         self.ranks, self.run, self.dtype = ranks, RunDir(folder), dtype
         model = Tiny()
         trainer = TrainerConfig(dtype=dtype, compile=False, collective_timeout_s=60)
-        self.booster, self.wrapped, optimizer = boost(model, OPTIM, trainer)
+        self.wrapped, optimizer = wrap_with_zero(model, OPTIM, trainer)
         ema = Ema(optimizer.masters, OPTIM.ema_decay)
         self.state = TrainingState(model, optimizer, ema)
         self.saver = Saver(self.run, ranks, keep)
@@ -80,7 +80,7 @@ class Rank:
             mine = slice(self.ranks.rank, None, self.ranks.world_size)
             dtype = self.state.model.scale.dtype
             loss = F.mse_loss(self.wrapped(x[mine].to(dtype)).float(), y[mine])
-            self.booster.backward(loss, self.state.optimizer)
+            self.state.optimizer.backward(loss)
             self.state.optimizer.step()
             self.state.optimizer.zero_grad()
             self.state.ema.update()

@@ -34,12 +34,12 @@ def stage(clips_csv, *more):
 
 
 def validate(it, settings, out, cached=False):
-    trainee = setup.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
+    train_step = setup.build(settings, it, FRESH, beginning(it.world_size), CachedFeatures())
     if cached:  # then training is built without encoders
-        trainee = replace(trainee, vae=None, caption_encoder=None)
-    validation = Validation(trainee, it)
+        train_step = replace(train_step, vae=None, caption_encoder=None)
+    validation = Validation(train_step, it)
     losses = [validation.loss(), validation.loss()]
-    assert trainee.model.training
+    assert train_step.model.training
     (out / f"{it.world_size}-{it.rank}-{cached}.json").write_text(json.dumps(losses))
 
 

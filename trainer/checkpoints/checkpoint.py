@@ -172,11 +172,11 @@ def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:
     # the optimizer's index is a pickle: nothing of it is run before it is known
     known = ("model/", "ema/", "optimizer/.metadata")
     files = [name for name in checkpoint.manifest.files if name.startswith(known)]
-    node.ask_reader(lambda: refuse_damaged(checkpoint, files))
+    node.run_on_reader(lambda: refuse_damaged(checkpoint, files))
     if node.is_reader:
         for name, tensor in read_whole(checkpoint.model):
             tensors[name].copy_(tensor)
-    node.hand_out(tensors.values())
+    node.broadcast_from_reader(tensors.values())
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     _restore_averages(checkpoint.ema, state.averages, shapes, ranks, node)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
@@ -199,7 +199,7 @@ def _restore_averages(
         whole = shard.new_empty(shapes[name])
         if node.is_reader:
             whole.copy_(found[name])
-        node.hand_out([whole])
+        node.broadcast_from_reader([whole])
         part = whole.flatten()[ranks.rank * shard.numel() :][: shard.numel()]
         shard[: part.numel()].copy_(part)
 
@@ -318,10 +318,10 @@ def _gather(
     if ranks.rank != writer:
         dist.gather(mine, dst=writer, group=group)
         return {}
-    heard = [torch.empty_like(mine) for _ in range(ranks.world_size)]
-    dist.gather(mine, heard, dst=writer, group=group)
+    gathered = [torch.empty_like(mine) for _ in range(ranks.world_size)]
+    dist.gather(mine, gathered, dst=writer, group=group)
     lengths = [part.numel() for part in slices.values()]
-    parts = zip(*(one.split(lengths) for one in heard), strict=True)
+    parts = zip(*(one.split(lengths) for one in gathered), strict=True)
     return {
         name: torch.cat(of_name)[: layout.shapes[name].numel()].view(layout.shapes[name])
         for name, of_name in zip(slices, parts, strict=True)

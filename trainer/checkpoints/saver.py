@@ -39,7 +39,7 @@ log = logging.getLogger("trainer")
 
 
 class Saver:
-    """Every rank writes its files beside training; rank 0 publishes when it has heard from all.
+    """Every rank writes its files beside training; rank 0 publishes when it has gathered from all.
 
     A rank that cannot write says so: the draft is dropped then, and training goes on.
     """
@@ -60,7 +60,7 @@ class Saver:
         """Seconds since the last save began, or since the start."""
         return time.monotonic() - self._last_save
 
-    def make_room(self, state: TrainingState) -> None:
+    def preallocate_host_memory(self, state: TrainingState) -> None:
         """Get the host memory of a save, or the first one would make training wait for it."""
         take_snapshot(state, self._ranks, self._memory)
 
@@ -100,10 +100,12 @@ class Saver:
         later = _fault_in(save_optimizer, optimizer, snapshot, self._mesh, self._group)
         files: dict[str, dict[str, Any]] = {}
         fault = fault or later or _fault_in(self._describe, draft, snapshot.layouts, files)
-        heard: list[Any] | None = [None] * self._ranks.world_size if self._ranks.is_first else None
-        dist.gather_object((files, fault), heard, group=self._group)
-        if heard:
-            self._publish(draft, manifest, heard)
+        gathered: list[Any] | None = (
+            [None] * self._ranks.world_size if self._ranks.is_first else None
+        )
+        dist.gather_object((files, fault), gathered, group=self._group)
+        if gathered:
+            self._publish(draft, manifest, gathered)
 
     def _describe(
         self, draft: Path, layouts: Mapping[str, Layout], files: dict[str, dict[str, Any]]
@@ -117,9 +119,9 @@ class Saver:
             mine.append(draft / "optimizer" / ".metadata")
         files.update({str(file.relative_to(draft)): describe_file(file) for file in mine})
 
-    def _publish(self, draft: Path, manifest: Manifest, heard: list[Any]) -> None:
-        files = {path: facts for files, _ in heard for path, facts in sorted(files.items())}
-        fault = next((fault for _, fault in heard if fault), None)
+    def _publish(self, draft: Path, manifest: Manifest, gathered: list[Any]) -> None:
+        files = {path: facts for files, _ in gathered for path, facts in sorted(files.items())}
+        fault = next((fault for _, fault in gathered if fault), None)
         fault = fault or _fault_in(self._run.publish, draft, replace(manifest, files=files))
         if fault:
             shutil.rmtree(draft, ignore_errors=True)

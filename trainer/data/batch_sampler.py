@@ -87,9 +87,9 @@ def plan_epoch(
     left = np.argsort(uniform(key, np.arange(len(bucket_of))), kind="stable")
     cost_of = costs_of(assignment.buckets, costs or {})[bucket_of]
     for ranks, steps in consumed:
-        done = _deal(left, cost_of, ranks, window, assignment)[:steps]
+        done = _assign_to_ranks(left, cost_of, ranks, window, assignment)[:steps]
         left = left[~np.isin(left, done)]
-    order = _deal(left, cost_of, world_size, window, assignment)
+    order = _assign_to_ranks(left, cost_of, world_size, window, assignment)
     return EpochPlan(order, bucket_of, first_row, rows, assignment.buckets)
 
 
@@ -136,7 +136,7 @@ def _micro_batches(assignment: Assignment) -> tuple[IntArray, IntArray, IntArray
     return rows, bucket_of, first_row
 
 
-def _deal(
+def _assign_to_ranks(
     left: IntArray, cost_of: IntArray, ranks: int, window: int, assignment: Assignment
 ) -> IntArray:
     """[steps, ranks]: the micro batches in `left`, balanced within windows of steps."""
@@ -151,8 +151,8 @@ def _deal(
         parts.append(_balance(order[whole:].reshape(1, -1), cost_of, steps - whole, key))
     dealt = np.concatenate([part.reshape(-1, ranks) for part in parts])
     # Else the last rank would always have the dearest of a step, and one node the same shapes.
-    lots = uniform(_key(assignment, "ranks"), dealt)
-    return np.take_along_axis(dealt, np.argsort(lots, axis=1), axis=1)
+    random_keys = uniform(_key(assignment, "ranks"), dealt)
+    return np.take_along_axis(dealt, np.argsort(random_keys, axis=1), axis=1)
 
 
 def _balance(windows: IntArray, cost_of: IntArray, steps: int, key: np.uint64) -> IntArray:
@@ -160,5 +160,5 @@ def _balance(windows: IntArray, cost_of: IntArray, steps: int, key: np.uint64) -
     order = np.argsort(cost_of[windows], axis=1, kind="stable")
     cut = np.take_along_axis(windows, order, axis=1)
     cut = cut.reshape(len(windows), steps, windows.shape[1] // steps)
-    lots = uniform(key, cut[:, :, 0])  # drawn by a step's first micro batch
-    return np.take_along_axis(cut, np.argsort(lots, axis=1)[:, :, None], axis=1)
+    random_keys = uniform(key, cut[:, :, 0])  # drawn by a step's first micro batch
+    return np.take_along_axis(cut, np.argsort(random_keys, axis=1)[:, :, None], axis=1)

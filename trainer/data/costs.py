@@ -11,10 +11,10 @@ from trainer.data.buckets import Bucket
 # their proportions matter, and those hold for its sisters.
 _WIDTH, _DEPTH, _CAPTION = 1152, 28, 300
 _PASSES = 4  # forward, backward (twice a forward), and forward again for the checkpointed blocks
-_A_TOKEN = _PASSES * 2 * _DEPTH * _WIDTH * (28 * _WIDTH + 4 * _CAPTION)
-_A_PAIR = _PASSES * 4 * _DEPTH * _WIDTH  # of tokens that attend to each other
-_A_PIXEL = 6.1e6  # the VAE's encoder
-_A_CLIP = 3.2e12  # T5, and the caption in the transformer
+_FLOPS_PER_TOKEN = _PASSES * 2 * _DEPTH * _WIDTH * (28 * _WIDTH + 4 * _CAPTION)
+_FLOPS_PER_PAIR = _PASSES * 4 * _DEPTH * _WIDTH  # of tokens that attend to each other
+_FLOPS_PER_PIXEL = 6.1e6  # the VAE's encoder
+_FLOPS_PER_CLIP = 3.2e12  # T5, and the caption in the transformer
 
 FloatArray = np.ndarray[Any, Any]
 
@@ -24,7 +24,12 @@ def work(bucket: Bucket) -> float:
     tokens = bucket.latent_frames * bucket.patches
     pairs = tokens * (bucket.latent_frames + bucket.patches)
     pixels = bucket.frames * bucket.height * bucket.width
-    clip = tokens * _A_TOKEN + pairs * _A_PAIR + pixels * _A_PIXEL + _A_CLIP
+    clip = (
+        tokens * _FLOPS_PER_TOKEN
+        + pairs * _FLOPS_PER_PAIR
+        + pixels * _FLOPS_PER_PIXEL
+        + _FLOPS_PER_CLIP
+    )
     return bucket.batch_size * clip
 
 

@@ -39,7 +39,7 @@ class Node:
     device: torch.device
     group: dist.ProcessGroup  # its ranks
 
-    def ask_reader(self, read: Callable[[], T]) -> T:
+    def run_on_reader(self, read: Callable[[], T]) -> T:
         """What `read` returned on the reader; a ValueError there is raised on all."""
         told: list[Any] = [None, None]
         if self.is_reader:
@@ -56,12 +56,12 @@ class Node:
     def build(self, make: Make[B]) -> B:
         """The network, whose weights the reader reads and the others get from it."""
         made: list[B] = []
-        self.ask_reader(lambda: made.append(make(read=True)))
+        self.run_on_reader(lambda: made.append(make(read=True)))
         built = made[0] if self.is_reader else make(read=False)
-        self.hand_out(built.state_dict().values())
+        self.broadcast_from_reader(built.state_dict().values())
         return built
 
-    def hand_out(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_from_reader(self, tensors: Iterable[Tensor]) -> None:
         """Make these equal to the reader's, in place."""
         for tensor in tensors:
             there = tensor.to(self.device)

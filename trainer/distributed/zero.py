@@ -33,14 +33,17 @@ def choose_accelerator() -> None:
     set_accelerator(CudaAccelerator() if torch.cuda.is_available() else _CpuStreams())
 
 
-def boost(
+def wrap_with_zero(
     model: nn.Module,
     optim: OptimConfig,
     trainer: TrainerConfig,
     guard: Guard | None = None,
     phases: Phases | None = None,
-) -> tuple[Booster, nn.Module, "ZeroOptimizer"]:
-    """Wrap model and AdamW."""
+) -> tuple[nn.Module, "ZeroOptimizer"]:
+    """A model in the dtype of training, and AdamW over all ranks, as ColossalAI wraps them.
+
+    The optimizer asks `guard` whether to leave a step out, and times itself in `phases`.
+    """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model = model.to(DTYPES[trainer.dtype])
     adamw = torch.optim.AdamW(
@@ -52,6 +55,8 @@ def boost(
         fused=True,  # its kernel clips gradients and leaves out a step without asking the host
     )
     plugin = _ZeroPlugin(
+        guard or Guard(),
+        phases or Phases(),
         stage=2,
         precision=trainer.dtype,
         max_norm=optim.grad_clip,
@@ -59,10 +64,8 @@ def boost(
         overlap_communication=torch.cuda.is_available(),
         cast_inputs=False,  # timesteps and sizes keep their precision
     )
-    booster = Booster(plugin=plugin)
-    model, optimizer, *_ = booster.boost(model, adamw)
-    optimizer.guard, optimizer.phases = guard or Guard(), phases or Phases()
-    return booster, model, optimizer
+    model, optimizer, *_ = Booster(plugin=plugin).boost(model, adamw)
+    return model, optimizer
 
 
 @dataclass
@@ -88,13 +91,12 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
     they are cut once the first backward pass has shown the order on rank 0.
     """
 
-    guard: Guard
-    phases: Phases
     grad_norm: Tensor  # fp32 scalar of the last step, over all ranks, before clipping
     weight_norm: Tensor  # fp32 scalar, of what is trained, before the last step
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, guard: Guard, phases: Phases, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.guard, self.phases = guard, phases
         self._buckets: list[_Bucket] = []
         self._reduced = 0  # buckets of this pass
         self._came: dict[nn.Parameter, None] = {}  # whose gradient of this pass is there, in order
@@ -139,7 +141,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         for bucket in self._buckets:
             for master in bucket.masters:
                 master.grad = None
-        self._hand_out()
+        self._all_gather_weights()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients."""
@@ -212,7 +214,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         dist.reduce_scatter_tensor(mine, sums.view(-1))
         bucket.gradient = mine if bucket.gradient is None else bucket.gradient.add_(mine)
 
-    def _hand_out(self) -> None:
+    def _all_gather_weights(self) -> None:
         """Every rank's masters become the weights of all; one bucket travels while others pack."""
         travelling = []
         for bucket in self._buckets:
@@ -253,6 +255,10 @@ def _as_rows(gradient: Tensor | None, weight: Tensor) -> Tensor:
 
 
 class _ZeroPlugin(LowLevelZeroPlugin):
+    def __init__(self, guard: Guard, phases: Phases, **named: Any) -> None:
+        super().__init__(**named)
+        self._guard, self._phases = guard, phases
+
     def configure(
         self,
         model: nn.Module,
@@ -264,7 +270,11 @@ class _ZeroPlugin(LowLevelZeroPlugin):
         wrapped = LowLevelZeroModel(model, self.precision, cast_inputs=self.cast_inputs)
         if optimizer is not None:
             optimizer = ZeroOptimizer(
-                optimizer, **self.zero_optim_kwargs, backward_context=wrapped._hook_context
+                optimizer,
+                guard=self._guard,
+                phases=self._phases,
+                **self.zero_optim_kwargs,
+                backward_context=wrapped._hook_context,
             )
             wrapped.update_master_params = MethodType(optimizer.update_master_params, wrapped)
         return wrapped, optimizer, criterion, dataloader, lr_scheduler

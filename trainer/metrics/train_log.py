@@ -15,7 +15,7 @@ from trainer.metrics.sinks import best_effort, open_sinks
 from trainer.metrics.step_report import Report, report, summary
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import dump
-from trainer.step import StepResult, Trainee
+from trainer.step import StepResult, TrainStep
 
 log = logging.getLogger("trainer")
 
@@ -27,20 +27,20 @@ class TrainLog:
         self,
         run: RunDir,
         attempt: AttemptDir,
-        trainee: Trainee,
+        train_step: TrainStep,
         ranks: Ranks,
         bucket_seconds: BucketSeconds,
         global_step: int,
     ) -> None:
-        settings = trainee.config
+        settings = train_step.config
         self._run, self._attempt, self._ranks = run, attempt, ranks
-        self._trainee, self._bucket_seconds = trainee, bucket_seconds
+        self._train_step, self._bucket_seconds = train_step, bucket_seconds
         self._sinks = (
             open_sinks(run, settings.log, dump(settings), global_step=global_step)
             if ranks.is_first
             else []
         )
-        self._peak = peak_of(trainee.device, trainee.dtype)
+        self._peak = peak_of(train_step.device, train_step.dtype)
         self._steps: list[StepResult] = []
         self._seen_buckets: set[str] = set()
         self._skipped_clips = 0
@@ -60,7 +60,7 @@ class TrainLog:
         if self._ranks.is_first:
             with best_effort("the heartbeat"):
                 self._run.beat(progress.global_step, total_steps)
-        every = self._trainee.config.log.every_steps
+        every = self._train_step.config.log.every_steps
         if progress.global_step % every == 0 or validation_loss is not None:
             validation = {} if validation_loss is None else {"validation_loss": validation_loss}
             self._write(result, progress, validation)
@@ -71,18 +71,20 @@ class TrainLog:
             sink.close()
 
     def _write(self, result: StepResult, progress: Progress, more: dict[str, float]) -> None:
-        settings, guard = self._trainee.config, self._trainee.state.optimizer.guard
-        phases = self._trainee.phases.read()
+        settings, guard = self._train_step.config, self._train_step.state.optimizer.guard
+        phases = self._train_step.phases.read()
         mine = report(self._steps, phases, settings.flow.num_timesteps, self._seen_buckets)
         skipped_steps, self.skips_in_a_row = guard.counts.tolist()
         norms = {"grad_norm": result.grad_norm.item(), "weight_norm": result.weight_norm.item()}
-        heard: list[Any] | None = [None] * self._ranks.world_size if self._ranks.is_first else None
-        dist.gather_object((mine, self._skipped_clips), heard)
+        gathered: list[Any] | None = (
+            [None] * self._ranks.world_size if self._ranks.is_first else None
+        )
+        dist.gather_object((mine, self._skipped_clips), gathered)
         now = time.monotonic()
         elapsed, self._since, self._steps = now - self._since, now, []
-        if heard is None:
+        if gathered is None:
             return
-        reports: list[Report] = [one for one, _ in heard]
+        reports: list[Report] = [one for one, _ in gathered]
         for one in reports:
             self._bucket_seconds.add(one.buckets)
         values = {
@@ -92,7 +94,7 @@ class TrainLog:
             **norms,
             **more,
             "lr": result.lr,
-            "skipped_clips": sum(skipped for _, skipped in heard),
+            "skipped_clips": sum(skipped for _, skipped in gathered),
             "skipped_steps": skipped_steps,
             "time_unix_s": time.time(),
         }

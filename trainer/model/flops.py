@@ -16,21 +16,21 @@ def forward_flops(
     times as many, and those of every block that is recomputed once more.
     """
     sizes = zip((frames, height, width), config.patch_size, strict=True)
-    times, rows, columns = (-(-size // patch) for size, patch in sizes)
-    spots = rows * columns
-    tokens = batch * times * spots
+    token_frames, rows, columns = (-(-size // patch) for size, patch in sizes)
+    spatial_tokens = rows * columns
+    tokens = batch * token_frames * spatial_tokens
     c = config.hidden_size
     hidden = int(c * config.mlp_ratio)
 
     # twice as many multiply-adds: queries, keys, values and both projections, then the MLP
     linear = 2 * tokens * (6 * c * c + 2 * c * hidden) + 4 * caption_tokens * c * c
-    crossing = 4 * c * times * spots * caption_tokens
-    within_frames = 4 * c * tokens * spots
-    over_time = 4 * c * tokens * times
-    blocks = config.depth * (2 * linear + 2 * crossing + within_frames + over_time)
+    cross_attention = 4 * c * token_frames * spatial_tokens * caption_tokens
+    within_frames = 4 * c * tokens * spatial_tokens
+    over_time = 4 * c * tokens * token_frames
+    blocks = config.depth * (2 * linear + 2 * cross_attention + within_frames + over_time)
 
     values = math.prod(config.patch_size) * (config.in_channels + config.out_channels)
     ends = 2 * tokens * c * values
     captions = 2 * caption_tokens * (config.caption_channels * c + c * c)
-    steering = 2 * batch * (2 * (_SINUSOID_WIDTH * c + c * c) + 6 * c * c)
-    return blocks + ends + captions + steering
+    conditioning = 2 * batch * (2 * (_SINUSOID_WIDTH * c + c * c) + 6 * c * c)
+    return blocks + ends + captions + conditioning

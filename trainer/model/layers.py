@@ -31,7 +31,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, x, 1 + scale)
 
 
-class Stream(NamedTuple):
+class PendingResidual(NamedTuple):
     """Video tokens between two blocks: x + gate * (addend + bias), which the next block adds."""
 
     x: Tensor  # [B, T, S, D], as `addend`
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     addend: Tensor | None = None
     bias: Tensor | None = None  # [D]; None: the addend has it
 
-    def settled(self) -> Tensor:
+    def add(self) -> Tensor:
         """The sum."""
         if self.addend is None:
             return self.x
@@ -49,15 +49,15 @@ class Stream(NamedTuple):
 
 
 def add_gated_then_modulated_linear(
-    stream: Stream, shift: Tensor, scale: Tensor, layer: nn.Linear
+    residual: PendingResidual, shift: Tensor, scale: Tensor, layer: nn.Linear
 ) -> tuple[Tensor, Tensor]:
     """The sum, for whoever adds to it, and the layer's values for its modulated norm.
 
     The terms are [B, T or 1, 1, D].
     """
-    if has_kernels(stream.x):
-        return AddGatedThenModulatedLinear.apply(*stream, shift, scale, layer.weight, layer.bias)
-    x = stream.settled()
+    if has_kernels(residual.x):
+        return AddGatedThenModulatedLinear.apply(*residual, shift, scale, layer.weight, layer.bias)
+    x = residual.add()
     return x, layer(modulate(normalise(x), shift, scale))
 
 
@@ -81,7 +81,7 @@ def add_then_gated_mlp(
     layer: nn.Linear,
     terms: tuple[Tensor, Tensor, Tensor],
     mlp: "Mlp",
-) -> Stream:
+) -> PendingResidual:
     """x + the layer's values, and to be added gate * what the network makes of its modulated norm.
 
     x, values [B, T, S, D]; the terms are shift, scale and gate, [B, T or 1, 1, D] each.
@@ -90,9 +90,9 @@ def add_then_gated_mlp(
     if has_kernels(x):
         weights = mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight
         x, addend = AddThenMlp.apply(x, values, layer.weight, layer.bias, shift, scale, *weights)
-        return Stream(x, gate, addend, mlp.fc2.bias)
+        return PendingResidual(x, gate, addend, mlp.fc2.bias)
     x = x + layer(values)
-    return Stream(x, gate, mlp(modulate(normalise(x), shift, scale)))
+    return PendingResidual(x, gate, mlp(modulate(normalise(x), shift, scale)))
 
 
 def sinusoid(t: Tensor) -> Tensor:

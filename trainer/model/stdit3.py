@@ -23,15 +23,15 @@ from trainer.model.layers import (
     FinalLayer,
     Mlp,
     PatchEmbedder,
+    PendingResidual,
     PositionEmbedder,
     ScalarEmbedder,
-    Stream,
     add_gated_then_linear,
     add_gated_then_modulated_linear,
     add_then_gated_mlp,
 )
 
-_KEPT = 16  # what a block keeps of a pass over it, in sizes of its input
+_ACTIVATIONS_PER_INPUT = 16  # what a block keeps of a pass over it, in sizes of its input
 _GRAPHS = 64  # for both kinds of blocks: one sample or more, one frame or more, masked or not, ...
 
 
@@ -109,17 +109,17 @@ class Block(nn.Module):
 
     def forward(
         self,
-        stream: Stream,
+        residual: PendingResidual,
         y: Tensor,
         captions: Captions,
         modulation: Tensor,
         rotation: tuple[Tensor, Tensor],
-    ) -> Stream:
+    ) -> PendingResidual:
         """Video tokens [B, T, S, D], caption tokens [B, M, D], modulation [B, T or 1, 6, D]."""
         terms = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = terms
         first = shift_attn, scale_attn, self.attn.qkv
-        x, qkv = add_gated_then_modulated_linear(stream, *first)
+        x, qkv = add_gated_then_modulated_linear(residual, *first)
         attended, gate_attn = self.attend(qkv, rotation), self._drop(gate_attn)
         layers = self.attn.proj, self.cross_attn.q_linear
         x, q = add_gated_then_linear(x, gate_attn, attended, *layers)
@@ -249,13 +249,13 @@ class STDiT3(nn.Module):
         tokens = self.x_embedder(x) + positions.to(dtype)
         rotation = self.rope(tokens.shape[1])
         recomputed = self._recomputed(tokens[..., 0].numel())
-        stream, inputs = Stream(tokens), (y, captions, modulation, rotation)
+        residual, inputs = PendingResidual(tokens), (y, captions, modulation, rotation)
         for number, block in enumerate(self.blocks):
             if number in recomputed:
-                stream = Stream(_run_twice(block, stream.settled(), *inputs))
+                residual = PendingResidual(_checkpointed(block, residual.add(), *inputs))
             else:
-                stream = block(stream, *inputs)
-        return self._unpatch(self.final_layer(stream.settled(), t, t0, x_mask), x.shape)
+                residual = block(residual, *inputs)
+        return self._unpatch(self.final_layer(residual.add(), t, t0, x_mask), x.shape)
 
     # The host's part: it reads values, of which a compiler could make nothing.
     @torch.compiler.disable
@@ -287,8 +287,8 @@ class STDiT3(nn.Module):
         if not self._recompute_every or not torch.is_grad_enabled():
             return range(0)
         blocks = 2 * self.config.depth
-        room = blocks * self._tokens_at_once / tokens * _KEPT
-        kept = max(0, int((room - blocks) / (_KEPT - 1)))  # all keep their input
+        room = blocks * self._tokens_at_once / tokens * _ACTIVATIONS_PER_INPUT
+        kept = max(0, int((room - blocks) / (_ACTIVATIONS_PER_INPUT - 1)))  # all keep their input
         return range(0, max(0, blocks - kept), self._recompute_every)
 
     def _time(self, timestep: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,11 +331,11 @@ class STDiT3(nn.Module):
             self.y_embedder.requires_grad_(False)
 
 
-def _run_twice(block: Block, x: Tensor, *inputs: Any) -> Tensor:
+def _checkpointed(block: Block, x: Tensor, *inputs: Any) -> Tensor:
     """The backward pass computes the block again instead of keeping more of it than x."""
 
     def run(x: Tensor, *inputs: Any) -> Tensor:
-        return block(Stream(x), *inputs).settled()
+        return block(PendingResidual(x), *inputs).add()
 
     rng = block.drop_path > 0
     return checkpoint(run, x, *inputs, use_reentrant=False, preserve_rng_state=rng)

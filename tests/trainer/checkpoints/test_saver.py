@@ -68,7 +68,7 @@ def train_with_room_made(group, folder, dtype):
     checkpoint_module._PIECE_BYTES = 100  # fewer than some tensors have
     losses = Rank(group, folder, dtype).train(3)
     rank = Rank(group, folder, dtype)
-    rank.saver.make_room(rank.state)
+    rank.saver.preallocate_host_memory(rank.state)
     room = addresses(rank)
     assert rank.train(3) == losses
     rank.save()

@@ -54,7 +54,7 @@ def train(group, settings, folder):
     run.checkpoints_folder.mkdir()
     logging.getLogger("trainer").setLevel(logging.WARNING)
     it = setup.prepare(run, attempt, settings, group)
-    built = [it.trainee.vae is not None, it.trainee.caption_encoder is not None]
+    built = [it.train_step.vae is not None, it.train_step.caption_encoder is not None]
     it.run_to_the_end()
     write_json(folder / "built.json", {"encoders": built})
 

@@ -98,8 +98,8 @@ def test_only_one_rank_of_a_node_reads_a_checkpoints_weights(tmp_path, part):
 def load_start_weights(group, folder, expected):
     torch.manual_seed(group.rank)
     model, node = Tiny(), node_of(group)
-    report = node.ask_reader(lambda: load_weights(model, folder))
-    node.hand_out(model.state_dict().values())
+    report = node.run_on_reader(lambda: load_weights(model, folder))
+    node.broadcast_from_reader(model.state_dict().values())
     assert len(report.loaded) == 10
     assert all(torch.equal(model.state_dict()[name], value) for name, value in expected.items())
 
@@ -116,7 +116,7 @@ def test_start_weights_are_read_by_one_rank_and_are_the_same_on_all(tmp_path):
 def load_what_does_not_fit(group, path):
     node = node_of(group)
     with pytest.raises(WeightsError, match=r"1 missing \(scale\)"):
-        node.ask_reader(lambda: load_weights(Tiny(), path))
+        node.run_on_reader(lambda: load_weights(Tiny(), path))
 
 
 def test_weights_that_do_not_fit_are_said_by_every_rank(tmp_path):

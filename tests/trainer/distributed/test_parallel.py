@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tests.trainer import ranks
 from trainer.config import TrainerConfig
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 
 PARTS = 3  # micro batches of a step
 
@@ -20,7 +20,7 @@ def learn(rank, parts):
         mine = slice(rank.ranks.rank, None, rank.ranks.world_size)
         for part_x, part_y in zip(x[mine].chunk(parts), y[mine].chunk(parts), strict=True):
             loss = F.mse_loss(rank.wrapped(part_x), part_y) / parts
-            rank.booster.backward(loss, rank.state.optimizer)
+            rank.state.optimizer.backward(loss)
         rank.state.optimizer.step()
         rank.state.optimizer.zero_grad()
 
@@ -46,7 +46,7 @@ def leave_out(it, folder):
     rank.train(2)
     optimizer, before = rank.state.optimizer, rank.slices()
     loss = rank.wrapped(torch.ones(2, 5, dtype=torch.bfloat16)).float().mean()
-    rank.booster.backward(loss * (math.nan if it.is_first else 1.0), optimizer)
+    optimizer.backward(loss * (math.nan if it.is_first else 1.0))
     optimizer.step()
     optimizer.zero_grad()
     assert not torch.isfinite(optimizer.grad_norm)
@@ -82,7 +82,7 @@ def in_any_order(it, folder):
     settings = TrainerConfig(dtype="fp32", compile=False, collective_timeout_s=60)
     ours = Two()
     plain = copy.deepcopy(ours)
-    _, wrapped, optimizer = boost(ours, ranks.OPTIM, settings)
+    wrapped, optimizer = wrap_with_zero(ours, ranks.OPTIM, settings)
     optimizer._reduce_bucket_size = 1  # every tensor is a bucket
     adamw = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.01)
     for both in (("ab", "ba"), ("ba", "ab"), ("ab", "a"), ("b", "ba")):

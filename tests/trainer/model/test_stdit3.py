@@ -10,7 +10,7 @@ from trainer.model.attention import (
     lay_out_captions,
     rotate,
 )
-from trainer.model.layers import Stream, modulate, normalise, sinusoid
+from trainer.model.layers import PendingResidual, modulate, normalise, sinusoid
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 
 CASES = ("plain", "text_mask", "x_mask", "image", "cfg_repeat")
@@ -167,7 +167,7 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
     for name, modulation in (("out", t), ("out_x_mask", masked)):
         if f"{stem}.{name}" in cases:
             rotation = model.rope(shape["T"])
-            out = block(Stream(x), y, captions, modulation, rotation).settled().flatten(1, 2)
+            out = block(PendingResidual(x), y, captions, modulation, rotation).add().flatten(1, 2)
             torch.testing.assert_close(out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"])
 
 
@@ -233,8 +233,8 @@ def test_a_new_model_has_the_references_zeros_and_its_temporal_blocks_change_not
     x = torch.randn(2, 3, 4, 72)
     y, captions = laid_out(torch.randn(8, 72), torch.tensor([3, 5]))
     block = model.temporal_blocks[1]
-    out = block(Stream(x), y, captions, torch.randn(2, 1, 6, 72), model.rope(3))
-    assert torch.equal(out.settled(), x)
+    out = block(PendingResidual(x), y, captions, torch.randn(2, 1, 6, 72), model.rope(3))
+    assert torch.equal(out.add(), x)
 
 
 def test_a_frame_mask_that_keeps_all_changes_nothing():

@@ -38,13 +38,13 @@ class AttendOverTime(torch.autograd.Function):
         """
         ctx.save_for_backward(qkv, q_weight, k_weight, cos, sin)
         ctx.eps = eps
-        batch, frames, spots, _, heads, width = qkv.shape
+        batch, frames, spatial_tokens, _, heads, width = qkv.shape
         if frames == 1:
             return qkv[..., 2, :, :].contiguous()
-        out = qkv.new_empty(batch, frames, spots, heads, width)
-        _attend[(batch * spots * heads,)](
-            qkv, q_weight, k_weight, cos, sin, out, eps, width**-0.5, spots, frames, heads, width,
-            **_tile(frames, width, 8),
+        out = qkv.new_empty(batch, frames, spatial_tokens, heads, width)
+        _attend[(batch * spatial_tokens * heads,)](
+            qkv, q_weight, k_weight, cos, sin, out, eps, width**-0.5, spatial_tokens, frames, heads,
+            width, **_tile(frames, width, 8),
         )  # fmt: skip
         return out
 
@@ -53,19 +53,19 @@ class AttendOverTime(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of `qkv` and of both weights."""
         qkv, q_weight, k_weight, cos, sin = ctx.saved_tensors
-        batch, frames, spots, _, heads, width = qkv.shape
+        batch, frames, spatial_tokens, _, heads, width = qkv.shape
         if frames == 1:  # a single token is all that is seen, whatever its query and key
-            of_qkv = torch.zeros_like(qkv)
-            of_qkv[..., 2, :, :] = gradient
-            return of_qkv, *q_weight.new_zeros(2, width).unbind(), None, None, None
-        of_qkv = torch.empty_like(qkv)
-        sequences = batch * spots * heads
+            grad_qkv = torch.zeros_like(qkv)
+            grad_qkv[..., 2, :, :] = gradient
+            return grad_qkv, *q_weight.new_zeros(2, width).unbind(), None, None, None
+        grad_qkv = torch.empty_like(qkv)
+        sequences = batch * spatial_tokens * heads
         sums = qkv.new_empty(1, min(_PROGRAMS, sequences), 2, width, dtype=torch.float32)
         _attend_backward[(sums.shape[1],)](
-            gradient.contiguous(), qkv, q_weight, k_weight, cos, sin, of_qkv, sums, ctx.eps,
-            width**-0.5, sequences, spots, frames, heads, width, **_tile(frames, width, 4),
+            gradient.contiguous(), qkv, q_weight, k_weight, cos, sin, grad_qkv, sums, ctx.eps,
+            width**-0.5, sequences, spatial_tokens, frames, heads, width, **_tile(frames, width, 4),
         )  # fmt: skip
-        return of_qkv, *total(sums, q_weight.dtype)[0].unbind(), None, None, None
+        return grad_qkv, *total(sums, q_weight.dtype)[0].unbind(), None, None, None
 
 
 class NormaliseHeads(torch.autograd.Function):
@@ -89,20 +89,22 @@ class NormaliseHeads(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of `qkv` and of both weights."""
         qkv, q_weight, k_weight = ctx.saved_tensors
         *_, heads, width = qkv.shape
-        of_qkv = torch.empty_like(qkv)
-        rows = of_q.numel() // width
+        grad_qkv = torch.empty_like(qkv)
+        rows = grad_q.numel() // width
         tile = _tile(16, width, 4)
         programs = min(_PROGRAMS, triton.cdiv(rows, tile["T"]))
         sums = qkv.new_empty(1, programs, 2, width, dtype=torch.float32)
         _normalise_backward[(programs,)](
-            of_q.contiguous(), of_k.contiguous(), of_v.contiguous(), qkv, q_weight, k_weight,
-            of_qkv, sums, ctx.eps, rows, heads, width, **tile,
+            grad_q.contiguous(), grad_k.contiguous(), grad_v.contiguous(), qkv, q_weight, k_weight,
+            grad_qkv, sums, ctx.eps, rows, heads, width, **tile,
         )  # fmt: skip
-        return of_qkv, *total(sums, q_weight.dtype)[0].unbind(), None
+        return grad_qkv, *total(sums, q_weight.dtype)[0].unbind(), None
 
 
 def _tile(rows: int, width: int, rows_a_warp: int) -> dict[str, int]:
@@ -150,16 +152,16 @@ def _weights(q, k, scale, frames, T: tl.constexpr):
     return weights / tl.sum(weights, 1)[:, None]
 
 
-@triton.jit(do_not_specialize=["spots", "frames"])
+@triton.jit(do_not_specialize=["spatial_tokens", "frames"])
 def _attend(
-    qkv, q_weight, k_weight, cos, sin, out, eps, scale, spots, frames,
+    qkv, q_weight, k_weight, cos, sin, out, eps, scale, spatial_tokens, frames,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.arange(0, T)[:, None], tl.arange(0, W)[None, :]
     inside = (row < frames) & (column < width)
     sequence = tl.program_id(0).to(tl.int64)
-    spot, head = sequence // heads, sequence % heads
-    token = (spot // spots * frames + row) * spots + spot % spots
+    site, head = sequence // heads, sequence % heads
+    token = (site // spatial_tokens * frames + row) * spatial_tokens + site % spatial_tokens
     place = token * (3 * heads * width) + head * width + column
     q_weight, k_weight = (
         wide(q_weight + column, column < width),
@@ -174,20 +176,21 @@ def _attend(
     tl.store(out + token * (heads * width) + head * width + column, attended, inside)
 
 
-@triton.jit(do_not_specialize=["sequences", "spots", "frames"])
+@triton.jit(do_not_specialize=["sequences", "spatial_tokens", "frames"])
 def _attend_backward(
-    gradient, qkv, q_weight, k_weight, cos, sin, of_qkv, sums, eps, scale, sequences, spots,
-    frames, heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
+    gradient, qkv, q_weight, k_weight, cos, sin, grad_qkv, sums, eps, scale, sequences,
+    spatial_tokens, frames, heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr,
+    W: tl.constexpr,
 ):  # fmt: skip
     row, column = tl.arange(0, T)[:, None], tl.arange(0, W)[None, :]
     inside = (row < frames) & (column < width)
     wq, wk = wide(q_weight + column, column < width), wide(k_weight + column, column < width)
     cos, sin = wide(cos + row * width + column, inside), wide(sin + row * width + column, inside)
-    of_wq, of_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
+    grad_wq, grad_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
     for number in range(tl.program_id(0), sequences, tl.num_programs(0)):
         sequence = tl.cast(number, tl.int64)
-        spot, head = sequence // heads, sequence % heads
-        token = (spot // spots * frames + row) * spots + spot % spots
+        site, head = sequence // heads, sequence % heads
+        token = (site // spatial_tokens * frames + row) * spatial_tokens + site % spatial_tokens
         place = token * (3 * heads * width) + head * width + column
         q, k = wide(qkv + place, inside), wide(qkv + place + heads * width, inside)
         v = tl.load(qkv + place + 2 * heads * width, inside, 0.0)
@@ -199,29 +202,29 @@ def _attend_backward(
             _turn(k * wk, cos, sin, T, W).to(v.dtype),
         )
         weights = _weights(q_turned, k_turned, scale, frames, T)
-        of_scores = tl.dot(g, tl.trans(v), input_precision="ieee")
-        of_scores = weights * (of_scores - tl.sum(weights * of_scores, 1)[:, None]) * scale
-        of_scores = of_scores.to(v.dtype)
-        of_v = tl.dot(tl.trans(weights.to(v.dtype)), g, input_precision="ieee")
-        of_q = tl.dot(of_scores, k_turned, input_precision="ieee")
-        of_k = tl.dot(tl.trans(of_scores), q_turned, input_precision="ieee")
-        of_q, of_k = _turn_back(of_q, cos, sin, T, W), _turn_back(of_k, cos, sin, T, W)
-        of_wq += of_q * q
-        of_wk += of_k * k
-        of_q = _norm_backward(of_q, q, q_inverse, wq, width)
-        of_k = _norm_backward(of_k, k, k_inverse, wk, width)
-        tl.store(of_qkv + place, of_q, inside)
-        tl.store(of_qkv + place + heads * width, of_k, inside)
-        tl.store(of_qkv + place + 2 * heads * width, of_v, inside)
-    _store_weights(sums, of_wq, of_wk, width, W)
+        grad_scores = tl.dot(g, tl.trans(v), input_precision="ieee")
+        grad_scores = weights * (grad_scores - tl.sum(weights * grad_scores, 1)[:, None]) * scale
+        grad_scores = grad_scores.to(v.dtype)
+        grad_v = tl.dot(tl.trans(weights.to(v.dtype)), g, input_precision="ieee")
+        grad_q = tl.dot(grad_scores, k_turned, input_precision="ieee")
+        grad_k = tl.dot(tl.trans(grad_scores), q_turned, input_precision="ieee")
+        grad_q, grad_k = _turn_back(grad_q, cos, sin, T, W), _turn_back(grad_k, cos, sin, T, W)
+        grad_wq += grad_q * q
+        grad_wk += grad_k * k
+        grad_q = _norm_backward(grad_q, q, q_inverse, wq, width)
+        grad_k = _norm_backward(grad_k, k, k_inverse, wk, width)
+        tl.store(grad_qkv + place, grad_q, inside)
+        tl.store(grad_qkv + place + heads * width, grad_k, inside)
+        tl.store(grad_qkv + place + 2 * heads * width, grad_v, inside)
+    _store_weights(sums, grad_wq, grad_wk, width, W)
 
 
 @triton.jit
-def _store_weights(sums, of_wq, of_wk, width, W: tl.constexpr):
+def _store_weights(sums, grad_wq, grad_wk, width, W: tl.constexpr):
     column = tl.arange(0, W)
     place = sums + tl.program_id(0) * 2 * width + column
-    tl.store(place, tl.sum(of_wq, 0), column < width)
-    tl.store(place + width, tl.sum(of_wk, 0), column < width)
+    tl.store(place, tl.sum(grad_wq, 0), column < width)
+    tl.store(place + width, tl.sum(grad_wk, 0), column < width)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -242,12 +245,12 @@ def _normalise(
 
 @triton.jit(do_not_specialize=["rows"])
 def _normalise_backward(
-    of_q, of_k, of_v, qkv, q_weight, k_weight, of_qkv, sums, eps, rows,
+    grad_q, grad_k, grad_v, qkv, q_weight, k_weight, grad_qkv, sums, eps, rows,
     heads: tl.constexpr, width: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, W)[None, :]
     wq, wk = wide(q_weight + column, column < width), wide(k_weight + column, column < width)
-    of_wq, of_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
+    grad_wq, grad_wk = tl.zeros([T, W], tl.float32), tl.zeros([T, W], tl.float32)
     for number in range(tl.program_id(0), tl.cdiv(rows, T), tl.num_programs(0)):
         row = tl.cast(number, tl.int64) * T + tl.arange(0, T)[:, None]
         inside = (row < rows) & (column < width)
@@ -256,12 +259,12 @@ def _normalise_backward(
         q, k = wide(qkv + place, inside), wide(qkv + place + heads * width, inside)
         q_inverse, k_inverse = _inverse_norm(q, eps, width), _inverse_norm(k, eps, width)
         q, k = q * q_inverse, k * k_inverse
-        gq, gk = wide(of_q + here, inside), wide(of_k + here, inside)
-        of_wq += gq * q
-        of_wk += gk * k
-        tl.store(of_qkv + place, _norm_backward(gq, q, q_inverse, wq, width), inside)
+        gq, gk = wide(grad_q + here, inside), wide(grad_k + here, inside)
+        grad_wq += gq * q
+        grad_wk += gk * k
+        tl.store(grad_qkv + place, _norm_backward(gq, q, q_inverse, wq, width), inside)
         tl.store(
-            of_qkv + place + heads * width, _norm_backward(gk, k, k_inverse, wk, width), inside
+            grad_qkv + place + heads * width, _norm_backward(gk, k, k_inverse, wk, width), inside
         )
-        tl.store(of_qkv + place + 2 * heads * width, tl.load(of_v + here, inside, 0.0), inside)
-    _store_weights(sums, of_wq, of_wk, width, W)
+        tl.store(grad_qkv + place + 2 * heads * width, tl.load(grad_v + here, inside, 0.0), inside)
+    _store_weights(sums, grad_wq, grad_wk, width, W)

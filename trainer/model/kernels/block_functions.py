@@ -33,10 +33,10 @@ class AddGated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs."""
-        of_x, of_addend, of_gate, of_bias = gated_sum_backward(of_out, *ctx.saved_tensors)
-        return of_x, of_gate, of_addend, of_bias
+        grad_x, grad_addend, grad_gate, grad_bias = gated_sum_backward(grad_out, *ctx.saved_tensors)
+        return grad_x, grad_gate, grad_addend, grad_bias
 
 
 class AddGatedThenModulatedLinear(torch.autograd.Function):
@@ -64,15 +64,15 @@ class AddGatedThenModulatedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_x: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs; those of x become one without an addition between."""
         *given, weight = ctx.saved_tensors
-        of_out = of_out.contiguous()
-        found = modulated_backward(of_x, of_out @ weight, *given)
-        of_weight = _of_weight(ctx, 6, of_out, found.modulated)
-        of_pending = found.of_gate, found.of_addend, found.of_bias
-        of_terms = found.of_shift, found.of_scale
-        return found.of_x, *of_pending, *of_terms, of_weight, _of_bias(ctx, 7, of_out)
+        grad_out = grad_out.contiguous()
+        found = modulated_backward(grad_x, grad_out @ weight, *given)
+        grad_weight = _grad_weight(ctx, 6, grad_out, found.modulated)
+        grad_pending = found.grad_gate, found.grad_addend, found.grad_bias
+        grad_terms = found.grad_shift, found.grad_scale
+        return found.grad_x, *grad_pending, *grad_terms, grad_weight, _grad_bias(ctx, 7, grad_out)
 
 
 class AddGatedThenLinear(torch.autograd.Function):
@@ -97,21 +97,21 @@ class AddGatedThenLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_then: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_x: Tensor, grad_then: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs."""
         gate, values, addend, weight, x, then_weight = ctx.saved_tensors
-        of_then = of_then.contiguous()
-        of_x, of_addend, of_gate, of_bias = gated_sum_backward(
-            of_x, gate, addend, of_then @ then_weight
+        grad_then = grad_then.contiguous()
+        grad_x, grad_addend, grad_gate, grad_bias = gated_sum_backward(
+            grad_x, gate, addend, grad_then @ then_weight
         )
         return (
-            of_x,
-            of_gate,
-            of_addend @ weight,
-            _of_weight(ctx, 3, of_addend, values),
-            of_bias,
-            _of_weight(ctx, 5, of_then, x),
-            _of_bias(ctx, 6, of_then),
+            grad_x,
+            grad_gate,
+            grad_addend @ weight,
+            _grad_weight(ctx, 3, grad_addend, values),
+            grad_bias,
+            _grad_weight(ctx, 5, grad_then, x),
+            _grad_bias(ctx, 6, grad_then),
         )
 
 
@@ -142,27 +142,31 @@ class AddThenMlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_x: Tensor, of_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_x: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs."""
         values, weight, x, shift, scale, hidden, weight1, weight2 = ctx.saved_tensors
-        of_out = of_out.contiguous()
-        gelu, of_hidden, of_bias1 = gelu_backward(of_out @ weight2, hidden)
-        of_weight2 = _of_weight(ctx, 8, of_out, gelu)
+        grad_out = grad_out.contiguous()
+        gelu, grad_hidden, grad_bias1 = gelu_backward(grad_out @ weight2, hidden)
+        grad_weight2 = _grad_weight(ctx, 8, grad_out, gelu)
         del gelu
-        found = modulated_backward(of_x, of_hidden @ weight1, x, shift, scale, added=True)
-        of_weight1 = _of_weight(ctx, 6, of_hidden, found.modulated)
-        of_layer = found.of_x @ weight, _of_weight(ctx, 2, found.of_x, values), found.of_bias
-        of_terms = found.of_shift, found.of_scale
-        return found.of_x, *of_layer, *of_terms, of_weight1, of_bias1, of_weight2
+        found = modulated_backward(grad_x, grad_hidden @ weight1, x, shift, scale, added=True)
+        grad_weight1 = _grad_weight(ctx, 6, grad_hidden, found.modulated)
+        grad_layer = (
+            found.grad_x @ weight,
+            _grad_weight(ctx, 2, found.grad_x, values),
+            found.grad_bias,
+        )
+        grad_terms = found.grad_shift, found.grad_scale
+        return found.grad_x, *grad_layer, *grad_terms, grad_weight1, grad_bias1, grad_weight2
 
 
-def _of_weight(ctx: Any, place: int, of_out: Tensor, x: Tensor) -> Tensor | None:
+def _grad_weight(ctx: Any, place: int, grad_out: Tensor, x: Tensor) -> Tensor | None:
     """The gradient of a linear layer's weight, input number `place`, unless it is frozen."""
     if not ctx.needs_input_grad[place]:
         return None
-    return of_out.flatten(0, -2).t() @ x.flatten(0, -2)
+    return grad_out.flatten(0, -2).t() @ x.flatten(0, -2)
 
 
-def _of_bias(ctx: Any, place: int, of_out: Tensor) -> Tensor | None:
-    """The gradient of its bias, input number `place`: `of_out` [..., D] contiguous as [D]."""
-    return column_sums(of_out) if ctx.needs_input_grad[place] else None
+def _grad_bias(ctx: Any, place: int, grad_out: Tensor) -> Tensor | None:
+    """The gradient of its bias, input number `place`: `grad_out` [..., D] contiguous as [D]."""
+    return column_sums(grad_out) if ctx.needs_input_grad[place] else None

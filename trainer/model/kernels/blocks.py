@@ -26,15 +26,15 @@ def _totals(
 ) -> tuple[Tensor, Tensor | None]:
     """As `total`; and fp32 [N, programs, D], if there is one, summed up to [D]."""
     count, programs, *size = sums.shape
-    out, of_bias = sums.new_empty(count, *size, dtype=dtype), None
+    out, grad_bias = sums.new_empty(count, *size, dtype=dtype), None
     width = bias_width = out[0].numel()
     if bias_sums is not None:
         bias_width = bias_sums.shape[-1]
-        of_bias = out.new_empty(bias_width)
+        grad_bias = out.new_empty(bias_width)
     _total[(count + (bias_sums is not None), triton.cdiv(width, 8))](
-        sums, out, bias_sums, of_bias, count, programs, width, bias_width, P=512, W=8
+        sums, out, bias_sums, grad_bias, count, programs, width, bias_width, P=512, W=8
     )
-    return out, of_bias
+    return out, grad_bias
 
 
 def column_sums(x: Tensor) -> Tensor:
@@ -74,21 +74,21 @@ def modulated_norm(
     return added, out
 
 
-class OfModulated(NamedTuple):
+class ModulatedGrads(NamedTuple):
     """Gradients of what `modulated_norm` takes, None where it took nothing, and the norm again."""
 
-    of_x: Tensor
-    of_shift: Tensor
-    of_scale: Tensor
+    grad_x: Tensor
+    grad_shift: Tensor
+    grad_scale: Tensor
     modulated: Tensor
-    of_addend: Tensor | None  # where there is no gate, it is that of x
-    of_gate: Tensor | None
-    of_bias: Tensor | None  # within the addend or beside it
+    grad_addend: Tensor | None  # where there is no gate, it is that of x
+    grad_gate: Tensor | None
+    grad_bias: Tensor | None  # within the addend or beside it
 
 
 def modulated_backward(
-    of_x: Tensor,
-    of_modulated: Tensor,
+    grad_x: Tensor,
+    grad_modulated: Tensor,
     x: Tensor,
     shift: Tensor,
     scale: Tensor,
@@ -97,8 +97,8 @@ def modulated_backward(
     bias: Tensor | None = None,
     *,
     added: bool = False,
-) -> OfModulated:
-    """`x` is what came out, and `of_x` the gradient that it has already.
+) -> ModulatedGrads:
+    """`x` is what came out, and `grad_x` the gradient that it has already.
 
     Without a gate the addend is not needed, but `added` says that there was one.
     """
@@ -107,20 +107,22 @@ def modulated_backward(
     programs = _programs(rows, len(terms), 3 if gate is None else 2)
     modulated, found = torch.empty_like(x), torch.empty_like(x)
     gates, gate_step = (None, 0) if gate is None else _as_rows(gate)
-    of_addend = None if gate is None else torch.empty_like(x)
+    grad_addend = None if gate is None else torch.empty_like(x)
     kinds = 2 if gate is None else 3
     sums = x.new_empty(len(terms), programs, kinds, width, dtype=torch.float32)
     added = added or gate is not None
     bias_sums = sums.new_empty(len(terms), programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
-        of_x.contiguous(), of_modulated, x, _as_rows(shift)[0], terms, addend, gates, bias,
-        modulated, found, of_addend, sums, bias_sums, _EPS, rows, step, gate_step, width,
+        grad_x.contiguous(), grad_modulated, x, _as_rows(shift)[0], terms, addend, gates, bias,
+        modulated, found, grad_addend, sums, bias_sums, _EPS, rows, step, gate_step, width,
         W=triton.next_power_of_2(width), ADDED=added, GATED=gate is not None,
     )  # fmt: skip
-    of_terms, of_bias = _totals(sums, bias_sums, x.dtype)
-    of_each = of_terms.view(*scale.shape[:-1], kinds, -1).unbind(-2)
-    of_gate = None if gate is None else of_each[2]
-    return OfModulated(found, of_each[0], of_each[1], modulated, of_addend, of_gate, of_bias)
+    grad_terms, grad_bias = _totals(sums, bias_sums, x.dtype)
+    grad_each = grad_terms.view(*scale.shape[:-1], kinds, -1).unbind(-2)
+    grad_gate = None if gate is None else grad_each[2]
+    return ModulatedGrads(
+        found, grad_each[0], grad_each[1], modulated, grad_addend, grad_gate, grad_bias
+    )
 
 
 def gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ def gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
 
 
 def gated_sum_backward(
-    of_out: Tensor, gate: Tensor, addend: Tensor, more: Tensor | None = None
+    grad_out: Tensor, gate: Tensor, addend: Tensor, more: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     """Gradients of x, of addend, of gate, and of a bias within the addend.
 
@@ -144,28 +146,31 @@ def gated_sum_backward(
     terms, step = _as_rows(gate)
     rows, width = addend.numel() // addend.shape[-1] // len(terms), addend.shape[-1]
     programs = _programs(rows, len(terms), 3)
-    of_out = of_out.contiguous()
-    of_x, of_addend = of_out if more is None else torch.empty_like(of_out), torch.empty_like(of_out)
+    grad_out = grad_out.contiguous()
+    grad_x, grad_addend = (
+        grad_out if more is None else torch.empty_like(grad_out),
+        torch.empty_like(grad_out),
+    )
     sums = addend.new_empty(len(terms), programs, width, dtype=torch.float32)
     bias_sums = torch.empty_like(sums)
     _add_gated_backward[(len(terms), programs)](
-        of_out, more, terms, addend, of_x, of_addend, sums, bias_sums, rows, step, width,
+        grad_out, more, terms, addend, grad_x, grad_addend, sums, bias_sums, rows, step, width,
         W=triton.next_power_of_2(width), MORE=more is not None,
     )  # fmt: skip
-    of_gate, of_bias = _totals(sums, bias_sums, gate.dtype)
-    return of_x, of_addend, of_gate.view(gate.shape), of_bias
+    grad_gate, grad_bias = _totals(sums, bias_sums, gate.dtype)
+    return grad_x, grad_addend, grad_gate.view(gate.shape), grad_bias
 
 
-def gelu_backward(of_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gelu_backward(grad_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The GELU of x again, the gradient of x, and its sum over all but the last dimension."""
     width = x.shape[-1]
     blocks, programs = _columns(x, rows=8, columns=256, programs=16 * _PROCESSORS)
-    gelu, of_x = torch.empty_like(x), torch.empty_like(x)
+    gelu, grad_x = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(1, programs, width, dtype=torch.float32)
     _gelu_and_gradient[(blocks, programs)](
-        x, of_gelu, gelu, of_x, sums, x.numel() // width, width, R=8, W=256
+        x, grad_gelu, gelu, grad_x, sums, x.numel() // width, width, R=8, W=256
     )
-    return gelu, of_x, total(sums, x.dtype)[0]
+    return gelu, grad_x, total(sums, x.dtype)[0]
 
 
 def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
@@ -219,8 +224,8 @@ def _modulate(
 
 @triton.jit(do_not_specialize=["rows"])
 def _modulate_backward(
-    of_x, of_modulated, x, shift, scale, addend, gate, bias, modulated, found, of_addend, sums,
-    bias_sums, eps, rows, step, gate_step, width: tl.constexpr, W: tl.constexpr,
+    grad_x, grad_modulated, x, shift, scale, addend, gate, bias, modulated, found, grad_addend,
+    sums, bias_sums, eps, rows, step, gate_step, width: tl.constexpr, W: tl.constexpr,
     ADDED: tl.constexpr, GATED: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
@@ -230,34 +235,34 @@ def _modulate_backward(
     moved = wide(shift + term * step + column, inside)
     if GATED:
         gate_here = wide(gate + term * gate_step + column, inside)
-    of_shift, of_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
-    of_gate, of_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    grad_shift, grad_scale = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    grad_gate, grad_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
         normal, inverse = _normal(wide(x + here, inside), inside, eps, width)
         tl.store(modulated + here, normal * factor + moved, inside)
-        g = wide(of_modulated + here, inside)
-        of_shift += g
-        of_scale += g * normal
+        g = wide(grad_modulated + here, inside)
+        grad_shift += g
+        grad_scale += g * normal
         g *= factor
         g -= tl.sum(g, 0) / width + normal * (tl.sum(g * normal, 0) / width)
-        g = inverse * g + wide(of_x + here, inside)
+        g = inverse * g + wide(grad_x + here, inside)
         tl.store(found + here, g, inside)
         if ADDED:
-            of_added += g
+            grad_added += g
         if GATED:
-            of_gate += g * wide(addend + here, inside)
-            tl.store(of_addend + here, g * gate_here, inside)
+            grad_gate += g * wide(addend + here, inside)
+            tl.store(grad_addend + here, g * gate_here, inside)
     place = term * programs + program
     kinds: tl.constexpr = 3 if GATED else 2
-    tl.store(sums + place * kinds * width + column, of_shift, inside)
-    tl.store(sums + (place * kinds + 1) * width + column, of_scale, inside)
+    tl.store(sums + place * kinds * width + column, grad_shift, inside)
+    tl.store(sums + (place * kinds + 1) * width + column, grad_scale, inside)
     if GATED:  # what is the same in every row comes after their sum
-        of_gate += of_added * wide(bias + column, inside)
-        of_added *= gate_here
-        tl.store(sums + (place * kinds + 2) * width + column, of_gate, inside)
+        grad_gate += grad_added * wide(bias + column, inside)
+        grad_added *= gate_here
+        tl.store(sums + (place * kinds + 2) * width + column, grad_gate, inside)
     if ADDED:
-        tl.store(bias_sums + place * width + column, of_added, inside)
+        tl.store(bias_sums + place * width + column, grad_added, inside)
 
 
 @triton.jit(do_not_specialize=["rows_a_term"])
@@ -271,27 +276,27 @@ def _add_gated(x, gate, addend, out, rows_a_term, step, width: tl.constexpr, W: 
 
 @triton.jit(do_not_specialize=["rows"])
 def _add_gated_backward(
-    of_out, more, gate, addend, of_x, of_addend, sums, bias_sums, rows, step,
+    grad_out, more, gate, addend, grad_x, grad_addend, sums, bias_sums, rows, step,
     width: tl.constexpr, W: tl.constexpr, MORE: tl.constexpr,
 ):  # fmt: skip
     term, program, programs = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     column = tl.arange(0, W)
     inside = column < width
     factor = wide(gate + term * step + column, inside)
-    of_gate, of_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
+    grad_gate, grad_added = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     for row in tl.range(program, rows, programs, num_stages=3):  # loads run ahead
         here = (term.to(tl.int64) * rows + row) * width + column
-        g = wide(of_out + here, inside)
+        g = wide(grad_out + here, inside)
         if MORE:
             g += wide(more + here, inside)
-            tl.store(of_x + here, g, inside)
-        of_gate += g * wide(addend + here, inside)
+            tl.store(grad_x + here, g, inside)
+        grad_gate += g * wide(addend + here, inside)
         g *= factor
-        of_added += g
-        tl.store(of_addend + here, g, inside)
+        grad_added += g
+        tl.store(grad_addend + here, g, inside)
     place = (term * programs + program) * width + column
-    tl.store(sums + place, of_gate, inside)
-    tl.store(bias_sums + place, of_added, inside)
+    tl.store(sums + place, grad_gate, inside)
+    tl.store(bias_sums + place, grad_added, inside)
 
 
 @triton.jit
@@ -304,14 +309,14 @@ def _places(first, rows, column, width, R: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def _gelu_and_gradient(
-    x, of_gelu, gelu, of_x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.constexpr
+    x, grad_gelu, gelu, grad_x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.constexpr
 ):
     column = tl.program_id(0) * W + tl.arange(0, W)
     program, programs = tl.program_id(1), tl.num_programs(1)
     found = tl.zeros([R, W], tl.float32)
     for first in range(program * R, rows, programs * R):
         place, inside = _places(first, rows, column, width, R)
-        value, g = wide(x + place, inside), wide(of_gelu + place, inside)
+        value, g = wide(x + place, inside), wide(grad_gelu + place, inside)
         # (1 + tanh(u)) / 2 is sigmoid(2 u); u = sqrt(2 / pi) (x + 0.044715 x^3)
         slope: tl.constexpr = 1.5957691216057308
         share = tl.sigmoid(slope * value * (1 + 0.044715 * value * value))
@@ -319,7 +324,7 @@ def _gelu_and_gradient(
         steepness = slope * (1 + 3 * 0.044715 * value * value)
         g *= share * (1 + value * (1 - share) * steepness)
         found += g
-        tl.store(of_x + place, g, inside)
+        tl.store(grad_x + place, g, inside)
     tl.store(sums + program * width + column, tl.sum(found, 0), column < width)
 
 
@@ -336,13 +341,13 @@ def _sum_columns(x, sums, rows, width: tl.constexpr, R: tl.constexpr, W: tl.cons
 
 @triton.jit(do_not_specialize=["count", "programs"])
 def _total(
-    sums, out, bias_sums, of_bias, count, programs, width, bias_width,
+    sums, out, bias_sums, grad_bias, count, programs, width, bias_width,
     P: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     if bias_sums is not None:  # noqa: SIM102 - settled when it compiles
         if row == count:
-            sums, out, row = bias_sums, of_bias, 0
+            sums, out, row = bias_sums, grad_bias, 0
             programs, width = count * programs, bias_width
     column = tl.program_id(1) * W + tl.arange(0, W)
     found = tl.zeros([P, W], tl.float32)

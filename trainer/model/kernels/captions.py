@@ -36,27 +36,27 @@ class AttendCaptions(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of `q` and `kv`.
 
         Programs for a caption's few keys share the queries, and each of them sums up its share.
         """
         q, kv, lengths, out, lse = ctx.saved_tensors
         (clips, queries, heads, width), tokens = q.shape, kv.shape[1]
-        of_out, of_q, delta = of_out.contiguous(), torch.empty_like(q), torch.empty_like(lse)
+        grad_out, grad_q, delta = grad_out.contiguous(), torch.empty_like(q), torch.empty_like(lse)
         scale, tile = width**-0.5, _tile(width)
-        _of_queries[(triton.cdiv(queries, 64), clips * heads)](
-            of_out, out, lse, q, kv, lengths, of_q, delta, scale, scale * _LOG2_E, queries, tokens,
-            heads, width, Q=64, K=32, **tile,
+        _grad_queries[(triton.cdiv(queries, 64), clips * heads)](
+            grad_out, out, lse, q, kv, lengths, grad_q, delta, scale, scale * _LOG2_E, queries,
+            tokens, heads, width, Q=64, K=32, **tile,
         )  # fmt: skip
         blocks = triton.cdiv(tokens, 64)
         shares = min(triton.cdiv(queries, 256), max(1, _ENOUGH // (blocks * clips * heads)))
-        of_kv = kv.new_empty(shares, *kv.shape)
-        _of_keys[(blocks, clips * heads, shares)](
-            of_out, lse, delta, q, kv, lengths, of_kv, scale, scale * _LOG2_E, queries, tokens,
+        grad_kv = kv.new_empty(shares, *kv.shape)
+        _grad_keys[(blocks, clips * heads, shares)](
+            grad_out, lse, delta, q, kv, lengths, grad_kv, scale, scale * _LOG2_E, queries, tokens,
             triton.cdiv(queries, shares), heads, width, Q=32, K=64, **tile,
         )  # fmt: skip
-        return of_q, of_kv.sum(0), None
+        return grad_q, grad_kv.sum(0), None
 
 
 def _tile(width: int) -> dict[str, int]:
@@ -130,8 +130,8 @@ def _attend(
 
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
-def _of_queries(
-    of_out, out, lse, q, kv, lengths, of_q, delta, scale, log_scale, queries, tokens,
+def _grad_queries(
+    grad_out, out, lse, q, kv, lengths, grad_q, delta, scale, log_scale, queries, tokens,
     heads: tl.constexpr, width: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, A: tl.constexpr,
     B: tl.constexpr,
 ):  # fmt: skip
@@ -143,7 +143,7 @@ def _of_queries(
     row = tl.program_id(0) * Q + tl.arange(0, Q)
     place = clip * queries * step + head
     own = _load(q + place, row, queries, step, width, A, B)
-    g = _load(of_out + place, row, queries, step, width, A, B)
+    g = _load(grad_out + place, row, queries, step, width, A, B)
     read = _load(out + place, row, queries, step, width, A, B)
     mean = tl.sum(g[0].to(tl.float32) * read[0], 1) + tl.sum(g[1].to(tl.float32) * read[1], 1)
     tl.store(delta + number * queries + row, mean, row < queries)
@@ -155,16 +155,16 @@ def _of_queries(
         weights = tl.exp2(_products(own, others) * log_scale - whole[:, None])
         if start + K > count:
             weights = tl.where((key < count)[None, :], weights, 0.0)
-        of_weights = _products(g, _load(k + step, key, count, 2 * step, width, A, B))
-        of_scores = weights * (of_weights - mean[:, None])
-        found = _add_weighted(found, of_scores.to(q.dtype.element_ty), others)
+        grad_weights = _products(g, _load(k + step, key, count, 2 * step, width, A, B))
+        grad_scores = weights * (grad_weights - mean[:, None])
+        found = _add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
     found = found[0] * scale, found[1] * scale
-    _store(of_q + place, found, row, queries, step, width, A, B)
+    _store(grad_q + place, found, row, queries, step, width, A, B)
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "share"])
-def _of_keys(
-    of_out, lse, delta, q, kv, lengths, of_kv, scale, log_scale, queries, tokens, share,
+def _grad_keys(
+    grad_out, lse, delta, q, kv, lengths, grad_kv, scale, log_scale, queries, tokens, share,
     heads: tl.constexpr, width: tl.constexpr, Q: tl.constexpr, K: tl.constexpr, A: tl.constexpr,
     B: tl.constexpr,
 ):  # fmt: skip
@@ -187,15 +187,15 @@ def _of_keys(
         others = _load(q + place, row, end, step, width, A, B)
         whole = tl.load(lse + line + row, row < end, float("inf"))[None, :]
         weights = tl.exp2(_products(own, others) * log_scale - whole)
-        g = _load(of_out + place, row, end, step, width, A, B)
+        g = _load(grad_out + place, row, end, step, width, A, B)
         found_v = _add_weighted(found_v, weights.to(q.dtype.element_ty), g)
         mean = tl.load(delta + line + row, row < end, 0.0)[None, :]
-        of_scores = weights * (_products(v, g) - mean)
-        found = _add_weighted(found, of_scores.to(q.dtype.element_ty), others)
+        grad_scores = weights * (_products(v, g) - mean)
+        found = _add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
     there = (key < count)[:, None]  # what a caption lacks learns nothing
     found = tl.where(there, found[0] * scale, 0.0), tl.where(there, found[1] * scale, 0.0)
     found_v = tl.where(there, found_v[0], 0.0), tl.where(there, found_v[1], 0.0)
     clips = tl.num_programs(1) // heads
     place = (tl.program_id(2) * clips + clip) * tokens * 2 * step + head
-    _store(of_kv + place, found, key, tokens, 2 * step, width, A, B)
-    _store(of_kv + place + step, found_v, key, tokens, 2 * step, width, A, B)
+    _store(grad_kv + place, found, key, tokens, 2 * step, width, A, B)
+    _store(grad_kv + place + step, found_v, key, tokens, 2 * step, width, A, B)

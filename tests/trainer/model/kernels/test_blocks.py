@@ -4,7 +4,7 @@ from torch import nn
 
 from trainer.model.layers import (
     Mlp,
-    Stream,
+    PendingResidual,
     add_gated_then_linear,
     add_gated_then_modulated_linear,
     add_then_gated_mlp,
@@ -37,7 +37,7 @@ class WithoutAttention(nn.Module):
 def learn(block, x, table, weight):
     """Everything that comes out of the block when it runs twice, and all gradients."""
     x, table = given = [tensor.clone().requires_grad_() for tensor in (x, table)]
-    out = block(block(Stream(x), table), table).settled()
+    out = block(block(PendingResidual(x), table), table).add()
     out.backward(weight)
     return [out, *(tensor.grad for tensor in (*given, *block.parameters()))]
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.trainer import ranks
+from trainer.chunks import NoisedBatch, backward_in_chunks
 from trainer.config import load_stage
-from trainer.distributed.zero import boost
+from trainer.distributed.zero import wrap_with_zero
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
-from trainer.parts import Drawn, learn
 from trainer.phases import Phases
 from trainer.rectified_flow import RectifiedFlow
 
@@ -20,7 +20,7 @@ def drawn(seed, clips=CLIPS):
     shape = clips, 4, 3, 6, 8
     frames = torch.ones(clips, 3, dtype=torch.bool)
     frames[1:, 0] = False
-    return Drawn(
+    return NoisedBatch(
         latents=torch.randn(shape, generator=draws),
         noise=torch.randn(shape, generator=draws),
         t=torch.linspace(100, 900, clips),
@@ -41,11 +41,11 @@ def drawn(seed, clips=CLIPS):
 )
 def test_parts_hold_every_clip_once_with_all_that_belongs_to_it(most, sizes):
     whole = drawn(0)
-    parts = whole.parts(most)
+    parts = whole.chunks(most)
     assert [len(clips) for clips in parts] == sizes
     assert sorted(clip for clips in parts for clip in clips) == list(range(CLIPS))
     for clips in parts:
-        part = whole.of(clips)
+        part = whole.select(clips)
         for name in ("latents", "noise", "t", "frame_mask"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[clips])
         for name, value in whole.conditions.items():
@@ -57,16 +57,16 @@ def test_clips_with_captions_about_as_long_go_together():
     whole = drawn(0)
     lengths = torch.tensor([20, 4, 30, 4, 21])
     whole.conditions["mask"] = (torch.arange(32) < lengths[:, None]).long()
-    assert whole.parts(2) == [[1, 3], [0, 4], [2]]
+    assert whole.chunks(2) == [[1, 3], [0, 4], [2]]
     for mask in ({}, {"mask": torch.ones(1, 32)}):  # without captions, or with one for all
         others = whole._replace(conditions={"fps": whole.conditions["fps"], **mask})
-        assert others.parts(2) == [[0, 1], [2, 3], [4]]
+        assert others.chunks(2) == [[0, 1], [2, 3], [4]]
 
 
 def test_a_single_clip_keeps_its_sizes():
     whole = drawn(0, clips=1)
-    [clips] = whole.parts(1)
-    assert whole.of(clips).conditions["height"].tolist() == [48.0]
+    [clips] = whole.chunks(1)
+    assert whole.select(clips).conditions["height"].tolist() == [48.0]
 
 
 def step(it, most):
@@ -77,12 +77,12 @@ def step(it, most):
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     settings = SimpleNamespace(dtype="fp32")
-    _, wrapped, optimizer = boost(model, ranks.OPTIM, settings, phases=Phases())
+    wrapped, optimizer = wrap_with_zero(model, ranks.OPTIM, settings, phases=Phases())
     losses = []
     for count in range(2):  # micro batches of a step
         batch = drawn(10 * it.rank + count)
         how = {"weight": 0.5, "clips_at_once": most}
-        losses.append(learn(FLOW, wrapped, optimizer, batch, **how))
+        losses.append(backward_in_chunks(FLOW, wrapped, optimizer, batch, **how))
     optimizer.step()
     weights = torch.cat([parameter.detach().flatten() for parameter in optimizer.working])
     return torch.cat(losses), optimizer.grad_norm, weights

@@ -11,7 +11,7 @@ SAVE = 1
 _LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Agreement:
+class StopSaveConsensus:
     """Ranks vote after each step and hear the result one step later, so that none waits for it."""
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Agreement:
         for number in _LEAVE_SIGNALS:
             signal.signal(number, self._note_signal)
 
-    def wish_to_save(self) -> None:
+    def request_save(self) -> None:
         """Ask all ranks to save; while a vote on that is under way, it is asked for already."""
         if self._voted != SAVE:
             self._wish = max(self._wish, SAVE)

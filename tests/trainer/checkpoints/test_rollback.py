@@ -3,7 +3,7 @@ import json
 import pytest
 
 from trainer.atomic_files import read_json, write_json
-from trainer.checkpoints.takeover import take_over
+from trainer.checkpoints.rollback import roll_back_to
 from trainer.run_dir import RunDir
 
 
@@ -30,7 +30,7 @@ def names(folder):
 def test_what_a_crash_left_of_saving_and_removing_goes(run):
     for name in (".draft-epoch0-global_step8", ".removed-epoch0-global_step1"):
         (run.checkpoints_folder / name / "model").mkdir(parents=True)
-    take_over(run, new_attempt(run), 6)
+    roll_back_to(run, new_attempt(run), 6)
     assert names(run.checkpoints_folder) == [f"epoch0-global_step{step}" for step in (2, 4, 6)]
 
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_whose_successor_did_not_come_stands_under_its_name_again(r
     [*_, last] = run.checkpoints()
     last.path.rename(run.checkpoints_folder / f".replaced-{last.name}")
     (run.checkpoints_folder / ".replaced-epoch0-global_step4").mkdir()  # its successor did come
-    take_over(run, new_attempt(run), 6)
+    roll_back_to(run, new_attempt(run), 6)
     assert [checkpoint.path for checkpoint in run.checkpoints()][-1] == last.path
     assert len(names(run.checkpoints_folder)) == 3
 
@@ -47,7 +47,7 @@ def test_what_will_be_made_again_is_set_aside_and_nothing_complete_is_lost(run):
     lines = [json.dumps({"global_step": step, "loss": 1 / step}) + "\n" for step in range(1, 8)]
     run.metrics.write_text("".join(lines) + '{"global_st')
     attempt = new_attempt(run)
-    take_over(run, attempt, 4)
+    roll_back_to(run, attempt, 4)
     assert names(run.checkpoints_folder) == ["epoch0-global_step2", "epoch0-global_step4"]
     assert names(attempt.path / "superseded_checkpoints") == ["epoch0-global_step6"]
     assert run.metrics.read_text() == "".join(lines[:4])
@@ -58,12 +58,12 @@ def test_what_will_be_made_again_is_set_aside_and_nothing_complete_is_lost(run):
 def test_where_nothing_is_left_over_nothing_changes(run):
     run.metrics.write_text('{"global_step": 6}\n')
     attempt = new_attempt(run)
-    take_over(run, attempt, 6)
+    roll_back_to(run, attempt, 6)
     assert (names(attempt.path), len(run.checkpoints())) == (["config.json"], 3)
     assert run.metrics.read_text() == '{"global_step": 6}\n'
 
 
 def test_the_settings_of_the_attempt_become_the_runs(run):
     write_json(run.config_json, {"seed": 0})
-    take_over(run, new_attempt(run), 6)
+    roll_back_to(run, new_attempt(run), 6)
     assert read_json(run.config_json) == {"seed": 1}

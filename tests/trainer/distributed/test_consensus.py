@@ -2,16 +2,16 @@ import os
 import signal
 
 from tests.trainer import ranks
-from trainer.distributed.agreement import SAVE, Agreement
+from trainer.distributed.consensus import SAVE, StopSaveConsensus
 
 
 def wish_until_it_is_agreed(group):
-    agreement, agreed = Agreement(), []
+    agreement, agreed = StopSaveConsensus(), []
     for _ in range(8):
         agreed.append(agreement.after_step())
         is_due = SAVE not in agreed[-3:]
         if group.is_first and is_due:
-            agreement.wish_to_save()
+            agreement.request_save()
     assert agreed == [0, 0, SAVE, 0, 0, 0, 0, SAVE]
 
 
@@ -20,11 +20,11 @@ def test_a_save_that_is_wished_for_until_it_comes_is_made_once():
 
 
 def leave_at_a_signal(group):
-    agreement = Agreement()
+    agreement = StopSaveConsensus()
     agreement.after_step()
     if not group.is_first:
         os.kill(os.getpid(), signal.SIGUSR1)
-    agreement.wish_to_save()
+    agreement.request_save()
     assert [agreement.after_step() for _ in range(3)] == [0, signal.SIGUSR1, signal.SIGUSR1]
 
 

@@ -9,7 +9,7 @@ from trainer.checkpoint_dir import DRAFT, REMOVED, REPLACED
 from trainer.run_dir import AttemptDir, RunDir
 
 
-def take_over(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
+def roll_back_to(run: RunDir, attempt: AttemptDir, global_step: int) -> None:
     """Make a run's folder say what is true at `global_step`, where the attempt begins.
 
     Steps and checkpoints past it will be made again, so they move to the attempt's folder; drafts
