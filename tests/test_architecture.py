@@ -12,7 +12,9 @@ REPOSITORY = Path(__file__).parent.parent
 RUN_FOLDER = {
     f"trainer.{name}" for name in ("atomic_files", "checkpoint_dir", "manifest", "run_dir")
 }
-CONTRACT = RUN_FOLDER | {"trainer.config", "trainer.seeds", "trainer.settings"}
+CONTRACT = RUN_FOLDER | {
+    f"trainer.{name}" for name in ("config", "seeds", "settings", "stage_files")
+}
 TABLES = {"trainer.model.latent_size"} | {
     f"trainer.data.{name}"
     for name in ("batch_sampler", "buckets", "costs", "formats", "resolutions")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trainer import stage_files
 from trainer.settings import (
     ConfigError,
     also_named,
@@ -283,39 +284,42 @@ class Stage:
     origins: Mapping[str, str]  # "optim.lr" -> "configs/parts/base.toml"
 
 
-def configs_folder() -> Path:
-    """`configs/` here, or the one that lies beside the installed package."""
-    here = Path("configs")
-    return here if here.is_dir() else Path(__file__).parent.parent / "configs"
-
-
-def stage_names(folder: Path) -> list[str]:
-    """The stages that can be launched."""
-    return sorted(path.stem for path in folder.glob("*.toml"))
-
-
 def load_stage(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Stage:
     """Parts left to right, the stage, then `section.key=value`; ConfigError names every fault."""
-    folder = folder or configs_folder()
-    path = folder / f"{name}.toml"
-    if not path.is_file():
-        names = stage_names(folder)
-        near = difflib.get_close_matches(name, names, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError([f"no stage named {name}; {folder}/ has: {', '.join(names)}{meant}"])
+    searched = (folder,) if folder else stage_files.folders()
+    path = _stage_file(name, searched)
     stage = read_toml(path)
-    parts = stage.pop("extends", [])
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise ConfigError([f"{path}: extends = {parts!r}; expected a list of names in parts/"])
-    part_files = [folder / "parts" / f"{part}.toml" for part in parts]
-    if missing := [str(file) for file in part_files if not file.is_file()]:
-        raise ConfigError([f"{path}: extends {file}, which does not exist" for file in missing])
+    part_files = _part_files(path, stage.pop("extends", []), searched)
     layers = [(str(file), read_toml(file)) for file in part_files] + [(str(path), stage)]
     layers += [(f"--set {text}", parse_override(text)) for text in overrides]
     config, origins = resolve(TrainConfig, layers)
     if faults := check_consistency(config):
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     return Stage(name, config, origins)
+
+
+def _stage_file(name: str, searched: Sequence[Path]) -> Path:
+    files = stage_files.stage_files(searched)
+    if name in files:
+        return files[name]
+    kept = [
+        f"{folder}/ has: {', '.join(stem for stem, file in files.items() if file.parent == folder)}"
+        for folder in searched
+    ]
+    near = difflib.get_close_matches(name, files, 1)
+    question = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError([f"no stage named {name}; {'; '.join(kept)}{question}"])
+
+
+def _part_files(path: Path, parts: object, searched: Sequence[Path]) -> list[Path]:
+    """The files that `extends` names, in its order."""
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ConfigError([f"{path}: extends = {parts!r}; expected a list of names in parts/"])
+    found = {part: stage_files.find_part(part, searched) for part in parts}
+    if missing := [part for part, file in found.items() if file is None]:
+        places = " or ".join(f"{folder}/{stage_files.PARTS}/" for folder in searched)
+        raise ConfigError([f"{path}: extends {part}, which is not in {places}" for part in missing])
+    return [file for part in parts if (file := found[part])]
 
 
 def read(path: Path) -> TrainConfig:

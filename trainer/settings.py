@@ -12,6 +12,12 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 
+class Bare(str):
+    """A value of `--set` that is no TOML: a string, or `none`, which unsets an optional setting."""
+
+    __slots__ = ()
+
+
 class ConfigError(Exception):
     """Every fault of a configuration at once, one a line in `faults`."""
 
@@ -75,21 +81,31 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`section.key=value` as tables; the value is read as TOML, else it is a string."""
+    """`section.key=value` as tables; the value is read as TOML, else it is a string.
+
+    ConfigError where a value is missing: `key=` would be an empty path.
+    """
     key, equals, value = text.partition("=")
     if not equals or not all(name.strip() for name in key.split(".")):
         raise ConfigError([f"--set {text}: expected section.key=value"])
+    if not value.strip():
+        raise ConfigError([f"--set {text}: a value is missing; none unsets an optional setting"])
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        parsed = Bare(value)
     for name in reversed(key.strip().split(".")):
         parsed = {name: parsed}
     return typing.cast(dict[str, Any], parsed)
 
 
 def _spelled(kind: Any, values: Any) -> Any:
-    """A layer under its fields' own names; one that stands under both names stays as it is."""
+    """A layer under its fields' own names; one that stands under both names stays as it is.
+
+    `none` of the command line becomes None where a setting may be unset, else it is a string.
+    """
+    if isinstance(values, Bare):
+        return None if values.strip() == "none" and _fits(kind, None) else str(values)
     if not (dataclasses.is_dataclass(kind) and isinstance(values, dict)):
         return values
     hints, fields = _fields(typing.cast(type, kind)), dataclasses.fields(kind)

@@ -14,6 +14,7 @@ from trainer.settings import (
     settings,
     without_nulls,
 )
+from trainer.stage_files import shipped_folder
 
 STAGES = [f"stage{number}" for number in range(1, 8)]
 
@@ -66,6 +67,41 @@ def test_elsewhere_the_configs_beside_the_package_are_used(tmp_path, monkeypatch
     assert load_stage("stage1").config == here
 
 
+def test_a_stage_of_ones_own_extends_the_shipped_parts_and_ones_own_come_first(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "configs/mine.toml", 'extends = ["base", "xl", "low", "more"]\nepochs = 7\n')
+    write(tmp_path, "configs/parts/more.toml", "[optim]\nlr = 0.5\n")
+    mine = load_stage("mine")
+    shipped = shipped_folder()
+    assert {key: mine.origins[key] for key in ("seed", "optim.lr", "epochs")} == {
+        "seed": f"{shipped}/parts/base.toml",
+        "optim.lr": "configs/parts/more.toml",
+        "epochs": "configs/mine.toml",
+    }
+    assert load_stage("stage1").origins["seed"] == f"{shipped}/parts/base.toml"
+    write(tmp_path, "configs/stage1.toml", 'extends = ["base", "xl", "low"]\nepochs = 7\n')
+    assert load_stage("stage1").origins["epochs"] == "configs/stage1.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_stage("min")
+    assert str(caught.value) == (
+        "no stage named min; configs/ has: mine, stage1; "
+        f"{shipped}/ has: smoke, smoke-overfit, stage2, stage3, stage4, stage5, stage6, stage7; "
+        "did you mean mine?"
+    )
+
+
+def test_none_unsets_an_optional_setting_and_is_a_word_elsewhere():
+    given = ["vae.weights=there", "vae.weights=none", "trainer.max_steps=none"]
+    stage = load_stage("smoke", [*given, "model.grad_checkpoint=none", "log.wandb_project=none"])
+    assert (stage.config.vae.weights, stage.config.trainer.max_steps) == (None, None)
+    assert stage.origins["vae.weights"] == "--set vae.weights=none"
+    assert stage.config.model.grad_checkpoint == "none"
+    assert stage.config.log.wandb_project == "none"
+    assert load_stage("smoke", ['vae.weights="none"']).config.vae.weights == "none"
+
+
 def write(folder, name, text):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +149,8 @@ def dump_toml(resolved):
             'buckets.keep.256=["all"]',
             "buckets.keep.256 = ['all']; expected a list of float or [float, float]",
         ),
+        ("optim.lr=none", "optim.lr = 'none'; expected float"),
+        ("vae.weights=", "a value is missing; none unsets an optional setting"),
         ("optim.lr", "expected section.key=value"),
         ("=3", "expected section.key=value"),
         ("optim..lr=3", "expected section.key=value"),
@@ -262,7 +300,7 @@ def test_an_unknown_stage_is_told_which_ones_there_are(tmp_path):
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('extends = ["bse"]', "extends {folder}/parts/bse.toml, which does not exist"),
+        ('extends = ["bse"]', "extends bse, which is not in {folder}/parts/"),
         ('extends = "base"', "extends = 'base'; expected a list of names in parts/"),
         ("extends = [3]", "extends = [3]; expected a list of names in parts/"),
         ("seed = ", "Invalid value (at end of document)"),

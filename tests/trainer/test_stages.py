@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from trainer import config
-from trainer.config import load_stage, stage_names
+from trainer.config import load_stage
 from trainer.settings import dump, settings
+from trainer.stage_files import shipped_folder, stage_files
 
 STAGES = [f"stage{number}" for number in range(1, 8)]
 FRAMES = (1, 51, 102, 204, 408)
@@ -171,5 +171,5 @@ def test_what_all_stages_share_is_the_references(name):
 
 
 def test_there_are_seven_stages_and_two_of_toy_size():
-    names = stage_names(config.configs_folder())
+    names = list(stage_files([shipped_folder()]))
     assert names == ["smoke", "smoke-overfit", *STAGES]

