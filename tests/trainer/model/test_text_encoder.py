@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.rehearsal import published
 from trainer.model.pretrained import WeightsError
-from trainer.model.text_encoder import load_t5, tiny_t5
+from trainer.model.text_encoder import load_t5, open_tokeniser, tiny_t5
 
 
 def test_captions_become_features_and_a_mask_on_the_host():
@@ -58,6 +59,28 @@ def test_a_real_encoder_is_read_from_its_folder(t5_folder):
 
     half = load_t5(t5_folder, dtype=torch.bfloat16, device=device, max_length=4)
     assert half.encode(["a cat"])[0].dtype == torch.bfloat16
+
+
+def test_a_repository_as_it_is_published_is_read_out_of_the_cache(tmp_path, monkeypatch):
+    import sentencepiece
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    captions = ["a grey rabbit walks up the hill", "taxis and a cyclist wait beside the road"]
+    folder = published.cached(tmp_path, "owner/t5")
+    published.write_t5(folder, captions)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model"))
+
+    tokeniser, width = open_tokeniser("owner/t5")
+    assert width == published.WIDTH
+    assert tokeniser(captions[0]).input_ids == [*pieces.encode(captions[0]), pieces.eos_id()]
+    assert tokeniser("").input_ids == [pieces.eos_id()]
+    encoder = load_t5("owner/t5", dtype=torch.float32, device="cpu", max_length=32)
+    parts = [torch.load(file, weights_only=True) for file in sorted(folder.glob("*.bin"))]
+    written = {name: tensor for part in parts for name, tensor in part.items()}
+    loaded = encoder.state_dict()
+    assert len(parts) == 2
+    assert loaded.keys() == written.keys()
+    assert all(torch.equal(loaded[name], written[name]) for name in written)
 
 
 def test_a_file_that_lacks_tensors_or_has_others_shapes_is_refused(t5_folder):
