@@ -1,18 +1,52 @@
 """The `soractl` program: mounts each room's commands and turns errors into exit codes."""
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
+from soractl.errors import Interrupted, SoractlError
 from soractl.launch import commands as launch_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
 from soractl.sync import commands as sync_commands
 
+UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
+
+SECTIONS = {
+    "Before training": ("config", "data"),
+    "Run": ("launch", "resume", "kill"),
+    "Watch": ("status", "logs", "gpus", "exec"),
+    "Keep": ("sync", "ckpt"),
+}
+
+
+class Program(TyperGroup):
+    """The commands in sections, as an operator meets them; Ctrl-C in any of them is an error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        known = {name for names in SECTIONS.values() for name in names}
+        more = [name for name in self.list_commands(ctx) if name not in known]
+        for title, names in {**SECTIONS, "More": tuple(more)}.items():
+            rows = [(name, self.commands[name]) for name in names if name in self.commands]
+            if rows:
+                with formatter.section(title):
+                    limit = formatter.width - 14
+                    formatter.write_dl([(n, c.get_short_help_str(limit)) for n, c in rows])
+
+
 app = typer.Typer(
+    cls=Program,
     help="Launch, watch and resume the training of a text-to-video model on your own cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -27,18 +61,46 @@ app.add_typer(data_commands.app, name="data")
 
 
 def main() -> None:
-    """What the `soractl` command runs."""
-    from soractl.errors import ExitCode, SoractlError
+    """Run one command; every error ends here as lines on stderr and an exit code.
+
+    With --json it is an object on stdout too: `error`, `hint` and `exit_code`.
+    """
+    try:
+        code = _run(as_json="--json" in _own_words(sys.argv[1:]))
+    except KeyboardInterrupt:  # before or after the command itself
+        code = Interrupted().exit_code
+    sys.exit(code)
+
+
+def _run(as_json: bool) -> int:
     from trainer.atomic_files import RunDirError
     from trainer.settings import ConfigError
 
     try:
-        app()
-    except (SoractlError, ConfigError, RunDirError) as fault:
-        from soractl.terminal import output
+        return app(standalone_mode=False) or 0
+    except UsageError as error:
+        error.show()
+        fault = SoractlError(error.format_message(), exit_code=error.exit_code)
+        return _reported(fault, as_json, shown=True)
+    except SoractlError as error:
+        return _reported(error, as_json)
+    except (ConfigError, RunDirError) as error:
+        return _reported(SoractlError(str(error)), as_json)
 
+
+def _reported(fault: SoractlError, as_json: bool, *, shown: bool = False) -> int:
+    from soractl.terminal import output
+
+    if not shown:
         output.error(fault)
-        sys.exit(fault.exit_code if isinstance(fault, SoractlError) else ExitCode.BAD_REQUEST)
+    if as_json:
+        output.json_error(fault)
+    return fault.exit_code
+
+
+def _own_words(words: list[str]) -> list[str]:
+    """The words that are not those of a command for the nodes."""
+    return words[: words.index("--")] if "--" in words else words
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Errors that a user can put right, and faults of single nodes.
 
     SoractlError        ends the command: a message, a hint, an exit code
+      Interrupted       Ctrl-C ended it: exit code 130, and what goes on or was not done
     Fault               one node's, which stays a row of the command's result
       UNREACHABLE       no connection, or the connection was lost
       DEADLINE          no answer within the time that was given
@@ -42,6 +43,18 @@ class SoractlError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = int(exit_code)
+
+
+class Interrupted(SoractlError):
+    """Ctrl-C ended the command.
+
+    >>> str(Interrupted("nothing was started"))
+    'interrupted; nothing was started'
+    """
+
+    def __init__(self, consequence: str = "", *, hint: str | None = None) -> None:
+        message = f"interrupted; {consequence}" if consequence else "interrupted"
+        super().__init__(message, hint=hint, exit_code=ExitCode.INTERRUPTED)
 
 
 class FaultKind(StrEnum):
@@ -94,6 +107,6 @@ def exit_code_of(faults: Iterable[Fault | None]) -> ExitCode:
 
 
 def raise_if_interrupted(faults: Iterable[Fault | None], consequence: str) -> None:
-    """SoractlError with exit code 130 if Ctrl-C came before all nodes had answered."""
+    """Interrupted if Ctrl-C came before all nodes had answered."""
     if any(fault == INTERRUPTED for fault in faults):
-        raise SoractlError(f"interrupted; {consequence}", exit_code=ExitCode.INTERRUPTED)
+        raise Interrupted(consequence)

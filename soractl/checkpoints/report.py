@@ -6,6 +6,7 @@ from soractl.checkpoints.adopt import Adoption
 from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
 from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
+from soractl.terminal.hints import to_type
 from trainer.manifest import checkpoint_name
 
 HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")
@@ -85,7 +86,7 @@ def adopt_lines(adoption: Adoption) -> list[str]:
         *tensors,
         *without,
         "optimizer: starts anew, so `resume` has nothing here to go on with",
-        f"next: `soractl launch STAGE --init-from {text.path(run.path)}`, "
+        f"next: `{to_type('launch', 'STAGE', '--init-from', text.path(run.path))}`, "
         f"or a stage that comes after {adoption.stage}",
     ]
 

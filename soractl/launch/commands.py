@@ -114,7 +114,7 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
 
 
 def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
-    from soractl.errors import ExitCode
+    from soractl.errors import Interrupted
     from soractl.launch import follow as follower
     from soractl.launch import report as launch_report
     from soractl.terminal import output
@@ -123,8 +123,7 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
         with output.progress_display() as display:
             ended, last = follower.follow(started, remote, display)
     except KeyboardInterrupt:
-        output.note(launch_report.detached(started))
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        raise Interrupted(launch_report.detached(started)) from None
     values = launch_report.outcome_json(started, ended, last)
     output.report(launch_report.outcome(started, ended, last), values, as_json)
     raise typer.Exit(ended.exit_code)

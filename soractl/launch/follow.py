@@ -15,6 +15,7 @@ from soractl.runs.find import Recorded, recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
+from soractl.terminal.hints import to_type
 from soractl.terminal.output import Display
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir
@@ -140,7 +141,8 @@ def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome,
             stopped = stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=grace_s)
             if left := [result.node.name for result in stopped if not result.ok]:
                 name = started.run.name
-                display.say(f"{', '.join(left)} may still run it; `soractl kill {name}` stops that")
+                stop_it = to_type("kill", name)
+                display.say(f"{', '.join(left)} may still run it; `{stop_it}` stops that")
             watch.states = attempts.read_states(started.attempt, record.nodes)
             break
         time.sleep(TICK_S)

@@ -16,6 +16,7 @@ from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, recorded, run_of_checkpoint, stage_of
+from soractl.terminal.hints import to_type
 from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
 from trainer.run_dir import RunDir, next_path
@@ -144,7 +145,8 @@ def _resumed(root: Path, what: str) -> tuple[RunDir, StartPoint]:
     if path.is_dir() and not RunDir(path).run_json.is_file() and os.sep in what:
         raise SoractlError(
             f"{path} is neither a run nor a checkpoint of one",
-            hint="a new run takes its weights with `soractl launch STAGE --init-from PATH`",
+            hint="a new run takes its weights with "
+            f"`{to_type('launch', 'STAGE', '--init-from', 'PATH')}`",
         )
     run = find_run(root, what)
     return run, start_point.for_resume(run)

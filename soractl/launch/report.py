@@ -1,6 +1,5 @@
 """What launch and resume say: the plan, the start, the end."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
 from soractl.runs.report import checkpoints, culprit, failure_details
 from soractl.terminal import text
+from soractl.terminal.hints import to_type
 from trainer.run_dir import RunDir
 from trainer.settings import settings
 
@@ -79,9 +79,9 @@ def started(begun: Started) -> list[str]:
         f"started {name}, attempt {number}; logs: {text.path(begun.attempt.path)}/",
         *text.pairs(
             [
-                (f"  soractl status {name}", "how far it is"),
-                (f"  soractl logs {name}", "what its ranks print"),
-                (f"  soractl kill {name}", "stop it on all nodes"),
+                (f"  {to_type('status', name)}", "how far it is"),
+                (f"  {to_type('logs', name)}", "what its ranks print"),
+                (f"  {to_type('kill', name)}", "stop it on all nodes"),
             ]
         ),
     ]
@@ -98,10 +98,10 @@ def started_json(begun: Started) -> dict[str, Any]:
     }
 
 
-def detached(begun: Started) -> list[str]:
-    """That Ctrl-C stopped only the watching."""
+def detached(begun: Started) -> str:
+    """The consequence of Ctrl-C, which stops only the watching."""
     name = begun.run.name
-    return [f"detached: {name} goes on; `soractl status {name}` shows how far it is"]
+    return f"{name} goes on; `{to_type('status', name)}` shows how far it is"
 
 
 def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
@@ -124,14 +124,14 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
 def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
     """What to type after a failure, with the options that the trainer's remedy asks for."""
     if folder := remedy.get("encode_features"):
-        return shlex.join(["soractl", "data", "encode", stage_of(run), "--out", folder])
+        return to_type("data", "encode", stage_of(run), "--out", folder)
     if not run.checkpoints():
         return None
-    words = ["soractl", "resume", remedy.get("checkpoint") or run.name]
+    words = [remedy.get("checkpoint") or run.name]
     words += ["--reset-data"] if remedy.get("reset_data") else []
     for name, value in remedy.get("settings", {}).items():
         words += ["--set", f"{name}={value}"]
-    return shlex.join(words)
+    return to_type("resume", *words)
 
 
 def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:

@@ -5,7 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soractl.errors import INTERRUPTED, ExitCode, SoractlError, raise_if_interrupted
+from soractl.errors import (
+    INTERRUPTED,
+    ExitCode,
+    Interrupted,
+    SoractlError,
+    raise_if_interrupted,
+)
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
 from soractl.launch.prepare import Prepared
 from soractl.processes.scan import Selection, stop
@@ -16,6 +22,7 @@ from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, recorded
 from soractl.runs.post_mortem import Failure, Outcome
 from soractl.runs.start_lock import start_lock
+from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir, RunDir, create_run
 from trainer.settings import dump
@@ -74,7 +81,8 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
         raise SoractlError(
             f"{run.name} is still running: {where}",
-            hint=f"`soractl kill {run.name}` stops it; `soractl status` shows how far it is",
+            hint=f"`{to_type('kill', run.name)}` stops it; "
+            f"`{to_type('status', run.name)}` shows how far it is",
             exit_code=ExitCode.REFUSED,
         )
 
@@ -109,14 +117,13 @@ def _taken_back(started: Started, refused: Sequence[NodeResult], remote: Remote)
     interrupted = any(result.fault == INTERRUPTED for result in refused)
     code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
     write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
-    faults = [f"{result.node.name}: {result.reason}" for result in refused]
-    unsure = ", ".join(node.node.name for node in stopped if not node.ok)
     name = started.run.name
-    return SoractlError(
-        f"interrupted; {name} was stopped again" if interrupted else "\n".join(faults),
-        hint=f"{unsure} may still run it; `soractl kill {name}` stops that" if unsure else None,
-        exit_code=code,
-    )
+    unsure = ", ".join(node.node.name for node in stopped if not node.ok)
+    hint = f"{unsure} may still run it; `{to_type('kill', name)}` stops that" if unsure else None
+    if interrupted:
+        return Interrupted(f"{name} was stopped again", hint=hint)
+    faults = [f"{result.node.name}: {result.reason}" for result in refused]
+    return SoractlError("\n".join(faults), hint=hint, exit_code=code)
 
 
 def _create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> RunDir:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import runs_of_stage
+from soractl.terminal.hints import to_type
 from trainer.checkpoint_dir import ANY_CHECKPOINT, Checkpoint, read_checkpoint, step_and_epoch
 from trainer.config import TrainConfig
 from trainer.manifest import MANIFEST
@@ -93,8 +94,8 @@ def _with_optimizer(checkpoint: Checkpoint) -> Checkpoint:
     if "optimizer" in checkpoint.manifest.left_out:
         raise SoractlError(
             f"{checkpoint.path} holds no optimizer, so nothing can resume from it",
-            hint="`soractl sync --with-optimizer` copies all of it; "
-            "`soractl launch STAGE --init-from PATH` needs the weights alone",
+            hint=f"`{to_type('sync', '--with-optimizer')}` copies all of it; "
+            f"`{to_type('launch', 'STAGE', '--init-from', 'PATH')}` needs the weights alone",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     return checkpoint

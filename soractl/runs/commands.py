@@ -23,6 +23,7 @@ app = typer.Typer()
 @app.command()
 def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
     """Show how far a run is, and why it failed if it did."""
+    from soractl.errors import raise_if_interrupted
     from soractl.remote.connections import Connections
     from soractl.runs import report as status_report
     from soractl.runs import status as run_status
@@ -32,6 +33,7 @@ def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
         told = run_status.read_status(found, remote)
+    raise_if_interrupted((node.fault for node in told.nodes), "not all nodes have answered")
     output.report(status_report.lines(told), told.as_json(), as_json)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, parse_node_list
 from soractl.remote.ssh_config import SshOptions
+from soractl.terminal.hints import to_type
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir, RunDir, run_of, runs
 
@@ -45,7 +46,7 @@ def choose_run(known: Sequence[RunDir], name: str, root: str) -> RunDir:
     if not known:
         raise SoractlError(
             f"there is no run in {root}/",
-            hint="`soractl launch STAGE` starts one",
+            hint=f"`{to_type('launch', 'STAGE')}` starts one",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     if name == LATEST:

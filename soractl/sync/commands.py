@@ -64,7 +64,7 @@ def _show_sync_plan(options: "SyncOptions", as_json: bool) -> None:
 
 
 def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
-    from soractl.errors import ExitCode
+    from soractl.errors import Interrupted
     from soractl.sync import copy as sync
     from soractl.sync import report as sync_report
     from soractl.terminal import output
@@ -74,6 +74,5 @@ def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
         for synced in sync.rounds(options, os.environ, display, every_s=every_s, log=log):
             output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)
     except KeyboardInterrupt:
-        output.note("stopped; the next sync goes on from here")
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
+        raise Interrupted("the next sync goes on from here") from None
     raise typer.Exit(synced.exit_code)

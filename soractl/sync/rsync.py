@@ -10,6 +10,7 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import stream
 from soractl.remote.ssh_config import SshOptions
 from soractl.sync.locations import LOCK_WAIT_S, LOCKED, Location, locked, unreachable
+from soractl.terminal.hints import to_type
 from trainer.checkpoint_dir import READER_MARK
 from trainer.manifest import MANIFEST
 from trainer.run_dir import RunDir
@@ -158,7 +159,8 @@ def _fault(job: RsyncJob, code: int, stderr: str) -> Exception:
         location = job.destination
         return SoractlError(
             f"no space left on {location}",
-            hint="what was copied stays for the next sync; `soractl ckpt prune` makes room",
+            hint="what was copied stays for the next sync; "
+            f"`{to_type('ckpt', 'prune')}` makes room",
             exit_code=ExitCode.FAILED,
         )
     if job.lock and code == LOCKED:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from soractl.terminal.hints import repeated
+
 
 def positive(value: float | None) -> float | None:
     """The number of seconds; BadParameter unless it is positive and finite."""
@@ -21,13 +23,19 @@ RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its fold
 Hosts = Annotated[str | None, typer.Argument(help="A hostfile, or node-[001-024].")]
 Hostfile = Annotated[
     str | None,
-    typer.Option("--hostfile", help="Nodes, one a line, or a list such as node-[001-024]."),
+    typer.Option(
+        "--hostfile",
+        callback=repeated("--hostfile"),
+        help="Nodes, one a line, or a list such as node-[001-024].",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
 ]
-Runs = Annotated[str, typer.Option("--runs", help="The folder of all runs.")]
+Runs = Annotated[
+    str, typer.Option("--runs", callback=repeated("--runs", "runs"), help="The folder of all runs.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Timeout = Annotated[

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
-from soractl.errors import SoractlError
+from soractl.errors import Interrupted, SoractlError
 from soractl.terminal import counting
 from soractl.terminal.transfer import Show, Transfer
 from soractl.terminal.transfer import one_line as transfer_line
@@ -75,11 +75,17 @@ def look(lines: Iterable[str], values: Mapping[str, Any], as_json: bool, *, agai
     report(lines, values, as_json)
 
 
-def error(fault: Exception) -> None:
+def error(fault: SoractlError) -> None:
     """What happened, and what to type next."""
-    note(f"error: {fault}")
-    if isinstance(fault, SoractlError) and fault.hint:
+    note(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
+    if fault.hint:
         note(f"hint: {fault.hint}")
+
+
+def json_error(fault: SoractlError) -> None:
+    """An error for programs: `error`, `hint`, `exit_code`."""
+    values = {"error": str(fault), "hint": fault.hint, "exit_code": fault.exit_code}
+    json_object(values)
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 130
     assert stderr.splitlines()[-1] == (
-        "detached: 001-smoke goes on; `soractl status 001-smoke` shows how far it is"
+        "interrupted; 001-smoke goes on; `soractl status 001-smoke` shows how far it is"
     )
     assert json.loads(workplace.soractl("status", "--json").stdout)["state"] == "running"
     refused = workplace.soractl("resume", "latest", code=5)
@@ -147,6 +147,70 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     (run / "end").touch()
     wait_for(lambda: list((run / "attempts/1").glob("*.exit")))
     assert json.loads(workplace.soractl("status", "--json").stdout)["state"] == "ended"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last_line"),
+    [
+        (["exec", "one.txt", "--", "touch begun; sleep 30"], "one.txt: 0 ok, 1 failed in "),
+        (["logs", "1", "--follow"], "interrupted"),
+        (["kill", "1"], "001-smoke: asking "),
+        (["data", "info", "clips", "--out", "t.csv"], "interrupted"),
+    ],
+)
+def test_ctrl_c_ends_every_command_with_130_and_one_line(workplace, arguments, last_line):
+    begun = "(Path('begun').touch(), time.sleep(60))"
+    workplace.ranks(f"signal.signal(signal.SIGTERM, lambda *_: {begun})\n{begun}")
+    workplace.write("one.txt", "localhost\n")
+    workplace.write("clips/a.txt", "")
+    os.mkfifo(workplace.folder / "clips/a.mp4")
+    command = None
+    try:
+        if arguments[0] in ("logs", "kill"):
+            workplace.soractl("launch", "smoke", "--detach")
+        if arguments[0] == "kill":
+            wait_for((workplace.folder / "begun").exists)
+            (workplace.folder / "begun").unlink()
+        command = start(workplace, *arguments)
+        if arguments[0] in ("exec", "kill"):
+            wait_for((workplace.folder / "begun").exists)
+        else:
+            time.sleep(1.5)
+        command.send_signal(signal.SIGINT)
+        _, stderr = command.communicate(timeout=20)
+    finally:
+        if command:
+            command.kill()
+    assert (command.returncode, "Traceback" in stderr, "Aborted" in stderr) == (130, False, False)
+    assert stderr.splitlines()[-1].startswith(last_line)
+
+
+def test_an_error_is_an_object_too_where_json_was_asked_for(workplace):
+    for arguments, code, error in [
+        (["status", "--json"], 6, f"there is no run in {workplace.folder}/runs/"),
+        (["launch", "stage9", "--json"], 2, "no stage named stage9; "),
+        (["launch", "--json"], 2, "Missing argument"),
+        (["gpus", "nods.txt", "--json"], 2, "no host file nods.txt: "),
+    ]:
+        done = workplace.soractl(*arguments, code=code)
+        values = json.loads(done.stdout)
+        assert list(values) == ["schema_version", "error", "hint", "exit_code"]
+        assert values["error"].startswith(error)
+        assert values["exit_code"] == code
+    done = workplace.soractl("exec", "--", "cat", "--json", code=1)
+    assert "{" not in done.stdout
+
+
+def test_what_is_printed_can_be_typed_with_the_folder_of_runs(workplace):
+    workplace.ranks(TRAIN_FIVE_STEPS)
+    done = workplace.soractl("launch", "smoke", "--runs", "else where", "--detach")
+    assert [line.split("  ")[1] for line in done.stderr.splitlines()[-3:]] == [
+        f"soractl {command} 001-smoke --runs 'else where'" for command in ("status", "logs", "kill")
+    ]
+    done = workplace.soractl("status", "--runs", "nowhere", code=6)
+    assert done.stderr.splitlines()[-1] == (
+        "hint: `soractl launch STAGE --runs nowhere` starts one"
+    )
 
 
 def test_a_run_that_lives_is_not_resumed_and_its_own_port_is_no_reason(workplace):

@@ -81,7 +81,7 @@ def test_ctrl_c_keeps_what_came_and_the_next_sync_goes_on_from_there(lab, save_w
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "stopped; the next sync goes on from here"
+    assert stderr.splitlines()[-1] == "interrupted; the next sync goes on from here"
     [size] = [size for name, size in incoming(lab.copy_of(run)).items() if PARTIAL in name]
     assert size > 500_000
     [_, again] = json.loads(lab.sync("--dry-run", "--json")[0])["commands"]

@@ -2,10 +2,9 @@ import json
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Interrupted, SoractlError
 from soractl.runs.progress import Progress
 from soractl.terminal import output
-from trainer.settings import ConfigError
 
 STARTING = Progress(elapsed_s=3, log_line="loading")
 STEP_1 = Progress(elapsed_s=9, global_step=1, total_steps=5)
@@ -14,12 +13,14 @@ STEP_2 = Progress(elapsed_s=10, global_step=2, total_steps=5)
 
 def test_an_error_says_what_happened_and_what_to_type(capsys):
     output.error(SoractlError("no run 9 in runs/", hint="did you mean 8?"))
-    output.error(ConfigError(["a = 1; expected str", "no setting b"]))
+    output.error(SoractlError("a = 1; expected str\nno setting b"))
+    output.error(Interrupted("nothing was started"))
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == (
         "error: no run 9 in runs/\nhint: did you mean 8?\n"
         "error: a = 1; expected str\nno setting b\n"
+        "interrupted; nothing was started\n"
     )
 
 
