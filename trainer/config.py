@@ -47,8 +47,8 @@ class ModelConfig:
     caption_dropout: float  # share of captions that are replaced by the null caption
     grad_checkpoint: Literal["none", "every_block"] | int  # or every n-th block
     # Video tokens of a pass that recomputes nothing. A micro batch of more goes through the model
-    # in parts of about so many; what a part has more is recomputed as `grad_checkpoint` says. 0: no
-    # parts.
+    # in chunks of about so many; what a chunk has more is recomputed as `grad_checkpoint` says.
+    # 0: no chunks.
     tokens_at_once: int = 0  # older runs have no such setting
 
 

@@ -1,4 +1,7 @@
-"""Which latent frames of a clip are trained on, and which are given as conditions."""
+"""Frame masks: latent frames of a clip that are trained on; the others are given as conditions.
+
+The kinds and their draws are those of Open-Sora 1.2 (`opensora/utils/train_utils.py`).
+"""
 
 import random
 from collections.abc import Callable, Sequence

@@ -1,4 +1,7 @@
-"""Which steps are left out: a gradient that is not finite, or one far above the usual.
+"""The guard of a run: steps whose gradient is not finite, or far above the usual, are left out.
+
+Leaving out spikes follows PaLM (Chowdhery et al., arXiv 2204.02311, section 5.1), which skips
+batches around them; here the step itself is skipped, by the median norm of the last ones.
 
 The judgement is made of device tensors alone, so no step waits for it, and of the norm over all
 ranks, so every rank judges alike.
@@ -31,7 +34,7 @@ def remember(norms: Sequence[float], skipped: int, device: torch.device) -> Memo
 
 
 def judge(memory: Memory, norm: Tensor, spike_factor: float) -> tuple[Tensor, Memory]:
-    """Whether to leave out a step of this gradient norm, and the memory after it."""
+    """(skip, memory after the step) for a step of this gradient norm; scalars on the device."""
     skip = ~torch.isfinite(norm)
     if spike_factor:
         usual = memory.norms.sort().values[(MEMORY - 1) // 2]

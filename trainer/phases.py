@@ -1,4 +1,4 @@
-"""How long each phase of a step takes: on a GPU by events that are read later, else by the clock.
+"""Seconds of each phase of a step: on a GPU by events that are read later, else by the clock.
 
 Nothing waits while it is measured.
 """
@@ -52,7 +52,7 @@ class Phases:
 
     @contextmanager
     def of(self, name: str) -> Iterator[None]:
-        """The phase that a block of code is; waiting for data is the host's, so the clock tells."""
+        """Time a block of code as a phase; waiting for data is timed by the clock of the host."""
         moment = _DeviceMoment if torch.cuda.is_available() and name != "data" else _HostMoment
         begin = moment()
         yield

@@ -1,6 +1,7 @@
 """Rectified flow: timesteps, training loss and sampling, as tensor maths alone.
 
-t = 0 is data and t = `num_timesteps` is noise; a model predicts the velocity data - noise.
+As Liu et al., arXiv 2209.03003. t = 0 is data and t = `num_timesteps` is noise; a model predicts
+the velocity data - noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ _BASE_PIXELS = 512 * 512  # a single frame of this size is trained without a shi
 
 
 class Sampling(TypedDict, total=False):
-    """What a call of `sample` says; what it leaves out is as the settings have it."""
+    """Options of `sample`; those left out are as the settings have them."""
 
     height: Required[float | Tensor]  # pixels, as for `transform`
     width: Required[float | Tensor]
@@ -74,7 +75,10 @@ class RectifiedFlow:
         latent_frames: int | Tensor,
         scale: float | Tensor = 1.0,
     ) -> Tensor:
-        """Shift t towards noise for large and long videos, since they hide noise better.
+        """Shift t [B] towards noise for large and long videos, since they hide noise better.
+
+        The timestep shift of SD3 (Esser et al., arXiv 2403.03206, equation 23), over frames too as
+        in Open-Sora 1.2 (`opensora/schedulers/rf/rectified_flow.py`).
 
         Sizes may be bf16 tensors, and are then multiplied in bf16, as the published weights were
         trained; fp16 holds no product of height and width.

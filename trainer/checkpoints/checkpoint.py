@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,15 @@ class Layout:
     total_bytes: int
     world_size: int
 
-    def writer(self, file: str) -> int:
-        """The rank that writes a file."""
-        return list(self.files).index(file) * self.world_size // len(self.files)
+    @cached_property
+    def writers(self) -> Mapping[str, int]:
+        """The rank that writes each file."""
+        count = len(self.files)
+        return {file: i * self.world_size // count for i, file in enumerate(self.files)}
 
     def files_of(self, rank: int) -> list[str]:
         """What one rank writes."""
-        return [file for file in self.files if self.writer(file) == rank]
+        return [file for file in self.files if self.writers[file] == rank]
 
     def tensors_of(self, rank: int) -> list[str]:
         """What the files of one rank hold."""
@@ -147,8 +150,8 @@ def whole_models(
     layout = snapshot.layouts["ema"]
     for file, names in layout.files.items():
         slices = {name: snapshot.averages[name] for name in names if name in snapshot.averages}
-        whole = _gather(slices, layout, layout.writer(file), ranks, group) if slices else {}
-        if layout.writer(file) == ranks.rank:
+        whole = _gather(slices, layout, layout.writers[file], ranks, group) if slices else {}
+        if layout.writers[file] == ranks.rank:
             rest = {name: snapshot.untrained[name].float() for name in names if name not in slices}
             yield f"ema/{file}", whole | rest
 

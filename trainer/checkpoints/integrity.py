@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files hold what its manifest says, looked at before they are read."""
+"""Checksums of a checkpoint's files, compared with its manifest before the files are read."""
 
 import pickle
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a new attempt does with what the one before it left: half-made files, and later steps."""
+"""A run's folder is rolled back to the step where an attempt begins: drafts and later steps go."""
 
 import json
 import math

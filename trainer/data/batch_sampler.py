@@ -150,13 +150,18 @@ def _assign_to_ranks(
     if steps > whole:
         parts.append(_balance(order[whole:].reshape(1, -1), cost_of, steps - whole, key))
     dealt = np.concatenate([part.reshape(-1, ranks) for part in parts])
-    # Else the last rank would always have the dearest of a step, and one node the same shapes.
+    # Else the last rank always had the most expensive of a step, and one node the same shapes.
     random_keys = uniform(_key(assignment, "ranks"), dealt)
     return np.take_along_axis(dealt, np.argsort(random_keys, axis=1), axis=1)
 
 
 def _balance(windows: IntArray, cost_of: IntArray, steps: int, key: np.uint64) -> IntArray:
-    """Each window's micro batches sorted by cost, cut into steps, and the steps shuffled."""
+    """Each window's micro batches sorted by cost, cut into steps, and the steps shuffled.
+
+    `windows` is [windows, steps x ranks] of micro batches; the result [windows, steps, ranks]. One
+    window of 2 steps on 2 ranks, costs 9, 1, 8, 2 of micro batches 0 to 3: sorted 1, 3, 2, 0, cut
+    into [[1, 3], [2, 0]]: the ranks of a step wait for each other 1 at most, and not 8.
+    """
     order = np.argsort(cost_of[windows], axis=1, kind="stable")
     cut = np.take_along_axis(windows, order, axis=1)
     cut = cut.reshape(len(windows), steps, windows.shape[1] // steps)

@@ -1,4 +1,7 @@
-"""Which bucket (resolution, length, aspect ratio) each clip belongs to in an epoch, all at once."""
+"""Assignment of all clips to buckets (resolution, length, aspect ratio) in an epoch.
+
+The rules are those of Open-Sora 1.2 (`opensora/datasets/bucket.py`), for a whole table at once.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

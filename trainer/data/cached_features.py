@@ -1,4 +1,4 @@
-"""What training reads instead of encoding it: the sets that `data.features` has for a run."""
+"""Cached features that training reads instead of encoding: the sets in `data.features`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

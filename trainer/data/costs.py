@@ -1,4 +1,4 @@
-"""What a micro batch of each bucket costs: the seconds it took, or else the work of its shape."""
+"""Cost of a micro batch of each bucket: the seconds measured, or else the work of its shape."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

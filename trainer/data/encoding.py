@@ -38,7 +38,7 @@ from trainer.settings import ConfigError, resolve, without_nulls
 USERS_FAULT = (ConfigError, WeightsError)
 
 _PROGRESS = ".progress"  # a file a rank: how many clips and captions it has done
-_TELL_EVERY_S = 1.0
+_WRITE_EVERY_S = 1.0
 _SAMPLED_CAPTIONS = 1000
 _LATENT_CHANNELS = 4
 _MOST_FAILED = 1000  # clips that the answer names; the index has all
@@ -115,18 +115,18 @@ def work(job: Job, rank: int, local_rank: int, world_size: int) -> None:
         if missing:
             encode = _encode_captions if part.kind == "text" else _encode_clips
             encode(job.settings, clips, part.features, missing, device, progress)
-    progress.tell()
+    progress.write()
 
 
 def finish(job: Job) -> dict[str, Any]:
     """Write the indexes, and say what is in them."""
     clips = load_clips(Path(job.settings.data.path))
-    told = []
+    parts = []
     for part in _parts(job, clips):
         index = part.features.finish(part.shards, part.variants)
         part.features.remove_drafts()
         failed = {row: why for faults in index.failed.values() for row, why in faults.items()}
-        told.append(
+        parts.append(
             {
                 "kind": part.kind,
                 "path": str(part.features.path),
@@ -141,25 +141,25 @@ def finish(job: Job) -> dict[str, Any]:
                 ],
             }
         )
-    return {"parts": told}
+    return {"parts": parts}
 
 
 class _Progress:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._done = self._failed = 0
-        self._told = 0.0
+        self._written = 0.0
         file.parent.mkdir(parents=True, exist_ok=True)
 
     def advance(self, done: int, failed: int) -> None:
         self._done += done
         self._failed += failed
-        if time.monotonic() > self._told + _TELL_EVERY_S:
-            self.tell()
+        if time.monotonic() > self._written + _WRITE_EVERY_S:
+            self.write()
 
-    def tell(self) -> None:
+    def write(self) -> None:
         write_json(self._file, {"done": self._done, "failed": self._failed}, durable=False)
-        self._told = time.monotonic()
+        self._written = time.monotonic()
 
 
 def _parts(job: Job, clips: ClipTable) -> list[Part]:

@@ -1,4 +1,4 @@
-"""What cached features depend on, by the names of settings, so that no others are trained on."""
+"""Identity of cached features: the settings they depend on, so that no others are trained on."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""Whether a position in the data still means the same: all that decides an epoch's order."""
+"""Fingerprint of everything that decides an epoch's order, and with it a position in the data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,7 +31,7 @@ def check_same_data(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
     """ConfigError says what has changed since: a position in the data means nothing in other."""
     then = checkpoint.manifest.data_fingerprint
     changed = [
-        _told(name, then, now)
+        _change(name, then, now)
         for name, value in now.items()
         if name != _ROWS and not name.startswith("buckets.") and then.get(name) != value
     ]
@@ -43,7 +43,7 @@ def check_same_data(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
         raise with_remedy(ConfigError([fault]), Remedy(reset_data=True))
 
 
-def _told(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _change(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What changed, as closely as the checkpoint knows it."""
     if name == _CLIPS and _ROWS in then:
         return f"{name} ({then[_ROWS]} rows then, {now[_ROWS]} now)"

@@ -1,4 +1,4 @@
-"""How far a run has come: epoch, steps, and which micro batches of the epoch are consumed."""
+"""Position of a run in training: epoch, steps, and the epoch's consumed micro batches."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What any rank is asked to do between two steps, agreed on by all: save, or save and leave."""
+"""Consensus of all ranks, between two steps, to save, or to save and leave."""
 
 import signal
 from types import FrameType
@@ -12,7 +12,7 @@ _LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSaveConsensus:
-    """Ranks vote after each step and hear the result one step later, so that none waits for it."""
+    """Ranks vote after each step and read the result one step later, so that none waits for it."""
 
     def __init__(self) -> None:
         self._group = dist.new_group(backend="gloo")  # on the host: no GPU is made to wait

@@ -1,4 +1,4 @@
-"""The ranks of one node: what one of them reads from a file, the others get from it."""
+"""The ranks of one node: one of them reads files and broadcasts their contents to the others."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ class Node:
 
     def run_on_reader(self, read: Callable[[], T]) -> T:
         """What `read` returned on the reader; a ValueError there is raised on all."""
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self.is_reader:
             try:
-                told[0] = read()
+                outcome[0] = read()
             except ValueError as error:
-                told[1] = error
-        dist.broadcast_object_list(told, src=self.first, group=self.group)
-        answer, fault = told
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=self.first, group=self.group)
+        answer, fault = outcome
         if fault is not None:
             raise fault
         return answer

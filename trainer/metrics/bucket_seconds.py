@@ -11,7 +11,7 @@ from trainer.run_dir import RunDir
 
 
 class BucketSeconds:
-    """What was measured since the run began; rank 0 keeps it."""
+    """Measurements since the run began, on rank 0."""
 
     def __init__(self, run: RunDir, ranks: Ranks) -> None:
         self._path, self._ranks = run.bucket_seconds, ranks
@@ -35,6 +35,6 @@ class BucketSeconds:
 
     def agreed(self) -> dict[str, float]:
         """The mean by the bucket's name, the same on all ranks, which must all ask."""
-        told: list[Any] = [self._means.values]
-        dist.broadcast_object_list(told, src=0)
-        return dict(told[0])
+        means: list[Any] = [self._means.values]
+        dist.broadcast_object_list(means, src=0)
+        return dict(means[0])

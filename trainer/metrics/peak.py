@@ -1,4 +1,4 @@
-"""How fast a GPU multiplies at best, by its name."""
+"""Peak FLOP/s of GPUs by name."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Where a step's numbers go: metrics.jsonl, TensorBoard and Weights & Biases."""
+"""Sinks of a step's metrics: metrics.jsonl, TensorBoard and Weights & Biases."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""What the steps between two log lines were like: each rank's report, and what all of them say."""
+"""Reports on the steps between two log lines: one a rank, and the summary of all ranks."""
 
 import math
 from collections import Counter
@@ -40,7 +40,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Report:
-    """What one rank did."""
+    """The steps of one rank."""
 
     losses: list[float]  # of its steps; NaN for one without clips
     grad_norms: list[float]  # of the steps, over all ranks

@@ -1,4 +1,4 @@
-"""What a run says of its steps: averages over ranks and steps, speed, heartbeat."""
+"""The log of a run's steps: averages over ranks and steps, speed, heartbeat."""
 
 import logging
 import time
@@ -54,7 +54,7 @@ class TrainLog:
         total_steps: int,
         validation_loss: float | None,
     ) -> None:
-        """Take in one step; on a step to be logged all ranks tell rank 0."""
+        """Take in one step; on a step to be logged rank 0 gathers from all ranks."""
         self._steps.append(result)
         self._note_skipped(result)
         if self._ranks.is_first:

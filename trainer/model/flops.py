@@ -1,10 +1,9 @@
-"""How many floating-point operations a forward pass of STDiT3 takes."""
+"""Floating-point operations of a forward pass of STDiT3."""
 
 import math
 
+from trainer.model.layers import SINUSOID_WIDTH
 from trainer.model.stdit3 import STDiT3Config
-
-_SINUSOID_WIDTH = 256
 
 
 def forward_flops(
@@ -13,7 +12,8 @@ def forward_flops(
     """FLOPs of the matrix products for latents [B, 4, T, H, W], a multiply-add counted as 2.
 
     `caption_tokens` are those of all captions of the batch together. A training step takes three
-    times as many, and those of every block that is recomputed once more.
+    times as many, and those of every block that is recomputed once more. Counted as in appendix F
+    of Hoffmann et al. 2022 (arXiv 2203.15556): matrix products alone, no norm, no softmax.
     """
     sizes = zip((frames, height, width), config.patch_size, strict=True)
     token_frames, rows, columns = (-(-size // patch) for size, patch in sizes)
@@ -32,5 +32,5 @@ def forward_flops(
     values = math.prod(config.patch_size) * (config.in_channels + config.out_channels)
     ends = 2 * tokens * c * values
     captions = 2 * caption_tokens * (config.caption_channels * c + c * c)
-    conditioning = 2 * batch * (2 * (_SINUSOID_WIDTH * c + c * c) + 6 * c * c)
+    conditioning = 2 * batch * (2 * (SINUSOID_WIDTH * c + c * c) + 6 * c * c)
     return blocks + ends + captions + conditioning

@@ -18,7 +18,7 @@ if KERNELS:
         AddThenMlp,
     )
 
-_SINUSOID_WIDTH = 256
+SINUSOID_WIDTH = 256  # channels of an embedded timestep or frame rate
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -27,12 +27,15 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift."""
+    """x (1 + scale) + shift, as adaLN of DiT (Peebles & Xie, arXiv 2212.09748)."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
 class PendingResidual(NamedTuple):
-    """Video tokens between two blocks: x + gate * (addend + bias), which the next block adds."""
+    """Residual stream between two blocks with a pending gated addend: x + gate * (addend + bias).
+
+    The next block adds it, in one pass with its norm.
+    """
 
     x: Tensor  # [B, T, S, D], as `addend`
     gate: Tensor | None = None  # [B, T or 1, 1, D]
@@ -40,7 +43,7 @@ class PendingResidual(NamedTuple):
     bias: Tensor | None = None  # [D]; None: the addend has it
 
     def add(self) -> Tensor:
-        """The sum."""
+        """x + gate * (addend + bias), [B, T, S, D]."""
         if self.addend is None:
             return self.x
         if self.bias is not None:
@@ -97,7 +100,7 @@ def add_then_gated_mlp(
 
 def sinusoid(t: Tensor) -> Tensor:
     """[B] to [B, 256], cosines first, in fp32."""
-    half = _SINUSOID_WIDTH // 2
+    half = SINUSOID_WIDTH // 2
     exponents = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     # fp32, as published weights know it, though its last bit may differ between machines
     angles = t[:, None].float() * exponents.exp()
@@ -110,7 +113,7 @@ class ScalarEmbedder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(_SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(SINUSOID_WIDTH, width), nn.SiLU(), nn.Linear(width, width)
         )
 
     def forward(self, t: Tensor) -> Tensor:

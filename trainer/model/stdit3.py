@@ -31,7 +31,7 @@ from trainer.model.layers import (
     add_then_gated_mlp,
 )
 
-_ACTIVATIONS_PER_INPUT = 16  # what a block keeps of a pass over it, in sizes of its input
+_ACTIVATIONS_PER_INPUT = 16  # bytes that a block keeps for its backward pass, per byte of input
 _GRAPHS = 64  # for both kinds of blocks: one sample or more, one frame or more, masked or not, ...
 
 

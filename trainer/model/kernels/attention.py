@@ -1,4 +1,4 @@
-"""Self attention on a GPU, where the library's kernels pass over memory more often than needed.
+"""Self attention on a GPU, in fewer passes over memory than the library's kernels take.
 
 Over time, sequences are many and short: a program of `AttendOverTime` holds one sequence of one
 head, wherever its tokens lie, and takes it from raw queries, keys and values to the attended ones.

@@ -1,4 +1,4 @@
-"""Whether Triton, which comes with torch for GPUs, can build kernels here."""
+"""Availability of our Triton kernels: a GPU, and a compiler for Triton, which torch brings."""
 
 import os
 import shutil

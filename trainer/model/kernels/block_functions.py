@@ -1,4 +1,4 @@
-"""What lies between a block's attentions, and between blocks, with gradients of its own, on a GPU.
+"""Autograd functions for the parts of a block between its attentions, on a GPU.
 
 A block is three functions, cut at its attentions. What is cheap is made again for the backward pass
 instead of kept: norms and GELU.

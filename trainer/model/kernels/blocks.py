@@ -1,4 +1,4 @@
-"""What a block does to its tokens beside products of matrices, on a GPU in one pass over memory.
+"""Kernels for the elementwise parts of a block: norm, modulation, gates, GELU; one pass each.
 
 Numbers of rows are not specialised: each bucket has its own, and would compile its own kernel.
 Gradients of modulations and biases are sums over many tokens: each program sums up its share in
@@ -75,7 +75,7 @@ def modulated_norm(
 
 
 class ModulatedGrads(NamedTuple):
-    """Gradients of what `modulated_norm` takes, None where it took nothing, and the norm again."""
+    """Gradients of the inputs of `modulated_norm`, None for absent ones, and the norm again."""
 
     grad_x: Tensor
     grad_shift: Tensor
@@ -98,7 +98,7 @@ def modulated_backward(
     *,
     added: bool = False,
 ) -> ModulatedGrads:
-    """`x` is what came out, and `grad_x` the gradient that it has already.
+    """Gradients of `modulated_norm`; `x` is its first output, `grad_x` that output's gradient.
 
     Without a gate the addend is not needed, but `added` says that there was one.
     """
@@ -126,7 +126,7 @@ def modulated_backward(
 
 
 def gated_sum(x: Tensor, gate: Tensor, addend: Tensor) -> Tensor:
-    """x + gate * addend."""
+    """x + gate * addend; x, addend [B, T, S, D], gate [B, T or 1, 1, D]."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
     terms, step = _as_rows(gate)
     out = torch.empty_like(x)
