@@ -19,7 +19,13 @@ TABLES = {"trainer.model.latent_size"} | {
     f"trainer.data.{name}"
     for name in ("batch_sampler", "buckets", "costs", "formats", "resolutions")
 }
-SHARED = CONTRACT - {"trainer.seeds"} | TABLES
+# Read clips and tables of them for both: what is measured is what is trained on.
+READERS = {
+    "trainer.data.film": {"av", "numpy"},
+    "trainer.data.picture": {"PIL", "numpy"},
+    "trainer.data.table_columns": {"pandas", "numpy"},
+}
+SHARED = CONTRACT - {"trainer.seeds"} | TABLES | READERS.keys()
 MOST_LINES = 450
 MOST_MODULES = 16
 STARTS_PROGRAMS = {"soractl.remote.local"}
@@ -144,6 +150,15 @@ def test_the_shared_tables_need_only_numpy_and_the_contract():
         assert of("trainer", found) <= CONTRACT | TABLES
     for package in ("data", "model"):
         assert (REPOSITORY / "trainer" / package / "__init__.py").read_text() == ""
+
+
+def test_the_shared_readers_need_only_what_reads_their_files():
+    trees = modules("trainer")
+    for name, allowed in READERS.items():
+        found = imports(trees[name], trees.keys())
+        foreign = {other.partition(".")[0] for other in found} - {*sys.stdlib_module_names}
+        assert foreign <= allowed | {"trainer"}
+        assert of("trainer", found) <= CONTRACT | TABLES | READERS.keys()
 
 
 def test_modules_import_from_their_own_room_and_those_to_its_left():

@@ -110,6 +110,8 @@ def _preset(options: argparse.Namespace) -> Preset:
         frames = frame_count(options.frames)
     except ValueError as error:
         raise ConfigError([str(error)]) from None
+    if options.fps < 1:
+        raise ConfigError([f"--fps {options.fps}; expected at least 1"])
     if options.loops < 1:
         raise ConfigError([f"--loops {options.loops}; expected at least 1"])
     if options.loops > 1 and (frames % MICRO_FRAMES or frames == MICRO_FRAMES):
@@ -126,8 +128,8 @@ def _preset(options: argparse.Namespace) -> Preset:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=__doc__)
     parser.add_argument("checkpoint", help="a checkpoint folder, a run, or latest")
-    parser.add_argument("--prompt", action="append", default=[], help="may be given again")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
+    parser.add_argument("--prompt", action="append", default=[], help="may be given again; {{ is a brace")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, UTF-8")
     parser.add_argument(
         "--reference",
         action="append",

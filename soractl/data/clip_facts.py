@@ -1,4 +1,4 @@
-"""One clip's file: what its header says of it, and whether all of it can be decoded."""
+"""One clip's file: its numbers as it is shown, and whether all of it can be decoded."""
 
 import math
 from collections.abc import Iterator
@@ -6,128 +6,142 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.data.formats import IMAGES, VIDEOS
+import av
+from PIL import Image
 
-NOT_A_CLIP = f"neither a video ({', '.join(VIDEOS)}) nor an image"
+from trainer.data import film, picture
+from trainer.data.film import Film
+from trainer.data.formats import Unfit, is_image
 
-
-class Unreadable(Exception):
-    """Why a file is of no use as a clip."""
+Complaint = tuple[int, str, str]  # level, component, message
 
 
 def measure(path: str, _: int | None = None) -> dict[str, Any]:
-    """Its numbers as a table of clips has them; Unreadable says why there are none."""
+    """The numbers that a table of clips has; `header_frames` beside them if a header lies.
+
+    Unfit says why there are none.
+    """
     size = _size(path)
-    read = _measure_image if _is_image(path) else _measure_video
-    frames, height, width, fps = read(path)
+    measured = _measure_image(path) if is_image(path) else _measure_video(path)
+    height, width = measured["height"], measured["width"]
     return {
-        "num_frames": frames,
-        "height": height,
-        "width": width,
+        **measured,
         "aspect_ratio": height / width,
-        "fps": fps,
         "resolution": height * width,
         "file_size": size,
     }
 
 
 def decode(path: str, expected_frames: int | None = None) -> dict[str, Any]:
-    """Decode every frame; Unreadable names the first fault.
+    """Decode every frame; Unfit names the first fault.
 
     A fault is also what the decoder mends and only complains of, and fewer frames than expected.
     """
     _size(path)
-    frames = _decode_image(path) if _is_image(path) else _decode_video(path)
+    frames = _decode_image(path) if is_image(path) else _decode_video(path)
     if frames == 0:
-        raise Unreadable("no frames")
+        raise Unfit("no frames")
     if expected_frames is not None and frames < expected_frames:
-        raise Unreadable(f"{frames} frames, where the table says {expected_frames}")
+        raise Unfit(f"{frames} frames, where the table says {expected_frames}")
     return {"num_frames": frames}
-
-
-def _is_image(path: str) -> bool:
-    suffix = Path(path).suffix.lower()
-    if suffix not in (*IMAGES, *VIDEOS):
-        raise Unreadable(NOT_A_CLIP)
-    return suffix in IMAGES
 
 
 def _size(path: str) -> int:
     try:
         size = Path(path).stat().st_size
     except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from None
+        raise Unfit(error.strerror or str(error)) from None
     if size == 0:
-        raise Unreadable("the file is empty")
+        raise Unfit("the file is empty")
     return size
 
 
-def _measure_image(path: str) -> tuple[int, int, int, float]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return 1, picture.height, picture.width, math.nan
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(_first_line(error)) from None
+def _measure_image(path: str) -> dict[str, Any]:
+    with _picture(path) as image:
+        height, width = picture.shown_size(image)
+    return {"num_frames": 1, "height": height, "width": width, "fps": math.nan}
 
 
 def _decode_image(path: str) -> int:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Unreadable(_first_line(error)) from None
+    with _picture(path) as image:
+        picture.shown(image)
     return 1
 
 
-def _measure_video(path: str) -> tuple[int, int, int, float]:
-    with _opened(path) as (container, _):
-        stream = _video_stream(container)
-        rate, height, width = stream.average_rate, stream.height, stream.width
-        frames = stream.frames or sum(1 for _ in container.decode(stream))
+@contextmanager
+def _picture(path: str) -> Iterator[Image.Image]:
+    try:
+        with picture.opened(path) as image:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Unfit(_first_line(error)) from None
+
+
+def _measure_video(path: str) -> dict[str, Any]:
+    with _opened(path) as (video, _):
+        size, frames = video.header_size(), video.indexed_frames()
+        rate, promised = video.rate, video.header_frames
+    frames = _count(path) if frames is None else frames
+    height, width = size or _size_of_first_frame(path)
     if not (frames and height and width):
-        raise Unreadable(f"{frames} frames of {width} x {height} pixels")
-    return frames, height, width, float(rate) if rate else math.nan
+        raise Unfit(f"{frames} frames of {width} x {height} pixels")
+    numbers = {"num_frames": frames, "height": height, "width": width}
+    lie = {} if promised in (0, frames) else {"header_frames": promised}
+    return {**numbers, "fps": float(rate) if rate else math.nan, **lie}
+
+
+def _size_of_first_frame(path: str) -> tuple[int, int]:
+    with _opened(path) as (video, _):
+        for frame in video.frames():
+            return video.shown_size(frame)
+    raise Unfit("no frames")
+
+
+def _count(path: str) -> int:
+    """The frames before the first fault; Unfit if a fault comes before all."""
+    frames = 0
+    try:
+        with _opened(path) as (video, _):
+            for _frame in video.frames():
+                frames += 1
+    except Unfit:
+        if frames == 0:
+            raise
+    return frames
 
 
 def _decode_video(path: str) -> int:
-    with _opened(path) as (container, complaints):
-        frames = sum(1 for _ in container.decode(_video_stream(container)))
-    if complaints:
-        raise Unreadable(_worded(complaints[0]))
+    """How many frames there are; Unfit for the first complaint about one that is shown."""
+    frames = 0
+    with _opened(path) as (video, complaints):
+        faults = [fault for fault in complaints if fault[1] == video.container.format.name]
+        complaints.clear()  # a decoder's own while the file was opened come again
+        for packet, is_shown in video.packets():
+            frames += len(packet.decode())
+            faults += complaints if is_shown else []
+            complaints.clear()
+    if faults:
+        raise Unfit(_worded(faults[0]))
     return frames
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Any, list[tuple[int, str, str]]]]:
-    """A video, and what its decoder complains of while it is read; Unreadable if it gives up."""
-    import av
-
+def _opened(path: str) -> Iterator[tuple[Film, list[Complaint]]]:
+    """A film, and what its decoder complains of while it is read; Unfit if it gives up."""
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # "repeated" may mean by the file before
     with av.logging.Capture(local=False) as complaints:
         try:
-            with av.open(path) as container:
-                yield container, complaints
+            with film.opened(path) as video:
+                yield video, complaints
         except (av.error.FFmpegError, OSError) as error:
             reasons = [_first_line(error), *map(_worded, complaints[:1])]
-            raise Unreadable(": ".join(reasons)) from None
+            raise Unfit(": ".join(reasons)) from None
 
 
-def _worded(complaint: tuple[int, str, str]) -> str:
+def _worded(complaint: Complaint) -> str:
     _, component, message = complaint
     return f"{component}: {message.strip()}" if component else message.strip()
-
-
-def _video_stream(container: Any) -> Any:
-    if not container.streams.video:
-        raise Unreadable("no video stream")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # as many clips as cores are read at once
-    return stream
 
 
 def _first_line(error: Exception) -> str:

@@ -19,12 +19,11 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from soractl.data.clip_facts import Unreadable, decode, measure
 from soractl.errors import ExitCode
 from soractl.terminal import output
+from trainer.data.formats import Unfit
 
 Read = Callable[[str, int | None], dict[str, Any]]
-READS: dict[str, Read] = {"info": measure, "check": decode}
 NO_DECODER = "PyAV or Pillow is not installed"
 FORK = get_context("fork")  # a new interpreter costs more than many clips
 
@@ -117,19 +116,19 @@ def read_all(
 def main() -> int:
     """What a node runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=READS)
+    parser.add_argument("what", choices=("info", "check"))
     parser.add_argument("--workers", type=int, default=0, help="0: as many as cores")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--stuck-after", type=float, required=True)
     arguments = parser.parse_args()
-    for module in ("av", "PIL"):  # now, and not anew in each of the processes
-        if importlib.util.find_spec(module) is None:
-            output.note(NO_DECODER)
-            return ExitCode.BAD_REQUEST
-        importlib.import_module(module)
+    if any(importlib.util.find_spec(module) is None for module in ("av", "PIL")):
+        output.note(NO_DECODER)
+        return ExitCode.BAD_REQUEST
+    from soractl.data import clip_facts  # now, and not anew in each of the processes
+
     answers = read_all(
         map(json.loads, sys.stdin.read().splitlines()),
-        READS[arguments.what],
+        clip_facts.measure if arguments.what == "info" else clip_facts.decode,
         workers=arguments.workers or len(os.sched_getaffinity(0)),
         seconds=arguments.seconds,
         stuck_after_s=arguments.stuck_after,
@@ -158,7 +157,7 @@ def _serve(read: Read, stuck_after_s: float, connection: Connection, parents: Co
 def _answer(task: dict[str, Any], read: Read) -> dict[str, Any]:
     try:
         return {"ok": True, "reason": "", **read(task["path"], task.get("num_frames"))}
-    except Unreadable as fault:
+    except Unfit as fault:
         return _failure(str(fault))
     except Exception as error:  # noqa: BLE001  (whatever a decoder raises is said of its file)
         return _failure(f"{type(error).__name__}: {error}")

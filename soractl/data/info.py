@@ -18,7 +18,8 @@ from trainer.data.formats import IMAGES, VIDEOS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-STUCK_AFTER_S = 60.0  # a header is read, or at worst all frames are counted
+STUCK_AFTER_S = 300.0  # a header is read, or at worst all frames are counted
+NO_TEXT = "its name is no Unicode text, as a table needs it"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Info:
     table: "DataFrame"  # the clips that could be read
     failed: "DataFrame"  # path, reason
     repeated: int  # rows with a path that another row has
+    header_frames: "DataFrame"  # path, num_frames, header_frames of clips whose header differs
     lost: Fault | None = None  # why clips are left
 
     @property
@@ -63,10 +65,14 @@ class Info:
 
 def info(wishes: Wishes, show: counting.Show) -> Info:
     """Measure every clip; what a killed command has measured is not measured again."""
+    import pandas
+
     data_table.check_output(wishes.out, wishes.inputs)
     data_table.check_output(wishes.failures, wishes.inputs)
     needs_decoder()
-    clips = _clips(wishes)
+    if wishes.root is not None and not _is_text(str(wishes.root)):
+        raise SoractlError(f"--root {bytes(wishes.root)!r}: {NO_TEXT}")
+    clips, nameless = _clips(wishes)
     repeated = int(clips["path"].duplicated().sum())
     clips = clips.drop_duplicates("path")
     with Journal(wishes.journal) as journal, Connections() as remote:
@@ -77,7 +83,9 @@ def info(wishes: Wishes, show: counting.Show) -> Info:
             tasks, [here], remote, reading=reading, journal=journal, show=show
         )
         table, failed = _measured(clips, journal)
-    told = Info(wishes, table, failed, repeated, lost.get(here.name))
+        differing = _differing(table, journal)
+    failed = pandas.concat([failed, nameless], ignore_index=True)
+    told = Info(wishes, table, failed, repeated, differing, lost.get(here.name))
     if not told.lost:
         _write(told)
     return told
@@ -91,22 +99,36 @@ def needs_decoder() -> None:
         )
 
 
-def _clips(wishes: Wishes) -> "DataFrame":
+def _clips(wishes: Wishes) -> tuple["DataFrame", "DataFrame"]:
+    """The clips to measure; path and reason of those whose names no table can hold."""
     import pandas
 
-    tables = []
+    tables: list[DataFrame] = []
+    nameless: list[str] = []
     for path in wishes.inputs:
         if path.is_dir():
             found = [str(file) for file in _files(path)]
             if not found:
                 raise SoractlError(f"{path}: no file ends in {', '.join((*VIDEOS, *IMAGES))}")
-            tables.append(pandas.DataFrame({"path": found, "text": ""}))
+            names = [name for name in found if _is_text(name)]
+            nameless += sorted({*found} - {*names})
+            tables.append(pandas.DataFrame({"path": names, "text": ""}))
         else:
-            table = data_table.read(path)
+            table = data_table.read(path, measured=False)
             if wishes.root is not None:
                 table["path"] = [str(wishes.root / name) for name in table["path"]]
             tables.append(table)
-    return pandas.concat(tables, ignore_index=True)
+    written = [os.fsencode(name).decode(errors="backslashreplace") for name in nameless]
+    faults = pandas.DataFrame({"path": written, "reason": NO_TEXT})
+    return pandas.concat(tables, ignore_index=True), faults
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _files(folder: Path) -> list[Path]:
@@ -135,6 +157,13 @@ def _measured(clips: "DataFrame", journal: Journal) -> tuple["DataFrame", "DataF
         table[name] = [entry[name] for entry in measured]
     table = table[data_table.in_order(table.columns)]
     return table, pandas.DataFrame(bad, columns=["path", "reason"])
+
+
+def _differing(table: "DataFrame", journal: Journal) -> "DataFrame":
+    """Clips that show another number of frames than their headers say."""
+    entries = [journal.entries[path].get("header_frames") for path in table["path"]]
+    shown = table[["path", "num_frames"]].assign(header_frames=entries)
+    return shown[shown["header_frames"].notna()].astype({"header_frames": int})
 
 
 def _write(told: Info) -> None:

@@ -33,10 +33,28 @@ def info_lines(told: Info, picture: Path | None) -> list[str]:
     lines = _reasons(told.failed["reason"])
     rows = text.count(told.repeated, "row")
     lines += [f"{rows} with a path that another row has"] if told.repeated else []
+    lines += _header_lines(told)
     counts = f"{text.count(len(told.table), 'clip')} measured, {len(told.failed)} failed"
     files = [wishes.out] if len(told.table) else []
     files += [wishes.failures] if len(told.failed) else []
     return [*lines, f"{counts}: {_files(files, picture)}"]
+
+
+def _header_lines(told: Info) -> list[str]:
+    """Clips of which a header promises another number of frames than is shown."""
+    clips = told.header_frames.to_dict("records")
+    if not clips:
+        return []
+    count = text.count(len(clips), "clip shows", "clips show")
+    return [
+        f"{count} another number of frames than the header says",
+        *(
+            f"  {_printable(clip['path'])}: {clip['num_frames']} shown, "
+            f"{clip['header_frames']} in the header"
+            for clip in clips[:MOST_FILES]
+        ),
+        *([f"  and {len(clips) - MOST_FILES} more"] if len(clips) > MOST_FILES else []),
+    ]
 
 
 def info_json(told: Info, picture: Path | None) -> dict[str, Any]:
@@ -49,6 +67,7 @@ def info_json(told: Info, picture: Path | None) -> dict[str, Any]:
         "failed": len(told.failed),
         "repeated": told.repeated,
         "reasons": _counted(told.failed["reason"]),
+        "header_differs": told.header_frames.to_dict("records"),
         "error": str(told.lost) if told.lost else None,
     }
 
@@ -78,7 +97,7 @@ def filter_json(told: Filtered, picture: Path | None) -> dict[str, Any]:
 def check_lines(told: Checked, picture: Path | None) -> list[str]:
     """Reasons, the first broken files, lost nodes, and the count."""
     lines = _reasons(entry["reason"] for entry in told.failed)
-    lines += [f"  {entry['path']}: {entry['reason']}" for entry in told.failed[:MOST_FILES]]
+    lines += [f"  {_printable(entry['path'])}: {entry['reason']}" for entry in told.failed[:MOST_FILES]]
     if len(told.failed) > MOST_FILES:
         lines.append(f"  and {len(told.failed) - MOST_FILES} more in {told.wishes.journal}")
     lost = {node: fault for node, fault in told.lost.items() if fault != INTERRUPTED}
@@ -149,7 +168,7 @@ def encode_lines(told: Encoded) -> list[str]:
     for part in told.parts:
         lines += [f"{count} {reason}" for reason, count in _most(part["reasons"])]
         clips = part["failed_clips"]
-        lines += [f"  {clip['path']}: {clip['reason']}" for clip in clips[:MOST_FILES]]
+        lines += [f"  {_printable(clip['path'])}: {clip['reason']}" for clip in clips[:MOST_FILES]]
         if len(clips) > MOST_FILES:
             lines.append(f"  and others in {part['path']}/index.json")
     for part in told.parts:
@@ -281,6 +300,14 @@ def _files(files: Iterable[Path], picture: Path | None) -> str:
 
 def _path(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _printable(name: str) -> str:
+    """A path as one line, whatever stands in it."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,9 +1,9 @@
 """Tables of clips, as CSV or Parquet: read under the trainer's column names, written aside."""
 
-import warnings
+import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from soractl.errors import SoractlError
 from soractl.files import output as data_output
@@ -24,9 +24,14 @@ OTHER_NAMES = {
 ENDINGS = (".csv", ".parquet")
 
 
-def read(path: Path) -> "DataFrame":
-    """The rows of a file, one at least, with a column `path`; SoractlError says what is wrong."""
+def read(path: Path, *, measured: bool = True) -> "DataFrame":
+    """The rows of a file, one at least, with a column `path`; SoractlError says what is wrong.
+
+    Each number is one or unknown, unless they are to be `measured` anew; texts are texts.
+    """
     import pandas
+
+    from trainer.data.table_columns import ColumnError
 
     check_ending(path)
     try:
@@ -56,20 +61,32 @@ def read(path: Path) -> "DataFrame":
     nameless = table["path"].isna()
     if nameless.any():
         raise SoractlError(f"{path}: row {int(nameless.argmax())} has no path")
-    table["path"] = table["path"].astype(str)  # of Parquet it may be a number
-    return table
+    try:
+        return _typed(table, MEASURED if measured else ())
+    except ColumnError as fault:
+        raise SoractlError(f"{path}: {fault}") from None
 
 
 def _read_csv(path: Path) -> "DataFrame":
+    from trainer.data import table_columns
+
+    texts = [name for own in table_columns.TEXTS for name in (own, *OTHER_NAMES[own])]
+    return table_columns.read_csv(path, texts, (*MEASURED, *OTHER_NAMES["num_frames"]))
+
+
+def _typed(table: "DataFrame", numbers: Sequence[str]) -> "DataFrame":
+    """A table whose texts are texts and whose numbers are numbers."""
     import pandas
 
-    texts = [name for own in ("path", "text") for name in (own, *OTHER_NAMES[own])]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)
-        # with an index a column too many would become the rows' names, and all others be shifted
-        return pandas.read_csv(
-            path, low_memory=False, index_col=False, dtype=dict.fromkeys(texts, str)
-        )
+    from trainer.data import table_columns
+
+    for name in {*table_columns.TEXTS} & {*table.columns}:
+        table[name] = table_columns.as_text(table[name])
+    for name in {*numbers} & {*table.columns}:
+        values = table_columns.as_numbers(table[name])
+        if not pandas.api.types.is_numeric_dtype(table[name]):
+            table[name] = values
+    return table
 
 
 def write(table: "DataFrame", path: Path) -> None:
@@ -79,9 +96,17 @@ def write(table: "DataFrame", path: Path) -> None:
             if path.suffix == ".parquet":
                 table.to_parquet(draft, index=False)
             else:
-                table.to_csv(draft, index=False)
+                table.to_csv(draft, index=False, quoting=_quoting(table))
     except ImportError:
         raise _no_parquet(path) from None
+
+
+def _quoting(table: "DataFrame") -> Literal[0, 2]:
+    """Quotes where they are needed; csv knows of all needs but of a lone carriage return."""
+    for name in table.columns:
+        if any("\r" in value for value in table[name] if isinstance(value, str)):
+            return csv.QUOTE_NONNUMERIC
+    return csv.QUOTE_MINIMAL
 
 
 def check_output(out: Path, inputs: Iterable[Path]) -> None:
@@ -99,9 +124,7 @@ def check_ending(path: Path) -> None:
 
 
 def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
-    """SoractlError unless a table has these columns, of numbers but for path and text."""
-    import pandas
-
+    """SoractlError unless a table has these columns, and a number in each of numbers."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise SoractlError(
@@ -109,10 +132,8 @@ def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
             hint=f"soractl data info {path} --out {path.stem}_info{path.suffix}",
         )
     for name in columns:
-        if name not in ("path", "text") and not pandas.api.types.is_numeric_dtype(table[name]):
-            bad = table[name][pandas.to_numeric(table[name], errors="coerce").isna()]
-            bad = bad if bad.isna().all() else bad.dropna()  # an unknown number is none's fault
-            raise SoractlError(f"{path}: row {bad.index[0]} has {name} = {bad.iloc[0]}; no number")
+        if name in MEASURED and table[name].isna().all():
+            raise SoractlError(f"{path}: row 0 has {name} = {table[name].iloc[0]}; no number")
 
 
 def in_order(columns: Iterable[str]) -> list[str]:

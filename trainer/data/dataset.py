@@ -1,7 +1,6 @@
 """The table of clips that training reads, in columns without an object a clip."""
 
 import hashlib
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from trainer.data.table_columns import (
+    NUMBERS,
+    TEXTS,
+    WHOLE,
+    ColumnError,
+    as_numbers,
+    as_text,
+    read_csv,
+)
 from trainer.settings import ConfigError
 
-_NUMBERS = ("num_frames", "height", "width")
-_COLUMNS = ("path", "text", *_NUMBERS)
+_COLUMNS = (*TEXTS, *WHOLE)
 _TEXT = pd.StringDtype("pyarrow")  # a million captions are two buffers
 
 IntArray = np.ndarray[Any, Any]
@@ -51,11 +58,11 @@ def load_clips(path: Path) -> ClipTable:
         raise ConfigError([f"{path} has no column {', '.join(missing)}; it has: {has}"])
     if table.empty:
         raise ConfigError([f"{path} has no rows"])
-    paths = table["path"].astype(_TEXT)
+    paths = _as_text(path, table, "path")
     if paths.isna().any():
         raise ConfigError([f"{path}: row {_first(paths.isna())} has no path"])
-    captions = table["text"].astype(_TEXT).fillna("")
-    numbers = {name: _as_integers(path, table, name) for name in _NUMBERS}
+    captions = _as_text(path, table, "text").fillna("")
+    numbers = {name: _as_integers(path, table, name) for name in WHOLE}
     del table
     pa.default_memory_pool().release_unused()  # of reading, which every rank would keep
     return ClipTable(
@@ -68,7 +75,9 @@ def load_clips(path: Path) -> ClipTable:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        return read_csv(path, TEXTS, NUMBERS)
     except FileNotFoundError:
         raise ConfigError(
             [f"data.path = {path}: no such file; `--set data.path=OTHER` names another"]
@@ -85,25 +94,18 @@ def _read(path: Path) -> pd.DataFrame:
         raise ConfigError([f"{path} cannot be read as a table: {error}"]) from None
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        # with an index a column too many would become the rows' names, and all others be shifted
-        table = pd.read_csv(path, index_col=False)
-        texts = [name for name in ("path", "text") if name in table.columns]
-        if all(pd.api.types.is_string_dtype(table[name]) for name in texts):
-            return table
-        # 007 has become 7; to ask for text at once takes most tables twice the time
-        return pd.read_csv(path, index_col=False, dtype=dict.fromkeys(texts, str))
+def _as_text(path: Path, table: pd.DataFrame, name: str) -> "pd.Series[str]":
+    try:
+        return as_text(table[name]).astype(_TEXT)
+    except ColumnError as fault:
+        raise ConfigError([f"{path}: {fault}"]) from None
 
 
 def _as_integers(path: Path, table: pd.DataFrame, name: str) -> IntArray:
-    values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        row = _first(wrong)
-        raise ConfigError([f"{path}: row {row} has {name} = {table[name].iloc[row]}; no number"])
-    return values.astype(np.int64)
+    try:
+        return as_numbers(table[name], known=True).astype(np.int64)
+    except ColumnError as fault:
+        raise ConfigError([f"{path}: {fault}"]) from None
 
 
 def _first(wrong: Any) -> int:

@@ -29,9 +29,14 @@ def resize_crop(source: tuple[int, int], target: tuple[int, int]) -> ResizeCrop:
     return ResizeCrop(scaled, (scaled[0] - wanted_height, scaled[1] - wanted_width))
 
 
-def video_frame(frame: np.ndarray[Any, Any], target: tuple[int, int]) -> Tensor:
-    """One frame, uint8 [h, w, 3], as float32 [3, H, W] in [-1, 1]; bilinear without antialias."""
-    plan = resize_crop((frame.shape[0], frame.shape[1]), target)
+def video_frame(
+    frame: np.ndarray[Any, Any], target: tuple[int, int], shown: tuple[int, int] | None = None
+) -> Tensor:
+    """One frame, uint8 [h, w, 3], as float32 [3, H, W] in [-1, 1]; bilinear without antialias.
+
+    `shown` is its (height, width) in square pixels, if that is not the frame's own.
+    """
+    plan = resize_crop(shown or (frame.shape[0], frame.shape[1]), target)
     # In place: fresh memory for a second frame of this size would cost more than the resize.
     pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float().div_(255)
     scaled = F.interpolate(pixels, size=plan.scaled, mode="bilinear", align_corners=False)[0]

@@ -2,7 +2,8 @@
 
 A line is a text, or `|0| a |2| b`: `a` for the first two loops and `b` from the third on. A JSON
 object at its end names references and a mask strategy of its own:
-`a cat {"reference_path": "cat.png;dog.mp4", "mask_strategy": "0"}`.
+`a cat {"reference_path": "cat.png;dog.mp4", "mask_strategy": "0"}`. A brace of the text itself is
+written twice: `a sign with {{open}}`.
 """
 
 import json
@@ -16,6 +17,7 @@ from trainer.sampling.mask_strategy import MaskGroup, parse_mask_strategy
 from trainer.settings import ConfigError
 
 _KEYS = ("reference_path", "mask_strategy")
+_TEXT = re.compile(r"((?:[^{]|\{\{)*)(.*)", re.DOTALL)  # up to the first brace that stands alone
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,30 @@ def read_prompts(path: Path) -> list[str]:
     ConfigError if there is no prompt.
     """
     try:
-        lines = [line.strip() for line in path.read_text().rstrip().splitlines()]
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from None
+    lines = [line.strip() for line in text.rstrip().split("\n")]  # U+2028 and others end no line
     if not any(lines):
         raise ConfigError([f"{path} holds no prompt; it has one a line"])
     return lines
 
 
 def _split_json(line: str) -> tuple[str, dict[str, str]]:
-    text, brace, rest = line.partition("{")
-    if not brace:
-        return line, {}
+    """The text with its doubled braces as single ones, and the JSON after it."""
+    text, rest = _TEXT.fullmatch(line).groups()  # type: ignore[union-attr]  # it matches all
+    text = text.replace("{{", "{").replace("}}", "}")
+    if not rest:
+        return text, {}
     try:
-        values: dict[str, Any] = json.loads(brace + rest)
+        values: dict[str, Any] = json.loads(rest)
     except json.JSONDecodeError as error:
-        raise ConfigError([f"prompt {line!r}: what follows the text is no JSON: {error}"]) from None
+        raise ConfigError(
+            [
+                f"prompt {line!r}: what follows the text is no JSON: {error}; "
+                "a brace of the text itself is written twice: {{ or }}"
+            ]
+        ) from None
     wrong = [key for key, value in values.items() if key not in _KEYS or not isinstance(value, str)]
     if wrong:
         raise ConfigError(

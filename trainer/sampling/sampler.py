@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trainer import config
 from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.checkpoint import read_whole
-from trainer.data import transforms
-from trainer.data.decode import IMAGE_FPS
-from trainer.data.formats import IMAGES
+from trainer.data.decode import IMAGE_FPS, DecodeError, read_clip
 from trainer.model import build as networks
 from trainer.model.latent_size import latent_frames, latent_size
 from trainer.precision import DTYPES
@@ -136,19 +132,7 @@ class Sampler:
 
 def read_reference(path: Path, height: int, width: int) -> Tensor:
     """A picture or a whole video, float32 [3, T, H, W] in [-1, 1]; else ConfigError."""
-    size = (height, width)
     try:
-        if path.suffix.lower() in IMAGES:
-            with Image.open(path) as picture:
-                return transforms.image(picture.convert("RGB"), size)[:, None]
-        with av.open(str(path)) as container:
-            frames = [
-                transforms.video_frame(frame.to_ndarray(format="rgb24"), size)
-                for frame in container.decode(video=0)
-            ]
-    except (OSError, IndexError, av.error.FFmpegError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError([f"reference {path} cannot be read: {reason}"]) from None
-    if not frames:
-        raise ConfigError([f"reference {path} holds no frame"])
-    return torch.stack(frames, dim=1)
+        return read_clip(str(path), height, width)
+    except DecodeError as error:
+        raise ConfigError([f"reference {path} cannot be read: {error.reason}"]) from None

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from soractl.data.clip_facts import NOT_A_CLIP, Unreadable, decode, measure
+from soractl.data.clip_facts import decode, measure
 from soractl.data.clip_reader import read_all
 from tests.soractl.data.odd_files import write_odd_files
+from trainer.data.formats import Unfit
 
 NO_INDEX = "Invalid data found when processing input: mov,mp4,m4a,3gp,3g2,mj2: moov atom not found"
 ENDED = "matroska,webm: File ended prematurely"
@@ -25,7 +26,7 @@ def odd(tmp_path_factory):
 def said(read, path, *expected):
     try:
         return read(str(path), *expected)
-    except Unreadable as fault:
+    except Unfit as fault:
         return str(fault)
 
 
@@ -65,7 +66,7 @@ def test_what_cannot_be_measured_says_why(odd):
         "the file is empty",
         NO_INDEX,
         "No such file or directory",
-        NOT_A_CLIP,
+        "neither a video (.mp4, .avi, .mov, .mkv) nor an image",
     ]
 
 

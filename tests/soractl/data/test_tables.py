@@ -94,13 +94,14 @@ def test_filter_refuses_a_size_that_is_none(workplace, table, size):
 
 
 def test_filter_says_which_column_is_missing_or_no_number(workplace):
-    workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,ten\n")
+    workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,10\n")
     missing = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--max-mb", "5", code=2
     )
     assert missing.stderr == (
         "error: in.csv has no column file_size\nhint: soractl data info in.csv --out in_info.csv\n"
     )
+    workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,ten\n")
     wrong = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "5", code=2
     )
