@@ -128,7 +128,9 @@ def _preset(options: argparse.Namespace) -> Preset:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=__doc__)
     parser.add_argument("checkpoint", help="a checkpoint folder, a run, or latest")
-    parser.add_argument("--prompt", action="append", default=[], help="may be given again; {{ is a brace")
+    parser.add_argument(
+        "--prompt", action="append", default=[], help="may be given again; {{ is a brace"
+    )
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, UTF-8")
     parser.add_argument(
         "--reference",

@@ -97,7 +97,9 @@ def filter_json(told: Filtered, picture: Path | None) -> dict[str, Any]:
 def check_lines(told: Checked, picture: Path | None) -> list[str]:
     """Reasons, the first broken files, lost nodes, and the count."""
     lines = _reasons(entry["reason"] for entry in told.failed)
-    lines += [f"  {_printable(entry['path'])}: {entry['reason']}" for entry in told.failed[:MOST_FILES]]
+    lines += [
+        f"  {_printable(entry['path'])}: {entry['reason']}" for entry in told.failed[:MOST_FILES]
+    ]
     if len(told.failed) > MOST_FILES:
         lines.append(f"  and {len(told.failed) - MOST_FILES} more in {told.wishes.journal}")
     lost = {node: fault for node, fault in told.lost.items() if fault != INTERRUPTED}

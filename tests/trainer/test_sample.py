@@ -125,6 +125,8 @@ def test_the_command_writes_a_video_of_every_prompt(checkpoint, tmp_path, write_
     [
         ([], "nothing to sample; give --prompt TEXT or --prompts FILE"),
         (["--prompt", "a", "--loops", "0"], "--loops 0; expected at least 1"),
+        (["--prompt", "a", "--fps", "0"], "--fps 0; expected at least 1"),
+        (["--prompt", "a", "--fps", "-3"], "--fps -3; expected at least 1"),
         (
             ["--prompt", "a", "--loops", "2", "--frames", "51", "--mask-strategy", "x"],
             "prompt 'a': mask strategy 'x': expected up to 6 numbers",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -69,13 +69,13 @@ class Film:
         """Those that are shown, from the first; an av.FFmpegError where they end with a fault."""
         return self.container.decode(self.stream)
 
-    def packets(self) -> Iterator[tuple[Packet, bool]]:
+    def packets(self) -> Iterator[tuple["Packet[VideoStream]", bool]]:
         """All that the film is decoded from, and whether a player shows what a packet holds.
 
         It does not show what lies outside the edit list or needs frames of before the first key
         frame.
         """
-        key: Packet | None = None
+        key: Packet[VideoStream] | None = None
         for packet in self.container.demux(self.stream):
             if key is None and packet.is_keyframe:
                 key = packet
@@ -153,7 +153,7 @@ def turn_of(frame: VideoFrame) -> Turn:
 
     The matrix is [[a, b], [c, d]] of x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 8.3.2).
     """
-    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    data = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
     if data is None:
         return Turn()
     a, b, _, c, d, *_ = np.frombuffer(bytes(data), np.int32).tolist()
@@ -180,7 +180,7 @@ def _size_of(stream: VideoStream) -> int:
     return stream.height * stream.width + _PREFERRED * is_preferred
 
 
-def _precedes(packet: Packet, other: Packet) -> bool:
+def _precedes(packet: "Packet[VideoStream]", other: "Packet[VideoStream]") -> bool:
     return packet.pts is not None and other.pts is not None and packet.pts < other.pts
 
 
@@ -188,7 +188,7 @@ def _mentions_a_turn(container: InputContainer) -> bool:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)  # the description comes as log lines
     try:
-        return "displaymatrix" in container.dumps_format().replace(" ", "").lower()
+        return "displaymatrix" in cast(Any, container).dumps_format().replace(" ", "").lower()
     finally:
         av.logging.set_level(level)
 

@@ -5,8 +5,10 @@ picture or one of several pages it is the first.
 """
 
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -59,7 +61,8 @@ def shown(picture: Image.Image) -> Image.Image:
 
 def on_background(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """uint8 [h, w, 4] over the background: uint8 [h, w, 3]."""
-    colour, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    wide: np.ndarray[Any, Any] = pixels.astype(np.uint32)
+    colour, alpha = wide[..., :3], wide[..., 3:]
     return ((colour * alpha + BACKGROUND * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
@@ -89,15 +92,17 @@ def _orientation(picture: Image.Image) -> int:
     if picture.format == "PNG" and "exif" not in picture.info and _has_exif(picture):
         picture.load()  # of a PNG it may come after the pixels
     try:
-        exif = Image.Image.getexif(picture)  # a PNG's own would always read all pixels
-        return int(exif.get(ExifTags.Base.Orientation, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is damaged is passed over
+            exif = Image.Image.getexif(picture)  # a PNG's own would always read all pixels
+            return int(exif.get(ExifTags.Base.Orientation, 1))
     except (SyntaxError, TypeError, ValueError, KeyError, OSError, struct.error):
         return 1  # damaged data about a picture that can be seen
 
 
 def _has_exif(picture: Image.Image) -> bool:
     """Whether a PNG has Exif data anywhere."""
-    with open(picture.filename, "rb") as file:  # type: ignore[attr-defined]  # of opened ones
+    with Path(str(picture.filename)).open("rb") as file:
         file.seek(8)
         return any(name == b"eXIf" for name in _chunks(file))
 

@@ -1,11 +1,12 @@
 """Sinks of a step's metrics: metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import json
 import logging
 import math
 import netrc
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from trainer.atomic_files import append_jsonl
@@ -76,7 +77,12 @@ class _TensorBoard:
 
 
 class _Wandb:
-    """One W&B run for the life of the run, whatever number of attempts it takes."""
+    """One W&B run for the life of the run, whatever number of attempts it takes.
+
+    Offline, each attempt writes a file of its own, which W&B begins at step 0 as of a new run. So
+    that nothing is lost whichever of them are synced, or replace each other, an attempt's file
+    begins with all steps before it, each under its own number.
+    """
 
     def __init__(self, run: RunDir, project: str, settings: Mapping[str, Any]) -> None:
         import wandb  # most of a second, so only when wanted
@@ -94,17 +100,34 @@ class _Wandb:
         # W&B's own step cannot go back to a checkpoint, and is not known when several write
         self._session.define_metric("*", step_metric="global_step")
         self._path = run.wandb_step
-        self._sent = int(self._path.read_text() or 0) if self._path.exists() else 0
+        self._sent = 0
+        if self._session.offline:
+            for row in _rows_before(run):
+                self.write(row, int(row["global_step"]))
+        elif self._path.exists():
+            self._sent = int(self._path.read_text() or 0)
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
         if global_step <= self._sent:  # by an attempt that came further than its last checkpoint
             return
-        self._session.log({"global_step": global_step, **values})
+        own_step = global_step if self._session.offline else None  # alone, as there is one writer
+        self._session.log({"global_step": global_step, **values}, step=own_step)
         self._sent = global_step
-        self._path.write_text(str(global_step))
+        if not self._session.offline:
+            self._path.write_text(str(global_step))
 
     def close(self) -> None:
         self._session.finish()
+
+
+def _rows_before(run: RunDir) -> Iterator[dict[str, float]]:
+    """What earlier attempts wrote, up to the checkpoint where this one begins."""
+    if not run.metrics.exists():
+        return
+    for line in run.metrics.read_text().splitlines():
+        with suppress(ValueError):  # half a line, from an attempt that was killed while it wrote
+            row = json.loads(line)
+            yield {key: math.nan if value is None else value for key, value in row.items()}
 
 
 def _wandb_id(run: RunDir) -> str:

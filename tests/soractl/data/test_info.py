@@ -10,6 +10,7 @@ import pytest
 
 from tests.soractl.data.odd_files import write_odd_files, write_video
 
+XVID = Path(__file__).parents[2] / "recorded/clips/xvid_b_frames.avi"
 FEW_AT_ONCE = """
 from soractl import cli
 from soractl.data import clip_queue
@@ -126,3 +127,44 @@ def test_a_killed_command_goes_on_where_it_was(workplace, many):
     workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
     assert pandas.read_csv("out.csv")["num_frames"].tolist() == [20] * 40
     assert not journal.exists()
+
+
+def test_a_name_that_is_no_text_is_one_failed_row(workplace, odd):
+    folder = workplace.folder / "clips"
+    folder.mkdir()
+    for name in ("a\udcff.mp4", "b.mp4", "c\nd.mp4"):
+        (folder / name).write_bytes((odd / "good.mp4").read_bytes())
+    done = workplace.soractl("data", "info", "clips", "--out", "out.csv", code=3)
+    assert done.stdout.splitlines() == [
+        "1 its name is no Unicode text, as a table needs it",
+        "2 clips measured, 1 failed: out.csv, out.failed.csv, out.png",
+    ]
+    assert pandas.read_csv("out.csv")["path"].tolist() == [
+        f"{folder}/b.mp4",
+        f"{folder}/c\nd.mp4",
+    ]
+    assert pandas.read_csv("out.failed.csv")["path"].tolist() == [f"{folder}/a\\xff.mp4"]
+
+
+def test_a_header_that_promises_other_frames_is_reported(workplace):
+    workplace.write("in.csv", f"path,num_frames\n{XVID},many\n")
+    done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
+    assert done.stdout.splitlines() == [
+        "1 clip shows another number of frames than the header says",
+        f"  {XVID}: 23 shown, 25 in the header",
+        "1 clip measured, 0 failed: out.csv, out.png",
+    ]
+    assert pandas.read_csv("out.csv")["num_frames"].tolist() == [23]
+    done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv", "--json")
+    assert json.loads(done.stdout)["header_differs"] == [
+        {"path": str(XVID), "num_frames": 23, "header_frames": 25}
+    ]
+
+
+@pytest.mark.parametrize("command", [("merge",), ("filter",), ("check",), ("buckets", "smoke")])
+def test_a_number_that_is_none_stops_before_anything_is_written(workplace, command):
+    workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,unknown\n")
+    out = () if "buckets" in command else ("--out", "out.csv")
+    done = workplace.soractl("data", *command, "in.csv", *out, code=2)
+    assert done.stderr == "error: in.csv: row 0 has num_frames = unknown; no number\n"
+    assert not list(workplace.folder.glob("out*"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.data import decode, smoke_clips
-from trainer.data.decode import DecodeError, read_frames
+from trainer.data import smoke_clips
+from trainer.data.decode import DecodeError, read_clip, read_frames
+from trainer.data.film import Film
 from trainer.data.transforms import image, video_frame
 
 
@@ -17,7 +18,9 @@ def all_frames(path, target):
     """Every frame of a file, decoded from the first one."""
     with av.open(path) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return torch.stack([video_frame(frame, target) for frame in frames], dim=1)
+        height, width, _ = frames[0].shape
+        shown = (height, round(width * (container.streams.video[0].sample_aspect_ratio or 1)))
+    return torch.stack([video_frame(frame, target, shown) for frame in frames], dim=1)
 
 
 def starts_that_differ(path, count, target=(32, 48), every=1):
@@ -93,21 +96,21 @@ def test_real_films_are_read_as_from_their_first_frame():
 def test_only_the_frames_since_the_key_frame_are_decoded(write_video, tmp_path, monkeypatch):
     path = write_video(tmp_path / "film.mp4", 100, options=B_FRAMES)
     seen = []
-    by_time = decode._by_time
+    frames = Film.frames
 
-    class Container:
-        def __init__(self, container):
-            self.seek, self.format = container.seek, container.format
-            self._container = container
+    def counted(film):
+        for frame in frames(film):
+            seen.append(round(frame.time * 24))
+            yield frame
 
-        def decode(self, stream):
-            for frame in self._container.decode(stream):
-                seen.append(round(frame.time * 24))
-                yield frame
-
-    monkeypatch.setattr(decode, "_by_time", lambda c, *rest: by_time(Container(c), *rest))
+    monkeypatch.setattr(Film, "frames", counted)
     read_frames(path, 90, 4, 32, 48)
     assert seen == [*range(84, 94)]
+
+
+def test_a_film_slower_than_a_frame_a_second_has_its_own_rate(write_video, tmp_path):
+    path = write_video(tmp_path / "slow.mp4", 4, rate=Fraction(1, 2))
+    assert read_frames(path, 0, 4, 32, 48)[1] == 0.5
 
 
 def test_a_clip_is_float_in_minus_one_to_one_with_whole_frames_per_second(write_video, tmp_path):
@@ -126,10 +129,12 @@ def test_a_picture_is_one_frame_at_120_per_second(tmp_path):
     assert fps == 120.0
 
 
-def test_a_transparent_picture_is_read_as_rgb(tmp_path):
-    Image.new("RGBA", (60, 40), (255, 0, 0, 10)).save(tmp_path / "picture.png")
-    clip, _ = read_frames(str(tmp_path / "picture.png"), 0, 1, 32, 48)
-    assert clip[:, 0, 0, 0].tolist() == [1.0, -1.0, -1.0]
+def test_a_picture_or_a_whole_film_is_read_for_reference(write_video, tmp_path):
+    Image.new("RGB", (60, 40), (255, 0, 0)).save(tmp_path / "picture.png")
+    clip = read_clip(str(tmp_path / "picture.png"), 32, 48)
+    assert clip.shape == (3, 1, 32, 48)
+    path = write_video(tmp_path / "film.mp4", 9)
+    assert torch.equal(read_clip(path, 32, 48), all_frames(path, (32, 48)))
 
 
 def test_a_film_of_one_frame_is_read(write_video, tmp_path):

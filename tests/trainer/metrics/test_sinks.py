@@ -1,6 +1,6 @@
 import json
 import math
-import re
+import struct
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -46,14 +46,43 @@ def test_wandb_has_one_run_for_all_attempts_and_its_steps_are_ours(tmp_path, mon
     for first in (1, 2):  # the second attempt began at a checkpoint before the first one's end
         write(RunDir(tmp_path), config(wandb=True), [first, first + 1])
     name = (tmp_path / "wandb_id").read_text()
-    files = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert {file.name for file in files} == {f"run-{name}.wandb"}
-    for file in files:  # as what is plotted over, too
-        wait_for(lambda file=file: b"global_step" in file.read_bytes())
-    # W&B writes beside us; the step that both attempts made is sent once
-    wait_for(lambda: sorted(step for file in files for step in steps_in(file)) == [1, 2, 3])
+    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))  # their folders begin with a time
+    assert [file.name for file in files] == [f"run-{name}.wandb"] * 2
+    # W&B writes beside us. Its own step, in each file, is ours; the second file needs no other
+    wait_for(lambda: [rows_in(file) for file in files] == [rows(1, 2), rows(1, 2, 3)])
 
 
-def steps_in(file):
-    """The steps of an offline run: a name, then as JSON of one character its value."""
-    return {int(step) for step in re.findall(rb"global_step\x82\x01\x01(\d)", file.read_bytes())}
+def rows(*steps):
+    """W&B's own step, ours and the loss."""
+    return [(step, step, VALUES["loss"]) for step in steps]
+
+
+def rows_in(file):
+    """The same of what an offline file holds."""
+    found = []
+    for record in records_in(file.read_bytes()):
+        values = {
+            "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in record.history.item
+        }
+        if values:
+            found.append((record.history.step.num, values["global_step"], values["loss"]))
+    return found
+
+
+def records_in(content):
+    """The records of W&B's format: 7 bytes, then blocks of 32 KiB with pieces of records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            yield Record.FromString(whole)
+            whole = b""

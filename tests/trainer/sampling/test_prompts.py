@@ -75,3 +75,17 @@ def test_a_file_has_one_prompt_a_line_and_a_blank_one_counts(tmp_path):
         read_prompts(path)
     with pytest.raises(ConfigError, match=r"cannot be read: .*No such file"):
         read_prompts(tmp_path / "none.txt")
+
+
+def test_a_line_ends_where_editors_end_it_and_a_mark_at_the_start_is_none(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa cat\u2028in the rain\r\na dog\x0cin snow\x85\u2029x\n".encode())
+    assert read_prompts(path) == ["a cat\u2028in the rain", "a dog\x0cin snow\x85\u2029x"]
+
+
+def test_a_brace_of_the_text_is_written_twice():
+    assert parse_prompt("code {{x}} on }a{{ screen").text(0) == "code {x} on }a{ screen"
+    both = parse_prompt('{{"a": 1}} {"mask_strategy": "0"}')
+    assert (both.text(0), both.mask_strategy) == ('{"a": 1}', (MaskGroup(),))
+    with pytest.raises(ConfigError, match="a brace of the text itself is written twice"):
+        parse_prompt("code {x}")
