@@ -78,7 +78,7 @@ def play_soractl(hostfile: Path) -> None:
     from soractl.remote.nodes import read_hostfile
 
     def show(row: NodeGpus) -> None:
-        print(row.node.name, row.error or [gpu.power_w for gpu in row.gpus], flush=True)
+        print(row.node.name, row.fault or [gpu["power_w"] for gpu in row.gpus], flush=True)
 
     nodes = read_hostfile(hostfile)
     with Connections() as remote:

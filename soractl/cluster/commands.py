@@ -40,21 +40,24 @@ def gpus(
 ) -> None:
     """Show what every node's GPUs are doing, and for whom."""
     from soractl.cluster import gpu_report
-    from soractl.cluster import watch as many_nodes
+    from soractl.cluster.watch import watch_gpus
     from soractl.terminal import output
 
-    screen = gpu_report.Screen(gpu_report.view(per_gpu, procs), only, sort, as_csv=as_csv)
-    early = screen.can_be_early and not as_json and watch is None
-    looks = many_nodes.watch_gpus(
+    what = gpu_report.view(per_gpu, procs)
+    early = output.Provisional(as_json or as_csv or watch is not None)
+    looks = watch_gpus(
         hosts,
         watch,
         deadline_s=timeout,
         environ=os.environ,
-        on_early=(lambda look: output.result(screen.early(look))) if early else None,
+        on_early=lambda look: early.show(gpu_report.early_table(look, what, only, sort)),
     )
     for look in looks:
-        values = gpu_report.as_json(gpu_report.choose(look.rows, only, sort))
-        output.look(screen.rest(look), values, as_json, again=watch is not None)
+        early.clear()
+        rows = gpu_report.choose(look.rows, only, sort)
+        table = gpu_report.table(rows, what)
+        shown = gpu_report.csv_lines(table) if as_csv else table
+        output.look(shown, gpu_report.as_json(rows), as_json, again=watch is not None)
         output.note(gpu_report.count(look))
     raise typer.Exit(look.exit_code)
 
@@ -68,12 +71,11 @@ def execute(
 ) -> None:
     """Run a command on all nodes; equal answers are shown once."""
     from soractl.cluster import exec_report
-    from soractl.cluster import watch as many_nodes
-    from soractl.errors import exit_code_of
+    from soractl.cluster.execute import execute as run
     from soractl.terminal import output
 
-    told = many_nodes.execute(words, deadline_s=timeout, environ=os.environ)
-    lines = exec_report.lines(told.results, diff=diff)
-    output.report(lines, exec_report.as_json(told.results), as_json)
-    output.note(exec_report.count(told))
-    raise typer.Exit(exit_code_of(result.problem for result in told.results))
+    answers = run(words, deadline_s=timeout, environ=os.environ)
+    lines = exec_report.lines(answers.results, diff=diff)
+    output.report(lines, exec_report.as_json(answers.results), as_json)
+    output.note(exec_report.count(answers))
+    raise typer.Exit(answers.exit_code)

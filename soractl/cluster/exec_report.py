@@ -1,9 +1,9 @@
-"""What `exec` says."""
+"""Lines and JSON of `exec`."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from soractl.cluster.watch import Answers
+from soractl.cluster.execute import Answers
 from soractl.errors import FaultKind
 from soractl.remote.folding import differences, group
 from soractl.remote.requests import NodeResult
@@ -16,11 +16,11 @@ def lines(results: Sequence[NodeResult], *, diff: bool) -> list[str]:
         return differences(groups)
     shown: list[str] = []
     for found in groups:
-        said = found.lines
-        if len(said) <= 1:
-            shown.append(f"{found.title}: {''.join(said)}".rstrip())
+        output = found.lines
+        if len(output) <= 1:
+            shown.append(f"{found.title}: {''.join(output)}".rstrip())
         else:
-            shown += [f"{found.title}:", *(f"  {line}" for line in said)]
+            shown += [f"{found.title}:", *(f"  {line}" for line in output)]
     return shown
 
 
@@ -41,13 +41,13 @@ def as_json(results: Sequence[NodeResult]) -> dict[str, Any]:
     }
 
 
-def count(told: Answers) -> str:
+def count(answers: Answers) -> str:
     """`hostfiles/nodes.txt: 22 ok, 1 failed, 1 unreachable in 1.8 s`."""
-    kinds = [result.fault.kind for result in told.results if result.fault]
+    kinds = [result.fault.kind for result in answers.results if result.fault]
     unreachable = kinds.count(FaultKind.UNREACHABLE)
-    ok = sum(result.ok for result in told.results)
-    failed = len(told.results) - ok - unreachable
+    ok = sum(result.ok for result in answers.results)
+    failed = len(answers.results) - ok - unreachable
     parts = [f"{ok} ok"]
     parts += [f"{failed} failed"] if failed else []
     parts += [f"{unreachable} unreachable"] if unreachable else []
-    return f"{told.source.origin}: {', '.join(parts)} in {told.elapsed_s:.1f} s"
+    return f"{answers.source.origin}: {', '.join(parts)} in {answers.elapsed_s:.1f} s"

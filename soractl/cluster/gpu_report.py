@@ -1,57 +1,65 @@
-"""What `gpus` says: a row for each node, for each GPU, or for each process."""
+"""Tables of `gpus`: a row for each node, for each GPU, or for each process."""
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
+from soractl.cluster import gpu_numbers
+from soractl.cluster.gpu_numbers import Combine, Number, combined
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.watch import Look
-from soractl.terminal import text
+from soractl.terminal.table import Table
 
 View = Literal["nodes", "gpus", "processes"]
 Only = Literal["busy", "idle", "bad"]
 Order = Literal["node", "util", "mem", "power", "temp"]
 
-NODE_HEADERS = (
-    *("NODE", "GPUS", "UTIL %", "MEM GiB", "POWER W/GPU", "POWER W", "TEMP C", "PROCS"),
-    *("RUN/OWNER", "NOTE"),
-)
-GPU_HEADERS = ("NODE", "GPU", "NAME", "UTIL %", "MEM GiB", "POWER W", "TEMP C", "NOTE")
 PROCESS_HEADERS = ("NODE", "GPU", "PID", "USER", "MEM GiB", "RUN", "COMMAND")
+UNKNOWN = "-"
 
-# Room for the longest cells that rows after the first may bring, beside the node's name.
-_TO_COME: dict[View, tuple[str, ...]] = {
-    "nodes": ("", "", "99999.9/99999.9", "", "", "", "", "999-long-stage-name", ""),
-    "gpus": ("", "NVIDIA H100 80GB HBM3", "", "999.9/999.9", "", "", ""),
-    "processes": ("", "9999999", "a-user-name", "999.9", "999-long-stage-name", ""),
-}
 
-_KEYS: dict[Order, Callable[[NodeGpus], float]] = {
-    "util": lambda row: row.util_pct or 0,
-    "mem": lambda row: row.mem_used_bytes or 0,
-    "power": lambda row: row.power_w or 0,
-    "temp": lambda row: row.max_temp_c or 0,
-}
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of nodes: its cell, and its cell in the total."""
+
+    header: str
+    cell: Callable[[NodeGpus], str]
+    total: Callable[[Sequence[NodeGpus]], str] = lambda rows: ""
 
 
 def choose(rows: Sequence[NodeGpus], only: Only | None, order: Order) -> list[NodeGpus]:
     """The rows that were asked for; those with the highest number first, or as in the hostfile."""
     wanted = {"busy": lambda r: r.busy, "bad": lambda r: r.bad, "idle": _is_idle}
     chosen = [row for row in rows if only is None or wanted[only](row)]
-    return chosen if order == "node" else sorted(chosen, key=_KEYS[order], reverse=True)
+    by = next((number for number in gpu_numbers.NUMBERS if number.sort == order), None)
+    if by is None:
+        return chosen
+    [combine, *_] = by.columns.values()
+    return sorted(chosen, key=lambda row: _of([row], by.key, combine) or 0, reverse=True)
 
 
-def table(rows: Sequence[NodeGpus], what: View) -> list[tuple[str, ...]]:
-    """Headers and cells; what is not known is `-`, never 0."""
+def table(rows: Sequence[NodeGpus], what: View, *, total: bool = True) -> Table:
+    """The table; what is not known is `-`, never 0. `total` adds a line below several nodes."""
     if what == "gpus":
-        return [GPU_HEADERS, *(cells for row in rows for cells in _gpu_cells(row))]
+        return _table(gpu_headers(), 1, [(row, cells) for row in rows for cells in _gpu_cells(row)])
     if what == "processes":
-        return [PROCESS_HEADERS, *(cells for row in rows for cells in _process_cells(row))]
-    cells = [NODE_HEADERS, *map(_node_cells, rows)]
-    return [*cells, _total(rows)] if len(rows) > 1 else cells
+        found = [(row, cells) for row in rows for cells in _process_cells(row)]
+        return _table(PROCESS_HEADERS, 2, found)
+    columns = node_columns()
+    found = [(row, tuple(column.cell(row) for column in columns)) for row in rows]
+    shown = _table(tuple(column.header for column in columns), 2, found)
+    if len(rows) < 2 or not total:
+        return shown
+    sums = tuple(column.total(rows) for column in columns)
+    return Table(shown.headers, (*shown.rows, sums), shown.words, (*shown.styles, "bold"))
+
+
+def early_table(look: Look, what: View, only: Only | None, order: Order) -> Table:
+    """The rows that are there while others are waited for; no total."""
+    return table(choose(look.rows, only, order), what, total=False)
 
 
 def view(per_gpu: bool, procs: bool) -> View:
@@ -59,54 +67,41 @@ def view(per_gpu: bool, procs: bool) -> View:
     return "gpus" if per_gpu else "processes" if procs else "nodes"
 
 
-def lines(rows: Sequence[NodeGpus], what: View, *, as_csv: bool = False) -> list[str]:
-    """The table, for people or for spreadsheets."""
-    headers, *cells = table(rows, what)
-    if not as_csv:
-        return text.table(headers, cells)
+def csv_lines(shown: Table) -> list[str]:
+    """The table for spreadsheets."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([headers, *cells])
+    csv.writer(buffer, lineterminator="\n").writerows([shown.headers, *shown.rows])
     return buffer.getvalue().splitlines()
 
 
-class Screen:
-    """The table of one look, in two parts when some nodes take long."""
-
-    def __init__(self, what: View, only: Only | None, order: Order, *, as_csv: bool) -> None:
-        self._what, self._only, self._order, self._as_csv = what, only, order, as_csv
-        self._early: list[NodeGpus] = []
-        self._widths: list[int] = []
-
-    @property
-    def can_be_early(self) -> bool:
-        """Whether rows can be shown before all are known."""
-        return self._order == "node" and not self._as_csv
-
-    def early(self, look: Look) -> list[str]:
-        """The rows that are there, without a total, and with room for those that come."""
-        self._early = choose(look.rows, self._only, self._order)
-        headers, cells = _apart(table(self._early, self._what), with_total=False)
-        name = max((node.name for node in look.source.nodes), key=len)
-        to_come = (name, *_TO_COME[self._what])
-        self._widths = text.column_widths([headers, *cells, to_come])
-        return text.table(headers, cells, self._widths)
-
-    def rest(self, look: Look) -> list[str]:
-        """The rows that were not shown yet, and the total."""
-        rows = choose(look.rows, self._only, self._order)
-        if not self._early:
-            return lines(rows, self._what, as_csv=self._as_csv)
-        late = {row.node.name for row in rows} - {row.node.name for row in self._early}
-        headers, cells = _apart(table(rows, self._what), with_total=True)
-        wanted = [row for row in cells if row[0] in {*late, "total"}]
-        return text.table(headers, wanted, self._widths)[1:]
+def node_columns() -> list[Column]:
+    """Columns of the table of nodes: those of `gpu_numbers.NUMBERS`, and what is counted."""
+    return [
+        Column("NODE", lambda row: row.node.name, lambda rows: "total"),
+        Column(
+            "GPUS",
+            lambda row: _count([row.gpu_count]),
+            lambda rows: _count([row.gpu_count for row in rows]),
+        ),
+        *(
+            _column(header, number, combine)
+            for number in gpu_numbers.NUMBERS
+            for header, combine in number.columns.items()
+        ),
+        Column(
+            "PROCS",
+            lambda row: _count([row.process_count]),
+            lambda rows: _count([row.process_count for row in rows]),
+        ),
+        Column("RUN/OWNER", _owner),
+        Column("NOTE", _note),
+    ]
 
 
-def _apart(
-    rows: list[tuple[str, ...]], *, with_total: bool
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    headers, *cells = rows
-    return headers, [row for row in cells if with_total or row[0] != "total"]
+def gpu_headers() -> tuple[str, ...]:
+    """Headers of the table of GPUs."""
+    numbers = (number.gpu_header for number in gpu_numbers.NUMBERS if number.gpu_header)
+    return ("NODE", "GPU", "NAME", *numbers, "NOTE")
 
 
 def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
@@ -127,105 +122,100 @@ def as_json(rows: Sequence[NodeGpus]) -> dict[str, Any]:
 
 
 def _list(found: Sequence[Gpu | GpuProcess], number: int | None) -> list[dict[str, Any]] | None:
-    return [asdict(one) for one in found] if found or number is not None else None
+    if not found and number is None:
+        return None
+    return [one.as_json() if isinstance(one, Gpu) else asdict(one) for one in found]
 
 
 def count(look: Look) -> str:
     """`hostfiles/nodes.txt: 22 ok, 1 with notes, 1 without an answer in 1.8 s`."""
     dead = sum(row.fault is not None for row in look.rows)
     odd = sum(row.bad for row in look.rows) - dead
-    told = [f"{len(look.rows) - dead - odd} ok"]
-    told += [f"{odd} with notes"] if odd else []
-    told += [f"{dead} without an answer"] if dead else []
-    return f"{look.source.origin}: {', '.join(told)} in {look.elapsed_s:.1f} s"
+    parts = [f"{len(look.rows) - dead - odd} ok"]
+    parts += [f"{odd} with notes"] if odd else []
+    parts += [f"{dead} without an answer"] if dead else []
+    return f"{look.source.origin}: {', '.join(parts)} in {look.elapsed_s:.1f} s"
 
 
 def _is_idle(row: NodeGpus) -> bool:
     return bool(row.gpus) and not row.busy
 
 
-def _node_cells(row: NodeGpus) -> tuple[str, ...]:
-    runs = [PurePath(run).name for run in row.run_ids]
-    return (
-        row.node.name,
-        _number(row.gpu_count),
-        _number(row.util_pct),
-        _gib(row.mem_used_bytes, row.mem_total_bytes),
-        _number(row.mean_power_w),
-        _number(row.power_w),
-        _number(row.max_temp_c),
-        _number(row.process_count),
-        ",".join(runs or row.users),
-        str(row.fault or "") or "; ".join(row.notes),
+def _table(
+    headers: tuple[str, ...], words: int, found: list[tuple[NodeGpus, tuple[str, ...]]]
+) -> Table:
+    styles = tuple(_style(row) for row, _ in found)
+    return Table(headers, tuple(cells for _, cells in found), words, styles)
+
+
+def _style(row: NodeGpus) -> str:
+    """Colour of a row, which also has a note if it is bad, and numbers or a dash if not."""
+    return "red" if row.bad else "green" if row.busy else "dim"
+
+
+def _column(header: str, number: Number, combine: Combine) -> Column:
+    return Column(
+        header,
+        lambda row: _cell([row], number, combine),
+        lambda rows: _cell(rows, number, combine),
     )
 
 
-def _total(rows: Sequence[NodeGpus]) -> tuple[str, ...]:
-    utils = [gpu.util_pct for row in rows for gpu in row.gpus if gpu.util_pct is not None]
-    powers = [gpu.power_w for row in rows for gpu in row.gpus if gpu.power_w is not None]
-    used = [row.mem_used_bytes for row in rows if row.mem_used_bytes is not None]
-    there = [row.mem_total_bytes for row in rows if row.mem_total_bytes is not None]
-    return (
-        "total",
-        _number(_sum(row.gpu_count for row in rows)),
-        _number(sum(utils) / len(utils) if utils else None),
-        _gib(sum(used) if used else None, sum(there) if there else None),
-        _number(sum(powers) / len(powers) if powers else None),
-        _number(sum(powers) if powers else None),
-        _number(max((r.max_temp_c for r in rows if r.max_temp_c is not None), default=None)),
-        _number(_sum(row.process_count for row in rows)),
-        "",
-        "",
-    )
+def _cell(rows: Sequence[NodeGpus], number: Number, combine: Combine) -> str:
+    of = _of(rows, number.of, combine) if number.of else None
+    return _shown(number, _of(rows, number.key, combine), of)
 
 
-def _gpu_cells(row: NodeGpus) -> list[tuple[str, ...]]:
+def _of(rows: Sequence[NodeGpus], key: str, combine: Combine) -> float | None:
+    return combined((gpu[key] for row in rows for gpu in row.gpus), combine)
+
+
+def _shown(number: Number, value: float | None, of: float | None = None) -> str:
+    cells = [
+        UNKNOWN if one is None else f"{one / number.shown_in:.{number.digits}f}"
+        for one in ([value] if of is None else [value, of])
+    ]
+    return "/".join(cells)
+
+
+def _owner(row: NodeGpus) -> str:
+    return ",".join([PurePath(run).name for run in row.run_ids] or row.users)
+
+
+def _note(row: NodeGpus) -> str:
+    return str(row.fault or "") or "; ".join(row.notes)
+
+
+def _gpu_cells(row: NodeGpus) -> Iterator[tuple[str, ...]]:
+    shown = [number for number in gpu_numbers.NUMBERS if number.gpu_header]
     if row.fault or not row.gpus:
-        reason = str(row.fault or "") or "; ".join(row.notes)
-        return [(row.node.name, "-", "", "-", "-", "-", "-", reason)]
-    return [
-        (
-            row.node.name,
-            str(gpu.index),
-            gpu.name or "-",
-            _number(gpu.util_pct),
-            _gib(gpu.mem_used_bytes, gpu.mem_total_bytes),
-            _number(gpu.power_w),
-            _number(gpu.temp_c),
+        yield (row.node.name, UNKNOWN, "", *(UNKNOWN for _ in shown), _note(row))
+        return
+    for gpu in row.gpus:
+        cells = (_shown(n, gpu[n.key], gpu[n.of] if n.of else None) for n in shown)
+        yield (
+            *(row.node.name, str(gpu.index), gpu.name or UNKNOWN),
+            *cells,
             "; ".join(gpu.notes),
         )
-        for gpu in row.gpus
-    ]
 
 
-def _process_cells(row: NodeGpus) -> list[tuple[str, ...]]:
-    cells: list[tuple[str, ...]] = [
-        (
+def _process_cells(row: NodeGpus) -> Iterator[tuple[str, ...]]:
+    for process in row.processes:
+        memory = process.mem_used_bytes
+        yield (
             row.node.name,
-            "-" if process.gpu_index is None else str(process.gpu_index),
+            UNKNOWN if process.gpu_index is None else str(process.gpu_index),
             str(process.pid),
-            process.user or "-",
-            _gib(process.mem_used_bytes),
-            PurePath(process.run_id).name if process.run_id else "-",
-            process.command or "-",
+            process.user or UNKNOWN,
+            UNKNOWN if memory is None else f"{memory / gpu_numbers.GIB:.1f}",
+            PurePath(process.run_id).name if process.run_id else UNKNOWN,
+            process.command or UNKNOWN,
         )
-        for process in row.processes
-    ]
     if row.process_count is None:
-        reason = str(row.fault or "") or "; ".join(row.notes)
-        cells.append((row.node.name, "-", "-", "-", "-", "-", reason))
-    return cells
+        yield (row.node.name, *([UNKNOWN] * 5), _note(row))
 
 
-def _sum(numbers: Iterable[int | None]) -> int | None:
+def _count(numbers: Sequence[int | None]) -> str:
     known = [number for number in numbers if number is not None]
-    return sum(known) if known else None
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"
-
-
-def _gib(used: float | None, total: float | None = None) -> str:
-    shown = "-" if used is None else f"{used / 2**30:.1f}"
-    return shown if total is None else f"{shown}/{total / 2**30:.1f}"
+    return str(sum(known)) if known else UNKNOWN

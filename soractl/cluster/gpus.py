@@ -1,50 +1,31 @@
-"""What every node's GPUs are doing, and who uses them."""
+"""The GPUs of every node: their numbers, processes, owners and runs."""
 
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from soractl.cluster import nvml
-from soractl.cluster.nvidia_smi import APP_FIELDS, GPU_FIELDS, fold_notes, parse_apps, parse_gpus
+from soractl.cluster.nvidia_smi import APP_FIELDS, fold_notes, gpu_fields, parse_apps, parse_gpus
 from soractl.cluster.nvidia_smi import Gpu as Gpu
 from soractl.cluster.nvidia_smi import GpuProcess as GpuProcess
 from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.remote.scripts import sections
+from soractl.remote.scripts import script, sections
 
 BUSY_BYTES = 2**30  # an idle GPU holds some hundred MiB; a process in a container is not listed
 KNOWS_ALL = (0, 6)  # exit codes of nvidia-smi; 6: there is no device
 
-# Both queries run at once: each takes about a second where the driver is not kept loaded.
-SCRIPT = rf"""
-export LC_ALL=C
-echo '=== start 0'
-query() {{ timeout -k 1 "$limit_s" nvidia-smi "$1" --format=csv,noheader,nounits 2>&1; }}
-{{ gpus=$(query --query-gpu={",".join(GPU_FIELDS)}); code=$?
-  printf '%s\n=== gpus %s\n' "$gpus" $code; }} &
-apps=$(query --query-compute-apps={",".join(APP_FIELDS)}); code=$?
-wait
-printf '%s\n=== apps %s\n' "$apps" $code
-set --
-while IFS=', ' read -r pid rest; do
-  case $pid in ''|*[!0-9]*) ;; *) set -- "$@" "/proc/$pid" ;; esac
-done <<END
-$apps
-END
-[ $# -gt 0 ] || exit 0
-stat -c '%n %U' "$@" 2>/dev/null
-echo '=== owners 0'
-for folder; do shift; set -- "$@" "$folder/environ"; done
-grep -azHs '^SORACTL_RUN_ID=' "$@" | tr '\0' '\n'
-echo '=== runs 0'
-"""
-
 
 @dataclass(frozen=True)
 class NodeGpus:
+    """A node's row: its GPUs, or the fault that hides them.
+
+    >>> NodeGpus(Node("n4"), fault=Fault(FaultKind.UNREACHABLE, "no route")).gpu_count is None
+    True
+    """
+
     node: Node
     gpus: tuple[Gpu, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
@@ -69,34 +50,10 @@ class NodeGpus:
     @property
     def busy(self) -> bool:
         used = any(
-            (gpu.util_pct or 0) > 0 or (gpu.mem_used_bytes or 0) > BUSY_BYTES for gpu in self.gpus
+            (gpu["util_pct"] or 0) > 0 or (gpu["mem_used_bytes"] or 0) > BUSY_BYTES
+            for gpu in self.gpus
         )
         return used or bool(self.processes)
-
-    @property
-    def util_pct(self) -> float | None:
-        return _mean(gpu.util_pct for gpu in self.gpus)
-
-    @property
-    def power_w(self) -> float | None:
-        """Of the whole node."""
-        return _sum(gpu.power_w for gpu in self.gpus)
-
-    @property
-    def mean_power_w(self) -> float | None:
-        return _mean(gpu.power_w for gpu in self.gpus)
-
-    @property
-    def mem_used_bytes(self) -> float | None:
-        return _sum(gpu.mem_used_bytes for gpu in self.gpus)
-
-    @property
-    def mem_total_bytes(self) -> float | None:
-        return _sum(gpu.mem_total_bytes for gpu in self.gpus)
-
-    @property
-    def max_temp_c(self) -> float | None:
-        return max((gpu.temp_c for gpu in self.gpus if gpu.temp_c is not None), default=None)
 
     @property
     def users(self) -> tuple[str, ...]:
@@ -124,7 +81,9 @@ def read_gpus(
             on_result=on_result,
         )
     # Less than the deadline, so that the node itself can say that nvidia-smi hangs.
-    request = Request(("sh", "-s"), f"limit_s={deadline_s * 0.7:.1f}\n{SCRIPT}")
+    limit_s = f"{deadline_s * 0.7:.1f}"
+    fields = (",".join(gpu_fields()), ",".join(APP_FIELDS))
+    request = Request(("sh", "-s", "--", limit_s, *fields), script("soractl.cluster", "gpus.sh"))
     results = run_everywhere(
         nodes,
         lambda node: request,
@@ -136,12 +95,13 @@ def read_gpus(
 
 
 def parse(result: NodeResult) -> NodeGpus:
-    """What a node's answer to SCRIPT says, be it whole or cut short."""
+    """The row of a node's answer to gpus.sh, be it whole or cut short."""
     found = sections(result.stdout)
     row = NodeGpus(result.node, elapsed_s=result.elapsed_s)
     if "gpus" not in found:
         return replace(row, fault=_fault(result, is_started="start" in found))
-    gpus, notes = parse_gpus(*found["gpus"])
+    names, _ = found.get("fields", ("", 0))
+    gpus, notes = parse_gpus(*found["gpus"], names.strip().split(",") if names else None)
     notes += fold_notes(gpus)
     if result.node.slots and len(gpus) < result.node.slots:
         notes.append(f"{len(gpus)} of {result.node.slots} GPUs")
@@ -187,13 +147,3 @@ def _read_here(node: Node) -> NodeGpus:
         gpus_known=found.gpus_known,
         processes_known=found.processes_known,
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None

@@ -1,22 +1,14 @@
 """What nvidia-smi prints, odd answers included, as values: a missing number is None, never 0."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-GPU_FIELDS = (
-    "index",
-    "uuid",
-    "name",
-    "utilization.gpu",
-    "memory.used",
-    "memory.total",
-    "power.draw",
-    "temperature.gpu",
-    "mig.mode.current",
-)
+from soractl.cluster import gpu_numbers
+from soractl.cluster.gpu_numbers import MIB, Number
+
 APP_FIELDS = ("pid", "gpu_uuid", "used_memory", "process_name")
-MIB = 2**20
 
 NOT_OFFERED = ("[N/A]", "[Not Supported]", "N/A", "Not Supported", "")
 # From the manual page; 124, 127 and 137 are those of `timeout`.
@@ -38,6 +30,8 @@ EXIT_CODES = {
 
 @dataclass(frozen=True)
 class GpuProcess:
+    """A process on a GPU; a process in a container or of another MIG device may lack facts."""
+
     pid: int
     gpu_index: int | None
     mem_used_bytes: int | None
@@ -48,27 +42,48 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Gpu:
+    """A GPU and its numbers by key, as `gpu_numbers.NUMBERS` lists them; None: not known.
+
+    >>> Gpu(0, "GPU-5a1e", "NVIDIA H100 80GB HBM3", {"power_w": 612.0, "util_pct": None})
+    """
+
     index: int
     uuid: str | None
     name: str | None
-    util_pct: float | None
-    mem_used_bytes: int | None
-    mem_total_bytes: int | None
-    power_w: float | None
-    temp_c: float | None
+    numbers: Mapping[str, float | None]
     notes: tuple[str, ...] = ()
 
+    def __getitem__(self, key: str) -> float | None:
+        return self.numbers.get(key)
 
-def parse_gpus(text: str, exit_code: int) -> tuple[list[Gpu], list[str]]:
-    """GPUs of a `--query-gpu` answer, and notes on everything in it that is not a GPU."""
+    def as_json(self) -> dict[str, Any]:
+        """For programs: the numbers beside the other facts."""
+        facts = {"index": self.index, "uuid": self.uuid, "name": self.name}
+        return {**facts, **self.numbers, "notes": self.notes}
+
+
+def gpu_fields() -> tuple[str, ...]:
+    """The fields that are asked for."""
+    numbers = (number.query for number in gpu_numbers.NUMBERS)
+    return ("index", "uuid", "name", *numbers, "mig.mode.current")
+
+
+def parse_gpus(
+    text: str, exit_code: int, names: Sequence[str] | None = None
+) -> tuple[list[Gpu], list[str]]:
+    """GPUs of a `--query-gpu` answer, and notes on everything in it that is not a GPU.
+
+    `names` are the fields that were asked for at last, by default all of them.
+    """
     gpus: list[Gpu] = []
     notes: list[str] = []
+    names = names or gpu_fields()
     for line in filter(None, map(str.strip, text.splitlines())):
         fields = line.split(", ")
-        if len(fields) != len(GPU_FIELDS):
+        if len(fields) != len(names):
             notes.append(line[:160])
         elif fields[0].isdigit():
-            gpus.append(_parse_gpu(fields))
+            gpus.append(_parse_gpu(dict(zip(names, fields, strict=True))))
         else:
             notes.append(f"a GPU answers {fields[0]}")
     if exit_code and (not notes or exit_code in EXIT_CODES):
@@ -101,27 +116,47 @@ def fold_notes(gpus: Iterable[Gpu]) -> list[str]:
     return [f"GPU {_ranges(indices)}: {note}" for note, indices in indices_of.items()]
 
 
-def _parse_gpu(fields: list[str]) -> Gpu:
-    values = dict(zip(GPU_FIELDS, fields, strict=True))
+def believed(number: Number, value: float | None, notes: list[str]) -> float | None:
+    """The value, or None with a note where no GPU can have it."""
+    if value is None or 0 <= value <= number.most:
+        return value
+    notes.append(f"{number.query} says {value:.6g}, which cannot be")
+    return None
+
+
+def _parse_gpu(fields: Mapping[str, str]) -> Gpu:
+    notes: list[str] = []
+    numbers = {
+        number.key: believed(number, _parsed(number, fields.get(number.query, "")), notes)
+        for number in gpu_numbers.NUMBERS
+    }
+    used, total = numbers.get("mem_used_bytes"), numbers.get("mem_total_bytes")
+    if used is not None and total is not None and used > total:
+        numbers["mem_used_bytes"] = None
+        notes.append("memory.used is more than memory.total")
     return Gpu(
-        index=int(values["index"]),
-        uuid=_word(values["uuid"]),
-        name=_word(values["name"]),
-        util_pct=_number(values["utilization.gpu"]),
-        mem_used_bytes=_mib(values["memory.used"]),
-        mem_total_bytes=_mib(values["memory.total"]),
-        power_w=_number(values["power.draw"]),
-        temp_c=_number(values["temperature.gpu"]),
-        notes=tuple(_notes(values)),
+        index=int(fields["index"]),
+        uuid=_word(fields["uuid"]),
+        name=_word(fields["name"]),
+        numbers=numbers,
+        notes=(*_notes(fields), *notes),
     )
 
 
-def _notes(values: dict[str, str]) -> list[str]:
-    measured = {name: values[name] for name in GPU_FIELDS[3:8]}
-    missing = {name: value for name, value in measured.items() if _number(value) is None}
+def _parsed(number: Number, text: str) -> float | None:
+    return number.parsed(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+
+
+def _notes(fields: Mapping[str, str]) -> list[str]:
+    asked = {number.query: number for number in gpu_numbers.NUMBERS}
+    missing = {
+        name: fields.get(name, "")
+        for name, number in asked.items()
+        if _parsed(number, fields.get(name, "")) is None
+    }
     odd = sorted({value.strip("[]") for value in missing.values() if value not in NOT_OFFERED})
     silent = [name for name, value in missing.items() if value in NOT_OFFERED]
-    if values["mig.mode.current"] == "Enabled":
+    if fields.get("mig.mode.current") == "Enabled":
         silent = ["MIG is on, utilisation" if n == "utilization.gpu" else n for n in silent]
         odd += [] if silent else ["MIG is on"]
     return odd + ([f"{', '.join(silent)} not reported"] if silent else [])
@@ -131,13 +166,8 @@ def _word(text: str) -> str | None:
     return None if text in NOT_OFFERED or text.startswith("[") else text
 
 
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
-
-
 def _mib(text: str) -> int | None:
-    number = _number(text)
-    return None if number is None else round(number * MIB)
+    return round(float(text) * MIB) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
 
 
 def _ranges(indices: list[int]) -> str:

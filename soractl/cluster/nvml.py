@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soractl.cluster.nvidia_smi import Gpu, GpuProcess
+from soractl.cluster import gpu_numbers
+from soractl.cluster.nvidia_smi import Gpu, GpuProcess, believed
 
 
 @dataclass
 class Found:
-    """What the library says, and whether that is all."""
+    """The library's answer; `*_known` is False where it is not all there is."""
 
     gpus: list[Gpu] = field(default_factory=list)
     processes: list[GpuProcess] = field(default_factory=list)
@@ -51,31 +52,24 @@ def read() -> Found:
 def _gpu(pynvml: Any, index: int, handle: Any) -> Gpu:
     notes: list[str] = []
 
-    def ask(what: str, question: Callable[[], Any]) -> Any:
+    def ask(what: str, question: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return question()
+            return question(*arguments)
         except pynvml.NVMLError_NotSupported:
             notes.append(f"{what} not reported")
         except pynvml.NVMLError as error:
             notes.append(f"{what}: {error}")
         return None
 
-    memory = ask("memory", lambda: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2))
-    util = ask("utilisation", lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
-    power = ask("power", lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
-    temperature = ask(
-        "temperature",
-        lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-    )
+    numbers = {
+        number.key: believed(number, ask(number.query, number.nvml, pynvml, handle), notes)
+        for number in gpu_numbers.NUMBERS
+    }
     return Gpu(
         index=index,
-        uuid=ask("uuid", lambda: pynvml.nvmlDeviceGetUUID(handle)),
-        name=ask("name", lambda: pynvml.nvmlDeviceGetName(handle)),
-        util_pct=None if util is None else float(util.gpu),
-        mem_used_bytes=None if memory is None else int(memory.used),
-        mem_total_bytes=None if memory is None else int(memory.total),
-        power_w=None if power is None else power / 1000,
-        temp_c=None if temperature is None else float(temperature),
+        uuid=ask("uuid", pynvml.nvmlDeviceGetUUID, handle),
+        name=ask("name", pynvml.nvmlDeviceGetName, handle),
+        numbers=numbers,
         notes=tuple(notes),
     )
 

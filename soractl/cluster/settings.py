@@ -1,24 +1,27 @@
-"""What is true of a cluster: the TOML file beside its hostfile, and what this machine has."""
+"""Settings of a cluster, the TOML file beside its hostfile; facts of this machine."""
 
 import os
 import random
+import re
 import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from soractl.remote.ssh_config import SshOptions
 from trainer.settings import load_toml
 
 LOCAL = Path("hostfiles/local.toml")
+_GPU_NAME = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # not -1, not NoDevFiles
 RANKS_WITHOUT_GPUS = 2  # so that even a laptop trains over a process group
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Its settings; what a file leaves out is found out from this machine."""
+    """Settings of a cluster; those that its file leaves out are those of this machine."""
 
     workdir: str | None = None  # the folder that all nodes share; else the current one
     environment: str | None = None  # the folder with `colossalai`; else that of this Python
@@ -30,7 +33,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine offers to ranks that run on it."""
+    """This machine, as far as ranks on it need it.
+
+    >>> Machine(Path("/work"), Path("/work/.venv/bin"), gpus=8, cores=192, free_port=15832)
+    """
 
     workdir: Path
     environment: Path
@@ -48,7 +54,7 @@ def load(hostfile: Path | None) -> tuple[Cluster, Path | None]:
 
 
 def this_machine(environ: Mapping[str, str]) -> Machine:
-    """What is true here and now."""
+    """The facts of this machine now."""
     return Machine(
         workdir=Path.cwd(),
         environment=Path(sys.executable).parent,
@@ -61,7 +67,8 @@ def this_machine(environ: Mapping[str, str]) -> Machine:
 def _visible_gpus(environ: Mapping[str, str]) -> int:
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return len([name for name in chosen.split(",") if name and not name.startswith("-")])
+        # As CUDA reads it: what stands behind the first name that is none is not seen.
+        return len(list(takewhile(_GPU_NAME.fullmatch, chosen.replace(" ", "").split(","))))
     import pynvml
 
     try:

@@ -1,22 +1,18 @@
-"""`gpus` and `exec`: nodes found by what the user named, asked once or again and again."""
+"""Looks at the GPUs of all nodes: one, or one every few seconds."""
 
-import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from soractl.cluster import settings as cluster
 from soractl.cluster.gpus import NodeGpus, read_gpus
-from soractl.errors import INTERRUPTED, ExitCode, SoractlError, exit_code_of
+from soractl.errors import INTERRUPTED, ExitCode, exit_code_of
 from soractl.remote.connections import Connections
-from soractl.remote.fan_out import run_everywhere
-from soractl.remote.nodes import Node, NodeSource, find_nodes, is_hostfile
-from soractl.remote.requests import NodeResult, Request
+from soractl.remote.nodes import Node, NodeSource, find_nodes
 
-SEPARATOR = "--"
-PATIENCE_S = 1.5  # then the nodes that have answered are shown without the others
+PARTIAL_TABLE_AFTER_S = 1.5  # then the nodes that have answered are shown without the others
 
 
 @dataclass(frozen=True)
@@ -38,15 +34,6 @@ class Look:
         return exit_code_of(row.fault for row in self.rows)
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What all nodes said to one command."""
-
-    source: NodeSource
-    results: tuple[NodeResult, ...]
-    elapsed_s: float
-
-
 def watch_gpus(
     hosts: str | None,
     every_s: float | None,
@@ -57,7 +44,7 @@ def watch_gpus(
 ) -> Iterator[Look]:
     """One look, or one every so many seconds over the same connections.
 
-    When a node takes long, `on_early` gets what the others said, before the whole look comes.
+    When a node takes long, `on_early` gets the rows of the others, before the whole look comes.
     """
     source = find_nodes(hosts, environ=environ)
     with Connections(cluster.load(source.hostfile)[0].ssh) as remote:
@@ -79,12 +66,12 @@ def _early(
 ) -> Iterator[Callable[[NodeGpus], None]]:
     answered: dict[Node, NodeGpus] = {}
 
-    def tell() -> None:
+    def show() -> None:
         rows = tuple(answered[node] for node in source.nodes if node in answered)
         if on_early and rows:
-            on_early(Look(source, rows, PATIENCE_S))
+            on_early(Look(source, rows, PARTIAL_TABLE_AFTER_S))
 
-    timer = threading.Timer(PATIENCE_S, tell)
+    timer = threading.Timer(PARTIAL_TABLE_AFTER_S, show)
     timer.daemon = True
     timer.start()
     try:
@@ -92,33 +79,3 @@ def _early(
     finally:
         timer.cancel()
         timer.join()
-
-
-def execute(words: Sequence[str], *, deadline_s: float, environ: Mapping[str, str]) -> Answers:
-    """`[HOSTS] -- COMMAND...` on all nodes; a single word may be a line of shell."""
-    hosts, command = split(words)
-    source = find_nodes(hosts, environ=environ)
-    request = Request(tuple(command) if len(command) > 1 else ("sh", "-c", command[0]))
-    began = time.monotonic()
-    with Connections(cluster.load(source.hostfile)[0].ssh) as remote:
-        results = run_everywhere(source.nodes, lambda node: request, remote, deadline_s=deadline_s)
-    return Answers(source, tuple(results), time.monotonic() - began)
-
-
-def split(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Hosts before `--`, the command after it; without hosts the command alone."""
-    if SEPARATOR not in words:
-        if is_hostfile(words[0]):
-            raise SoractlError(
-                f"{words[0]} is a host file and no command",
-                hint=f"`soractl exec {words[0]} -- {shlex.join(words[1:]) or 'hostname'}`",
-            )
-        return None, list(words)
-    at = list(words).index(SEPARATOR)
-    hosts, command = words[:at], list(words[at + 1 :])
-    if len(hosts) > 1 or not command:
-        raise SoractlError(
-            f"cannot tell hosts from command in {' '.join(words)!r}",
-            hint="`soractl exec nodes.txt -- hostname`; options come first",
-        )
-    return (hosts[0] if hosts else None), command

@@ -176,7 +176,7 @@ def judge_gpus(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> Iterator[str]:
         busy |= {
             gpu.index
             for gpu in row.gpus
-            if gpu.index in used and (gpu.mem_used_bytes or 0) > BUSY_BYTES
+            if gpu.index in used and (gpu["mem_used_bytes"] or 0) > BUSY_BYTES
         }
         if row.fault:
             yield f"{name}: {row.fault}"

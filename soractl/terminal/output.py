@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
 
 from soractl.errors import Interrupted, SoractlError
 from soractl.terminal import counting
+from soractl.terminal.table import Table
 from soractl.terminal.transfer import Show, Transfer
 from soractl.terminal.transfer import one_line as transfer_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.live import Live
-    from rich.table import Table
+    from rich.table import Table as Grid
+    from rich.text import Text
 
 SCHEMA_VERSION = 1
 PLAIN_EVERY_S = 5.0
@@ -45,9 +48,15 @@ class Display(Protocol):
         """Add a line that stays."""
 
 
-def result(lines: str | Iterable[str]) -> None:
-    """What was asked for."""
-    _write(sys.stdout, lines)
+def result(lines: str | Iterable[str] | Table) -> None:
+    """What was asked for; a table is folded to the width of a terminal, and coloured there."""
+    if not isinstance(lines, Table):
+        _write(sys.stdout, lines)
+    elif not sys.stdout.isatty():
+        _write(sys.stdout, lines.lines())
+    else:
+        console = _console()
+        console.print(_styled(lines, console.width), soft_wrap=True)
 
 
 def note(lines: str | Iterable[str]) -> None:
@@ -60,7 +69,7 @@ def json_object(values: Mapping[str, Any]) -> None:
     result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=2))
 
 
-def report(lines: Iterable[str], values: Mapping[str, Any], as_json: bool) -> None:
+def report(lines: Iterable[str] | Table, values: Mapping[str, Any], as_json: bool) -> None:
     """What was asked for, in the form that was asked for."""
     if as_json:
         json_object(values)
@@ -68,7 +77,9 @@ def report(lines: Iterable[str], values: Mapping[str, Any], as_json: bool) -> No
         result(lines)
 
 
-def look(lines: Iterable[str], values: Mapping[str, Any], as_json: bool, *, again: bool) -> None:
+def look(
+    lines: Iterable[str] | Table, values: Mapping[str, Any], as_json: bool, *, again: bool
+) -> None:
     """One of several reports; on a terminal it takes the place of the one before."""
     if again and not as_json and sys.stdout.isatty():
         result("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
@@ -86,6 +97,30 @@ def json_error(fault: SoractlError) -> None:
     """An error for programs: `error`, `hint`, `exit_code`."""
     values = {"error": str(fault), "hint": fault.hint, "exit_code": fault.exit_code}
     json_object(values)
+
+
+class Provisional:
+    """A table on a terminal that goes when the whole one comes."""
+
+    def __init__(self, off: bool) -> None:
+        self._off = off or not sys.stdout.isatty()
+        self._live: Live | None = None
+
+    def show(self, table: Table) -> None:
+        """Draw it, unless output is not for people."""
+        if self._off:
+            return
+        from rich.live import Live
+
+        console = _console()
+        self._live = Live(_styled(table, console.width), console=console, transient=True)
+        self._live.start()
+
+    def clear(self) -> None:
+        """Take it away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
 
 @contextmanager
@@ -190,7 +225,7 @@ def _plain(line: Callable[[T], str]) -> Callable[[T], None]:
     return show
 
 
-def _bar(line: str, done: int, total: int) -> "Table":
+def _bar(line: str, done: int, total: int) -> "Grid":
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
@@ -199,6 +234,19 @@ def _bar(line: str, done: int, total: int) -> "Table":
     text = Text(line, no_wrap=True, overflow="ellipsis")
     grid.add_row(ProgressBar(total or 1, done, width=24), text)
     return grid
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _styled(table: Table, width: int) -> "Text":
+    from rich.text import Text
+
+    lines = [Text(line, style=style) for line, style in table.styled(width)]
+    return Text("\n").join(lines)
 
 
 def _write(stream: TextIO, lines: str | Iterable[str]) -> None:

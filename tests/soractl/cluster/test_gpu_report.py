@@ -11,7 +11,9 @@ from soractl.remote.nodes import Node, NodeSource
 
 def gpu(index, util, power, **changes):
     values = {"mem_used_bytes": 72 * 2**30, "mem_total_bytes": 80 * 2**30, "temp_c": 60.0}
-    return Gpu(index, f"GPU-{index}", "H100", util_pct=util, power_w=power, **{**values, **changes})
+    notes = changes.pop("notes", ())
+    numbers = {"util_pct": util, "power_w": power, **values, **changes}
+    return Gpu(index, f"GPU-{index}", "H100", numbers, notes)
 
 
 BUSY = NodeGpus(
@@ -30,7 +32,7 @@ ROWS = [BUSY, IDLE, ODD, DEAD]
 
 
 def test_each_node_keeps_its_row_and_what_is_unknown_is_never_a_zero():
-    assert gpu_report.lines(ROWS, "nodes") == [
+    assert gpu_report.table(ROWS, "nodes").lines() == [
         "NODE   GPUS  UTIL %  MEM GiB      POWER W/GPU  POWER W  TEMP C  PROCS  RUN/OWNER   NOTE",
         "n1     2     95      144.0/160.0  625          1250     65      1      007-stage2",
         "n2     1     0       0.0/80.0     70           70       60      0",
@@ -43,7 +45,7 @@ def test_each_node_keeps_its_row_and_what_is_unknown_is_never_a_zero():
 
 
 def test_each_gpu_has_a_row():
-    assert gpu_report.lines(ROWS, "gpus") == [
+    assert gpu_report.table(ROWS, "gpus").lines() == [
         "NODE  GPU  NAME  UTIL %  MEM GiB    POWER W  TEMP C  NOTE",
         "n1    0    H100  90      72.0/80.0  600      60",
         "n1    1    H100  100     72.0/80.0  650      65",
@@ -54,7 +56,7 @@ def test_each_gpu_has_a_row():
 
 
 def test_each_process_has_a_row():
-    assert gpu_report.lines([BUSY, DEAD], "processes") == [
+    assert gpu_report.table([BUSY, DEAD], "processes").lines() == [
         "NODE  GPU  PID  USER  MEM GiB  RUN         COMMAND",
         "n1    0    7    ann   70.0     007-stage2  python",
         "n4    -    -    -     -        -           unreachable: no route",
@@ -66,24 +68,24 @@ def test_what_the_driver_does_not_tell_is_unknown_and_not_none():
         Node("n5"), notes=("versions differ",), gpus_known=False, processes_known=False
     )
     partly = replace(BUSY, notes=("processes not known",), processes_known=False)
-    assert gpu_report.table([silent, partly], "nodes")[1:] == [
+    assert gpu_report.table([silent, partly], "nodes").rows == (
         ("n5", "-", "-", "-", "-", "-", "-", "-", "", "versions differ"),
         ("n1", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "007-stage2",
          "processes not known"),
         ("total", "2", "95", "144.0/160.0", "625", "1250", "65", "-", "", ""),
-    ]  # fmt: skip
-    assert gpu_report.table([silent, DEAD], "nodes")[-1][:2] == ("total", "-")
-    assert gpu_report.table([silent, partly], "processes")[1:] == [
+    )  # fmt: skip
+    assert gpu_report.table([silent, DEAD], "nodes").rows[-1][:2] == ("total", "-")
+    assert gpu_report.table([silent, partly], "processes").rows == (
         ("n5", "-", "-", "-", "-", "-", "versions differ"),
         ("n1", "0", "7", "ann", "70.0", "007-stage2", "python"),
         ("n1", "-", "-", "-", "-", "-", "processes not known"),
-    ]
-    [told] = gpu_report.as_json([silent])["nodes"]
-    assert (told["gpus"], told["processes"]) == (None, None)
+    )
+    [node] = gpu_report.as_json([silent])["nodes"]
+    assert (node["gpus"], node["processes"]) == (None, None)
 
 
 def test_a_spreadsheet_gets_commas():
-    assert gpu_report.lines([IDLE], "gpus", as_csv=True) == [
+    assert gpu_report.csv_lines(gpu_report.table([IDLE], "gpus")) == [
         "NODE,GPU,NAME,UTIL %,MEM GiB,POWER W,TEMP C,NOTE",
         "n2,0,H100,0,0.0/80.0,70,60,",
     ]
@@ -131,22 +133,29 @@ def test_programs_get_everything_with_its_unit():
     }
 
 
-def test_rows_that_come_late_are_shown_in_line_below_those_that_were_quick():
-    late = replace(BUSY, node=Node("a-longer-name"), notes=("late",))
-    source = NodeSource((late.node, BUSY.node), "nodes.txt", None)
-    screen = gpu_report.Screen("nodes", None, "node", as_csv=False)
-    first = screen.early(Look(source, (IDLE,), 1.5))
-    rest = screen.rest(Look(source, (late, IDLE), 5.0))
-    cells = [line.split() for line in (*first, *rest)]
-    assert [row[0] for row in cells] == ["NODE", "n2", "a-longer-name", "total"]
-    assert first[0].index("MEM GiB") == rest[0].index("144.0/160.0")
-    assert first[0].index("NOTE") == rest[0].index("late")
+def test_a_narrow_terminal_loses_no_number():
+    table = gpu_report.table(ROWS, "nodes")
+    assert max(len(line) for line in table.lines(80)) <= 80
+    narrow = table.lines(60)
+    assert max(len(line) for line in narrow) <= 60
+    cells = [cell for row in table.rows for cell in row]
+    assert [cell for cell in cells if not any(cell in line for line in narrow)] == []
+    assert narrow[2:6] == [
+        "n1     2     95    144.0/160.0  625    1250   65    1",
+        "    RUN/OWNER: 007-stage2",
+        "n2     1     0     0.0/80.0     70     70     60    0",
+        "n3     1     -     -/80.0       -      -      -     0",
+    ]
 
 
-@pytest.mark.parametrize("what", ["gpus", "processes"])
-def test_rows_of_gpus_and_processes_are_in_line_too(what):
-    source = NodeSource((BUSY.node, DEAD.node), "nodes.txt", None)
-    screen = gpu_report.Screen(what, None, "node", as_csv=False)
-    header, *_ = screen.early(Look(source, (BUSY,), 1.5))
-    [late] = screen.rest(Look(source, (BUSY, DEAD), 5.0))
-    assert header.index(header.split()[-1]) == late.index("unreachable")
+def test_a_row_that_is_bad_has_words_beside_its_colour():
+    for style, cells in zip(
+        gpu_report.table(ROWS, "nodes").styles, gpu_report.table(ROWS, "nodes").rows, strict=True
+    ):
+        assert (style == "red") == bool(cells[-1])
+
+
+def test_rows_that_are_there_early_have_no_total():
+    source = NodeSource((BUSY.node, IDLE.node), "nodes.txt", None)
+    early = gpu_report.early_table(Look(source, (BUSY, IDLE), 1.5), "nodes", None, "node")
+    assert [row[0] for row in early.rows] == ["n1", "n2"]

@@ -3,10 +3,12 @@ import os
 import subprocess
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from soractl.cluster import nvml
+from soractl.cluster import gpu_numbers, gpu_report, nvml
+from soractl.cluster.gpu_numbers import NUMBERS, Number, combined
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus, read_gpus
 from soractl.errors import Fault, FaultKind
 from soractl.remote.connections import Connections
@@ -30,7 +32,13 @@ def h100(index, **changes):
         "power_w": 697.81,
         "temp_c": 61.0,
     }
-    return Gpu(index, **(values | changes))
+    values |= changes
+    uuid, name = values.pop("uuid"), values.pop("name")
+    return Gpu(index, uuid, name, values)
+
+
+def combined_of(row, key, combine):
+    return combined((gpu[key] for gpu in row.gpus), combine)
 
 
 def node_that_says(text, code=0, apps="", apps_code=None, rest=""):
@@ -53,7 +61,8 @@ def test_a_busy_node_with_its_process_owner_and_run():
     rest = "/proc/409 me\n=== owners 0\n/proc/409/environ:SORACTL_RUN_ID=/runs/7 a\n=== runs 0\n"
     apps = (RECORDED / "h200-busy-apps.txt").read_text()
     row = read(node_that_says((RECORDED / "h200-busy.txt").read_text(), apps=apps, rest=rest))
-    gpu = Gpu(0, H200, "NVIDIA H200", 100.0, 1485 * MIB, 143771 * MIB, 530.69, 50.0)
+    gpu = h100(0, uuid=H200, name="NVIDIA H200", util_pct=100.0, mem_used_bytes=1485 * MIB,
+               mem_total_bytes=143771 * MIB, power_w=530.69, temp_c=50.0)  # fmt: skip
     process = GpuProcess(409, 0, 1476 * MIB, "/usr/bin/python3", user="me", run_id="/runs/7 a")
     assert row == NodeGpus(NODE, gpus=(gpu,), processes=(process,))
     assert (row.busy, row.bad, row.users, row.run_ids) == (True, False, ("me",), ("/runs/7 a",))
@@ -66,7 +75,7 @@ def recorded(name):
 def test_two_gpus_with_a_rank_each():
     text, apps = recorded("h100-two-busy")
     row = read(node_that_says(text, apps=apps))
-    assert [(gpu.index, gpu.util_pct, gpu.power_w) for gpu in row.gpus] == [
+    assert [(gpu.index, gpu["util_pct"], gpu["power_w"]) for gpu in row.gpus] == [
         (0, 100.0, 618.29),
         (1, 100.0, 482.04),
     ]
@@ -81,10 +90,10 @@ def test_a_process_that_is_ending_has_memory_and_no_name():
     text, apps = recorded("h100-ending")
     row = read(node_that_says(text, apps=apps))
     assert row.processes == (GpuProcess(1916, 1, 78550 * MIB, None),)
-    assert [gpu.mem_used_bytes for gpu in row.gpus] == [580 * MIB, 78576 * MIB]
+    assert [gpu["mem_used_bytes"] for gpu in row.gpus] == [580 * MIB, 78576 * MIB]
 
 
-def test_nor_has_one_of_this_machine():
+def test_a_process_of_this_machine_that_is_ending_has_no_name():
     ended = subprocess.Popen(["true"])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     assert nvml._first_line(Path(f"/proc/{ended.pid}/cmdline"), b"") is None
@@ -198,7 +207,8 @@ def test_gpus_that_share_a_note_are_folded():
     line = "{0}, GPU-{0}, NVIDIA A100, 5, 10, 20, [N/A], 30, Disabled\n"
     row = read(node_that_says("".join(line.format(i) for i in (0, 1, 2, 5))))
     assert row.notes == ("GPU 0-2,5: power.draw not reported",)
-    assert (row.power_w, row.mean_power_w, row.util_pct) == (None, None, 5)
+    assert combined_of(row, "power_w", sum) is None
+    assert combined_of(row, "util_pct", max) == 5
 
 
 def test_an_exit_code_without_words_is_a_note():
@@ -213,13 +223,14 @@ def test_fewer_gpus_than_slots_is_a_note():
 
 def test_sums_and_means_are_over_the_gpus_that_answer():
     row = read(node_that_says((RECORDED / "unknown-error.txt").read_text()))
-    assert (row.util_pct, row.power_w, row.mean_power_w, row.max_temp_c) == (
-        98.0,
-        697.81,
-        697.81,
-        61.0,
-    )
-    assert (row.mem_used_bytes, row.mem_total_bytes) == (71234 * MIB, 2 * 81559 * MIB)
+    found = {number.key: combined_of(row, number.key, sum) for number in NUMBERS}
+    assert found == {
+        "util_pct": 98.0,
+        "mem_used_bytes": 71234 * MIB,
+        "mem_total_bytes": 2 * 81559 * MIB,
+        "power_w": 697.81,
+        "temp_c": 61.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -272,7 +283,77 @@ def test_the_script_reads_eight_idle_gpus(stand_in):
     row = read_here()
     assert (row.node, row.fault, row.notes, row.processes) == (Node("n1", local=True), None, (), ())
     assert [gpu.index for gpu in row.gpus] == list(range(8))
-    assert (row.gpus[7].power_w, row.max_temp_c, row.busy, row.bad) == (77.37, 37, False, False)
+    assert (row.gpus[7]["power_w"], combined_of(row, "temp_c", max), row.busy) == (
+        77.37,
+        37,
+        False,
+    )
+    assert not row.bad
+
+
+def test_a_new_number_is_one_line_from_the_question_to_the_table(stand_in, monkeypatch):
+    fan = Number(
+        key="fan_pct", query="fan.speed", most=100, columns={"FAN %": max}, nvml=lambda *_: 30
+    )
+    monkeypatch.setattr(gpu_numbers, "NUMBERS", (*NUMBERS, fan))
+    (stand_in / "gpus.csv").write_text(
+        "index, uuid, name, utilization.gpu, memory.used, memory.total, power.draw, "
+        "temperature.gpu, mig.mode.current, fan.speed\n"
+        "0, GPU-a, H100, 0, 1, 81559, 70, 30, Disabled, 40\n"
+        "1, GPU-b, H100, 0, 1, 81559, 70, 30, Disabled, 60\n"
+    )
+    row = read_here()
+    assert [gpu["fan_pct"] for gpu in row.gpus] == [40, 60]
+    for what, cells in (("nodes", ["60"]), ("gpus", ["40", "60"])):
+        table = gpu_report.table([row], what)
+        at = table.headers.index("FAN %")
+        assert [cell[at] for cell in table.rows] == cells
+    assert gpu_report.as_json([row])["nodes"][0]["gpus"][1]["fan_pct"] == 60
+
+
+def test_a_field_that_an_older_driver_does_not_know_is_left_out(stand_in):
+    (stand_in / "gpus.csv").write_text(
+        "index, uuid, name, utilization.gpu, memory.used, memory.total, temperature.gpu\n"
+        "0, GPU-a, H100, 5, 10, 81559, 30\n"
+    )
+    row = read_here()
+    assert row.notes == ("GPU 0: power.draw not reported",)
+    assert row.gpus[0].numbers == {
+        "util_pct": 5,
+        "mem_used_bytes": 10 * MIB,
+        "mem_total_bytes": 81559 * MIB,
+        "power_w": None,
+        "temp_c": 30,
+    }
+
+
+def test_a_number_that_cannot_be_is_unknown_and_noted():
+    row = read(node_that_says("0, GPU-a, H100, 4294967295, 90, 80, 70, 30, Disabled\n"))
+    assert (row.gpus[0]["util_pct"], row.gpus[0]["mem_used_bytes"]) == (None, None)
+    assert row.notes == (
+        "GPU 0: utilization.gpu says 4.29497e+09, which cannot be",
+        "GPU 0: memory.used is more than memory.total",
+    )
+
+
+class OldLibrary:
+    """pynvml on a driver that does not know the second form of the memory's numbers."""
+
+    class NVMLError_FunctionNotFound(Exception): ...
+
+    class NVMLError_ArgumentVersionMismatch(Exception): ...
+
+    nvmlMemory_v2 = 2
+
+    def nvmlDeviceGetMemoryInfo(self, gpu, version=None):
+        if version:
+            raise self.NVMLError_FunctionNotFound
+        return SimpleNamespace(used=7, total=9)
+
+
+def test_an_older_library_still_knows_the_memory():
+    keys = {number.key: number.nvml(OldLibrary(), None) for number in NUMBERS[1:3]}
+    assert keys == {"mem_used_bytes": 7, "mem_total_bytes": 9}
 
 
 def test_the_script_finds_owner_and_run_of_a_process(stand_in):
@@ -299,7 +380,7 @@ def test_nvidia_smi_that_hangs_is_a_note_of_its_node(stand_in):
 
 
 def test_a_node_without_nvidia_smi_says_so(monkeypatch, tmp_path):
-    for name in ("sh", "timeout", "stat", "grep", "tr"):
+    for name in ("sh", "timeout", "stat", "grep", "tr", "sed"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_here().notes == ("nvidia-smi: not installed, or not in PATH",)
@@ -324,6 +405,6 @@ def test_nvml_and_nvidia_smi_agree():
     by_nvidia_smi = read_here(deadline_s=30)
 
     def fixed(row):
-        return [(gpu.index, gpu.uuid, gpu.name, gpu.mem_total_bytes) for gpu in row.gpus]
+        return [(gpu.index, gpu.uuid, gpu.name, gpu["mem_total_bytes"]) for gpu in row.gpus]
 
     assert fixed(by_nvml) == fixed(by_nvidia_smi)

@@ -48,7 +48,17 @@ def test_every_cluster_file_that_we_ship_loads():
     assert [cluster.load(file)[1] for file in files] == files
 
 
-def test_only_the_gpus_that_cuda_may_see_are_counted():
-    assert cluster.this_machine({"CUDA_VISIBLE_DEVICES": "2,5"}).gpus == 2
-    assert cluster.this_machine({"CUDA_VISIBLE_DEVICES": ""}).gpus == 0
-    assert cluster.this_machine({"CUDA_VISIBLE_DEVICES": "-1"}).gpus == 0
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("2,5", 2),
+        ("", 0),
+        ("-1", 0),
+        ("NoDevFiles", 0),
+        ("GPU-5a1e0c70-1b2c, 3", 2),
+        ("MIG-GPU-5a1e0c70-1b2c/1/0", 1),
+        ("0,-1,1", 1),
+    ],
+)
+def test_only_the_gpus_that_cuda_may_see_are_counted(visible, gpus):
+    assert cluster.this_machine({"CUDA_VISIBLE_DEVICES": visible}).gpus == gpus

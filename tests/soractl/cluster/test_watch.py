@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from soractl.cluster import exec_report
-from soractl.cluster.watch import Answers, split, watch_gpus
+from soractl.cluster.execute import Answers, split
+from soractl.cluster.watch import watch_gpus
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.remote.folding import fold_names, group
 from soractl.remote.nodes import Node, NodeSource

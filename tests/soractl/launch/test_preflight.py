@@ -82,7 +82,7 @@ def test_the_head_may_know_itself_by_a_loopback_address():
 
 def gpu(index, **changes):
     numbers = {"util_pct": 0.0, "mem_used_bytes": 2**20, "mem_total_bytes": 2**36}
-    return Gpu(index, None, "H100", **{**numbers, "power_w": 70.0, "temp_c": 30.0, **changes})
+    return Gpu(index, None, "H100", {**numbers, "power_w": 70.0, "temp_c": 30.0, **changes})
 
 
 IDLE = tuple(gpu(index) for index in range(4))
