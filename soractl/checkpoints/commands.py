@@ -36,8 +36,8 @@ def ckpt_verify(
     from soractl.checkpoints import report as checkpoint_report
     from soractl.terminal import output
 
-    with output.transfer_display() as show:
-        verified = checkpoints.verify(Path(runs).absolute(), what, show)
+    with output.display() as display:
+        verified = checkpoints.verify(Path(runs).absolute(), what, display.show)
     lines = checkpoint_report.verify_lines(verified)
     output.report(lines, checkpoint_report.verify_json(verified), as_json)
     raise typer.Exit(verified.exit_code)

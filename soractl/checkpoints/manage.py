@@ -9,7 +9,7 @@ from pathlib import Path
 from soractl.checkpoints.verification import broken_files, total_bytes
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import find_run
-from soractl.terminal.transfer import Meter, Show
+from soractl.terminal.meter import BYTES, Meter, Show
 from trainer.atomic_files import read_json
 from trainer.checkpoint_dir import Checkpoint, read_checkpoint, superseded
 from trainer.manifest import MANIFEST
@@ -99,7 +99,7 @@ def verify(root: Path, selected: str, show: Show) -> Verified:
     if not checkpoints:
         raise _none_complete(selected, incomplete)
     total = sum(total_bytes(checkpoint.manifest.files) for checkpoint in checkpoints)
-    meter = Meter("checking", total, show)
+    meter = Meter(BYTES, total, show, what="checking")
     broken = {}
     for checkpoint in checkpoints:
         with checkpoint.being_read():

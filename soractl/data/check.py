@@ -12,7 +12,7 @@ from soractl.data.journal import Journal
 from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes
-from soractl.terminal import counting
+from soractl.terminal.meter import Show
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,7 +61,7 @@ class Checked:
         return ExitCode.OK
 
 
-def check(wishes: Wishes, environ: Mapping[str, str], show: counting.Show) -> Checked:
+def check(wishes: Wishes, environ: Mapping[str, str], show: Show) -> Checked:
     """Decode every clip that the job log does not know; any number of nodes share the work."""
     if not 0 < wishes.timeout_s <= LONGEST_S:
         raise SoractlError(

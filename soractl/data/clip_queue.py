@@ -15,7 +15,7 @@ from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.terminal import counting
+from soractl.terminal.meter import CLIPS, Meter, Show
 
 FIRST_CHUNK_S = 1.0  # of a node, so that progress is seen soon; each next one is twice as long
 CHUNK_S = 10.0  # at most so much work is done anew after a kill
@@ -71,7 +71,7 @@ def read_clips(
     *,
     reading: Reading,
     journal: Journal,
-    show: counting.Show,
+    show: Show,
 ) -> dict[str, Fault]:
     """Every clip that the journal does not know is read, and noted in it.
 
@@ -81,7 +81,7 @@ def read_clips(
     failed = sum(
         not journal.entries[task["path"]]["ok"] for task in tasks if task["path"] in journal.entries
     )
-    counter = counting.Counter(len(tasks), len(tasks) - len(left), failed, show)
+    counter = Meter(CLIPS, len(tasks), show, done=len(tasks) - len(left), failed=failed)
     counter.advance(0, 0)
     queue = _Queue(left, len(nodes), journal, counter)
 
@@ -101,9 +101,7 @@ def read_clips(
 
 
 class _Queue:
-    def __init__(
-        self, tasks: Iterable[Task], nodes: int, journal: Journal, counter: counting.Counter
-    ) -> None:
+    def __init__(self, tasks: Iterable[Task], nodes: int, journal: Journal, counter: Meter) -> None:
         self._waiting = deque(tasks)
         self._nodes = nodes
         self._journal, self._counter = journal, counter

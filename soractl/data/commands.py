@@ -36,8 +36,8 @@ def info(
     from soractl.terminal import output
 
     wishes = data_info.Wishes(tuple(inputs), out, root, workers)
-    with output.count_display() as show:
-        told = data_info.info(wishes, show)
+    with output.display() as display:
+        told = data_info.info(wishes, display.show)
     is_complete = len(told.table) and not told.lost
     figure = data_picture.histograms({"clips": told.table}) if is_complete else None
     picture = data_picture.save(figure, out.with_suffix(".png"))
@@ -112,8 +112,8 @@ def check(
     from soractl.terminal import output
 
     wishes = data_check.Wishes(table, out, hostfile, workers, timeout, resume, retry_failed)
-    with output.count_display() as show:
-        told = data_check.check(wishes, os.environ, show)
+    with output.display() as display:
+        told = data_check.check(wishes, os.environ, display.show)
     picture = data_picture.Picture()
     if out is not None and len(told.healthy) and not told.left:
         series = {"all": told.table, "healthy": told.healthy}
@@ -184,8 +184,8 @@ def encode(
             output.report(lines, data_report.size_json(planned), as_json)
             return
         output.note(lines)
-        with output.count_display() as show:
-            told = data_encode.encode(planned, remote, show)
+        with output.display() as display:
+            told = data_encode.encode(planned, remote, display.show)
     output.report(data_report.encode_lines(told), data_report.encode_json(told), as_json)
     raise typer.Exit(told.exit_code)
 

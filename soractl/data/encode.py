@@ -20,7 +20,8 @@ from soractl.files.lock import locked
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.remote.requests import Remote, Request
-from soractl.terminal import counting, text
+from soractl.terminal import text
+from soractl.terminal.meter import CLIPS, Meter, Show
 from trainer.config import load_stage
 from trainer.settings import dump
 
@@ -177,7 +178,7 @@ def plan(
     )
 
 
-def encode(planned: Planned, remote: Remote, show: counting.Show) -> Encoded:
+def encode(planned: Planned, remote: Remote, show: Show) -> Encoded:
     """Let every node encode its share, and close the set; complete shards are kept whatever."""
     out = planned.wishes.out.absolute()
     if planned.bytes_left > planned.free_bytes:
@@ -204,12 +205,12 @@ def encode(planned: Planned, remote: Remote, show: counting.Show) -> Encoded:
 
 
 @contextmanager
-def _shown(planned: Planned, folder: Path, show: counting.Show) -> Iterator[None]:
+def _shown(planned: Planned, folder: Path, show: Show) -> Iterator[None]:
     """Show what the ranks say of their progress, as long as they work."""
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier command, perhaps with more ranks
     total = sum(part.clips for part in planned.parts)
     before = sum(part.done_clips for part in planned.parts)
-    counter = counting.Counter(total, before, 0, show)
+    counter = Meter(CLIPS, total, show, done=before)
     over = threading.Event()
 
     def watch() -> None:

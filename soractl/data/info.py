@@ -12,7 +12,7 @@ from soractl.data.journal import Journal
 from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
-from soractl.terminal import counting
+from soractl.terminal.meter import Show
 from trainer.data.formats import IMAGES, VIDEOS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Info:
         return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK
 
 
-def info(wishes: Wishes, show: counting.Show) -> Info:
+def info(wishes: Wishes, show: Show) -> Info:
     """Measure every clip; what a killed command has measured is not measured again."""
     import pandas
 

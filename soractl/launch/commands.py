@@ -120,7 +120,7 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
     from soractl.terminal import output
 
     try:
-        with output.progress_display() as display:
+        with output.display(quiet_s=0) as display:
             ended, last = follower.follow(started, remote, display)
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(started)) from None

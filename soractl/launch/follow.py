@@ -16,7 +16,7 @@ from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.terminal.hints import to_type
-from soractl.terminal.output import Display
+from soractl.terminal.meter import Display
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir
 

@@ -30,6 +30,21 @@ class Progress:
     log_line: str = ""  # the newest of the head node, while there is no step yet
 
     @property
+    def done(self) -> int | None:
+        """For a display: the step."""
+        return self.global_step
+
+    @property
+    def total(self) -> int | None:
+        """For a display: the number of steps."""
+        return self.total_steps
+
+    @property
+    def news(self) -> str:
+        """A new step, or before the first one a new line of the log; not that time passes."""
+        return self.log_line if self.global_step is None else f"step {self.global_step}"
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds until the last step."""
         if self.global_step is None or self.total_steps is None or self.s_per_step is None:

@@ -69,7 +69,7 @@ def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
     from soractl.sync import report as sync_report
     from soractl.terminal import output
 
-    display, log = output.transfer_display, output.note
+    display, log = output.display, output.note
     try:
         for synced in sync.rounds(options, os.environ, display, every_s=every_s, log=log):
             output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)

@@ -19,11 +19,11 @@ from soractl.sync.plan import CheckpointCopy, Endpoints, SyncOptions, SyncPlan, 
 from soractl.sync.remote_store import RemoteStore
 from soractl.sync.rsync import Link, SourceGone
 from soractl.sync.stores import LocalStore, Store
-from soractl.terminal.transfer import Show, Transfer
+from soractl.terminal.meter import BYTES, Display, Reading, Show
 from trainer.checkpoint_dir import Checkpoint
 from trainer.run_dir import RunDir
 
-Display = Callable[[], AbstractContextManager[Show]]
+Displays = Callable[[], AbstractContextManager[Display]]
 Log = Callable[[str], None]
 POLL_S = 0.1
 DAMAGED_AT_SOURCE = "is damaged at the source"
@@ -57,7 +57,7 @@ def dry_run(options: SyncOptions, environ: Mapping[str, str]) -> SyncPlan:
 def rounds(
     options: SyncOptions,
     environ: Mapping[str, str],
-    display: Display,
+    display: Displays,
     *,
     every_s: float | None,
     log: Log,
@@ -69,8 +69,8 @@ def rounds(
             with _stores(found) as (endpoints, source, destination), _os_errors():
                 planned = _plan(options, endpoints, source, destination)
                 log(f"{planned.run.name} from {endpoints.source} to {endpoints.destination}")
-                with display() as show:
-                    synced = copy(planned, source, destination, show)
+                with display() as shown:
+                    synced = copy(planned, source, destination, shown.show)
             yield synced
         except SoractlError as fault:
             if every_s is None or fault.exit_code == ExitCode.BAD_REQUEST:
@@ -146,7 +146,7 @@ class _Copier:
         def report(done: int) -> None:
             total = self._done_bytes + done
             rate = total / (time.monotonic() - self._began)
-            self._show(Transfer(what, total, self._plan.bytes, rate))
+            self._show(Reading(BYTES, total, self._plan.bytes, rate, what=what))
 
         try:
             with self._reading(item.checkpoint):
@@ -218,10 +218,11 @@ class _Verifier(threading.Thread):
         except Exception as fault:  # noqa: BLE001 - raised again where it is waited for
             self.fault = fault
 
-    def look(self) -> Transfer:
+    def look(self) -> Reading:
         """Progress of the verification."""
         what = f"checking {self.item.checkpoint.name}"
-        return Transfer(what, min(self._checked_bytes, self.item.bytes), self.item.bytes)
+        done = min(self._checked_bytes, self.item.bytes)
+        return Reading(BYTES, done, self.item.bytes, what=what)
 
     def _count(self, count: int) -> None:
         self._checked_bytes += count

@@ -3,15 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO
 
 from soractl.errors import Interrupted, SoractlError
-from soractl.terminal import counting
+from soractl.terminal.meter import Display, Measured
 from soractl.terminal.table import Table
-from soractl.terminal.transfer import Show, Transfer
-from soractl.terminal.transfer import one_line as transfer_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,31 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PLAIN_EVERY_S = 5.0
-
-T = TypeVar("T")
-
-
-class Steps(Protocol):
-    """Progress in steps; a step or a total that is not known yet is None."""
-
-    @property
-    def global_step(self) -> int | None: ...
-
-    @property
-    def total_steps(self) -> int | None: ...
-
-    def one_line(self) -> str:
-        """The numbers that stand beside the bar."""
-
-
-class Display(Protocol):
-    """Where progress is shown."""
-
-    def show(self, progress: Steps) -> None:
-        """Draw the newest numbers."""
-
-    def say(self, text: str) -> None:
-        """Add a line that stays."""
+SHORTEST_BAR, LONGEST_BAR = 4, 24
 
 
 def result(lines: str | Iterable[str] | Table) -> None:
@@ -124,10 +98,13 @@ class Provisional:
 
 
 @contextmanager
-def progress_display() -> Iterator[Display]:
-    """A line that is drawn over and over on a terminal, else a line every few seconds."""
+def display(quiet_s: float = PLAIN_EVERY_S) -> Iterator[Display]:
+    """A bar that is drawn over and over on a terminal, else a line every few seconds.
+
+    Without a terminal nothing is shown in the first `quiet_s` seconds.
+    """
     if not sys.stderr.isatty():
-        yield PlainDisplay()
+        yield PlainDisplay(quiet_s)
         return
     from rich.console import Console
     from rich.live import Live
@@ -139,21 +116,20 @@ def progress_display() -> Iterator[Display]:
 class PlainDisplay:
     """Progress for a log file or a pipe."""
 
-    def __init__(self) -> None:
-        self._shown: str | None = None
-        self._stepped = False
-        self._next = 0.0
+    def __init__(self, quiet_s: float = 0.0) -> None:
+        self._news: str | None = None
+        self._due = time.monotonic() + quiet_s
+        self._counting = False
 
-    def show(self, progress: Steps) -> None:
+    def show(self, measured: Measured) -> None:
         """One line, if there is something new and the last one is some seconds old."""
-        line = progress.one_line()
-        if line == self._shown:
+        if measured.news == self._news:
             return
-        first_step = bool(self._shown and not self._stepped and progress.global_step)
-        if first_step or time.monotonic() >= self._next:
-            note(line)
-            self._shown, self._stepped = line, progress.global_step is not None
-            self._next = time.monotonic() + PLAIN_EVERY_S
+        begins = self._news is not None and not self._counting and bool(measured.done)
+        if begins or time.monotonic() >= self._due:
+            note(measured.one_line())
+            self._news, self._counting = measured.news, measured.done is not None
+            self._due = time.monotonic() + PLAIN_EVERY_S
 
     def say(self, text: str) -> None:
         """Something happened."""
@@ -166,73 +142,30 @@ class LiveDisplay:
     def __init__(self, live: "Live") -> None:
         self._live = live
 
-    def show(self, progress: Steps) -> None:
-        """Draw the line anew, with a bar once the number of steps is known."""
+    def show(self, measured: Measured) -> None:
+        """Draw the line anew, with a bar once there is a total; only the bar gives way."""
         from rich.text import Text
 
-        line = progress.one_line()
-        if progress.global_step is None or not progress.total_steps:
+        line, done, total = measured.one_line(), measured.done, measured.total
+        room = self._live.console.width - len(line) - 1
+        if done is None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+        elif not total or room < SHORTEST_BAR:
+            self._live.update(Text(line))
         else:
-            self._live.update(_bar(line, progress.global_step, progress.total_steps))
+            self._live.update(_bar(line, done, total, min(room, LONGEST_BAR)))
 
     def say(self, text: str) -> None:
         """Something happened."""
         self._live.console.print(text, markup=False, highlight=False)
 
 
-@contextmanager
-def transfer_display() -> Iterator[Show]:
-    """For bytes that come: a bar on a terminal, else a line every few seconds."""
-    if not sys.stderr.isatty():
-        yield _plain(transfer_line)
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    def show(transfer: Transfer) -> None:
-        live.update(_bar(transfer_line(transfer), transfer.done_bytes, transfer.total_bytes))
-
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-        yield show
-
-
-@contextmanager
-def count_display() -> Iterator[counting.Show]:
-    """For clips that are done: a bar on a terminal, else a line every few seconds."""
-    if not sys.stderr.isatty():
-        yield _plain(counting.one_line)
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    def show(count: counting.Count) -> None:
-        live.update(_bar(counting.one_line(count), count.done, count.total))
-
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as live:
-        yield show
-
-
-def _plain(line: Callable[[T], str]) -> Callable[[T], None]:
-    due = time.monotonic() + PLAIN_EVERY_S
-
-    def show(progress: T) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            note(line(progress))
-            due = time.monotonic() + PLAIN_EVERY_S
-
-    return show
-
-
-def _bar(line: str, done: int, total: int) -> "Grid":
+def _bar(line: str, done: int, total: int, width: int) -> "Grid":
     from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Table as Grid
 
-    grid = Table.grid(padding=(0, 1))
-    text = Text(line, no_wrap=True, overflow="ellipsis")
-    grid.add_row(ProgressBar(total or 1, done, width=24), text)
+    grid = Grid.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total, done, width=width), line)
     return grid
 
 

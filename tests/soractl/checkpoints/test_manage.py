@@ -54,7 +54,7 @@ def test_the_newest_is_the_last_complete_one(run, tmp_path):
 def test_every_byte_is_read_and_every_kind_of_damage_named(run, tmp_path):
     seen = []
     assert verify(tmp_path, "latest", seen.append).broken == {}
-    assert (seen[-1].done_bytes, seen[-1].total_bytes) == (5 * 4020, 5 * 4020)
+    assert (seen[-1].done, seen[-1].total) == (5 * 4020, 5 * 4020)
     first, second, third, *_ = run.checkpoints()
     (first.model / "index.json").write_bytes(bytes(20))
     changed = verify(tmp_path, "latest", seen.append)
