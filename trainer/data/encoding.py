@@ -40,6 +40,7 @@ USERS_FAULT = (ConfigError, WeightsError)
 _PROGRESS = ".progress"  # a file a rank: how many clips and captions it has done
 _WRITE_EVERY_S = 1.0
 _SAMPLED_CAPTIONS = 1000
+_CAPTIONS_AT_ONCE = 64
 _LATENT_CHANNELS = 4
 _MOST_FAILED = 1000  # clips that the answer names; the index has all
 
@@ -224,9 +225,13 @@ def _encode_captions(
     )
     for shard in shards:
         tensors: dict[str, Tensor] = {}
-        for row, caption in zip(shard.rows, clips.captions_of(shard.rows), strict=True):
-            tensors |= caption_as_tensors(row, encoder.encode_one(caption).cpu())
-            progress.advance(1, 0)
+        captions = clips.captions_of(shard.rows)
+        for at in range(0, len(captions), _CAPTIONS_AT_ONCE):
+            rows = shard.rows[at : at + _CAPTIONS_AT_ONCE]
+            found = encoder.encode_each(captions[at : at + _CAPTIONS_AT_ONCE])
+            for row, features_of_row in zip(rows, found, strict=True):
+                tensors |= caption_as_tensors(row, features_of_row.cpu())
+            progress.advance(len(rows), 0)
         features.write(shard, tensors, {})
 
 

@@ -1,6 +1,7 @@
 """The frozen T5 that turns captions into features for cross attention."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.caption_cleaning import clean_twice
+from trainer.model.kernels.available import KERNELS
 from trainer.model.pretrained import WeightsError, find_snapshot, refuse
+
+if KERNELS:
+    from trainer.model.kernels.t5 import PackedT5, takes
 
 _TINY_WIDTH = 32
 _TIED = "encoder.embed_tokens.weight"  # is shared.weight, under a second name
@@ -36,24 +41,37 @@ class CaptionEncoder:
         return int(self._encoder.config.d_model)
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Features and mask as `pad_captions` gives them; each caption is encoded by itself.
-
-        Together they would be padded to the longest, whose length changes the others' last bits.
-        """
-        return pad_captions([self.encode_one(caption) for caption in captions], self.max_length)
+        """Features and mask as `pad_captions` gives them."""
+        return pad_captions(self.encode_each(captions), self.max_length)
 
     @torch.no_grad()
-    def encode_one(self, caption: str) -> Tensor:
-        """Features [tokens, C]. A longer caption is cut; an empty one is its end token."""
+    def encode_each(self, captions: Sequence[str]) -> list[Tensor]:
+        """Features [tokens, C] of each caption. A longer one is cut; an empty one is its end token.
+
+        Not one bit depends on a caption's neighbours. So without kernels each is encoded by itself:
+        together they would be padded to the longest, whose length changes the others' last bits.
+        """
+        tokens = [self._tokens(caption) for caption in captions]
+        if self._packed is not None:
+            return self._packed(tokens)
+        device = self._encoder.device
+        return [
+            self._encoder(input_ids=ids[None].to(device)).last_hidden_state[0] for ids in tokens
+        ]
+
+    @cached_property
+    def _packed(self) -> "PackedT5 | None":
+        """The layers over captions one behind the other, on a GPU, once the weights are there."""
+        on_gpu = KERNELS and self._encoder.device.type == "cuda"
+        return PackedT5(self._encoder, self.max_length) if on_gpu and takes(self._encoder) else None
+
+    def _tokens(self, caption: str) -> Tensor:
+        """Numbers [tokens] of a caption's tokens, on the host."""
+        text = clean_twice(caption) if self._clean else caption
         tokens = self._tokeniser(
-            clean_twice(caption) if self._clean else caption,
-            max_length=self.max_length,
-            truncation=True,
-            return_tensors="pt",
+            text, max_length=self.max_length, truncation=True, return_tensors="pt"
         )
-        ids = tokens.input_ids.to(self._encoder.device)
-        features: Tensor = self._encoder(input_ids=ids).last_hidden_state[0]
-        return features
+        return tokens.input_ids[0]
 
 
 def pad_captions(features: Sequence[Tensor], max_length: int) -> tuple[Tensor, Tensor]:

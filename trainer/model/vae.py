@@ -1,7 +1,7 @@
 """OpenSoraVAE_V1_2: videos to latents and back, frame by frame and then over time."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 
 from trainer.config import VaeConfig
 from trainer.model import vae_smoke
+from trainer.model.kernels.available import KERNELS, has_kernels
 from trainer.model.latent_size import MICRO_FRAMES, latent_frames
-from trainer.model.norm_and_silu import NormAndSilu
 from trainer.model.pretrained import load_weights
-from trainer.model.vae_temporal import TemporalVae, TemporalVaeConfig
+from trainer.model.vae_temporal import Posterior, TemporalVae, TemporalVaeConfig
 from trainer.quiet_imports import quiet_imports
+
+if KERNELS:
+    from trainer.model.kernels.vae import decode_frames, encode_frames
 
 _SHIFT = (-0.10, 0.34, 0.27, 0.98)
 _SCALE = (3.85, 2.32, 2.33, 3.06)
@@ -59,24 +62,36 @@ class SpatialVae(nn.Module):
             up_block_types=("UpDecoderBlock2D",) * 4,
             **config,
         )
-        _join_norms(self.module)
 
     def encode(self, frames: Tensor, noise: Tensor | None) -> Tensor:
         """Frames [N, 3, H, W] to latents [N, 4, H / 8, W / 8]; without noise the most likely."""
-        groups = frames.split(self._at_once(*frames.shape[2:]))
-        posteriors = [self.module.encode(group).latent_dist for group in groups]
-        latents = torch.cat([posterior.mean for posterior in posteriors])
+        groups = self._groups(frames, *frames.shape[2:])
+        moments = torch.cat([self.module.quant_conv(self._encode(group)) for group in groups])
+        posterior = Posterior.of(moments)
+        latents = posterior.mean
         if noise is not None:
-            latents = latents + torch.cat([posterior.std for posterior in posteriors]) * noise
+            latents = latents + posterior.std * noise
         return latents * _SPATIAL_SCALE
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [N, 4, h, w] to frames [N, 3, 8 h, 8 w]."""
         height, width = latents.shape[2:]
-        groups = (latents / _SPATIAL_SCALE).split(self._at_once(8 * height, 8 * width))
-        return torch.cat([self.module.decode(group).sample for group in groups])
+        groups = self._groups(latents / _SPATIAL_SCALE, 8 * height, 8 * width)
+        return torch.cat([self._decode(self.module.post_quant_conv(group)) for group in groups])
 
-    def _at_once(self, height: int, width: int) -> int:
+    def _encode(self, frames: Tensor) -> Tensor:
+        encoder = self.module.encoder
+        return encode_frames(encoder, frames) if has_kernels(frames) else encoder(frames)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        decoder = self.module.decoder
+        return decode_frames(decoder, latents) if has_kernels(latents) else decoder(latents)
+
+    def _groups(self, x: Tensor, height: int, width: int) -> Sequence[Tensor]:
+        """As few groups as memory allows, of sizes as equal as possible."""
+        return x.tensor_split(-(-len(x) // self.at_once(height, width)))
+
+    def at_once(self, height: int, width: int) -> int:
         """The number of frames with as many pixels as `micro_batch_size` frames of 360p."""
         if self.micro_batch_size is None:
             return sys.maxsize
@@ -126,12 +141,10 @@ class VideoVAE(nn.Module):
         frames = rearrange(video, "b c t h w -> (b t) c h w")
         by_frame = self.spatial_vae.encode(frames, spatial_noise)
         x = rearrange(by_frame, "(b t) c h w -> b c t h w", b=len(video))
-        chunks = x.split(self.micro_frame_size or x.shape[2], dim=2)
-        posteriors = [self.temporal_vae.encode(chunk) for chunk in chunks]
-        latents = torch.cat([posterior.mean for posterior in posteriors], dim=2)
+        posterior = Posterior.of(self._temporal_moments(x))
+        latents = posterior.mean
         if temporal_noise is not None:
-            std = torch.cat([posterior.std for posterior in posteriors], dim=2)
-            latents = latents + std * temporal_noise
+            latents = latents + posterior.std * temporal_noise
         return (latents - self.shift) / self.scale
 
     def encode_each(self, video: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -146,14 +159,39 @@ class VideoVAE(nn.Module):
         """A video [B, 3, num_frames, H, W] of its latents [B, 4, t, h, w]."""
         z = latents * self.scale + self.shift
         at_once = self.micro_frame_size or num_frames
-        chunks = z.split(latent_frames(at_once, at_once), dim=2)
-        starts = range(0, num_frames, at_once)
-        by_frame = [
-            self.temporal_vae.decode(chunk, min(at_once, num_frames - start))
-            for chunk, start in zip(chunks, starts, strict=True)
+        whole, rest = divmod(num_frames, at_once)
+        size = latent_frames(at_once, at_once)
+        parts = [
+            self._apart(self.temporal_vae.decode(group, at_once), len(z))
+            for group in self._together(z[:, :, : whole * size], size)
         ]
-        frames = rearrange(torch.cat(by_frame, dim=2), "b c t h w -> (b t) c h w")
+        if rest:
+            parts.append(self.temporal_vae.decode(z[:, :, whole * size :], rest))
+        frames = rearrange(torch.cat(parts, dim=2), "b c t h w -> (b t) c h w")
         return rearrange(self.spatial_vae.decode(frames), "(b t) c h w -> b c t h w", b=len(z))
+
+    def _temporal_moments(self, x: Tensor) -> Tensor:
+        size = self.micro_frame_size or x.shape[2]
+        end = x.shape[2] // size * size
+        parts = [
+            self._apart(self.temporal_vae.moments(group), len(x))
+            for group in self._together(x[:, :, :end], size)
+        ]
+        if end < x.shape[2]:
+            parts.append(self.temporal_vae.moments(x[:, :, end:]))
+        return torch.cat(parts, dim=2)
+
+    def _together(self, x: Tensor, size: int) -> Iterator[Tensor]:
+        """Whole chunks of [B, C, n size, h, w] as samples [B n, C, size, h, w], a few at a time."""
+        if not x.shape[2]:
+            return
+        height, width = x.shape[3:]
+        at_once = self.spatial_vae.at_once(8 * height, 8 * width)
+        for group in x.split(at_once * size, dim=2):
+            yield rearrange(group, "b c (n t) h w -> (b n) c t h w", t=size)
+
+    def _apart(self, x: Tensor, batch: int) -> Tensor:
+        return rearrange(x, "(b n) c t h w -> b c (n t) h w", b=batch)
 
     def _draw(self, shape: torch.Size, draws: torch.Generator) -> Noise:
         """All noise of a video at once, so that the size of a group or chunk changes none of it."""
@@ -164,22 +202,6 @@ class VideoVAE(nn.Module):
             torch.randn((batch * frames, 4, h, w), generator=draws, device=draws.device),
             torch.randn((batch, 4, t, h, w), generator=draws, device=draws.device),
         )
-
-
-def _join_norms(network: nn.Module) -> None:
-    """Have diffusers' norms do the SiLU that follows them."""
-    for block in network.modules():
-        for norm, activation in (
-            ("norm1", "nonlinearity"),
-            ("norm2", "nonlinearity"),
-            ("conv_norm_out", "conv_act"),
-        ):
-            if hasattr(block, norm) and hasattr(block, activation):
-                old = getattr(block, norm)
-                new = NormAndSilu(old.num_groups, old.num_channels, eps=old.eps)
-                setattr(block, norm, new)
-                if norm != "norm1":
-                    setattr(block, activation, nn.Identity())
 
 
 def build_vae(config: VaeConfig, *, read: bool = True) -> VideoVAE:

@@ -1,13 +1,16 @@
 """The VAE's temporal part: four frames of spatial latents become one, causally."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from trainer.model.norm_and_silu import NormAndSilu
+from trainer.model.kernels.available import KERNELS, has_kernels
+
+if KERNELS:
+    from trainer.model.kernels.vae import decode_chunks, encode_chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,12 @@ class Posterior(NamedTuple):
 
     mean: Tensor
     logvar: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor) -> Self:
+        """From what a network makes, [B, 2C, ...]."""
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(-30.0, 20.0))
 
     @property
     def std(self) -> Tensor:
@@ -68,17 +77,17 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, out: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = NormAndSilu(groups, channels)
+        self.norm1 = nn.GroupNorm(groups, channels)
         self.conv1 = CausalConv3d(channels, out, bias=False)
-        self.norm2 = NormAndSilu(groups, out)
+        self.norm2 = nn.GroupNorm(groups, out)
         self.conv2 = CausalConv3d(out, out, bias=False)
         if channels != out:
             self.conv3 = CausalConv3d(channels, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, out, T, H, W]."""
-        hidden = self.conv1(self.norm1(x))
-        hidden = self.conv2(self.norm2(hidden))
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (self.conv3(x) if hasattr(self, "conv3") else x)
 
 
@@ -104,7 +113,7 @@ class Encoder(nn.Module):
             for width, halves in zip(widths, config.downsample, strict=False)
         )
         self.res_blocks = _level(widths[-1], widths[-1], config)
-        self.norm1 = NormAndSilu(config.groups, widths[-1])
+        self.norm1 = nn.GroupNorm(config.groups, widths[-1])
         self.conv2 = CausalConv3d(widths[-1], 2 * config.channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +123,7 @@ class Encoder(nn.Module):
             x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        return self.conv2(self.norm1(self.res_blocks(x)))
+        return self.conv2(F.silu(self.norm1(self.res_blocks(x))))
 
 
 class Decoder(nn.Module):
@@ -134,7 +143,7 @@ class Decoder(nn.Module):
             CausalConv3d(width, 2 * width) if halves else nn.Identity()
             for width, halves in zip(widths[1:], config.downsample, strict=True)
         )
-        self.norm1 = NormAndSilu(config.groups, widths[0])
+        self.norm1 = nn.GroupNorm(config.groups, widths[0])
         self.conv_out = CausalConv3d(widths[0], config.channels)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -145,7 +154,7 @@ class Decoder(nn.Module):
             if level:
                 x = self.conv_blocks[level - 1](x)
                 x = rearrange(x, "b (c ts) t h w -> b c (t ts) h w", ts=self.stretch[level - 1])
-        return self.conv_out(self.norm1(x))
+        return self.conv_out(F.silu(self.norm1(x)))
 
 
 class TemporalVae(nn.Module):
@@ -161,11 +170,16 @@ class TemporalVae(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """The posterior [B, C, ceil(T / 4), H, W] of [B, C, T, H, W]."""
+        return Posterior.of(self.moments(x))
+
+    def moments(self, x: Tensor) -> Tensor:
+        """What the posterior is made of, [B, 2C, ceil(T / 4), H, W]."""
         x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % self.time_factor, 0))
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
-        return Posterior(mean, logvar.clamp(-30.0, 20.0))
+        hidden = encode_chunks(self.encoder, x) if has_kernels(x) else self.encoder(x)
+        return self.quant_conv(hidden)
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
         """Latents of `num_frames` frames to [B, C, num_frames, H, W]."""
-        x = self.decoder(self.post_quant_conv(z))
+        z = self.post_quant_conv(z)
+        x = decode_chunks(self.decoder, z) if has_kernels(z) else self.decoder(z)
         return x[:, :, -num_frames % self.time_factor :]

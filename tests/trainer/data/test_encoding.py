@@ -102,7 +102,7 @@ def test_each_clip_is_encoded_as_training_would_by_any_number_of_ranks(job, tabl
         assert (found_fps, torch.equal(found, expected)) == (fps, True)
     encoder = networks.build_caption_encoder(settings.text_encoder, settings.seed, **CPU)
     found = read_caption(FeatureSet(Path(text["path"])).file_of(0, 3), 3)
-    assert torch.equal(found, encoder.encode_one("film xxx"))
+    assert torch.equal(found, encoder.encode_each(["film xxx"])[0])
     assert found.shape == (len("film xxx") + 1, encoder.width)
 
 
