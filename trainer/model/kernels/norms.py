@@ -139,9 +139,10 @@ def _moments(
     total = tl.zeros([P, C], tl.float32)
     squares = tl.zeros([P, C], tl.float32)
     # deviations are taken from a value of the chunk, so that squares of large means cancel nothing
-    at = (sample * places + first) * channels + channel
+    start = (sample * places + first) * channels + channel
     kind = out.dtype.element_ty
-    origin = _total(x, y, bias, at, channel, channel < channels, channels).to(kind).to(tl.float32)
+    origin = _total(x, y, bias, start, channel, channel < channels, channels)
+    origin = origin.to(kind).to(tl.float32)
     for step in tl.range(0, size, P, num_stages=3):
         place = first + step + tl.arange(0, P)[:, None]
         inside = (place < places) & (channel < channels)
