@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -17,6 +18,7 @@ from trainer.model.vae_temporal import Posterior, TemporalVae, TemporalVaeConfig
 from trainer.quiet_imports import quiet_imports
 
 if KERNELS:
+    from trainer.model.kernels.replay import Replayed
     from trainer.model.kernels.vae import decode_frames, encode_frames
 
 _SHIFT = (-0.10, 0.34, 0.27, 0.98)
@@ -80,12 +82,20 @@ class SpatialVae(nn.Module):
         return torch.cat([self._decode(self.module.post_quant_conv(group)) for group in groups])
 
     def _encode(self, frames: Tensor) -> Tensor:
-        encoder = self.module.encoder
-        return encode_frames(encoder, frames) if has_kernels(frames) else encoder(frames)
+        return (self._fast_encoder if has_kernels(frames) else self.module.encoder)(frames)
 
     def _decode(self, latents: Tensor) -> Tensor:
+        return (self._fast_decoder if has_kernels(latents) else self.module.decoder)(latents)
+
+    @cached_property
+    def _fast_encoder(self) -> "Replayed":
+        encoder = self.module.encoder
+        return Replayed(partial(encode_frames, encoder), encoder.conv_in.weight)
+
+    @cached_property
+    def _fast_decoder(self) -> "Replayed":
         decoder = self.module.decoder
-        return decode_frames(decoder, latents) if has_kernels(latents) else decoder(latents)
+        return Replayed(partial(decode_frames, decoder), decoder.conv_in.weight)
 
     def _groups(self, x: Tensor, height: int, width: int) -> Sequence[Tensor]:
         """As few groups as memory allows, of sizes as equal as possible."""

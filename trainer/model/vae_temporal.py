@@ -1,6 +1,7 @@
 """The VAE's temporal part: four frames of spatial latents become one, causally."""
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple, Self
 
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from trainer.model.kernels.available import KERNELS, has_kernels
 
 if KERNELS:
+    from trainer.model.kernels.replay import Replayed
     from trainer.model.kernels.vae import decode_chunks, encode_chunks
 
 
@@ -175,11 +177,19 @@ class TemporalVae(nn.Module):
     def moments(self, x: Tensor) -> Tensor:
         """What the posterior is made of, [B, 2C, ceil(T / 4), H, W]."""
         x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % self.time_factor, 0))
-        hidden = encode_chunks(self.encoder, x) if has_kernels(x) else self.encoder(x)
+        hidden = (self._fast_encoder if has_kernels(x) else self.encoder)(x)
         return self.quant_conv(hidden)
 
     def decode(self, z: Tensor, num_frames: int) -> Tensor:
         """Latents of `num_frames` frames to [B, C, num_frames, H, W]."""
         z = self.post_quant_conv(z)
-        x = decode_chunks(self.decoder, z) if has_kernels(z) else self.decoder(z)
+        x = (self._fast_decoder if has_kernels(z) else self.decoder)(z)
         return x[:, :, -num_frames % self.time_factor :]
+
+    @cached_property
+    def _fast_encoder(self) -> "Replayed":
+        return Replayed(partial(encode_chunks, self.encoder), self.encoder.conv_in.conv.weight)
+
+    @cached_property
+    def _fast_decoder(self) -> "Replayed":
+        return Replayed(partial(decode_chunks, self.decoder), self.decoder.conv1.conv.weight)
