@@ -7,23 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from benchmarks.data import like_openvid
-from benchmarks.on_gpus.shapes import TOY, Shape, Size
+from benchmarks.on_gpus.shapes import Shape, Size
+from benchmarks.on_gpus.timed_encoders import Encoders
 from benchmarks.on_gpus.trained import Trained
 from trainer.config import load_stage
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign_epoch
 from trainer.distributed.parallel import Ranks
-from trainer.model import build as networks
-from trainer.model.text_encoder import CaptionEncoder, tiny_t5
 
 PEAK_FLOPS = 989e12  # dense bf16 of an H100 or H200
-CAPTION_TOKENS = 300
 WARM_UP = 2
 ON_ONE_GPU = 22_000  # tokens at once, where the whole optimizer takes memory too
 
@@ -47,7 +44,7 @@ class Steps:
         model_s = self.way("ours", self.size.shapes)
         self.way("ours, all recomputed", [self.size.middle], tokens_at_once=0)
         self.way("plain arithmetic", [self.size.middle], plain=True, tokens_at_once=0)
-        self.encoders(model_s)
+        Encoders(self).run(model_s)
         if self.ranks.world_size > 1:
             self.orders()
         # a compiled block keeps more
@@ -96,50 +93,6 @@ class Steps:
         )
         self.say(f"{name:34}{shape!s:28}" + "".join(f"{cell:>10}" for cell in cells))
         return seconds
-
-    def encoders(self, model_s: dict[Shape, float]) -> None:
-        """What a step takes besides when features are not cached."""
-        device = self.ranks.device
-        dtype = torch.bfloat16
-        vae = networks.build_vae(
-            replace(self.config.vae, weights=None), 0, device=device, dtype=dtype
-        )
-        captions = self.caption_encoder(dtype)
-        self.say(f"\n{'':30}" + "".join(f"{name:>12}" for name in ("VAE S", "T5 S", "SHARE")))
-        for shape in self.size.shapes:
-            with self.unless_memory_is_short(f"{shape!s:30}"):
-                video = (
-                    torch.rand(shape.clips, 3, *shape.pixels, device=device, dtype=dtype) * 2 - 1
-                )
-                encode: list[Callable[[], Any]] = [
-                    partial(vae.encode_each, video, list(range(shape.clips))),
-                    partial(captions.encode, ["a"] * shape.clips),
-                ]
-                with torch.no_grad():
-                    seconds = [min(self.clocked(each) for _ in range(2)) for each in encode]
-                cells = [f"{each:.3f}" for each in seconds]
-                if shape in model_s:
-                    cells.append(f"{sum(seconds) / (sum(seconds) + model_s[shape]):.1%}")
-                self.say(f"{shape!s:30}" + "".join(f"{cell:>12}" for cell in cells))
-
-    def caption_encoder(self, dtype: torch.dtype) -> CaptionEncoder:
-        """T5 v1.1 XXL with random weights, that reads 300 random tokens."""
-        if self.size is TOY:
-            return tiny_t5(0, dtype=dtype, device=self.ranks.device)
-        from transformers import T5Config, T5EncoderModel
-
-        sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
-        config = T5Config(vocab_size=32128, feed_forward_proj="gated-gelu", **sizes)
-        torch.set_default_dtype(dtype)
-        with torch.device(self.ranks.device):
-            encoder = T5EncoderModel(config)
-        torch.set_default_dtype(torch.float32)
-        ids = torch.randint(32128, (1, CAPTION_TOKENS))
-
-        def tokeniser(*_: Any, **__: Any) -> SimpleNamespace:
-            return SimpleNamespace(input_ids=ids)
-
-        return CaptionEncoder(encoder, tokeniser, max_length=CAPTION_TOKENS)
 
     def orders(self) -> None:
         """The same epoch of clips like OpenVid's, in the reference's order and in the balanced."""

@@ -193,14 +193,15 @@ class VideoVAE(nn.Module):
 
     def _together(self, x: Tensor, size: int) -> Iterator[Tensor]:
         """Whole chunks of [B, C, n size, h, w] as samples [B n, C, size, h, w], a few at a time."""
-        if not x.shape[2]:
+        chunks, (height, width) = x.shape[2] // size, x.shape[3:]
+        if not chunks:
             return
-        height, width = x.shape[3:]
-        at_once = self.spatial_vae.at_once(8 * height, 8 * width)
+        at_once = min(chunks, self.spatial_vae.at_once(8 * height, 8 * width))
         for group in x.split(at_once * size, dim=2):
             yield rearrange(group, "b c (n t) h w -> (b n) c t h w", t=size)
 
-    def _apart(self, x: Tensor, batch: int) -> Tensor:
+    @staticmethod
+    def _apart(x: Tensor, batch: int) -> Tensor:
         return rearrange(x, "(b n) c t h w -> b c (n t) h w", b=batch)
 
     def _draw(self, shape: torch.Size, draws: torch.Generator) -> Noise:
