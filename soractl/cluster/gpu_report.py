@@ -63,7 +63,7 @@ def early_table(look: Look, what: View, only: Only | None, order: Order) -> Tabl
 
 
 def view(per_gpu: bool, procs: bool) -> View:
-    """What a row is."""
+    """The kind of row that the options ask for."""
     return "gpus" if per_gpu else "processes" if procs else "nodes"
 
 

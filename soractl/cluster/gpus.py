@@ -32,7 +32,7 @@ class NodeGpus:
     notes: tuple[str, ...] = ()  # what is odd about the node or its GPUs
     fault: Fault | None = None  # why nothing is known about the node
     elapsed_s: float = 0.0
-    gpus_known: bool = True  # False: there may be GPUs, but the driver does not tell
+    gpus_known: bool = True  # False: there may be GPUs, but the driver does not answer
     processes_known: bool = True
 
     @property

@@ -1,4 +1,4 @@
-"""The settings that NCCL and torch read from the environment, and what a misspelt one is like."""
+"""Names of the settings that NCCL and torch read from the environment; suggestions for others."""
 
 import difflib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What nvidia-smi prints, odd answers included, as values: a missing number is None, never 0."""
+"""Output of nvidia-smi, odd answers included, as values: a missing number is None, never 0."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -21,7 +21,7 @@ _UNSAFE = re.compile(r"""["$`\\]|[^ -~]""")
 
 
 def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
-    """How many processes a node runs, one a GPU; SoractlError if nobody says."""
+    """The number of processes of a node, one a GPU; SoractlError if nothing states it."""
     return node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
 
 
@@ -34,7 +34,7 @@ def environment_of(
     machine: Machine,
     operator: Mapping[str, str],
 ) -> dict[str, str]:
-    """What the processes of a node get besides what is the node's own."""
+    """The environment of a node's ranks, beside what is the node's own."""
     return build(
         {**_threads(node, ranks, machine), **cluster.env},
         run=run,
@@ -55,7 +55,7 @@ def build(
     bin_folder: Path,
     operator: Mapping[str, str],
 ) -> dict[str, str]:
-    """What ranks get beside their node's HOME, USER and LANG; SoractlError names a bad value."""
+    """Environment beside the node's HOME, USER and LANG; SoractlError names a bad value."""
     own = {key: str(value) for key, value in cluster_env.items()}
     environment = {
         "PYTHONUNBUFFERED": "1",
@@ -70,7 +70,7 @@ def build(
 
 
 def carried(environ: Mapping[str, str], *, alone: bool) -> dict[str, str]:
-    """What the operator's own environment gives to the ranks."""
+    """The part of the operator's own environment that ranks get."""
     names = FROM_THE_OPERATOR_HERE if alone else FROM_THE_OPERATOR
     return {name: environ[name] for name in names if environ.get(name)}
 

@@ -46,7 +46,7 @@ class Machine:
 
 
 def load(hostfile: Path | None) -> tuple[Cluster, Path | None]:
-    """The cluster of a hostfile, or of this machine, and the file that says so, if there is one."""
+    """The cluster of a hostfile, or of this machine, and its file, if there is one."""
     path = hostfile.with_suffix(".toml") if hostfile else LOCAL
     if not path.is_file():
         return Cluster(), None

@@ -22,7 +22,7 @@ class Row:
 
 
 def one(stage: Stage) -> list[Row]:
-    """Every setting of a stage and the file that says so."""
+    """Every setting of a stage and the file that it comes from."""
     values = settings(stage.config)
     return [Row(key, (value,), stage.origins.get(key, "")) for key, value in values.items()]
 

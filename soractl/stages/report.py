@@ -1,4 +1,4 @@
-"""What `config show` and `config diff` say."""
+"""Lines and JSON of `config show` and `config diff`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""How far a work is: what is done of what, at which rate, how long it still takes."""
+"""Progress of a work: amount, rate, time left."""
 
 import time
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Display(Protocol):
 
 @dataclass(frozen=True)
 class Unit:
-    """What is counted, as text.
+    """A unit of counting, as text.
 
     >>> CLIPS.amount(1200, 5000), BYTES.rate(103e6)
     ('1200 of 5000 clips', '103 MB/s')

@@ -23,7 +23,7 @@ SHORTEST_BAR, LONGEST_BAR = 4, 24
 
 
 def result(lines: str | Iterable[str] | Table) -> None:
-    """What was asked for; a table is folded to the width of a terminal, and coloured there."""
+    """Print a result to stdout; on a terminal a table is folded to its width, and coloured."""
     if not isinstance(lines, Table):
         _write(sys.stdout, lines)
     elif not sys.stdout.isatty():
@@ -34,17 +34,17 @@ def result(lines: str | Iterable[str] | Table) -> None:
 
 
 def note(lines: str | Iterable[str]) -> None:
-    """What goes on, and hints."""
+    """Print progress and hints to stderr."""
     _write(sys.stderr, lines)
 
 
 def json_object(values: Mapping[str, Any]) -> None:
-    """What was asked for, for programs: one object, its schema's version first."""
+    """Print a result for programs: one object, its schema's version first."""
     result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=2))
 
 
 def report(lines: Iterable[str] | Table, values: Mapping[str, Any], as_json: bool) -> None:
-    """What was asked for, in the form that was asked for."""
+    """Print a result as lines or as JSON."""
     if as_json:
         json_object(values)
     else:
@@ -61,7 +61,7 @@ def look(
 
 
 def error(fault: SoractlError) -> None:
-    """What happened, and what to type next."""
+    """Print an error, and the hint what to type next."""
     note(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
     if fault.hint:
         note(f"hint: {fault.hint}")

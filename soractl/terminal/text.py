@@ -21,7 +21,7 @@ def column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def pairs(rows: Iterable[tuple[str, object]], width: int = 0) -> list[str]:
-    """Names on the left, at least `width` wide; what they are on the right."""
+    """Names on the left, at least `width` wide; values on the right."""
     known = list(rows)
     width = max(width, *(len(name) for name, _ in known))
     return [f"{name.ljust(width)}  {value}".rstrip() for name, value in known]
