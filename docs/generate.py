@@ -1,6 +1,7 @@
-"""Writes the pages that come from the code: docs/commands.md and docs/map.md."""
+"""Writes what comes from the code: docs/commands.md, docs/map.md and docs/pictures/."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ import typer.main
 
 from soractl.cli import app
 
+sys.path.insert(0, str(Path(__file__).parent))
+from pictures import pictures
+
 REPOSITORY = Path(__file__).parent.parent
 COMMANDS = REPOSITORY / "docs/commands.md"
 MAP = REPOSITORY / "docs/map.md"
+PICTURES = REPOSITORY / "docs/pictures"
 WIDTH = 100
 
 
@@ -58,3 +63,5 @@ def _first_line(file: Path) -> str:
 if __name__ == "__main__":
     COMMANDS.write_text(commands_page())
     MAP.write_text(map_page())
+    for name, svg in pictures().items():
+        (PICTURES / name).write_text(svg)

@@ -36,6 +36,11 @@ def test_the_map_is_up_to_date(generate):
     assert generate.MAP.read_text() == generate.map_page(), "run `make docs`"
 
 
+def test_the_pictures_are_up_to_date(generate):
+    kept = {file.name: file.read_text() for file in generate.PICTURES.iterdir()}
+    assert kept == generate.pictures(), "run `make docs`"
+
+
 def test_every_module_says_what_it_is(generate):
     rows = re.findall(r"\| `(.+)` \| (.*) \|", generate.module_map())
     assert [name for name, line in rows if not line.endswith(".")] == []
