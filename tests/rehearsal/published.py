@@ -90,6 +90,22 @@ def cached(cache: Path, repository: str) -> Path:
     return folder
 
 
+def write_reference_checkpoint(
+    folder: Path, weights: dict[str, Tensor], averages: dict[str, Tensor]
+) -> None:
+    """A checkpoint as the reference's training code writes it, after step 300."""
+    (folder / "model").mkdir(parents=True)
+    _write_parts(folder / "model", weights, 2, file="pytorch_model-{number:05d}.bin")
+    _write_json(folder / "model" / "config.json", {"architectures": ["STDiT3"]})
+    (folder / "optimizer").mkdir()
+    _write_json(folder / "optimizer" / "pytorch_optim.bin.index.json", {"weight_map": {}})
+    torch.save({"last_epoch": 300}, folder / "lr_scheduler")
+    position = {"epoch": 1, "step": 100, "global_step": 300, "batch_size": None}
+    _write_json(folder / "running_states.json", position)
+    torch.save(averages, folder / "ema.pt")
+    torch.save({"seed": 42, "epoch": 1}, folder / "sampler")
+
+
 def _train_tokeniser(path: Path, sentences: Iterable[str]) -> int:
     import sentencepiece
 
@@ -111,15 +127,20 @@ def _train_tokeniser(path: Path, sentences: Iterable[str]) -> int:
     return int(reader.get_piece_size())
 
 
-def _write_parts(folder: Path, weights: dict[str, Tensor], files: int) -> None:
+def _write_parts(
+    folder: Path,
+    weights: dict[str, Tensor],
+    files: int,
+    file: str = "pytorch_model-{number:05d}-of-{files:05d}.bin",
+) -> None:
     names = list(weights)
     size = -(-len(names) // files)
     places: dict[str, str] = {}
     for number in range(files):
         part = names[number * size : (number + 1) * size]
-        file = f"pytorch_model-{number + 1:05d}-of-{files:05d}.bin"
-        torch.save({name: weights[name].clone() for name in part}, folder / file)
-        places |= dict.fromkeys(part, file)
+        written = file.format(number=number + 1, files=files)
+        torch.save({name: weights[name].clone() for name in part}, folder / written)
+        places |= dict.fromkeys(part, written)
     total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     _write_json(folder / "pytorch_model.bin.index.json", index)

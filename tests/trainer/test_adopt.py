@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.rehearsal.published import write_reference_checkpoint
 from trainer.adopt import adopt
 from trainer.atomic_files import describe_file
 from trainer.checkpoint_dir import Checkpoint, read_checkpoint
@@ -31,22 +32,7 @@ def folder(states, tmp_path):
 
 def as_the_reference_writes_it(tmp_path, weights, averages):
     folder = tmp_path / "epoch1-global_step300"
-    (folder / "model").mkdir(parents=True)
-    names, files = list(weights), {}
-    for number, part in enumerate((names[:50], names[50:]), 1):
-        file = f"pytorch_model-{number:05d}.bin"
-        torch.save({name: weights[name] for name in part}, folder / "model" / file)
-        files |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": 1.5}, "weight_map": files}
-    write(folder / "model" / "pytorch_model.bin.index.json", index)
-    write(folder / "model" / "config.json", {"architectures": ["STDiT3"]})
-    (folder / "optimizer").mkdir()
-    write(folder / "optimizer" / "pytorch_optim.bin.index.json", {"weight_map": {}})
-    torch.save({"last_epoch": 300}, folder / "lr_scheduler")
-    position = {"epoch": 1, "step": 100, "global_step": 300, "batch_size": None}
-    write(folder / "running_states.json", position)
-    torch.save(averages, folder / "ema.pt")
-    torch.save({"seed": 42, "epoch": 1}, folder / "sampler")
+    write_reference_checkpoint(folder, weights, averages)
     return folder
 
 
