@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 
 # Of the extra `train`: what no process of a rehearsal imports, with the reason to keep it.
 KEPT: Mapping[str, str] = {}
+WITHOUT_THEIR_OWN = {"colossalai"}  # installed by `pip install --no-deps`
 
 
 def imported(folder: Path) -> set[str]:
@@ -29,18 +30,12 @@ def faults(found: set[str], pyproject: Path) -> Iterator[str]:
         if name in found and name in KEPT:
             yield f"{name} was imported; its reason to be kept is not needed"
     base = [Requirement(line) for line in project["project"]["dependencies"]]
-    required = _closure([*base, *extra], _own_words(project))
-    for name in sorted(found - required - {canonicalize_name(project["project"]["name"])}):
+    own = canonicalize_name(project["project"]["name"])
+    for name in sorted(found - _closure([*base, *extra]) - WITHOUT_THEIR_OWN - {own}):
         yield f"{name} was imported, and nothing in pyproject.toml asks for it"
 
 
-def _own_words(project: dict[str, object]) -> dict[str, list[str]]:
-    """Requirements that pyproject.toml states in place of a package's own."""
-    stated = project["tool"]["uv"]["dependency-metadata"]  # type: ignore[index]
-    return {canonicalize_name(entry["name"]): entry["requires-dist"] for entry in stated}
-
-
-def _closure(start: Iterable[Requirement], stated: Mapping[str, list[str]]) -> set[str]:
+def _closure(start: Iterable[Requirement]) -> set[str]:
     """All distributions that these need, and what those need in turn."""
     waiting, needed = list(start), set[tuple[str, str]]()
     while waiting:
@@ -49,13 +44,13 @@ def _closure(start: Iterable[Requirement], stated: Mapping[str, list[str]]) -> s
         for extra in ("", *requirement.extras):
             if (name, extra) not in needed:
                 needed.add((name, extra))
-                waiting += _needs(name, extra, stated)
+                waiting += _needs(name, extra)
     return {name for name, _ in needed}
 
 
-def _needs(name: str, extra: str, stated: Mapping[str, list[str]]) -> Iterator[Requirement]:
+def _needs(name: str, extra: str) -> Iterator[Requirement]:
     try:
-        lines = stated[name] if name in stated else metadata.requires(name) or []
+        lines = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
         return
     for requirement in map(Requirement, lines):

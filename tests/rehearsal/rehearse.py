@@ -40,12 +40,12 @@ class Step:
 def launch(stage: str, start: str, *, steps: int = 2, also: str = "") -> Step:
     """A stage that starts from `start` and ends well after a few steps."""
     command = f"soractl launch {stage} --set trainer.max_steps={steps} {also}".strip()
-    return Step(command, rf"start +(\S*{start}\S*)(?s:.)*(ended well at step {steps})")
+    return Step(command, rf"start +(.*{start}.*)\n(?s:.)*(ended well at step {steps})")
 
 
 STEPS = [
     Step("soractl data merge data/OpenVid1M.csv data/MiraData.csv "
-         "--out data/OpenVid1M-MiraData330k.csv", r"(\d+ )"),
+         "--out data/OpenVid1M-MiraData330k.csv", r"(\d+ rows)"),
     launch("stage1", "PixArt-Sigma-XL-2-2K-MS.pth"),
     Step("soractl resume latest --set trainer.max_steps=3", r"(ended well at step 3)"),
     launch("stage2", "001-stage1", also="--set text_encoder.clean_captions=true"),
@@ -56,10 +56,10 @@ STEPS = [
     launch("stage7", "006-stage6"),
     Step("python -m trainer.sample latest --weights ema --frames 17 --resolution 144p "
          '--prompt rabbit', r"(007-stage7\S*), ema weights"),
-    Step("soractl data encode stage7 --out features", r"(\d+ .*)"),
+    Step("soractl data encode stage7 --out features", r"(\d+ clips encoded, 0 failed)"),
     launch("stage7", "006-stage6", also="--set data.features=features"),
     Step("soractl ckpt adopt reference/epoch1-global_step300 stage3", r"(\S*009-stage3\S*)"),
-    Step("soractl launch stage4 --dry-run", r"start +(\S*009-stage3\S*)"),
+    Step("soractl launch stage4 --dry-run", r"start +(.*009-stage3.*)"),
 ]  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     say(f"rehearsal in {folder}")
     prepare(folder)
-    say(f"{'published files, tables, stage files':72} {time.monotonic() - began:5.1f} s")
+    shown(began, "published files, tables of clips, stage files")
     environment = {
         **os.environ,
         **recording(folder),
@@ -100,7 +100,9 @@ def prepare(folder: Path) -> None:
     (folder / "imports").mkdir()
     lines = [f'{name} = "{value}"' for name, value in recording(folder).items()]
     (folder / "hostfiles").mkdir()
-    (folder / "hostfiles" / "local.toml").write_text("\n".join(["[env]", *lines, ""]))
+    (folder / "hostfiles" / "local.toml").write_text(
+        "\n".join(["ranks_per_node = 1", "[env]", *lines, ""])
+    )
 
     model = build_model(load_stage("smoke").config)
     weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
@@ -130,6 +132,7 @@ def recording(folder: Path) -> dict[str, str]:
 def take(step: Step, folder: Path, environment: dict[str, str]) -> None:
     """Run one command; say how long it took and what it showed."""
     began = time.monotonic()
+    say(f"$ {step.command}")
     done = subprocess.run(
         step.command.split(),
         cwd=folder,
@@ -144,7 +147,7 @@ def take(step: Step, folder: Path, environment: dict[str, str]) -> None:
     if done.returncode or not seen:
         sys.exit(f"{done.stdout}\n{step.command}: exit code {done.returncode}, expected 0 and "
                  f"{step.shows!r}; everything lies in {folder}")  # fmt: skip
-    say(f"{step.command:72} {time.monotonic() - began:5.1f} s  {', '.join(seen.groups())}")
+    shown(began, "; ".join(seen.groups()))
 
 
 def compare_imports(folder: Path) -> None:
@@ -153,6 +156,11 @@ def compare_imports(folder: Path) -> None:
     say(f"{len(found)} distributions imported: {', '.join(sorted(found))}")
     if faults := list(imports.faults(found, REPOSITORY / "pyproject.toml")):
         sys.exit("\n".join(faults))
+
+
+def shown(began: float, what: str) -> None:
+    """The time since `began`, and what it was used for."""
+    say(f"{time.monotonic() - began:6.1f} s  {what}")
 
 
 def say(line: str) -> None:

@@ -63,9 +63,8 @@ def test_a_name_that_no_shell_can_export_is_refused():
 
 
 def test_the_operators_environment_gives_only_what_is_named():
-    environ = {"WANDB_MODE": "offline", "WANDB_API_KEY": "k", "CUDA_VISIBLE_DEVICES": "1", "X": "y"}
-    assert rank_environment.carried(environ, alone=False) == {"WANDB_MODE": "offline"}
-    assert rank_environment.carried(environ, alone=True) == {
-        "WANDB_MODE": "offline",
-        "CUDA_VISIBLE_DEVICES": "1",
-    }
+    everywhere = {"WANDB_MODE": "offline"}
+    here = {"CUDA_VISIBLE_DEVICES": "1", "HF_HOME": "/data/hf", "HF_HUB_CACHE": "/data/hub"}
+    environ = {**everywhere, **here, "WANDB_API_KEY": "k", "X": "y"}
+    assert rank_environment.carried(environ, alone=False) == everywhere
+    assert rank_environment.carried(environ, alone=True) == {**everywhere, **here}
