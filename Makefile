@@ -46,8 +46,8 @@ smoke: install data/smoke/clips.csv
 rehearsal: install
 	$(BIN)/python -m tests.rehearsal.rehearse
 
-# sshd, namespaces and rsync for the tests that need real nodes; root on Debian installs them
-SYSTEM_PACKAGES := openssh-server tini iproute2 rsync
+# sshd, namespaces and rsync for the tests that need real nodes, zsh for completion; root on Debian installs them
+SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh
 system-packages:
 	@missing=; for package in $(SYSTEM_PACKAGES); do \
 	  dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \

@@ -1,7 +1,7 @@
 """The `soractl` program: mounts each room's commands and turns errors into exit codes."""
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -47,17 +47,34 @@ class Program(TyperGroup):
 
 app = typer.Typer(
     cls=Program,
-    help="Launch, watch and resume the training of a text-to-video model on your own cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    add_completion=False,
 )
 for room in (launch_commands, run_commands, cluster_commands, sync_commands):
     app.add_typer(room.app)
 app.add_typer(stage_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="ckpt")
 app.add_typer(data_commands.app, name="data")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from soractl import __version__
+        from soractl.terminal import output
+
+        output.result(f"soractl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+    ] = False,
+) -> None:
+    """Launch, watch and resume the training of a text-to-video model on your own cluster."""
 
 
 def main() -> None:

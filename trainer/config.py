@@ -287,7 +287,7 @@ class Stage:
 def load_stage(name: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Stage:
     """Parts left to right, the stage, then `section.key=value`; ConfigError names every fault."""
     searched = (folder,) if folder else stage_files.folders()
-    path = _stage_file(name, searched)
+    path = find_stage(name, searched)
     stage = read_toml(path)
     part_files = _part_files(path, stage.pop("extends", []), searched)
     layers = [(str(file), read_toml(file)) for file in part_files] + [(str(path), stage)]
@@ -298,7 +298,9 @@ def load_stage(name: str, overrides: Sequence[str] = (), folder: Path | None = N
     return Stage(name, config, origins)
 
 
-def _stage_file(name: str, searched: Sequence[Path]) -> Path:
+def find_stage(name: str, searched: Sequence[Path] = ()) -> Path:
+    """The file of a stage in these folders, else in those of `stage_files`; ConfigError if none."""
+    searched = searched or stage_files.folders()
     files = stage_files.stage_files(searched)
     if name in files:
         return files[name]

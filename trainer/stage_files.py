@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _HERE = Path(__file__).parent
+OWN_FOLDER = Path("configs")  # of the working folder
 PARTS = "parts"
 
 
 def folders() -> tuple[Path, ...]:
     """`configs/` here if there is one, then the shipped folder; a file in the first comes first."""
-    own, shipped = Path("configs"), shipped_folder()
+    own, shipped = OWN_FOLDER, shipped_folder()
     if not own.is_dir():
         return (shipped,)
     return (own,) if own.samefile(shipped) else (own, shipped)
@@ -23,8 +24,10 @@ def shipped_folder() -> Path:
 
 def stage_files(searched: Sequence[Path]) -> dict[str, Path]:
     """The file of each stage that can be launched, by name."""
-    files = [file for folder in reversed(searched) for file in folder.glob("*.toml")]
-    return dict(sorted((file.stem, file) for file in dict.fromkeys(files)))
+    files = {
+        file.stem: file for folder in reversed(searched) for file in folder.glob("*.toml")
+    }  # the first folder's overwrite the others'
+    return dict(sorted(files.items()))
 
 
 def find_part(name: str, searched: Sequence[Path]) -> Path | None:

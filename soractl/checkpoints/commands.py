@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
-from soractl.terminal.options import DryRun, Json, RunName, Runs
+from soractl.checkpoints.options import complete_checkpoint
+from soractl.runs.options import RunName
+from soractl.stages.options import complete_stage
+from soractl.terminal.options import DryRun, Json, Runs
 
 app = typer.Typer(
     help="List, check, remove and take over checkpoints.",
@@ -27,7 +30,9 @@ def ckpt_list(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs
 
 @app.command("verify")
 def ckpt_verify(
-    what: Annotated[str, typer.Argument(metavar="[RUN|PATH]")] = "latest",
+    what: Annotated[
+        str, typer.Argument(metavar="[RUN|PATH]", autocompletion=complete_checkpoint)
+    ] = "latest",
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
@@ -79,7 +84,10 @@ def ckpt_adopt(
     folder: Annotated[
         Path, typer.Argument(help="epoch0-global_step100, as the reference wrote it.")
     ],
-    stage: Annotated[str, typer.Argument(help="The stage that it was trained in.")],
+    stage: Annotated[
+        str,
+        typer.Argument(help="The stage that it was trained in.", autocompletion=complete_stage),
+    ],
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",

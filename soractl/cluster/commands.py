@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from soractl.remote.options import Hosts, complete_first_hosts
 from soractl.terminal.options import (
-    Hosts,
     ImplicitValue,
     Json,
     Timeout,
@@ -64,7 +64,10 @@ def gpus(
 
 @app.command("exec", context_settings={"allow_interspersed_args": False})
 def execute(
-    words: Annotated[list[str], typer.Argument(metavar="[HOSTS] -- COMMAND...")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="[HOSTS] -- COMMAND...", autocompletion=complete_first_hosts),
+    ],
     diff: Annotated[bool, typer.Option("--diff", help="Only what differs.")] = False,
     timeout: Timeout = 60,
     as_json: Json = False,

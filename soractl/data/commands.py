@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from soractl.terminal.options import Json, Overrides, StageName
+from soractl.remote.options import complete_hosts
+from soractl.stages.options import StageName
+from soractl.terminal.options import Json, Overrides
 
 app = typer.Typer(help="Prepare and examine tables of clips.", no_args_is_help=True)
 
@@ -153,7 +155,10 @@ def encode(
         Path, typer.Option("--out", help="The folder of features, which all nodes share.")
     ],
     hostfile: Annotated[
-        str | None, typer.Option("--hostfile", help="Nodes that share the work.")
+        str | None,
+        typer.Option(
+            "--hostfile", help="Nodes that share the work.", autocompletion=complete_hosts
+        ),
     ] = None,
     variants: Annotated[
         int, typer.Option(min=1, help="Draws of bucket and window that are kept of each clip.")

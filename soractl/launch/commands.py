@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soractl.terminal.options import DryRun, Hostfile, Json, Overrides, Runs, StageName
+from soractl.checkpoints.options import complete_checkpoint
+from soractl.remote.options import Hostfile
+from soractl.stages.options import StageName
+from soractl.terminal.options import DryRun, Json, Overrides, Runs
 
 if TYPE_CHECKING:
     from soractl.launch.prepare import Prepared
@@ -24,7 +27,11 @@ def launch(
     stage: StageName,
     hostfile: Hostfile = None,
     init_from: Annotated[
-        str | None, typer.Option(help="Checkpoint, run or file that gives the first weights.")
+        str | None,
+        typer.Option(
+            help="Checkpoint, run or file that gives the first weights.",
+            autocompletion=complete_checkpoint,
+        ),
     ] = None,
     ema: Annotated[
         bool, typer.Option("--ema", help="Start from the checkpoint's averages, not its weights.")
@@ -57,7 +64,13 @@ def launch(
 
 @app.command()
 def resume(
-    run: Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or a checkpoint's folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="latest, 7, 007-stage2, or a checkpoint's folder.",
+            autocompletion=complete_checkpoint,
+        ),
+    ],
     hostfile: Hostfile = None,
     overrides: Overrides = None,
     reset_data: Annotated[

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from soractl.remote.options import Hostfile
+from soractl.runs.options import RunName, complete_node_of_run, complete_run
 from soractl.terminal.options import (
     DryRun,
-    Hostfile,
     ImplicitValue,
     Json,
-    RunName,
     Runs,
     command_with,
     is_word,
@@ -40,7 +40,10 @@ def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
 @app.command()
 def logs(
     run: RunName = "latest",
-    node: Annotated[str | None, typer.Option(help="Another node than the head node.")] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="Another node than the head node.", autocompletion=complete_node_of_run),
+    ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as well.")] = False,
     runs: Runs = "runs",
@@ -58,7 +61,10 @@ def logs(
 
 @app.command(cls=command_with({"--pattern": ImplicitValue(r"python.*train\.py", is_word)}))
 def kill(
-    run: Annotated[str | None, typer.Argument(help="Else the newest run that lives.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(help="Else the newest run that lives.", autocompletion=complete_run),
+    ] = None,
     every_run: Annotated[bool, typer.Option("--all", help="Every run of mine.")] = False,
     pattern: Annotated[
         str | None,

@@ -4,14 +4,48 @@ from typing import Annotated
 
 import typer
 
-from soractl.terminal.options import Json, Overrides
+from soractl.stages.options import StageName, StageNames
+from soractl.terminal.options import DryRun, Json, Overrides
 
-app = typer.Typer(help="Show and compare the settings of stages.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare and copy stages.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_stages(as_json: Json = False) -> None:
+    """Show the stages that can be launched, and their files.
+
+    `./configs/` comes first, then the stages that come with soractl.
+    """
+    from soractl.stages import files as files_of_stages
+    from soractl.stages import report as config_report
+    from soractl.terminal import output
+
+    found = files_of_stages.listing()
+    output.report(config_report.list_lines(found), config_report.list_json(found), as_json)
+
+
+@app.command("copy")
+def copy(
+    stage: StageName,
+    name: Annotated[str | None, typer.Argument(help="Of the copy; else the same.")] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a stage into `./configs/` to edit it; its parts stay shared."""
+    from soractl.stages import files as files_of_stages
+    from soractl.stages import report as config_report
+    from soractl.terminal import output
+
+    plan = files_of_stages.plan_copy(stage, name or stage)
+    if not dry_run:
+        files_of_stages.copy(plan)
+    lines = config_report.copy_lines(plan, dry_run=dry_run)
+    output.report(lines, config_report.copy_json(plan, dry_run=dry_run), as_json)
 
 
 @app.command("show")
 def show(
-    stages: Annotated[list[str], typer.Argument(help="One stage, or several to compare.")],
+    stages: StageNames,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -31,8 +65,8 @@ def show(
 
 @app.command("diff")
 def diff(
-    first: Annotated[str, typer.Argument(help="A stage.")],
-    second: Annotated[str, typer.Argument(help="Another.")],
+    first: StageName,
+    second: StageName,
     as_json: Json = False,
 ) -> None:
     """Show in what two stages differ, long tables folded."""

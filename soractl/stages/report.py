@@ -1,9 +1,10 @@
-"""Lines and JSON of `config show` and `config diff`."""
+"""Lines and JSON of the `config` commands."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from soractl.stages.comparison import Row
+from soractl.stages.files import CopyPlan, StageFile
 from soractl.terminal import text
 
 
@@ -22,3 +23,41 @@ def as_json(stages: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
     values = {row.setting: dict(zip(stages, row.values, strict=True)) for row in rows}
     origins = {row.setting: row.note for row in rows} if len(stages) == 1 else {}
     return {"stages": list(stages), "settings": values, "origins": origins}
+
+
+def list_lines(stages: Sequence[StageFile]) -> list[str]:
+    """A table of stages and files."""
+    rows = [
+        [stage.name, str(stage.path), f"instead of {stage.hides}" if stage.hides else ""]
+        for stage in stages
+    ]
+    return text.table(["stage", "file", ""], rows)
+
+
+def list_json(stages: Sequence[StageFile]) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "stages": [
+            {
+                "name": stage.name,
+                "path": str(stage.path),
+                "hides": str(stage.hides) if stage.hides else None,
+            }
+            for stage in stages
+        ]
+    }
+
+
+def copy_lines(plan: CopyPlan, *, dry_run: bool) -> list[str]:
+    """The copy, and what to type next."""
+    name = plan.target.stem
+    did = "would copy" if dry_run else "copied"
+    return [
+        f"{did} {plan.source} to {plan.target}",
+        f"edit it, then: soractl launch {name} --dry-run",
+    ]
+
+
+def copy_json(plan: CopyPlan, *, dry_run: bool) -> dict[str, Any]:
+    """The same for programs."""
+    return {"source": str(plan.source), "target": str(plan.target), "copied": not dry_run}

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soractl.terminal.options import DryRun, Hostfile, Json, RunName, positive
+from soractl.remote.options import Hostfile
+from soractl.runs.options import RunName
+from soractl.terminal.options import DryRun, Json, positive
 
 if TYPE_CHECKING:
     from soractl.sync.plan import SyncOptions

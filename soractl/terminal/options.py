@@ -18,17 +18,6 @@ def positive(value: float | None) -> float | None:
     return value
 
 
-StageName = Annotated[str, typer.Argument(help="The name of a file in configs/.")]
-RunName = Annotated[str, typer.Argument(help="latest, 7, 007-stage2, or its folder.")]
-Hosts = Annotated[str | None, typer.Argument(help="A hostfile, or node-[001-024].")]
-Hostfile = Annotated[
-    str | None,
-    typer.Option(
-        "--hostfile",
-        callback=repeated("--hostfile"),
-        help="Nodes, one a line, or a list such as node-[001-024].",
-    ),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value instead of what the file says; repeatable."),
