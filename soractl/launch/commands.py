@@ -47,16 +47,16 @@ def launch(
 
     Ctrl-C detaches: the run goes on. The exit code is the run's.
     """
-    from soractl.launch.prepare import Wishes, prepare_launch
+    from soractl.launch.prepare import LaunchOptions, prepare_launch
 
-    wishes = Wishes(
+    options = LaunchOptions(
         runs=runs,
         hostfile=hostfile,
         init_from=init_from,
         ema=ema,
         overrides=tuple(overrides or ()),
     )
-    prepared = prepare_launch(stage, wishes, os.environ)
+    prepared = prepare_launch(stage, options, os.environ)
     if dry_run:
         return _show_plan(prepared, as_json)
     return _start(prepared, detach, force, as_json)
@@ -87,12 +87,12 @@ def resume(
     Weights, optimizer, schedule, averages, data position and random state are restored; the
     run's folder stays the same, and `--set` changes settings from here on.
     """
-    from soractl.launch.prepare import Wishes, prepare_resume
+    from soractl.launch.prepare import LaunchOptions, prepare_resume
 
-    wishes = Wishes(
+    options = LaunchOptions(
         runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()), reset_data=reset_data
     )
-    prepared = prepare_resume(run, wishes, os.environ)
+    prepared = prepare_resume(run, options, os.environ)
     if dry_run:
         return _show_plan(prepared, as_json)
     return _start(prepared, detach, force, as_json)

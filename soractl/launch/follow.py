@@ -8,13 +8,14 @@ from concurrent.futures import Future
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.launch.start import Started
-from soractl.processes.scan import Selection, stop
+from soractl.processes.selection import Selection
+from soractl.processes.stop import stop
 from soractl.remote.requests import Remote
 from soractl.runs import node_states as attempts
-from soractl.runs.find import Recorded, recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.record import AttemptRecord, read_record
 from soractl.terminal.hints import to_type
 from soractl.terminal.meter import Display
 from trainer.atomic_files import write_json
@@ -36,7 +37,7 @@ class NodeWatch:
     """What the nodes of an attempt are known to do, and which of them are lost."""
 
     def __init__(
-        self, attempt: AttemptDir, record: Recorded, ask: Callable[[], list[NodeState]]
+        self, attempt: AttemptDir, record: AttemptRecord, ask: Callable[[], list[NodeState]]
     ) -> None:
         self._attempt = attempt
         self._record = record
@@ -121,7 +122,7 @@ def silence(state: NodeState) -> str:
 
 def follow(started: Started, remote: Remote, display: Display) -> tuple[Outcome, Progress]:
     """Show progress until the attempt has ended on all nodes; one failed node ends the others."""
-    record = recorded(started.attempt)
+    record = read_record(started.attempt)
     head_log = started.attempt.node_log(record.nodes[0].name)
     reader = ProgressReader(started.run, head_log, record.started_unix_s)
     watch = NodeWatch(

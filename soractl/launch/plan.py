@@ -12,7 +12,7 @@ from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node
-from soractl.runs.find import node_as_json
+from soractl.runs.record import node_as_json
 from trainer import run_dir
 from trainer.run_dir import AttemptDir
 

@@ -1,4 +1,4 @@
-"""What a launch or a resume would do: settings, nodes, start, plan, what is missing."""
+"""Preparation of a launch or resume: settings, nodes, start, plan, what is missing."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,8 @@ from soractl.launch import start_point
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node, NodeSource, find_nodes
-from soractl.runs.find import find_run, last_attempt, recorded, run_of_checkpoint, stage_of
+from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
+from soractl.runs.record import read_record
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
@@ -24,8 +25,8 @@ from trainer.settings import ConfigError, parse_override, resolve, without_nulls
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the user said beside the stage or the run."""
+class LaunchOptions:
+    """Options of `launch` and `resume` beside the stage or the run."""
 
     runs: str = "runs"
     hostfile: str | None = None
@@ -75,14 +76,14 @@ class Prepared:
 
     @property
     def missing(self) -> list[str]:
-        """What must be there before it can start."""
+        """Data and weights that must be there before it can start."""
         found = [self.plan.start.missing] if self.plan.start.missing else []
         data = self.site.workdir / self.config.data.path
         return [*found, *([] if data.exists() else [f"the data set {data}"])]
 
     @property
     def notes(self) -> list[str]:
-        """What is allowed, but perhaps not meant."""
+        """Doubts about the request that do not stop it."""
         passed_over = self.plan.start.passed_over.items()
         environ = self.site.environ
         notes = [
@@ -97,13 +98,13 @@ class Prepared:
         return notes
 
 
-def prepare_launch(stage: str, wishes: Wishes, environ: Mapping[str, str]) -> Prepared:
+def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """A new run of a stage; ConfigError or SoractlError for what is wrong with the request."""
-    resolved = load_stage(stage, wishes.overrides)
-    site = _site(find_nodes(wishes.hostfile, environ=environ), None, environ)
-    root = Path(wishes.runs).absolute()
+    resolved = load_stage(stage, options.overrides)
+    site = _site(find_nodes(options.hostfile, environ=environ), None, environ)
+    root = Path(options.runs).absolute()
     start = start_point.for_launch(
-        resolved.config, root, site.workdir, wishes.init_from, ema=wishes.ema
+        resolved.config, root, site.workdir, options.init_from, ema=options.ema
     )
     return Prepared(
         stage=stage,
@@ -115,12 +116,12 @@ def prepare_launch(stage: str, wishes: Wishes, environ: Mapping[str, str]) -> Pr
     )
 
 
-def prepare_resume(what: str, wishes: Wishes, environ: Mapping[str, str]) -> Prepared:
+def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
-    run, start = _resumed(Path(wishes.runs).absolute(), what)
-    start = replace(start, reset_data=wishes.reset_data)
-    config, origins = _resumed_config(run, wishes.overrides)
-    source = find_nodes(wishes.hostfile, run_nodes=_nodes_of(run), environ=environ)
+    run, start = _resumed(Path(options.runs).absolute(), what)
+    start = replace(start, reset_data=options.reset_data)
+    config, origins = _resumed_config(run, options.overrides)
+    source = find_nodes(options.hostfile, run_nodes=_nodes_of(run), environ=environ)
     site = _site(source, _hostfile_of(run), environ)
     return Prepared(
         stage=stage_of(run),
@@ -165,7 +166,7 @@ def _resumed_config(
 
 def _nodes_of(run: RunDir) -> tuple[Node, ...]:
     attempt = last_attempt(run)
-    return recorded(attempt).nodes if attempt else ()
+    return read_record(attempt).nodes if attempt else ()
 
 
 def _hostfile_of(run: RunDir) -> Path | None:

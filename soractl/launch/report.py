@@ -1,4 +1,4 @@
-"""What launch and resume say: the plan, the start, the end."""
+"""Lines and JSON of `launch` and `resume`: the plan, the start, the end."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from soractl.launch.start import Started
 from soractl.runs.find import stage_of
 from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
-from soractl.runs.report import checkpoints, culprit, failure_details
+from soractl.runs.report import checkpoints, failure_details, failure_line
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from trainer.run_dir import RunDir
@@ -115,7 +115,7 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
     if failure.stopped:
         lines = [f"{run.name} was stopped by {failure.error}{step} after {took}"]
     else:
-        lines = [f"{run.name} failed{step} after {took}: {culprit(failure)}"]
+        lines = [f"{run.name} failed{step} after {took}: {failure_line(failure)}"]
     lines += [*failure_details(failure), f"logs: {text.path(begun.attempt.path)}/", saved]
     following = next_command(run, failure.remedy or {})
     return [*lines, *([f"next: `{following}`"] if following else [])]

@@ -14,13 +14,15 @@ from soractl.errors import (
 )
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
 from soractl.launch.prepare import Prepared
-from soractl.processes.scan import Selection, stop
+from soractl.processes.selection import Selection
+from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.runs import node_states as attempts
-from soractl.runs.find import last_attempt, recorded
+from soractl.runs.find import last_attempt
 from soractl.runs.post_mortem import Failure, Outcome
+from soractl.runs.record import read_record
 from soractl.runs.start_lock import start_lock
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
@@ -66,7 +68,7 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
         write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
         results = start(plan, attempt, remote)
     if refused := [result for result in results if not result.ok]:
-        raise _taken_back(started, refused, remote)
+        raise _rolled_back(started, refused, remote)
     return started
 
 
@@ -75,7 +77,7 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
     attempt = last_attempt(run)
     if attempt is None:
         return
-    states = attempts.look(attempt, recorded(attempt), remote)
+    states = attempts.look(attempt, read_record(attempt), remote)
     raise_if_interrupted((state.fault for state in states), "nothing was started")
     if alive := [state for state in states if state.processes]:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
@@ -106,8 +108,8 @@ def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeRes
     return run_everywhere(nodes, request, remote, deadline_s=START_DEADLINE_S)
 
 
-def _taken_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:
-    """Stop the nodes that did start; the fault to tell of."""
+def _rolled_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:
+    """Stop the nodes that did start; the error to raise."""
     nodes = [node.node for node in started.plan.nodes]
     for node in nodes:
         # A request that is still on its way to a node finds nothing to start.

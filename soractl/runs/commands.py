@@ -25,16 +25,16 @@ def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
     """Show how far a run is, and why it failed if it did."""
     from soractl.errors import raise_if_interrupted
     from soractl.remote.connections import Connections
-    from soractl.runs import report as status_report
+    from soractl.runs import report
     from soractl.runs import status as run_status
     from soractl.runs.find import find_run, ssh_options
     from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
-        told = run_status.read_status(found, remote)
-    raise_if_interrupted((node.fault for node in told.nodes), "not all nodes have answered")
-    output.report(status_report.lines(told), told.as_json(), as_json)
+        result = run_status.read_status(found, remote)
+    raise_if_interrupted((node.fault for node in result.nodes), "not all nodes have answered")
+    output.report(report.status_lines(result), result.as_json(), as_json)
 
 
 @app.command()
@@ -50,7 +50,8 @@ def logs(
 ) -> None:
     """Show what the ranks of a node printed."""
     from soractl.runs import node_log
-    from soractl.runs.find import find_run, log_of
+    from soractl.runs.find import find_run
+    from soractl.runs.node_log import log_of
     from soractl.terminal import output
 
     log, ended = log_of(find_run(Path(runs).absolute(), run), node)
@@ -63,14 +64,14 @@ def logs(
 def kill(
     run: Annotated[
         str | None,
-        typer.Argument(help="Else the newest run that lives.", autocompletion=complete_run),
+        typer.Argument(help="Default: the newest running run.", autocompletion=complete_run),
     ] = None,
     every_run: Annotated[bool, typer.Option("--all", help="Every run of mine.")] = False,
     pattern: Annotated[
         str | None,
         typer.Option(
             metavar="[RE]",
-            help=r"Whatever has RE in its command line; without RE: python.*train\.py.",
+            help=r"Processes with RE in their command line; without RE: python.*train\.py.",
         ),
     ] = None,
     sudo: Annotated[bool, typer.Option("--sudo", help="Other users' processes too.")] = False,
@@ -80,21 +81,21 @@ def kill(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Stop a run on all its nodes and look whether it is gone."""
+    """Stop a run on all its nodes, then check that it is gone."""
     from soractl.remote.connections import Connections
     from soractl.runs import kill as killing
-    from soractl.runs import kill_report
+    from soractl.runs import report
     from soractl.terminal import output
 
-    wishes = killing.Wishes(
+    options = killing.KillOptions(
         run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
     )
-    meant = killing.targets(Path(runs).absolute(), wishes, os.environ)
+    targets = killing.targets(Path(runs).absolute(), options, os.environ)
     killed = killing.kill(
-        meant,
+        targets,
         Connections,
         grace_s=None if dry_run else grace,
-        on_found=lambda found: output.note(kill_report.told(found, grace)),
+        on_found=lambda found: output.note(report.kill_progress(found, grace)),
     )
-    output.report(kill_report.lines(killed), kill_report.as_json(killed), as_json)
+    output.report(report.kill_lines(killed), report.kill_json(killed), as_json)
     raise typer.Exit(killed.exit_code if killed else 0)

@@ -1,4 +1,4 @@
-"""What `kill` stops: the newest run that lives, the one that was named, or more than one."""
+"""Stopping runs: the newest running run, a named one, or more than one."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,12 +8,15 @@ from pathlib import Path
 
 from soractl.cluster import settings as cluster
 from soractl.errors import INTERRUPTED, ExitCode, SoractlError, exit_code_of
-from soractl.processes.scan import NodeProcesses, Selection, StopResult, find, stop
+from soractl.processes.scan import NodeProcesses, find
+from soractl.processes.selection import Selection
+from soractl.processes.stop import StopResult, stop
 from soractl.remote.nodes import Node, find_nodes
 from soractl.remote.requests import Remote
 from soractl.remote.ssh_config import SshOptions
-from soractl.runs import node_states as attempts
-from soractl.runs.find import find_run, last_attempt, recorded
+from soractl.runs.find import find_run, last_attempt
+from soractl.runs.node_states import read_states
+from soractl.runs.record import read_record
 from trainer.run_dir import RunDir, runs
 
 FIND_DEADLINE_S = 15.0
@@ -22,8 +25,8 @@ Connect = Callable[[SshOptions], AbstractContextManager[Remote]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What the user said."""
+class KillOptions:
+    """Options of `kill`."""
 
     run: str | None = None
     every_run: bool = False
@@ -34,7 +37,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be stopped, and how its nodes are reached."""
+    """Processes to stop: a title, their nodes, the way there, a selection."""
 
     title: str
     nodes: tuple[Node, ...]
@@ -44,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Killed:
-    """What was found and, unless it was a dry run, what became of it."""
+    """Processes that were found and, unless it was a dry run, what became of them."""
 
     title: str
     found: tuple[NodeProcesses, ...]
@@ -65,27 +68,29 @@ class Killed:
         return code
 
 
-def targets(root: Path, wishes: Wishes, environ: Mapping[str, str]) -> list[Target]:
-    """What may be meant, the likeliest first; SoractlError for wishes that contradict."""
-    if wishes.run and (wishes.every_run or wishes.pattern is not None):
-        raise SoractlError("one run was named, but --all and --pattern mean others as well")
-    if wishes.pattern is not None:
-        _check_pattern(wishes.pattern)
-    if wishes.every_run or wishes.pattern is not None:
-        source = find_nodes(wishes.hostfile, environ=environ)
-        what = f"processes like {wishes.pattern}" if wishes.pattern else "every run of yours"
-        which = Selection(pattern=wishes.pattern, sudo=wishes.sudo)
+def targets(root: Path, options: KillOptions, environ: Mapping[str, str]) -> list[Target]:
+    """Candidates, the likeliest first; SoractlError for options that contradict."""
+    if options.run and (options.every_run or options.pattern is not None):
+        raise SoractlError("one run was named, but --all and --pattern select others as well")
+    if options.pattern is not None:
+        _check_pattern(options.pattern)
+    if options.every_run or options.pattern is not None:
+        source = find_nodes(options.hostfile, environ=environ)
+        what = f"processes like {options.pattern}" if options.pattern else "every run of yours"
+        which = Selection(pattern=options.pattern, sudo=options.sudo)
         ssh = cluster.load(source.hostfile)[0].ssh
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
-    meant = _of_run(find_run(root, wishes.run)) if wishes.run else _living(root)
-    meant = [replace(target, which=replace(target.which, sudo=wishes.sudo)) for target in meant]
-    if wishes.hostfile is None:
-        return meant
-    source = find_nodes(wishes.hostfile, environ=environ)
+    targets = _target_of(find_run(root, options.run)) if options.run else _running_runs(root)
+    targets = [
+        replace(target, which=replace(target.which, sudo=options.sudo)) for target in targets
+    ]
+    if options.hostfile is None:
+        return targets
+    source = find_nodes(options.hostfile, environ=environ)
     ssh = cluster.load(source.hostfile)[0].ssh
     return [
         replace(target, title=f"{target.title} on {source.origin}", nodes=source.nodes, ssh=ssh)
-        for target in meant
+        for target in targets
     ]
 
 
@@ -98,7 +103,7 @@ def kill(
 ) -> Killed | None:
     """Stop the first candidate that has processes; without `grace_s` only find them.
 
-    `on_found` hears of them before they are stopped, which may take as long as a save.
+    `on_found` gets them before they are stopped, which may take as long as a save.
     """
     killed = None
     for target in candidates:
@@ -125,15 +130,15 @@ def _check_pattern(pattern: str) -> None:
         raise SoractlError(f"no regular expression: {error}: --pattern {pattern!r}") from None
 
 
-def _of_run(run: RunDir) -> list[Target]:
+def _target_of(run: RunDir) -> list[Target]:
     attempt = last_attempt(run)
     if attempt is None:
         return []
-    record = recorded(attempt)
+    record = read_record(attempt)
     return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id))]
 
 
-def _living(root: Path) -> list[Target]:
+def _running_runs(root: Path) -> list[Target]:
     """Runs that nobody saw the end of; then the newest that ended without one of its nodes."""
     unsettled: list[Target] = []
     given_up: list[Target] = []
@@ -141,7 +146,7 @@ def _living(root: Path) -> list[Target]:
         attempt = last_attempt(run)
         if attempt is None:
             continue
-        if not all(state.ended for state in attempts.read_states(attempt, recorded(attempt).nodes)):
+        if not all(state.ended for state in read_states(attempt, read_record(attempt).nodes)):
             # A node that was lost may be back, and its ranks alive.
-            (given_up if attempt.exit.exists() else unsettled).extend(_of_run(run))
+            (given_up if attempt.exit.exists() else unsettled).extend(_target_of(run))
     return unsettled + given_up[:1]

@@ -1,17 +1,37 @@
 """A node's log: its last lines, and new ones as they come."""
 
+import difflib
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-POLL_S = 0.5
+from soractl.errors import ExitCode, SoractlError
+from soractl.runs.find import last_attempt
+from soractl.runs.record import read_record
+from trainer.run_dir import RunDir
 
+POLL_S = 0.5
 
 # Warnings and notes of torch, W&B and Python, which say nothing of how far a start is.
 _NOISE = re.compile(
     r"(\[rank\d+\]:)?\[?[IW]\d{4} \d\d:\d\d:\d\d|wandb: |\S+:\d+: \w*Warning: |\s+warnings\.warn\("
 )
+
+
+def log_of(run: RunDir, node: str | None) -> tuple[Path, Callable[[], bool]]:
+    """The newest attempt's log of a node, else the head node; and whether nothing more comes."""
+    attempt = last_attempt(run)
+    if attempt is None:
+        raise SoractlError(f"{run.name} never started", exit_code=ExitCode.NOTHING_SUITABLE)
+    names = [known.name for known in read_record(attempt).nodes]
+    name = node or names[0]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"its nodes are: {', '.join(names)}"
+        raise SoractlError(f"{run.name} does not run on {name}", hint=hint)
+    exits = (attempt.exit, attempt.node_exit(name))
+    return attempt.node_log(name), lambda: any(path.exists() for path in exits)
 
 
 def last_line(path: Path) -> str:

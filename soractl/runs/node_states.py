@@ -1,4 +1,4 @@
-"""What an attempt's nodes do now: exit codes on disk, living processes on the nodes."""
+"""States of an attempt's nodes: exit codes on disk, living processes on the nodes."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.runs.find import Recorded
+from soractl.runs.record import AttemptRecord
 from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
@@ -29,7 +29,7 @@ exit 0
 
 @dataclass(frozen=True)
 class NodeState:
-    """What is known about one node of an attempt."""
+    """State of one node of an attempt."""
 
     node: str
     exit_code: int | None = None
@@ -58,21 +58,21 @@ class NodeState:
 
 
 def read_states(attempt: AttemptDir, nodes: Sequence[Node]) -> list[NodeState]:
-    """What the attempt's folder says."""
+    """States by the attempt's folder alone."""
     return [NodeState(node.name, exit_code=_read_exit(attempt, node)) for node in nodes]
 
 
-def look(attempt: AttemptDir, recorded: Recorded, remote: Remote) -> list[NodeState]:
-    """What the nodes themselves say."""
+def look(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> list[NodeState]:
+    """States by the nodes' own answers."""
 
     def request(node: Node) -> Request:
         script = LOOK_SCRIPT.format(
-            run_id=shlex.quote(recorded.run_id),
+            run_id=shlex.quote(record.run_id),
             exit=shlex.quote(str(attempt.node_exit(node.name))),
         )
         return Request(("bash", "-s"), script)
 
-    results = run_everywhere(recorded.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
+    results = run_everywhere(record.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
     return [_state(result) for result in results]
 
 

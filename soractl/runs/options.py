@@ -17,12 +17,13 @@ def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
 def complete_node_of_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Nodes of the run that is named before."""
     from soractl.errors import SoractlError
-    from soractl.runs.find import find_run, last_attempt, recorded
+    from soractl.runs.find import find_run, last_attempt
+    from soractl.runs.record import read_record
     from trainer.atomic_files import RunDirError
 
     try:
         attempt = last_attempt(find_run(folder_of_runs(ctx), ctx.params.get("run") or "latest"))
-        nodes = recorded(attempt).nodes if attempt else ()
+        nodes = read_record(attempt).nodes if attempt else ()
     except (SoractlError, RunDirError):
         return []
     return [node.name for node in nodes if node.name.startswith(incomplete)]

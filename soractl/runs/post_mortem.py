@@ -1,4 +1,4 @@
-"""Why an attempt failed: lost nodes, killed ranks, the ranks' own accounts, the last log lines."""
+"""Failure of an attempt: lost nodes, killed ranks, the ranks' own accounts, the last log lines."""
 
 import math
 import re
@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from soractl.errors import ExitCode
-from soractl.runs.find import Recorded
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
+from soractl.runs.record import AttemptRecord
 from trainer.atomic_files import read_json
 from trainer.run_dir import AttemptDir
 
 TAIL_LINES = 15
 
 # What torchrun and colossalai add once a rank has failed: nothing about the cause.
-_AFTERWORDS = re.compile(
+_TORCHRUN_EPILOGUE = re.compile(
     r"torch/distributed/elastic/.*(closing signal|failed \(exitcode|Received \d+ death signal)"
     r"|Error: failed to run torchrun"
 )
@@ -43,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended."""
+    """End of an attempt."""
 
     exit_code: int
     ended_unix_s: float
@@ -55,20 +55,20 @@ class Outcome:
 
 
 def read_outcome(attempt: AttemptDir) -> Outcome | None:
-    """What `exit.json` says, if somebody saw the end."""
+    """Contents of `exit.json`, if a follower saw the end."""
     try:
         values = read_json(attempt.exit)
     except FileNotFoundError:
         return None
-    told = values["first_failure"]
-    failure = Failure(**{**told, "log_tail": tuple(told["log_tail"])}) if told else None
+    first = values["first_failure"]
+    failure = Failure(**{**first, "log_tail": tuple(first["log_tail"])}) if first else None
     return Outcome(**{**values, "first_failure": failure})
 
 
 def settle(
-    attempt: AttemptDir, record: Recorded, states: Sequence[NodeState], lost: Mapping[str, str]
+    attempt: AttemptDir, record: AttemptRecord, states: Sequence[NodeState], lost: Mapping[str, str]
 ) -> Outcome:
-    """How an attempt ended whose nodes have all ended or are lost."""
+    """Outcome of an attempt whose nodes have all ended or are lost."""
     failure = None
     code = ExitCode.OK
     if any(state.exit_code != 0 for state in states):
@@ -78,7 +78,7 @@ def settle(
 
 
 def first_failure(
-    attempt: AttemptDir, record: Recorded, states: Sequence[NodeState], lost: Mapping[str, str]
+    attempt: AttemptDir, record: AttemptRecord, states: Sequence[NodeState], lost: Mapping[str, str]
 ) -> Failure:
     """A lost node, else a killed rank, else who stopped it, else a rank's account, else the log.
 
@@ -86,7 +86,7 @@ def first_failure(
     """
     logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
     for node, reason in lost.items():
-        return Failure(node, reason, log_tail=_before_afterwords(logs[node]))
+        return Failure(node, reason, log_tail=_without_epilogue(logs[node]))
     failed = _earliest_first(attempt, [state for state in states if state.exit_code != 0])
     for state in failed:
         if killed := _killed_rank(state.node, logs[state.node]):
@@ -94,12 +94,12 @@ def first_failure(
     if attempt.stopped.exists():
         return Failure(failed[0].node, f"{read_json(attempt.stopped)['signal']}", stopped=True)
     for account in attempt.rank_failures():
-        return _as_told(account, record, logs)
+        return _from_account(account, record, logs)
     node, code = failed[0].node, failed[0].exit_code
     if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
-    return Failure(node, error, log_tail=_before_afterwords(logs[node]))
+    return Failure(node, error, log_tail=_without_epilogue(logs[node]))
 
 
 def _earliest_first(attempt: AttemptDir, failed: Sequence[NodeState]) -> list[NodeState]:
@@ -110,8 +110,8 @@ def _earliest_first(attempt: AttemptDir, failed: Sequence[NodeState]) -> list[No
     return sorted(failed, key=ended_unix_s)
 
 
-def _as_told(
-    account: Mapping[str, Any], record: Recorded, logs: Mapping[str, Sequence[str]]
+def _from_account(
+    account: Mapping[str, Any], record: AttemptRecord, logs: Mapping[str, Sequence[str]]
 ) -> Failure:
     node = record.node_of_rank(int(account["rank"]))
     return Failure(
@@ -120,7 +120,7 @@ def _as_told(
         rank=int(account["rank"]),
         traceback=account["traceback"],
         remedy=account.get("remedy"),
-        log_tail=_before_afterwords(logs[node]),
+        log_tail=_without_epilogue(logs[node]),
     )
 
 
@@ -134,17 +134,17 @@ def _killed_rank(node: str, log: Sequence[str]) -> Failure | None:
         node,
         f"killed by {name}{hint}",
         rank=int(found["rank"]),
-        log_tail=_before_afterwords(log),
+        log_tail=_without_epilogue(log),
     )
 
 
 def _is_stopped(log: str) -> bool:
-    """Whether torchrun was told to end, or a rank that could not save yet."""
+    """True if torchrun got TERM, or a rank that could not save yet."""
     found = _ROOT_CAUSE.search(log)
     is_rank = found is not None and int(found["signal"]) == signal.SIGTERM
     return is_rank or _TORCHRUN_STOPPED.search(log) is not None
 
 
-def _before_afterwords(log: Sequence[str]) -> tuple[str, ...]:
-    end = next((i for i, line in enumerate(log) if _AFTERWORDS.search(line)), len(log))
+def _without_epilogue(log: Sequence[str]) -> tuple[str, ...]:
+    end = next((i for i, line in enumerate(log) if _TORCHRUN_EPILOGUE.search(line)), len(log))
     return tuple(log[max(0, end - TAIL_LINES) : end])

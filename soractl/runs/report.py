@@ -1,5 +1,14 @@
-"""What `status` says."""
+"""Lines and JSON of `status` and `kill`."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from soractl.processes.scan import NodeProcesses
+from soractl.processes.selection import Process
+from soractl.processes.stop import StopResult
+from soractl.runs.kill import Killed
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
 from soractl.runs.status import RunStatus
@@ -9,8 +18,8 @@ from trainer.run_dir import RunDir
 TRACEBACK_LINES = 25
 
 
-def lines(status: RunStatus) -> list[str]:
-    """A run in a few lines; how it failed, if it did."""
+def status_lines(status: RunStatus) -> list[str]:
+    """Lines of `status`: the run, and its failure if it failed."""
     rows = [("run", text.path(status.run.path)), ("stage", status.stage)]
     if status.attempt is not None:
         nodes = text.count(len(status.nodes), "node")
@@ -18,7 +27,7 @@ def lines(status: RunStatus) -> list[str]:
     else:
         rows.append(("state", status.state))
     if status.progress:
-        rows += _progress(status.progress, status.state)
+        rows += _progress_rows(status.progress, status.state)
     rows.append(("saved", checkpoints(status.run)))
     unsettled = status.state in ("running", "unknown")
     odd = [node for node in status.nodes if unsettled and (node.fault or node.exit_code)]
@@ -26,33 +35,111 @@ def lines(status: RunStatus) -> list[str]:
         rows.append((node.node, str(node.fault or f"ended with exit code {node.exit_code}")))
     shown = text.pairs(rows)
     if failure := status.first_failure:
-        why = f"stopped by {failure.error}" if failure.stopped else f"failure: {culprit(failure)}"
+        why = (
+            f"stopped by {failure.error}"
+            if failure.stopped
+            else f"failure: {failure_line(failure)}"
+        )
         shown += [why, *failure_details(failure)]
     return shown
 
 
+def kill_lines(killed: Killed | None) -> list[str]:
+    """Processes that `kill` found, a line a node, and what became of them."""
+    if killed is None:
+        return ["no run is running"]
+    if not any(node.processes or node.fault for node in killed.found):
+        return [f"nothing of {killed.title} is running"]
+    if killed.interrupted:
+        return [
+            *map(_found_line, killed.found),
+            f"interrupted: nothing of {killed.title} was stopped",
+        ]
+    if not killed.stopped:
+        return [f"would stop {killed.title}", *map(_found_line, killed.found)]
+    gone = sum(len(node.found) - len(node.survivors) for node in killed.stopped)
+    return [*map(_stopped_line, killed.stopped), f"{killed.title}: {_processes(gone)} stopped"]
+
+
+def kill_progress(killed: Killed, grace_s: float) -> str:
+    """Line of `kill` while processes have time to end."""
+    number = sum(len(node.processes) for node in killed.found)
+    return f"{killed.title}: asking {_processes(number)} to end; KILL after {grace_s:g} s (--grace)"
+
+
+def kill_json(killed: Killed | None) -> dict[str, Any]:
+    """The same for programs."""
+    if killed is None:
+        return {"target": None, "nodes": []}
+    nodes = killed.stopped or killed.found
+    return {"target": killed.title, "nodes": [_node_json(node) for node in nodes]}
+
+
+def _node_json(node: NodeProcesses | StopResult) -> dict[str, Any]:
+    fault = str(node.fault) if node.fault else None
+    return {**asdict(replace(node, fault=None)), "node": node.node.name, "error": fault}
+
+
+def _found_line(node: NodeProcesses) -> str:
+    if node.fault:
+        return f"{node.node.name}: {node.fault}"
+    return f"{node.node.name}: {_kinds(node.processes)}"
+
+
+def _stopped_line(node: StopResult) -> str:
+    if node.fault and not node.found:
+        return f"{node.node.name}: {node.fault}"
+    parts = [_kinds(node.found)]
+    parts += [f"{node.killed} by SIGKILL"] if node.killed else []
+    parts += [f"still there: {_process(process)}" for process in node.survivors]
+    parts += [f"GPU memory still held by {pid}" for pid in node.gpu_pids]
+    parts += [str(node.fault)] if node.fault else []
+    return f"{node.node.name}: {'; '.join(parts)}"
+
+
+def _kinds(processes: Sequence[Process]) -> str:
+    if not processes:
+        return "nothing there"
+    number = Counter(process.role for process in processes)
+    kinds = [
+        text.count(number[role], role) if role != "other" else f"{number[role]} other"
+        for role in ("rank", "worker", "other")
+        if number[role]
+    ]
+    return ", ".join(kinds)
+
+
+def _process(process: Process) -> str:
+    state = " in state D, which only the kernel ends" if process.state == "D" else ""
+    return f"{process.pid}{state} {process.command[:80]}".rstrip()
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
 def checkpoints(run: RunDir) -> str:
-    """How many there are, and the newest."""
+    """Number of complete checkpoints, and the newest."""
     complete = run.checkpoints()
     newest = f", the newest: {text.path(complete[-1].path)}" if complete else ""
     return f"{text.count(len(complete), 'complete checkpoint')}{newest}"
 
 
-def culprit(failure: Failure) -> str:
-    """Where it failed, and how."""
+def failure_line(failure: Failure) -> str:
+    """Rank, node and error of a failure."""
     rank = f"rank {failure.rank} on " if failure.rank is not None else ""
     return f"{rank}{failure.node}: {failure.error}"
 
 
 def failure_details(failure: Failure) -> list[str]:
-    """The rank's traceback, and the last lines of its node's log."""
+    """Traceback of the rank, or the last lines of its node's log."""
     lines = [f"  {line}" for line in (failure.traceback or "").splitlines()[-TRACEBACK_LINES:]]
     if failure.log_tail and not failure.traceback:
         lines += [f"last lines of {failure.node}.log:", *(f"  {line}" for line in failure.log_tail)]
     return lines
 
 
-def _progress(progress: Progress, state: str) -> list[tuple[str, str]]:
+def _progress_rows(progress: Progress, state: str) -> list[tuple[str, str]]:
     rows = []
     if progress.global_step is not None or state in ("starting", "running"):
         rows.append(("at", progress.one_line(running=state in ("starting", "running"))))

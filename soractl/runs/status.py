@@ -1,4 +1,4 @@
-"""What a run does now: told by its files and, as long as it may run, by its nodes."""
+"""State of a run, from its files and, as long as it may run, from its nodes."""
 
 import time
 from collections.abc import Sequence
@@ -8,10 +8,11 @@ from typing import Any, Literal
 from soractl.errors import ExitCode
 from soractl.remote.requests import Remote
 from soractl.runs import node_states as attempts
-from soractl.runs.find import last_attempt, recorded, stage_of
+from soractl.runs.find import last_attempt, stage_of
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.record import read_record
 from soractl.runs.start_lock import is_starting
 from trainer.run_dir import RunDir
 
@@ -52,14 +53,14 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
     attempt = last_attempt(run)
     if attempt is None:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
-    record = recorded(attempt)
+    record = read_record(attempt)
     nodes = attempts.read_states(attempt, record.nodes)
     if not all(node.ended for node in nodes) and not attempt.exit.exists():
         nodes = attempts.look(attempt, record, remote)
     head_log = attempt.node_log(record.nodes[0].name)
     progress = ProgressReader(run, head_log, record.started_unix_s).read(time.time())
     outcome = read_outcome(attempt)
-    if outcome is None and not is_starting(run) and not any(map(_may_live, nodes)):
+    if outcome is None and not is_starting(run) and not any(map(_may_run, nodes)):
         lost = {node.node: attempts.VANISHED for node in nodes if node.vanished}
         outcome = settle(attempt, record, nodes, lost)
     return RunStatus(
@@ -73,7 +74,7 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
     )
 
 
-def _may_live(node: NodeState) -> bool:
+def _may_run(node: NodeState) -> bool:
     return bool(node.processes or node.fault)
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 
-from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
+from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.launch.start import launch
 from soractl.remote.requests import NodeResult
 from tests.trainer import ranks
@@ -58,12 +58,12 @@ class Trainer:
 
     def launch(self, *settings, world_size=2):
         """Start a new run."""
-        wishes = Wishes(runs=str(self._folder), overrides=(*self._settings, *settings))
+        wishes = LaunchOptions(runs=str(self._folder), overrides=(*self._settings, *settings))
         return self._start(prepare_launch("smoke", wishes, os.environ), world_size)
 
     def resume(self, what="latest", *settings, world_size=2):
         """Start a run's next attempt."""
-        wishes = Wishes(runs=str(self._folder), overrides=settings)
+        wishes = LaunchOptions(runs=str(self._folder), overrides=settings)
         return self._start(prepare_resume(what, wishes, os.environ), world_size)
 
     def _start(self, prepared, world_size):

@@ -8,13 +8,13 @@ from soractl.launch import follow as follower
 from soractl.launch.follow import NodeWatch, lost_nodes
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import SshOptions
-from soractl.runs.find import Recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.progress import Progress
+from soractl.runs.record import AttemptRecord
 from trainer.run_dir import create_run
 
 NODES = (Node("n1"), Node("n2"))
-RECORD = Recorded("/runs/001-x", NODES, (2, 2), SshOptions(), 0.0)
+RECORD = AttemptRecord("/runs/001-x", NODES, (2, 2), SshOptions(), 0.0)
 NO_STEP_YET = Progress(elapsed_s=1)
 FRESH_STEP = Progress(elapsed_s=1, global_step=3, heartbeat_age_s=2)
 OLD_STEP = Progress(elapsed_s=1, global_step=3, heartbeat_age_s=31, s_per_step=10.0)

@@ -5,8 +5,9 @@ import pytest
 
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
-from soractl.launch.prepare import Wishes, prepare_launch
-from soractl.processes.scan import Selection, find
+from soractl.launch.prepare import LaunchOptions, prepare_launch
+from soractl.processes.scan import find
+from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
 from soractl.runs import kill as killing
 from soractl.terminal.output import PlainDisplay
@@ -29,7 +30,7 @@ def launch(workplace, start_cluster):
     workplace.write("hostfiles/three.toml", f'environment = "{workplace.bin}"\n')
 
     def start(remote):
-        prepared = prepare_launch("smoke", Wishes(hostfile="three.txt"), os.environ)
+        prepared = prepare_launch("smoke", LaunchOptions(hostfile="three.txt"), os.environ)
         return launcher.launch(prepared, ["soractl"], remote)
 
     start.cluster = cluster
@@ -66,7 +67,7 @@ def test_a_kill_from_another_terminal_ends_the_launch_with_a_clear_word(launch):
         )
         following.start()
         root = launch.workplace.folder / "runs"
-        targets = killing.targets(root, killing.Wishes(), os.environ)
+        targets = killing.targets(root, killing.KillOptions(), os.environ)
         killed = killing.kill(targets, lambda _: Connections(launch.cluster.options), grace_s=5)
         following.join(20)
         left = left_on(launch.cluster, remote, ["n1", "n2", "n3"])

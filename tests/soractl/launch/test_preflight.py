@@ -9,7 +9,7 @@ from soractl.cluster.settings import Cluster
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch.plan import LaunchPlan, NodePlan
 from soractl.launch.preflight import NodeFacts, ask, check, judge, judge_gpus
-from soractl.launch.prepare import Wishes, prepare_launch
+from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node
@@ -118,7 +118,7 @@ def test_a_run_without_any_gpu_is_a_cpu_run():
 
 
 def test_what_a_node_answers_is_understood(workplace):
-    prepared = prepare_launch("smoke", Wishes(), os.environ)
+    prepared = prepare_launch("smoke", LaunchOptions(), os.environ)
     marker = workplace.write("runs/marker", "secret")
     with Connections() as remote:
         [facts] = ask(prepared.plan, marker, remote)
@@ -128,7 +128,7 @@ def test_what_a_node_answers_is_understood(workplace):
 
 
 def test_a_node_without_the_program_says_so_and_nothing_is_left_behind(workplace):
-    prepared = prepare_launch("smoke", Wishes(), os.environ)
+    prepared = prepare_launch("smoke", LaunchOptions(), os.environ)
     (workplace.bin / "colossalai").unlink()
     with Connections() as remote, pytest.raises(SoractlError) as caught:
         check(prepared, remote)
@@ -155,7 +155,7 @@ def interrupting(remote, mark):
 @pytest.mark.parametrize("mark", ["hashlib", "nvidia-smi"])
 def test_ctrl_c_while_nodes_are_looked_at_is_no_fault_of_theirs(workplace, mark):
     workplace.write("one.txt", "localhost slots=2\n")
-    prepared = prepare_launch("smoke", Wishes(hostfile="one.txt"), os.environ)
+    prepared = prepare_launch("smoke", LaunchOptions(hostfile="one.txt"), os.environ)
     with Connections() as remote, pytest.raises(SoractlError) as caught:
         check(prepared, interrupting(remote, mark))
     assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (

@@ -3,16 +3,16 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
+from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.remote.nodes import Node
-from soractl.runs.find import node_as_json
+from soractl.runs.record import node_as_json
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
 from trainer.settings import ConfigError, dump
 
 
 def launch(stage="smoke", environ=(), **wishes):
-    return prepare_launch(stage, Wishes(**wishes), {**os.environ, **dict(environ)})
+    return prepare_launch(stage, LaunchOptions(**wishes), {**os.environ, **dict(environ)})
 
 
 def existing_run(workplace, nodes=()):
@@ -68,7 +68,7 @@ def test_resume_goes_on_in_the_same_run_on_the_same_nodes(workplace, save_checkp
     run = existing_run(workplace, nodes)
     save_checkpoint(run, 5)
     (run.checkpoints_folder / "epoch0-global_step9").mkdir()
-    prepared = prepare_resume("latest", Wishes(overrides=("epochs=9",)), os.environ)
+    prepared = prepare_resume("latest", LaunchOptions(overrides=("epochs=9",)), os.environ)
     assert prepared.plan.run == run.path
     assert tuple(node.node for node in prepared.plan.nodes) == nodes
     assert prepared.plan.start.path == run.checkpoints_folder / "epoch0-global_step5"
@@ -81,7 +81,7 @@ def test_resume_goes_on_in_the_same_run_on_the_same_nodes(workplace, save_checkp
 def test_resume_can_leave_the_position_in_the_data_behind(workplace, save_checkpoint):
     save_checkpoint(existing_run(workplace), 5)
     plans = [
-        prepare_resume("latest", Wishes(reset_data=reset), os.environ).plan.start.as_json()
+        prepare_resume("latest", LaunchOptions(reset_data=reset), os.environ).plan.start.as_json()
         for reset in (False, True)
     ]
     assert [plan["reset_data"] for plan in plans] == [False, True]
@@ -92,17 +92,17 @@ def test_resume_from_a_checkpoint_means_its_run(workplace, save_checkpoint):
     first = save_checkpoint(run, 5)
     save_checkpoint(run, 10)
     existing_run(workplace)
-    prepared = prepare_resume(str(first.path), Wishes(), os.environ)
+    prepared = prepare_resume(str(first.path), LaunchOptions(), os.environ)
     assert (prepared.run, prepared.plan.start.path) == (run, first.path)
 
 
 def test_resume_of_a_folder_that_is_no_run_says_what_to_type(workplace):
     with pytest.raises(SoractlError, match="neither a run nor a checkpoint of one") as caught:
-        prepare_resume(str(workplace.bin), Wishes(), os.environ)
+        prepare_resume(str(workplace.bin), LaunchOptions(), os.environ)
     assert caught.value.exit_code == 2
 
 
 def test_a_bad_override_at_resume_is_the_users_fault(workplace, save_checkpoint):
     save_checkpoint(existing_run(workplace), 5)
     with pytest.raises(ConfigError, match="no setting optm"):
-        prepare_resume("latest", Wishes(overrides=("optm.lr=1",)), os.environ)
+        prepare_resume("latest", LaunchOptions(overrides=("optm.lr=1",)), os.environ)

@@ -7,7 +7,7 @@ import pytest
 from soractl.launch import follow as follower
 from soractl.launch import plan as launch_plan
 from soractl.launch import start as launcher
-from soractl.launch.prepare import Wishes, prepare_launch
+from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.runs.post_mortem import Failure
@@ -52,7 +52,7 @@ def launch(workplace, monkeypatch):
             f'environment = "{environment}"\nmaster_port = {port}\n[env]\nFATE = "{fate}"\n'
             'OMP_NUM_THREADS = 1\nGLOO_SOCKET_IFNAME = "lo"\n',
         )
-        wishes = Wishes(hostfile="two.txt", runs="a folder/runs")
+        wishes = LaunchOptions(hostfile="two.txt", runs="a folder/runs")
         prepared = prepare_launch("smoke", wishes, os.environ)
         with Connections() as remote:
             started = launcher.launch(prepared, ["soractl"], remote)

@@ -8,12 +8,12 @@ import pytest
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
-from soractl.launch.prepare import Wishes, prepare_launch, prepare_resume
+from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.remote.requests import NodeResult
 from soractl.runs import node_states as attempts
-from soractl.runs.find import recorded
+from soractl.runs.record import read_record
 from soractl.terminal.output import PlainDisplay
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
@@ -30,7 +30,7 @@ def two_nodes(workplace, monkeypatch):
 
 
 def prepared():
-    return prepare_launch("smoke", Wishes(hostfile="two.txt"), os.environ)
+    return prepare_launch("smoke", LaunchOptions(hostfile="two.txt"), os.environ)
 
 
 def launch_and_follow():
@@ -135,7 +135,7 @@ def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
         with pytest.raises(SoractlError) as caught:
             launcher.launch(prepared(), ["s"], interrupting(remote, "setsid", log.exists))
         [attempt] = run.attempts()
-        states = attempts.look(attempt, recorded(attempt), remote)
+        states = attempts.look(attempt, read_record(attempt), remote)
     assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
         "interrupted; 001-smoke was stopped again",
         None,
@@ -147,7 +147,7 @@ def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
 def test_ctrl_c_while_a_run_is_looked_for_starts_nothing(two_nodes):
     two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(1)")
     started, _, _ = launch_and_follow()
-    again = prepare_resume("latest", Wishes(), os.environ)
+    again = prepare_resume("latest", LaunchOptions(), os.environ)
     with Connections() as remote, pytest.raises(SoractlError, match="interrupted") as caught:
         launcher.launch(again, ["s"], interrupting(remote, "/environ", lambda: True))
     assert caught.value.exit_code == 130
@@ -159,7 +159,7 @@ def test_a_run_is_never_started_twice_at_once(two_nodes):
     with Connections() as remote:
         first = launcher.launch(prepared(), ["soractl"], remote)
         wait_for(first.run.checkpoints)
-        again = prepare_resume("latest", Wishes(), os.environ)
+        again = prepare_resume("latest", LaunchOptions(), os.environ)
         with pytest.raises(SoractlError, match="001-smoke is still running: ") as caught:
             launcher.launch(again, ["soractl"], remote)
         assert caught.value.exit_code == 5
@@ -176,7 +176,7 @@ def test_two_resumes_at_the_same_moment_start_one_attempt(two_nodes):
 
     def resume():
         try:
-            again = prepare_resume("latest", Wishes(), os.environ)
+            again = prepare_resume("latest", LaunchOptions(), os.environ)
             with Connections() as remote:
                 answers.append(launcher.launch(again, ["soractl"], remote).attempt.number)
         except SoractlError as fault:
@@ -208,7 +208,7 @@ def test_launches_at_the_same_moment_have_runs_of_their_own(two_nodes):
 def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(7)")
     started, _, _ = launch_and_follow()
-    wishes = Wishes(overrides=("trainer.max_steps=20",))
+    wishes = LaunchOptions(overrides=("trainer.max_steps=20",))
     with Connections() as remote:
         second = launcher.launch(prepare_resume("latest", wishes, os.environ), ["s"], remote)
         follower.follow(second, remote, PlainDisplay())

@@ -9,16 +9,9 @@ from contextlib import contextmanager
 import pytest
 
 from soractl.errors import Fault, FaultKind
-from soractl.processes.scan import (
-    NodeProcesses,
-    Process,
-    Selection,
-    StopResult,
-    find,
-    parse,
-    select,
-    stop,
-)
+from soractl.processes.scan import NodeProcesses, find, parse
+from soractl.processes.selection import Process, Selection, select
+from soractl.processes.stop import StopResult, stop
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult
@@ -120,17 +113,17 @@ def test_what_a_node_says_becomes_processes():
     stdout = (
         "22/environ:SORACTL_RUN_ID=/runs/7 a\n22/environ:RANK=3\n=== environ 0\n"
         "22 me\n11 me\n=== owners 0\n"
-        "11 (sh) S 10 11 11 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 500 0\n"
-        "22 (a) b) c) D 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0\n"
-        "23 (zombie) Z 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 778 0\n"
-        "cut off\n=== stat 0\n"
+        "11/stat:11 (sh) S 10 11 11 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 500 0\n"
+        "22/stat:22 (a) b) c) D 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0\n"
+        "23/stat:23 (zombie) Z 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 778 0\n"
+        "24/stat:cut off\n=== stat 0\n"
         "11/cmdline:sh\n11/cmdline:-s\n22/cmdline:python\n22/cmdline:-c\n"
-        "22/cmdline:two\nlines\n22/cmdline:\n=== cmdline 0\n=== self 11\n"
+        "22/cmdline:two lines\n22/cmdline:\n=== cmdline 0\n=== self 11\n"
     )
     processes, own_pid = parse(NodeResult(NODE, stdout=stdout, exit_code=0))
     assert processes == [
         Process(NODE, 11, 10, 11, "me", None, None, "sh -s", "S", 500),
-        Process(NODE, 22, 1, 22, "me", "/runs/7 a", 3, "python -c two\nlines ", "D", 777),
+        Process(NODE, 22, 1, 22, "me", "/runs/7 a", 3, "python -c two lines ", "D", 777),
     ]
     assert own_pid == 11
 
@@ -157,9 +150,9 @@ def test_a_node_that_does_not_answer_keeps_its_row():
 
 def test_survivors_and_memory_still_held_are_named():
     def remote(node, request, deadline_s):
-        stat = "22 (python) D 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0\n"
+        stat = "22/stat:22 (python) D 1 22 22 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 777 0\n"
         scan = f"22/environ:SORACTL_RUN_ID=r\n=== environ 0\n22 me\n9 me\n=== owners 0\n{stat}"
-        scan += "9 (sh) S 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 500 0\n=== stat 0\n"
+        scan += "9/stat:9 (sh) S 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 500 0\n=== stat 0\n"
         scan += "22/cmdline:python\n=== cmdline 0\n=== self 9\n"
         stopping = "=== killed 1\n22\n=== holding 0\n" if "TERM" in request.stdin else ""
         return NodeResult(node, stdout=stopping + scan, exit_code=0)
@@ -247,6 +240,33 @@ def test_what_is_deaf_to_term_is_killed_after_the_grace(tmp_path):
         assert process.wait(1) == -signal.SIGKILL
     assert (result.ok, len(result.found), result.killed) == (True, 3, 3)
     assert time.monotonic() - started < 5
+
+
+NAMED = """
+import ctypes, sys, time
+ctypes.CDLL(None).prctl(15, sys.argv[1].encode("latin-1"))
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("name", ["two\nlines) S 1", ") S 2 0 0 0", "a\n1/stat:1 (", "\xff("])
+def test_no_name_of_a_process_hides_it_or_stops_a_scan(tmp_path, name):
+    """A process names itself as it likes, with line ends and brackets."""
+    with (
+        running(tmp_path, f"{tmp_path}/other") as other,
+        subprocess.Popen(
+            [sys.executable, "-c", NAMED, name],
+            env={**os.environ, "SORACTL_RUN_ID": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as named,
+    ):
+        named.stdout.readline()
+        result = stop_here(Selection(run_id=str(tmp_path)), 5)
+        assert (result.ok, [p.pid for p in result.found]) == (True, [named.pid])
+        assert named.wait(1) == -signal.SIGTERM
+        assert other.poll() is None
 
 
 def test_other_runs_and_bystanders_are_left_alone(tmp_path):

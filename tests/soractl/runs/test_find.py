@@ -3,7 +3,9 @@ import pytest
 from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import SshOptions
-from soractl.runs.find import Recorded, find_run, log_of, node_as_json, recorded, run_of_checkpoint
+from soractl.runs.find import find_run, run_of_checkpoint
+from soractl.runs.node_log import log_of
+from soractl.runs.record import AttemptRecord, node_as_json, read_record
 from trainer.atomic_files import RunDirError, write_json
 from trainer.run_dir import create_run
 
@@ -62,9 +64,9 @@ def test_a_checkpoint_knows_its_run(root):
 def test_an_attempts_nodes_are_read_back_and_ranks_are_counted_through(root):
     nodes = (Node("n1", user="u", port=2222, slots=8), Node("n2"), Node("localhost", local=True))
     attempt = attempt_on(find_run(root, "1"), *nodes)
-    record = recorded(attempt)
+    record = read_record(attempt)
     ssh = SshOptions(user="me")
-    assert record == Recorded(str(root / "001-stage1"), nodes, (2, 2, 2), ssh, 5.0)
+    assert record == AttemptRecord(str(root / "001-stage1"), nodes, (2, 2, 2), ssh, 5.0)
     assert [record.node_of_rank(rank) for rank in (0, 1, 2, 5)] == ["n1", "n1", "n2", "localhost"]
 
 
@@ -96,5 +98,5 @@ def test_a_damaged_plan_is_named(root, text, message):
     attempt = attempt_on(find_run(root, "1"), Node("n1"))
     attempt.plan.write_text(text)
     with pytest.raises(RunDirError) as caught:
-        recorded(attempt)
+        read_record(attempt)
     assert str(caught.value).startswith(f"{attempt.plan} {message}")

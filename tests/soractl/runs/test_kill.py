@@ -5,12 +5,14 @@ import time
 import pytest
 
 from soractl.errors import Fault, FaultKind, SoractlError
-from soractl.processes.scan import NodeProcesses, Process, Selection, StopResult
+from soractl.processes.scan import NodeProcesses
+from soractl.processes.selection import Process, Selection
+from soractl.processes.stop import StopResult
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.remote.ssh_config import SshOptions
-from soractl.runs import kill_report
-from soractl.runs.kill import Killed, Target, Wishes, kill, targets
+from soractl.runs import report
+from soractl.runs.kill import Killed, KillOptions, Target, kill, targets
 from soractl.runs.post_mortem import Failure, Outcome
 from trainer.atomic_files import write_json
 
@@ -39,7 +41,7 @@ FOUND = (process(1), process(2), process(3, "worker"), process(4, "other"))
 def told(*stopped):
     found = tuple(NodeProcesses(s.node, s.found, s.fault) for s in stopped)
     killed = Killed("007-stage2", found, tuple(stopped))
-    return kill_report.lines(killed), killed.exit_code
+    return report.kill_lines(killed), killed.exit_code
 
 
 def test_one_line_a_node_and_the_count():
@@ -94,8 +96,8 @@ def interrupted_at(call):
 
 SCANNED = (
     "1/environ:SORACTL_RUN_ID=/r\n=== environ 0\n1 me\n9 me\n=== owners 0\n"
-    f"1 (x) S 0 1 1 {'0 ' * 15}5\n9 (sh) S 0 9 9 {'0 ' * 15}6\n=== stat 0\n=== cmdline 0\n"
-    "=== self 9\n"
+    f"1/stat:1 (x) S 0 1 1 {'0 ' * 15}5\n9/stat:9 (sh) S 0 9 9 {'0 ' * 15}6\n=== stat 0\n"
+    "=== cmdline 0\n=== self 9\n"
 )
 
 
@@ -111,14 +113,14 @@ def test_ctrl_c_ends_a_kill_at_once(call, last):
     target = Target("007-stage2", (Node("n1"),), SshOptions(), Selection(run_id="/r"))
     killed = kill([target], lambda ssh: contextlib.nullcontext(remote), grace_s=1)
     assert len(remote.calls) == call
-    lines = kill_report.lines(killed)
+    lines = report.kill_lines(killed)
     assert (lines, killed.exit_code) == (["n1: interrupted", last], 130)
 
 
 def test_nothing_to_stop_is_no_fault():
-    assert kill_report.lines(None) == ["no run is running"]
+    assert report.kill_lines(None) == ["no run is running"]
     nothing = Killed("007-stage2", (NodeProcesses(Node("n1")),), ())
-    assert (kill_report.lines(nothing), nothing.exit_code) == (
+    assert (report.kill_lines(nothing), nothing.exit_code) == (
         ["nothing of 007-stage2 is running"],
         0,
     )
@@ -126,12 +128,12 @@ def test_nothing_to_stop_is_no_fault():
 
 def test_a_dry_run_only_tells():
     killed = Killed("007-stage2", (NodeProcesses(Node("n1"), FOUND),), ())
-    assert kill_report.lines(killed) == ["would stop 007-stage2", "n1: 2 ranks, 1 worker, 1 other"]
+    assert report.kill_lines(killed) == ["would stop 007-stage2", "n1: 2 ranks, 1 worker, 1 other"]
 
 
 def test_a_pattern_goes_to_the_nodes_that_are_named(workplace):
     workplace.write("hostfiles/nodes.txt", "n1\nn2\n")
-    [target] = targets(workplace.folder, Wishes(pattern="train", sudo=True), {})
+    [target] = targets(workplace.folder, KillOptions(pattern="train", sudo=True), {})
     assert (target.title, target.nodes, target.which) == (
         "processes like train on hostfiles/nodes.txt (default)",
         (Node("n1"), Node("n2")),
@@ -141,16 +143,16 @@ def test_a_pattern_goes_to_the_nodes_that_are_named(workplace):
 
 def test_one_run_and_all_runs_contradict_each_other(tmp_path):
     with pytest.raises(SoractlError, match="one run was named"):
-        targets(tmp_path, Wishes(run="1", every_run=True), {})
+        targets(tmp_path, KillOptions(run="1", every_run=True), {})
 
 
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (Wishes(pattern="("), "no regular expression: missing "),
-        (Wishes(pattern=""), "--pattern '' would mean every process"),
-        (Wishes(hostfile="no.txt"), "no host file no.txt"),
-        (Wishes(hostfile="no.txt", every_run=True), "no host file no.txt"),
+        (KillOptions(pattern="("), "no regular expression: missing "),
+        (KillOptions(pattern=""), "--pattern '' would mean every process"),
+        (KillOptions(hostfile="no.txt"), "no host file no.txt"),
+        (KillOptions(hostfile="no.txt", every_run=True), "no host file no.txt"),
     ],
 )
 def test_a_wrong_wish_is_told_before_any_node_is_asked(workplace, wishes, message):
@@ -163,7 +165,7 @@ def test_a_hostfile_names_the_nodes_to_look_on_and_sudo_holds_for_runs_too(workp
     workplace.soractl("launch", "smoke")
     workplace.write("hostfiles/other.txt", "n1\nn2\n")
     [target] = targets(
-        workplace.folder / "runs", Wishes(run="1", hostfile="other.txt", sudo=True), {}
+        workplace.folder / "runs", KillOptions(run="1", hostfile="other.txt", sudo=True), {}
     )
     run = str(workplace.folder / "runs/001-smoke")
     assert (target.title, target.nodes, target.which) == (

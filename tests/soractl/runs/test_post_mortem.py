@@ -2,13 +2,13 @@ import pytest
 
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_config import SshOptions
-from soractl.runs.find import Recorded
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
+from soractl.runs.record import AttemptRecord
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
 
-RECORD = Recorded("/runs/001-x", (Node("n1"), Node("n2")), (2, 2), SshOptions(), 0.0)
+RECORD = AttemptRecord("/runs/001-x", (Node("n1"), Node("n2")), (2, 2), SshOptions(), 0.0)
 
 # What torchrun and colossalai print, cut to what counts.
 KILLED = """\
