@@ -10,6 +10,7 @@ from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
 from soractl.errors import Interrupted, SoractlError
+from soractl.estimate import commands as estimate_commands
 from soractl.launch import commands as launch_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
@@ -18,7 +19,7 @@ from soractl.sync import commands as sync_commands
 UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
 
 SECTIONS = {
-    "Before training": ("config", "data"),
+    "Before training": ("config", "data", "estimate"),
     "Run": ("launch", "resume", "kill"),
     "Watch": ("status", "logs", "gpus", "exec"),
     "Keep": ("sync", "ckpt"),
@@ -51,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (launch_commands, run_commands, cluster_commands, sync_commands):
+for room in (estimate_commands, launch_commands, run_commands, cluster_commands, sync_commands):
     app.add_typer(room.app)
 app.add_typer(stage_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="ckpt")

@@ -92,7 +92,7 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
     from trainer.data.buckets import assign_epoch
 
     settings = load_stage(stage, tuple(overrides)).config
-    clips = _columns(path)
+    clips = columns_of(path)
     assignment = assign_epoch(clips, settings, 0)
     windows = sorted({0, settings.balance.window})
     plans = {window: plan_epoch(assignment, world_size=ranks, window=window) for window in windows}
@@ -110,7 +110,8 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
     )
 
 
-def _columns(path: Path) -> Columns:
+def columns_of(path: Path) -> Columns:
+    """Lengths and sizes of a table's clips; SoractlError names a row that lacks one."""
     import numpy
 
     table = data_table.read(path)

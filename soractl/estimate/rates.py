@@ -1,0 +1,50 @@
+"""How fast GPUs train and encode, as measured; how large the networks are.
+
+Two rates explain a step: one of everything but attention in frames, one of that attention, whose
+heads of 72 channels the library takes for 128. They are fitted to five buckets (least squares of
+relative errors) and meet each of them within 9 % (docs/performance.md).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What one GPU does in a second, in bf16."""
+
+    name: str
+    dense_flops: float
+    frame_attention_flops: float
+    vae_pixels: float  # encoded
+    caption_tokens: float  # through T5 v1.1 XXL
+    measured: str
+
+
+GPUS = {
+    "h100": Gpu("h100", 425e12, 187e12, 78e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"),
+    "h200": Gpu("h200", 439e12, 196e12, 78e6, 59e3, "one H200, 2026-11-30"),
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A diffusion model of `trainer.model.stdit3`."""
+
+    width: int
+    depth: int  # spatial blocks, and as many temporal ones
+
+    @property
+    def parameters(self) -> int:
+        """About how many: 16 width^2 in each block, and the layer that captions come through."""
+        return 32 * self.depth * self.width**2 + 4096 * self.width
+
+
+NETWORKS = {
+    "STDiT3-XL/2": Network(1152, 28),
+    "STDiT3-3B/2": Network(1872, 28),
+    "STDiT3-smoke": Network(64, 2),
+}
+CAPTION_TOKENS = 130  # of a caption of 100 words
+CAPTION_BYTES = CAPTION_TOKENS * 4096 * 2
+T5_BYTES = 9.5e9
+VAE_BYTES = 3.3e9  # with what it makes on its way

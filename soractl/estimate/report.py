@@ -1,0 +1,113 @@
+"""What `estimate` says."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from soractl.estimate.rates import CAPTION_TOKENS
+from soractl.estimate.stage import Estimate
+from soractl.terminal import text
+
+_BUCKETS = ("BUCKET", "BATCH", "BATCHES", "MODEL S", "VAE+T5 S", "PEAK", "GPU-HOURS", "SHARE", "")
+_STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "DAYS", "GPU-HOURS", "DAYS", "GPU-HOURS")
+_BAR = 24
+
+
+def lines(told: Estimate, price: float | None) -> list[str]:
+    """Buckets of an epoch, then the stage."""
+    rows = text.table(_BUCKETS, _bucket_rows(told))
+    days = [
+        (
+            f"  {name}",
+            f"{text.duration(told.wall_s(cached=cached))}, "
+            f"{told.gpu_hours(cached=cached):,.0f} GPU-hours{_cost(told, cached, price)}",
+        )
+        for name, cached in (("features cached", True), ("features fresh", False))
+    ]
+    stage = f"{text.count(told.epochs, 'epoch')} on {text.count(told.ranks, told.gpu.name)}"
+    tokens = f"{told.tokens / 1e9:.2f} G tokens an epoch"
+    return [
+        *rows,
+        "",
+        f"{told.stage}, {stage}: {text.count(told.all_steps, 'step')}, {tokens}",
+        *text.pairs(days),
+        f"a checkpoint has {text.size(told.checkpoint)}; cached features have "
+        f"{text.size(told.latents)} of latents a draw and {text.size(told.captions)} of captions",
+        *assumptions(told),
+    ]
+
+
+def stages_lines(told: Sequence[Estimate], price: float | None) -> list[str]:
+    """A row a stage, with cached features and then without, and the sum."""
+    rows = [
+        (
+            *(one.stage, one.epochs, one.all_steps, f"{one.tokens * one.epochs / 1e9:.1f} G"),
+            *(
+                cell
+                for cached in (True, False)
+                for cell in (
+                    f"{one.wall_s(cached=cached) / 86_400:.1f}",
+                    f"{one.gpu_hours(cached=cached):,.0f}",
+                )
+            ),
+        )
+        for one in told
+    ]
+    totals = []
+    for name, cached in (("features cached", True), ("features fresh", False)):
+        hours = sum(one.gpu_hours(cached=cached) for one in told)
+        cost = "" if price is None else f", {hours * price:,.0f} at {price:g} a GPU-hour"
+        totals.append((name, f"{hours:,.0f} GPU-hours{cost}"))
+    heads = (
+        " " * 4 + "the first two columns of days and GPU-hours: features cached; the last: fresh"
+    )
+    return [*text.table(_STAGES, rows), heads, "", *text.pairs(totals), *assumptions(told[0])]
+
+
+def assumptions(told: Estimate) -> list[str]:
+    """What the numbers rest on."""
+    return [
+        f"rates: {told.gpu.measured}; captions of {CAPTION_TOKENS} tokens; every epoch as the"
+        " first; no waiting for data, saves or other nodes"
+    ]
+
+
+def as_json(told: Estimate, price: float | None) -> dict[str, Any]:
+    """The same for programs; seconds and bytes."""
+    hours = {
+        name: told.gpu_hours(cached=cached) for name, cached in (("cached", True), ("fresh", False))
+    }
+    return {
+        **dataclasses.asdict(told),
+        "all_steps": told.all_steps,
+        "wall_s": {
+            "cached": told.wall_s(cached=True),
+            "fresh": told.wall_s(cached=False),
+        },
+        "gpu_hours": hours,
+        "cost": None if price is None else {name: price * one for name, one in hours.items()},
+    }
+
+
+def _bucket_rows(told: Estimate) -> list[tuple[object, ...]]:
+    """GPU-hours are those of the stage, as it is set: with cached features or without."""
+    scale = told.all_steps / max(1, told.steps) / 3600
+    hours = [
+        row.batches * (row.model_s + (0 if told.cached else row.encoders_s)) * scale
+        for row in told.rows
+    ]
+    total = sum(hours)
+    return [
+        (
+            *(row.name, row.batch_size, row.batches, f"{row.model_s:.2f}", f"{row.encoders_s:.2f}"),
+            *(text.size(row.memory), f"{own:,.1f}", f"{own / total:.1%}"),
+            "#" * round(_BAR * own / max(hours)),
+        )
+        for row, own in zip(told.rows, hours, strict=True)
+    ]
+
+
+def _cost(told: Estimate, cached: bool, price: float | None) -> str:
+    if price is None:
+        return ""
+    return f", {told.gpu_hours(cached=cached) * price:,.0f} at {price:g} a GPU-hour"

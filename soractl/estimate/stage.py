@@ -1,0 +1,156 @@
+"""What a stage takes over a table: steps, GPU-hours, memory and disk, before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from soractl.data.buckets import columns_of
+from soractl.errors import SoractlError
+from soractl.estimate import bucket as one_bucket
+from soractl.estimate.rates import CAPTION_BYTES, NETWORKS, Gpu
+from trainer.config import TrainConfig, load_stage
+
+if TYPE_CHECKING:
+    from trainer.data.batch_sampler import EpochPlan
+    from trainer.data.buckets import Bucket
+
+STAGES = tuple(f"stage{number}" for number in range(1, 8))
+_LATENT_BYTES = 4 * 2  # four channels in bf16
+_CHECKPOINT_BYTES = 18  # of a parameter: weights in bf16, master, two moments and average in fp32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One resolution and length in an epoch."""
+
+    name: str  # 240p/51
+    batch_size: int
+    batches: int  # micro batches of all ranks
+    model_s: float  # of a micro batch
+    encoders_s: float  # likewise, where features are not cached
+    memory: float  # bytes that a rank holds at most
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage on so many GPUs."""
+
+    stage: str
+    gpu: Gpu
+    ranks: int
+    cached: bool  # whether the stage trains on cached features
+    epochs: int
+    steps: int  # of an epoch, all ranks together
+    last_step: int | None  # of the stage, where its settings say one
+    tokens: int  # of an epoch
+    cached_s: float  # of an epoch with cached features
+    fresh_s: float  # of an epoch without
+    rows: tuple[Row, ...]
+    latents: int  # bytes of one draw of all clips that are trained on
+    captions: int  # bytes
+    checkpoint: int  # bytes of one
+
+    @property
+    def all_steps(self) -> int:
+        """Of the stage."""
+        return min(self.steps * self.epochs, self.last_step or self.steps * self.epochs)
+
+    def wall_s(self, *, cached: bool) -> float:
+        """Of the whole stage."""
+        epoch = self.cached_s if cached else self.fresh_s
+        return epoch * self.all_steps / max(1, self.steps)
+
+    def gpu_hours(self, *, cached: bool) -> float:
+        """Of the whole stage, on all ranks."""
+        return self.wall_s(cached=cached) * self.ranks / 3600
+
+
+def estimate(
+    stage: str, table: Path, ranks: int, gpu: Gpu, overrides: Sequence[str] = ()
+) -> Estimate:
+    """A stage over a table, from the first epoch as training would plan it.
+
+    SoractlError if no step comes of it. Waiting for data, saves and other nodes is not counted.
+    """
+    from trainer.data.batch_sampler import plan_epoch
+    from trainer.data.buckets import assign_epoch
+
+    settings = load_stage(stage, tuple(overrides)).config
+    assignment = assign_epoch(columns_of(table), settings, 0)
+    plan = plan_epoch(assignment, world_size=ranks, window=settings.balance.window)
+    steps = -(-plan.steps // settings.optim.accumulate)
+    if not steps:
+        raise SoractlError(
+            f"{stage}: an epoch of {table} has no step for {ranks} ranks",
+            hint=f"soractl data buckets {stage} {table} says where its clips go",
+        )
+    network = NETWORKS[settings.model.arch]
+    model = [one_bucket.model_s(bucket, network, gpu) for bucket in plan.buckets]
+    encoders = [one_bucket.encoders_s(bucket, gpu) for bucket in plan.buckets]
+    return Estimate(
+        stage=stage,
+        gpu=gpu,
+        ranks=ranks,
+        cached=settings.data.features is not None,
+        epochs=settings.epochs,
+        steps=steps,
+        last_step=settings.trainer.max_steps,
+        tokens=_tokens(plan),
+        cached_s=_epoch_s(plan, model),
+        fresh_s=_epoch_s(plan, [sum(pair) for pair in zip(model, encoders, strict=True)]),
+        rows=_rows(plan, settings, ranks, gpu),
+        latents=sum(
+            int(count) * bucket.latent_frames * (bucket.height // 8) * (bucket.width // 8)
+            for bucket, count in zip(assignment.buckets, assignment.counts, strict=True)
+        )
+        * _LATENT_BYTES,
+        captions=int(assignment.counts.sum()) * CAPTION_BYTES,
+        checkpoint=network.parameters * _CHECKPOINT_BYTES,
+    )
+
+
+def _tokens(plan: "EpochPlan") -> int:
+    import numpy
+
+    tokens = numpy.array([bucket.tokens for bucket in plan.buckets])
+    return int(tokens[plan.bucket_of[plan.order]].sum())
+
+
+def _epoch_s(plan: "EpochPlan", seconds: Sequence[float]) -> float:
+    """A step takes as long as its slowest rank."""
+    import numpy
+
+    return float(numpy.asarray(seconds)[plan.bucket_of[plan.order]].max(axis=1).sum())
+
+
+def _rows(plan: "EpochPlan", settings: TrainConfig, ranks: int, gpu: Gpu) -> tuple[Row, ...]:
+    """Those with batches; of a resolution's aspect ratios the one that most clips have."""
+    import numpy
+
+    counts = numpy.bincount(plan.bucket_of, minlength=len(plan.buckets))
+    groups: dict[str, list[tuple[int, Bucket]]] = {}
+    for count, bucket in zip(counts.tolist(), plan.buckets, strict=True):
+        if count:
+            groups.setdefault(f"{bucket.resolution}/{bucket.frames}", []).append((count, bucket))
+    network = NETWORKS[settings.model.arch]
+    rows = []
+    for name, members in groups.items():
+        usual = max(members, key=lambda pair: pair[0])[1]
+        rows.append(
+            Row(
+                name=name,
+                batch_size=usual.batch_size,
+                batches=sum(count for count, _ in members),
+                model_s=one_bucket.model_s(usual, network, gpu),
+                encoders_s=one_bucket.encoders_s(usual, gpu),
+                memory=one_bucket.memory(
+                    usual,
+                    network,
+                    ranks=ranks,
+                    tokens_at_once=settings.model.tokens_at_once,
+                    cached=settings.data.features is not None,
+                ),
+            )
+        )
+    return tuple(rows)

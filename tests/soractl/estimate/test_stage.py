@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.estimate.rates import GPUS
+from soractl.estimate.stage import estimate
+
+
+@pytest.fixture
+def table(tmp_path):
+    rows = [f"{number}.mp4,a cat,60,720,1280" for number in range(4000)]
+    file = tmp_path / "clips.csv"
+    file.write_text("\n".join(["path,text,num_frames,height,width", *rows]) + "\n")
+    return file
+
+
+def test_a_stage_takes_what_its_steps_take(table):
+    told = estimate("stage1", table, 2, GPUS["h200"])
+    assert told.epochs == 5
+    assert told.all_steps == 5 * told.steps > 0
+    # a step takes as long as its slowest rank, so never less than an equal share of all work
+    work = sum(row.batches * row.model_s for row in told.rows)
+    assert 0.45 * work < told.cached_s < 1.1 * work
+    assert told.fresh_s > told.cached_s
+    assert told.gpu_hours(cached=True) == pytest.approx(2 * 5 * told.cached_s / 3600)
+
+
+def test_a_last_step_and_accumulation_shorten_a_stage(table):
+    whole = estimate("stage1", table, 2, GPUS["h200"])
+    short = estimate("stage1", table, 2, GPUS["h200"], ["trainer.max_steps=7"])
+    assert (short.all_steps, short.wall_s(cached=True)) == (7, 7 * whole.cached_s / whole.steps)
+    double = estimate("stage1", table, 2, GPUS["h200"], ["optim.accumulate=2"])
+    assert double.steps == -(-whole.steps // 2)
+    assert double.gpu_hours(cached=True) == pytest.approx(whole.gpu_hours(cached=True), rel=0.02)
+
+
+def test_a_table_without_a_step_is_refused(table):
+    with pytest.raises(SoractlError, match="has no step for 100000 ranks"):
+        estimate("stage1", table, 100_000, GPUS["h200"])
+
+
+def test_the_command_says_hours_and_what_they_rest_on(workplace, table):
+    asked = ("estimate", "stage1", str(table), "--ranks", "2", "--gpu", "h200", "--price", "3")
+    said = workplace.soractl(*asked).stdout
+    assert "BUCKET" in said
+    assert "GPU-hours, " in said
+    assert "rates: one H200" in said
+    found = json.loads(workplace.soractl(*asked, "--json").stdout)
+    assert found["cost"]["cached"] == pytest.approx(3 * found["gpu_hours"]["cached"])
+    everything = workplace.soractl("estimate", "all", str(table), "--ranks", "2").stdout
+    assert [line.split()[0] for line in everything.splitlines()[1:8]] == [
+        f"stage{number}" for number in range(1, 8)
+    ]
