@@ -1,6 +1,5 @@
 """What is done already, one JSON line an item, so that a killed command goes on where it was."""
 
-import fcntl
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from soractl.errors import ExitCode, SoractlError
+from soractl.files.lock import acquire
 
 
 class Journal:
@@ -28,7 +28,7 @@ class Journal:
         except OSError as error:
             raise SoractlError(f"{self.file}: {error.strerror}") from None
         try:
-            self._lock()
+            acquire(self._stream, f"{self.file}: another command writes it just now")
             self._read()
         except BaseException:
             self._stream.close()
@@ -63,14 +63,6 @@ class Journal:
     def forget(self, which: Callable[[Mapping[str, Any]], bool]) -> None:
         """Take these entries for not done; the file keeps them until others take their place."""
         self.entries = {path: entry for path, entry in self.entries.items() if not which(entry)}
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SoractlError(
-                f"{self.file}: another command writes it just now", exit_code=ExitCode.REFUSED
-            ) from None
 
     def _read(self) -> None:
         self._stream.seek(0)

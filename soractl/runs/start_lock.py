@@ -7,7 +7,7 @@ from soractl.files.lock import locked
 from trainer.run_dir import RunDir
 
 
-def start_lock(run: RunDir) -> AbstractContextManager[None]:
+def start_lock(run: RunDir) -> AbstractContextManager[int]:
     """Held by whoever starts an attempt of this run; SoractlError while another command does."""
     return locked(run.lock, f"{run.name} is being started by another command")
 

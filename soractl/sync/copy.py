@@ -1,6 +1,5 @@
 """A sync at work: checkpoints are copied, verified and published, never visible half copied."""
 
-import fcntl
 import tempfile
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from soractl.checkpoints.verification import TransferEvent
 from soractl.errors import ExitCode, SoractlError
+from soractl.files.lock import locked as file_lock
 from soractl.remote.connections import Connections
 from soractl.runs.find import choose_run
 from soractl.sync import rsync
@@ -259,14 +259,5 @@ def _plan(
 @contextmanager
 def _sync_lock(path: Path, destination: Location) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        give_up = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    raise locked(destination) from None
-                time.sleep(POLL_S)
-        yield file.fileno()
+    with file_lock(path, str(locked(destination)), wait_s=LOCK_WAIT_S) as descriptor:
+        yield descriptor
