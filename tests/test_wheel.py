@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import soractl
+from trainer.packages import COLOSSALAI
 
 REPOSITORY = Path(__file__).parent.parent
 STAGES = sorted(path.stem for path in (REPOSITORY / "configs").glob("*.toml"))
@@ -78,6 +79,6 @@ def test_in_an_empty_folder_the_shipped_stages_are_there(run, installed):
 
 
 def test_plain_pip_and_make_take_colossalai_by_the_same_line():
-    line = "--no-deps colossalai==0.5.0"
+    line = f"--no-deps {COLOSSALAI}"
     for page in ("Makefile", "pyproject.toml", "README.md"):
         assert line in (REPOSITORY / page).read_text(), page

@@ -9,6 +9,13 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # started by its path
     # buckets differ in size: what one leaves of a GPU's memory would not hold the next
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    from trainer.rank_process import main
+    try:
+        from trainer.rank_process import main
+    except ImportError:
+        from trainer import packages
+
+        if fault := packages.fault(packages.needs()):
+            sys.exit(f"error: {fault}")
+        raise
 
     main(sys.argv[1])
