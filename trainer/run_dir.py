@@ -228,9 +228,9 @@ class RunDir:
         shutil.rmtree(replaced, ignore_errors=True)
         return Checkpoint(final, manifest)
 
-    def beat(self, global_step: int, total_steps: int) -> None:
-        """Say that a step ended now."""
-        values = {"global_step": global_step, "total_steps": total_steps}
+    def beat(self, global_step: int, total_steps: int, attempt: int) -> None:
+        """Say that a step of an attempt ended now."""
+        values = {"global_step": global_step, "total_steps": total_steps, "attempt": attempt}
         write_json(self.heartbeat, {**values, "time_unix_s": time.time()}, durable=False)
 
 

@@ -19,8 +19,8 @@ from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt
+from soractl.runs.node_states import ask_states
 from soractl.runs.post_mortem import Failure, Outcome
 from soractl.runs.record import read_record
 from soractl.runs.start_lock import start_lock
@@ -77,8 +77,15 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
     attempt = last_attempt(run)
     if attempt is None:
         return
-    states = attempts.look(attempt, read_record(attempt), remote)
+    states = ask_states(attempt, read_record(attempt), remote)
     raise_if_interrupted((state.fault for state in states), "nothing was started")
+    if hidden := [state for state in states if state.owner and not state.ended]:
+        raise SoractlError(
+            f"{run.name} belongs to {hidden[0].owner}, whose processes cannot be seen; "
+            f"it may be running on {', '.join(state.node for state in hidden)}",
+            hint=f"{hidden[0].owner} can resume it",
+            exit_code=ExitCode.REFUSED,
+        )
     if alive := [state for state in states if state.processes]:
         where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
         raise SoractlError(

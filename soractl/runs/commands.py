@@ -23,7 +23,7 @@ app = typer.Typer()
 @app.command()
 def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
     """Show how far a run is, and why it failed if it did."""
-    from soractl.errors import raise_if_interrupted
+    from soractl.errors import ExitCode, raise_if_interrupted
     from soractl.remote.connections import Connections
     from soractl.runs import report
     from soractl.runs import status as run_status
@@ -35,6 +35,7 @@ def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
         result = run_status.read_status(found, remote)
     raise_if_interrupted((node.fault for node in result.nodes), "not all nodes have answered")
     output.report(report.status_lines(result), result.as_json(), as_json)
+    raise typer.Exit(ExitCode.FAILED if result.state == "failed" else ExitCode.OK)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from soractl.remote.requests import Remote
 from soractl.remote.ssh_config import SshOptions
 from soractl.runs.find import find_run, last_attempt
 from soractl.runs.node_states import read_states
+from soractl.runs.owner import other_owner
 from soractl.runs.record import read_record
 from trainer.run_dir import RunDir, runs
 
@@ -80,7 +81,12 @@ def targets(root: Path, options: KillOptions, environ: Mapping[str, str]) -> lis
         which = Selection(pattern=options.pattern, sudo=options.sudo)
         ssh = cluster.load(source.hostfile)[0].ssh
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
-    targets = _target_of(find_run(root, options.run)) if options.run else _running_runs(root)
+    if options.run:
+        run = find_run(root, options.run)
+        _refuse_another_users(run, options)
+        targets = _target_of(run)
+    else:
+        targets = _running_runs(root)
     targets = [
         replace(target, which=replace(target.which, sudo=options.sudo)) for target in targets
     ]
@@ -128,6 +134,17 @@ def _check_pattern(pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise SoractlError(f"no regular expression: {error}: --pattern {pattern!r}") from None
+
+
+def _refuse_another_users(run: RunDir, options: KillOptions) -> None:
+    """SoractlError, exit code 5, for a run whose processes this user can neither see nor stop."""
+    owner = other_owner(run.path)
+    if owner and not options.sudo:
+        raise SoractlError(
+            f"{run.name} belongs to {owner}, whose processes cannot be seen; nothing was stopped",
+            hint="--sudo stops other users' processes too",
+            exit_code=ExitCode.REFUSED,
+        )
 
 
 def _target_of(run: RunDir) -> list[Target]:

@@ -9,22 +9,12 @@ from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import script, sections
 from soractl.runs.record import AttemptRecord
 from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
-VANISHED = (
-    "no process of the run is left, and nothing says why: all were killed, "
-    "or the node was restarted"
-)
-
-# The exit code is asked for last: a node's script writes it while it still lives.
-LOOK_SCRIPT = """\
-grep -lzxF SORACTL_RUN_ID={run_id} /proc/[0-9]*/environ 2>/dev/null | wc -l
-cat {exit} 2>/dev/null
-exit 0
-"""
 
 
 @dataclass(frozen=True)
@@ -33,8 +23,11 @@ class NodeState:
 
     node: str
     exit_code: int | None = None
-    processes: int | None = None  # of the run and alive; None = not asked
+    processes: int | None = None  # of the run and alive; None = not asked, or not to be seen
     fault: Fault | None = None  # why the node could not be asked
+    clock_unix_s: float | None = None  # the node's own, when it answered
+    age_s: float | None = None  # of its oldest process
+    owner: str | None = None  # another user, whose processes cannot be seen
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -62,15 +55,13 @@ def read_states(attempt: AttemptDir, nodes: Sequence[Node]) -> list[NodeState]:
     return [NodeState(node.name, exit_code=_read_exit(attempt, node)) for node in nodes]
 
 
-def look(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> list[NodeState]:
+def ask_states(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> list[NodeState]:
     """States by the nodes' own answers."""
 
     def request(node: Node) -> Request:
-        script = LOOK_SCRIPT.format(
-            run_id=shlex.quote(record.run_id),
-            exit=shlex.quote(str(attempt.node_exit(node.name))),
-        )
-        return Request(("bash", "-s"), script)
+        exit_file = attempt.node_exit(node.name)
+        names = f"run_id={shlex.quote(record.run_id)}\nexit_file={shlex.quote(str(exit_file))}\n"
+        return Request(("sh", "-s"), names + script("soractl.runs", "look.sh"))
 
     results = run_everywhere(record.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
     return [_state(result) for result in results]
@@ -79,16 +70,22 @@ def look(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> list[Nod
 def _read_exit(attempt: AttemptDir, node: Node) -> int | None:
     try:
         return int(attempt.node_exit(node.name).read_text())
-    except FileNotFoundError:
+    except (OSError, ValueError):  # not there, not to be read just now, or empty after a power cut
         return None
 
 
 def _state(result: NodeResult) -> NodeState:
     name = result.node.name
-    numbers = result.stdout.split()
-    if not result.ok or not numbers:
-        return NodeState(
-            name, fault=result.problem or Fault(FaultKind.FAILED, "it printed nothing")
-        )
-    exit_code = int(numbers[1]) if len(numbers) > 1 else None
-    return NodeState(name, exit_code, processes=int(numbers[0]))
+    found = sections(result.stdout)
+    if not result.ok or "processes" not in found:
+        return NodeState(name, fault=result.problem or NO_ANSWER)
+    numbers = {section: number for section, (_, number) in found.items()}
+    owner = found["hidden"][0].strip().splitlines()[-1] if "hidden" in found else None
+    return NodeState(
+        name,
+        numbers.get("exit"),
+        processes=None if owner else numbers["processes"],
+        clock_unix_s=numbers.get("clock"),
+        age_s=numbers.get("age"),
+        owner=owner,
+    )

@@ -25,6 +25,7 @@ _TORCHRUN_EPILOGUE = re.compile(
 _ROOT_CAUSE = re.compile(
     r"Root Cause.*?rank +: (?P<rank>\d+) .*?exitcode +: -(?P<signal>\d+) ", re.DOTALL
 )
+_TIMEOUT = re.compile(r"[Tt]imed ?out|[Tt]imeout")
 _TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
 
 
@@ -93,8 +94,8 @@ def first_failure(
             return killed
     if attempt.stopped.exists():
         return Failure(failed[0].node, f"{read_json(attempt.stopped)['signal']}", stopped=True)
-    for account in attempt.rank_failures():
-        return _from_account(account, record, logs)
+    if accounts := attempt.rank_failures():
+        return _silent_rank(accounts, record, logs) or _from_account(accounts[0], record, logs)
     node, code = failed[0].node, failed[0].exit_code
     if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
@@ -122,6 +123,22 @@ def _from_account(
         remedy=account.get("remedy"),
         log_tail=_without_epilogue(logs[node]),
     )
+
+
+def _silent_rank(
+    accounts: Sequence[Mapping[str, Any]], record: AttemptRecord, logs: Mapping[str, Sequence[str]]
+) -> Failure | None:
+    """The rank that most others waited for until the collective timeout, if they only waited."""
+    if not all(_TIMEOUT.search(str(account["error"])) for account in accounts):
+        return None
+    world_size = sum(record.ranks)
+    missing = sorted(set(range(world_size)) - {int(account["rank"]) for account in accounts})
+    if len(missing) * 2 >= world_size:
+        return None  # too few accounts to say who was waited for
+    rank = missing[0] if missing else int(accounts[-1]["rank"])
+    node = record.node_of_rank(rank)
+    error = "the other ranks waited for it until the collective timeout"
+    return Failure(node, error, rank=rank, log_tail=_without_epilogue(logs[node]))
 
 
 def _killed_rank(node: str, log: Sequence[str]) -> Failure | None:

@@ -2,31 +2,35 @@
 
 import json
 import os
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from soractl.runs.node_log import last_line
 from soractl.terminal.text import duration
-from trainer.atomic_files import read_json
+from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import RunDir
 
 RECENT_STEPS = 20  # whose mean says how long a step takes
+STALLED_STEPS = 3  # without a new one: then it is said
+STALLED_LEAST_S = 20.0  # a save or a validation may take as long
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a look at the run's files says; None = nothing yet."""
+    """Progress of an attempt; None = not known, or nothing yet."""
 
-    elapsed_s: float
+    elapsed_s: float | None = None
     global_step: int | None = None
     total_steps: int | None = None
     loss: float | None = None
     first_loss: float | None = None  # of the whole run
     s_per_step: float | None = None
     clips_per_s: float | None = None
-    heartbeat_age_s: float | None = None
+    heartbeat_age_s: float | None = None  # by one clock alone
     log_line: str = ""  # the newest of the head node, while there is no step yet
 
     @property
@@ -51,10 +55,25 @@ class Progress:
             return None
         return max(0, self.total_steps - self.global_step) * self.s_per_step
 
+    @property
+    def is_stalled(self) -> bool:
+        """No step for much longer than one takes."""
+        age_s, usual_s = self.heartbeat_age_s, self.s_per_step
+        limit_s = max(STALLED_LEAST_S, STALLED_STEPS * (usual_s or 0))
+        return age_s is not None and usual_s is not None and age_s > limit_s
+
+    @property
+    def stall(self) -> str:
+        """`no step for 64 s, usual 4 s`."""
+        return (
+            f"no step for {duration(self.heartbeat_age_s or 0)}, usual {self.s_per_step or 0:.3g} s"
+        )
+
     def one_line(self, *, running: bool = True) -> str:
         """`step 120/4000  loss 0.1234  3.21 s/step  12.4 clips/s  ETA 3 h 27 min`."""
         if self.global_step is None:
-            return f"starting ({duration(self.elapsed_s)})  {self.log_line}".rstrip()
+            since = f" ({duration(self.elapsed_s)})" if self.elapsed_s is not None else ""
+            return f"starting{since}  {self.log_line}".rstrip()
         total = f"/{self.total_steps}" if self.total_steps else ""
         parts = [f"step {self.global_step}{total}"]
         if self.loss is not None:
@@ -63,43 +82,95 @@ class Progress:
             parts.append(f"{self.s_per_step:.3g} s/step")
         if self.clips_per_s is not None:
             parts.append(f"{self.clips_per_s:.3g} clips/s")
-        if running and self.eta_s:
+        if running and self.is_stalled:
+            parts.append(self.stall)
+        elif running and self.eta_s:
             parts.append(f"ETA {duration(self.eta_s)}")
         return "  ".join(parts)
 
 
 class ProgressReader:
-    """Reads what an attempt adds to its run's files, from now on."""
+    """Reads what an attempt adds to its run's files, from now on.
 
-    def __init__(self, run: RunDir, log: Path, started_unix_s: float) -> None:
+    Times of two machines are never compared: rows and heartbeats carry the number of their
+    attempt, and the age of a step is either seen by this machine's clock (`follow`) or reckoned
+    by the head node's clock alone (`look`).
+    """
+
+    def __init__(
+        self, run: RunDir, log: Path, attempt: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._run = run
         self._log = log
-        self._started = started_unix_s
+        self._attempt = attempt
+        self._clock = clock
+        self._began_s = clock()
+        self._step_seen_s = self._began_s
+        self._beat: dict[str, Any] = {}
         self._offset = 0
         self._file_number: int | None = None
         self._first_loss: float | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
 
-    def read(self, now_unix_s: float) -> Progress:
-        """How far it is now."""
-        self._read_metrics()
-        beat = self._heartbeat()
+    def follow(self) -> Progress:
+        """Progress now, for one who looks again and again; ages by this machine's clock."""
+        former = self._beat
+        self._read()
+        now_s = self._clock()
+        if self._beat != former:
+            self._step_seen_s = now_s
+        age_s = now_s - self._step_seen_s if self._beat else None
+        return self._progress(now_s - self._began_s, age_s)
+
+    def look(self, head_unix_s: float | None, elapsed_s: float | None) -> Progress:
+        """Progress now, for one look; `head_unix_s`: the head node's clock, if it answered."""
+        self._read()
+        known = head_unix_s is not None and "time_unix_s" in self._beat
+        age_s = max(0.0, (head_unix_s or 0) - self._beat["time_unix_s"]) if known else None
+        return self._progress(elapsed_s, age_s)
+
+    def _progress(self, elapsed_s: float | None, age_s: float | None) -> Progress:
         newest = self._recent[-1] if self._recent else {}
         times = [row["s_per_step"] for row in self._recent if row.get("s_per_step")]
-        step = beat.get("global_step", newest.get("global_step"))
+        step = self._beat.get("global_step", newest.get("global_step"))
         return Progress(
-            elapsed_s=now_unix_s - self._started,
+            elapsed_s=elapsed_s,
             global_step=step,
-            total_steps=beat.get("total_steps"),
+            total_steps=self._beat.get("total_steps"),
             loss=newest.get("loss"),
             first_loss=self._first_loss,
             s_per_step=sum(times) / len(times) if times else None,
             clips_per_s=newest.get("clips_per_s"),
-            heartbeat_age_s=now_unix_s - beat["time_unix_s"] if beat else None,
+            heartbeat_age_s=age_s,
             log_line="" if step is not None else last_line(self._log),
         )
 
-    def _read_metrics(self) -> None:
+    def _read(self) -> None:
+        for line in self._new_lines():
+            try:
+                row = json.loads(line)
+                step = row["global_step"]
+            except (ValueError, KeyError, TypeError):  # damaged, as by a power cut
+                continue
+            if self._first_loss is None:
+                self._first_loss = row.get("loss")
+            if not self._is_mine(row):
+                continue
+            if self._recent and step < self._recent[-1]["global_step"]:
+                self._recent.clear()  # written by an attempt that went on from before
+            self._recent.append(row)
+        try:
+            beat = read_json(self._run.heartbeat)
+        except (OSError, RunDirError):  # not there, or not to be read just now: the next look may
+            return
+        if self._is_mine(beat):
+            self._beat = beat
+
+    def _is_mine(self, values: dict[str, Any]) -> bool:
+        """Written by this attempt; the trainer of version 0.1 does not say by which."""
+        return bool(values.get("attempt", self._attempt) == self._attempt)
+
+    def _new_lines(self) -> list[bytes]:
         try:
             with self._run.metrics.open("rb") as file:
                 file_number = os.fstat(file.fileno()).st_ino
@@ -107,18 +178,8 @@ class ProgressReader:
                     self._file_number, self._offset = file_number, 0
                 file.seek(self._offset)
                 new = file.read()
-        except FileNotFoundError:
-            return
+        except OSError:  # not there, or not to be read just now
+            return []
         whole, newline, _ = new.rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        if rows and self._first_loss is None:
-            self._first_loss = rows[0].get("loss")
-        self._recent += [row for row in rows if row["time_unix_s"] >= self._started]
-
-    def _heartbeat(self) -> dict[str, Any]:
-        try:
-            beat = read_json(self._run.heartbeat)
-        except FileNotFoundError:
-            return {}
-        return beat if beat["time_unix_s"] >= self._started else {}
+        return whole.splitlines()

@@ -30,8 +30,14 @@ def status_lines(status: RunStatus) -> list[str]:
         rows += _progress_rows(status.progress, status.state)
     rows.append(("saved", checkpoints(status.run)))
     unsettled = status.state in ("running", "unknown")
+    for owner in sorted({node.owner for node in status.nodes if unsettled and node.owner}):
+        rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
     odd = [node for node in status.nodes if unsettled and (node.fault or node.exit_code)]
     for node in odd:
+        if node.ended and node.processes:
+            left = text.count(node.processes, "process", "processes")
+            rows.append((node.node, f"its launcher is gone, {left} of the run go on"))
+            continue
         rows.append((node.node, str(node.fault or f"ended with exit code {node.exit_code}")))
     shown = text.pairs(rows)
     if failure := status.first_failure:

@@ -1,15 +1,14 @@
 """State of a run, from its files and, as long as it may run, from its nodes."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from soractl.errors import ExitCode
 from soractl.remote.requests import Remote
-from soractl.runs import node_states as attempts
 from soractl.runs.find import last_attempt, stage_of
-from soractl.runs.node_states import NodeState
+from soractl.runs.lost_nodes import lost_nodes
+from soractl.runs.node_states import NodeState, ask_states, read_states
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
@@ -54,14 +53,16 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
     if attempt is None:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
     record = read_record(attempt)
-    nodes = attempts.read_states(attempt, record.nodes)
+    nodes = read_states(attempt, record.nodes)
     if not all(node.ended for node in nodes) and not attempt.exit.exists():
-        nodes = attempts.look(attempt, record, remote)
+        nodes = ask_states(attempt, record, remote)
     head_log = attempt.node_log(record.nodes[0].name)
-    progress = ProgressReader(run, head_log, record.started_unix_s).read(time.time())
+    head = nodes[0]
+    progress = ProgressReader(run, head_log, attempt.number).look(head.clock_unix_s, head.age_s)
     outcome = read_outcome(attempt)
-    if outcome is None and not is_starting(run) and not any(map(_may_run, nodes)):
-        lost = {node.node: attempts.VANISHED for node in nodes if node.vanished}
+    lost = lost_nodes(nodes, {}, 0.0, 0.0)
+    may_run = any(_may_run(node) for node in nodes if node.node not in lost)
+    if outcome is None and not may_run and not is_starting(run):
         outcome = settle(attempt, record, nodes, lost)
     return RunStatus(
         run=run,
@@ -75,7 +76,7 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
 
 
 def _may_run(node: NodeState) -> bool:
-    return bool(node.processes or node.fault)
+    return bool(node.processes or node.fault or (node.owner and not node.ended))
 
 
 def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> State:

@@ -258,16 +258,13 @@ def test_a_stopped_run_says_so_and_goes_on_with_resume(workplace):
     workplace.ranks(TRAIN_FIVE_STEPS)
     done = workplace.soractl("resume", "001-smoke")
     assert "start    everything from runs/001-smoke/checkpoints/epoch0-global_step2" in done.stderr
-    shown = re.sub(r"\d+ s ago", "T ago", workplace.soractl("status").stdout)
-    assert shown.splitlines() == [
-        "run        runs/001-smoke",
-        "stage      smoke",
-        "state      ended (attempt 2 on 1 node)",
-        "at         step 5/5  loss 0.2000  0.1 s/step  20 clips/s",
-        "last step  T ago",
-        "loss       0.5000 at first, 0.2000 now",
-        "saved      2 complete checkpoints, the newest: "
-        "runs/001-smoke/checkpoints/epoch0-global_step5",
+    assert workplace.soractl("status").stdout.splitlines() == [
+        "run    runs/001-smoke",
+        "stage  smoke",
+        "state  ended (attempt 2 on 1 node)",
+        "at     step 5/5  loss 0.2000  0.1 s/step  20 clips/s",
+        "loss   0.5000 at first, 0.2000 now",
+        "saved  2 complete checkpoints, the newest: runs/001-smoke/checkpoints/epoch0-global_step5",
     ]
 
 

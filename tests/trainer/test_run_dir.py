@@ -342,11 +342,11 @@ def test_lines_are_added_and_the_heartbeat_is_replaced(run):
     append_jsonl(run.metrics, [{"a": 1}, {"a": 2}])
     append_jsonl(run.metrics, [{"a": 3}])
     assert run.metrics.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 3}\n'
-    run.beat(3, 10)
-    run.beat(4, 10)
+    run.beat(3, 10, 1)
+    run.beat(4, 10, 1)
     beat = read_json(run.heartbeat)
     assert beat.pop("time_unix_s") > 1.6e9
-    assert beat == {"global_step": 4, "total_steps": 10}
+    assert beat == {"global_step": 4, "total_steps": 10, "attempt": 1}
 
 
 def test_every_path_of_a_run_is_where_the_documents_say():

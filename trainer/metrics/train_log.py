@@ -59,7 +59,7 @@ class TrainLog:
         self._note_skipped(result)
         if self._ranks.is_first:
             with best_effort("the heartbeat"):
-                self._run.beat(progress.global_step, total_steps)
+                self._run.beat(progress.global_step, total_steps, self._attempt.number)
         every = self._train_step.config.log.every_steps
         if progress.global_step % every == 0 or validation_loss is not None:
             validation = {} if validation_loss is None else {"validation_loss": validation_loss}
@@ -96,6 +96,7 @@ class TrainLog:
             "lr": result.lr,
             "skipped_clips": sum(skipped for _, skipped in gathered),
             "skipped_steps": skipped_steps,
+            "attempt": self._attempt.number,
             "time_unix_s": time.time(),
         }
         for sink in self._sinks:

@@ -5,6 +5,7 @@ import pytest
 
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
+from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
@@ -79,14 +80,13 @@ def test_a_kill_from_another_terminal_ends_the_launch_with_a_clear_word(launch):
 
 
 @pytest.mark.slow  # a silent node is asked twice before it counts as lost
-def test_a_node_that_is_switched_off_is_named_and_the_others_are_stopped(launch, monkeypatch):
-    monkeypatch.setattr(follower, "LOOK_EVERY_S", 0.2)
-    monkeypatch.setattr(follower, "STALE_AFTER_S", 0.5)
+def test_a_node_that_is_switched_off_is_named_and_the_others_are_stopped(launch):
+    soon = Timing(look_every_s=0.2, min_silence_s=0.5)
     launch.workplace.ranks(TRAIN_ONE_STEP)
     with launch.cluster.network(), Connections(launch.cluster.options) as remote:
         started = launch(remote)
         launch.cluster.do("off", "2")
-        outcome, _ = follower.follow(started, remote, PlainDisplay())
+        outcome, _ = follower.follow(started, remote, PlainDisplay(), soon)
         left = left_on(launch.cluster, remote, ["n1", "n3"])
     failure = outcome.first_failure
     assert (outcome.exit_code, failure.node) == (1, "n2")

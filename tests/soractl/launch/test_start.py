@@ -8,11 +8,12 @@ import pytest
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
+from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.remote.requests import NodeResult
-from soractl.runs import node_states as attempts
+from soractl.runs.node_states import ask_states
 from soractl.runs.record import read_record
 from soractl.terminal.output import PlainDisplay
 from tests.waiting import wait_for
@@ -64,8 +65,7 @@ def test_every_node_starts_with_its_rank_and_leaves_log_and_exit_code(two_nodes)
     assert written["hostfile"] == str(two_nodes.folder / "hostfiles/two.txt")
 
 
-def test_one_failed_node_ends_the_others_and_is_named(two_nodes, monkeypatch):
-    monkeypatch.setattr(follower, "FAREWELL_S", 0.1)
+def test_one_failed_node_ends_the_others_and_is_named(two_nodes):
     two_nodes.ranks("""
         if sys.argv[-3].endswith("node_rank=0"):
             time.sleep(60)
@@ -80,10 +80,7 @@ def test_one_failed_node_ends_the_others_and_is_named(two_nodes, monkeypatch):
     assert started.attempt.node_exit("n1").exists()
 
 
-def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(
-    two_nodes, monkeypatch, capsys
-):
-    monkeypatch.setattr(follower, "LOOK_EVERY_S", 0.1)
+def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(two_nodes, capsys):
     two_nodes.ranks("time.sleep(60)")
     with Connections() as remote:
 
@@ -93,7 +90,9 @@ def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(
             return remote(node, request, deadline_s)
 
         started = launcher.launch(prepared(), ["soractl"], remote)
-        outcome, _ = follower.follow(started, n2_is_lost, PlainDisplay())
+        outcome, _ = follower.follow(
+            started, n2_is_lost, PlainDisplay(), Timing(look_every_s=0.1, min_silence_s=1)
+        )
     assert outcome.first_failure.node == "n2"
     assert capsys.readouterr().err.splitlines()[-2:] == [
         "n2 failed; stopping all nodes",
@@ -135,7 +134,7 @@ def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
         with pytest.raises(SoractlError) as caught:
             launcher.launch(prepared(), ["s"], interrupting(remote, "setsid", log.exists))
         [attempt] = run.attempts()
-        states = attempts.look(attempt, read_record(attempt), remote)
+        states = ask_states(attempt, read_record(attempt), remote)
     assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
         "interrupted; 001-smoke was stopped again",
         None,

@@ -123,3 +123,18 @@ def test_an_outcome_is_read_back_as_it_was_written(attempt):
     for outcome in outcomes:
         write_json(attempt.exit, outcome.as_json())
         assert read_outcome(attempt) == outcome
+
+
+@pytest.mark.parametrize(
+    ("accounts", "rank", "node"),
+    [
+        ([0, 1, 3], 2, "n2"),  # the others say that they waited, it says nothing
+        ([3, 0, 1, 2], 2, "n2"),  # it came last
+        ([1], 1, "n1"),  # too few to tell
+    ],
+)
+def test_at_the_collective_timeout_the_suspect_is_who_was_waited_for(attempt, accounts, rank, node):
+    for order, one in enumerate(accounts):
+        tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
+    code, first = failure(attempt, 1, 1)
+    assert (code, first.rank, first.node) == (1, rank, node)
