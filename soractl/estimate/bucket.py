@@ -36,7 +36,8 @@ def flops(bucket: "Bucket", network: Network) -> tuple[float, float]:
 def encoders_s(bucket: "Bucket", gpu: Gpu) -> float:
     """Seconds of VAE and T5, where features are not cached."""
     pixels = bucket.batch_size * bucket.frames * bucket.height * bucket.width
-    return pixels / gpu.vae_pixels + bucket.batch_size * CAPTION_TOKENS / gpu.caption_tokens
+    rate = gpu.picture_pixels if bucket.frames == 1 else gpu.vae_pixels
+    return pixels / rate + bucket.batch_size * CAPTION_TOKENS / gpu.caption_tokens
 
 
 def memory(

@@ -15,14 +15,17 @@ class Gpu:
     name: str
     dense_flops: float
     frame_attention_flops: float
-    vae_pixels: float  # encoded
+    vae_pixels: float  # of clips, encoded
+    picture_pixels: float  # likewise
     caption_tokens: float  # through T5 v1.1 XXL
     measured: str
 
 
 GPUS = {
-    "h100": Gpu("h100", 425e12, 187e12, 78e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"),
-    "h200": Gpu("h200", 439e12, 196e12, 78e6, 59e3, "one H200, 2026-11-30"),
+    "h100": Gpu(
+        "h100", 425e12, 187e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
+    ),
+    "h200": Gpu("h200", 439e12, 196e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
 }
 
 

@@ -9,7 +9,7 @@ from soractl.estimate.stage import Estimate
 from soractl.terminal import text
 
 _BUCKETS = ("BUCKET", "BATCH", "BATCHES", "MODEL S", "VAE+T5 S", "PEAK", "GPU-HOURS", "SHARE", "")
-_STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "DAYS", "GPU-HOURS", "DAYS", "GPU-HOURS")
+_STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "CACHED", "GPU-HOURS", "FRESH", "GPU-HOURS")
 _BAR = 24
 
 
@@ -46,22 +46,20 @@ def stages_lines(told: Sequence[Estimate], price: float | None) -> list[str]:
                 cell
                 for cached in (True, False)
                 for cell in (
-                    f"{one.wall_s(cached=cached) / 86_400:.1f}",
+                    text.duration(one.wall_s(cached=cached)),
                     f"{one.gpu_hours(cached=cached):,.0f}",
                 )
             ),
         )
         for one in told
     ]
-    totals = []
+    first = sum(one.gpu_hours(cached=True) for one in told[:3])
+    totals = [("stages 1 to 3", f"{first:,.0f} GPU-hours cached; the reference's took 18,000")]
     for name, cached in (("features cached", True), ("features fresh", False)):
         hours = sum(one.gpu_hours(cached=cached) for one in told)
         cost = "" if price is None else f", {hours * price:,.0f} at {price:g} a GPU-hour"
         totals.append((name, f"{hours:,.0f} GPU-hours{cost}"))
-    heads = (
-        " " * 4 + "the first two columns of days and GPU-hours: features cached; the last: fresh"
-    )
-    return [*text.table(_STAGES, rows), heads, "", *text.pairs(totals), *assumptions(told[0])]
+    return [*text.table(_STAGES, rows), "", *text.pairs(totals), *assumptions(told[0])]
 
 
 def assumptions(told: Estimate) -> list[str]:

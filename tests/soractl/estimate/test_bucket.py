@@ -38,7 +38,7 @@ def test_seconds_and_memory_of_a_bucket_are_those_measured(name, gpu, place, ran
     assert found / 1e9 == pytest.approx(gigabytes, rel=WITHIN)
 
 
-@pytest.mark.parametrize("name", ["144p", "240p", "360p", "720p"])
+@pytest.mark.parametrize("name", BUCKETS)
 def test_seconds_of_encoders_are_those_measured(name):
     assert encoders_s(BUCKETS[name], GPUS["h200"]) == pytest.approx(MEASURED[name][2], rel=WITHIN)
 
