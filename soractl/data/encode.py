@@ -214,12 +214,16 @@ def _shown(planned: Planned, folder: Path, show: Show) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        done, failed = before, 0
+        done, failed, began = before, 0, time.monotonic()
         while not over.wait(POLL_S):
             told = list(_told(folder))
-            now_done, now_failed = sum(d for d, _ in told), sum(f for _, f in told)
+            now_done, now_failed, pixels = (
+                sum(ranks) for ranks in zip((0, 0, 0), *told, strict=True)
+            )
             if now_done > done:
-                counter.advance(now_done - done, max(0, now_failed - failed))
+                rate = pixels / (time.monotonic() - began) / 1e6
+                more = f"{rate:.3g} Mpixel/s" if pixels else ""
+                counter.advance(now_done - done, max(0, now_failed - failed), more)
                 done, failed = now_done, max(failed, now_failed)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -231,14 +235,14 @@ def _shown(planned: Planned, folder: Path, show: Show) -> Iterator[None]:
         watcher.join()
 
 
-def _told(folder: Path) -> Iterator[tuple[int, int]]:
-    """(done, failed) of every rank that has said so."""
+def _told(folder: Path) -> Iterator[tuple[int, int, int]]:
+    """(done, failed, pixels) of every rank that has said so."""
     for file in folder.glob("*.json"):
         try:
             values = json.loads(file.read_text())
         except (OSError, ValueError):
             continue  # replaced just now, on a file server that shows it late
-        yield values["done"], values["failed"]
+        yield values["done"], values["failed"], values["pixels"]
 
 
 def _ask(node: Node, request: Request, remote: Remote) -> list[Any]:

@@ -71,6 +71,7 @@ class Reading:
     per_s: float | None = None
     failed: int = 0
     what: str = ""
+    more: str = ""  # another rate
 
     @property
     def left_s(self) -> float | None:
@@ -88,6 +89,7 @@ class Reading:
         parts.append(self.unit.amount(self.done, self.total))
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [self.unit.rate(self.per_s)] if self.per_s else []
+        parts += [self.more] if self.more else []
         parts += [f"{text.duration(self.left_s)} left"] if self.left_s else []
         return "  ".join(parts)
 
@@ -110,11 +112,11 @@ class Meter:
         self._before = done
         self._began = time.monotonic()
 
-    def advance(self, count: int, failed: int = 0) -> None:
-        """So many more; those that failed are among them."""
+    def advance(self, count: int, failed: int = 0, more: str = "") -> None:
+        """So many more; those that failed are among them. `more` is another rate to show."""
         self._done += count
         self._failed += failed
         elapsed_s = time.monotonic() - self._began
         rate = (self._done - self._before) / elapsed_s if elapsed_s else None
-        reading = Reading(self._unit, self._done, self._total, rate, self._failed, self._what)
+        reading = Reading(self._unit, self._done, self._total, rate, self._failed, self._what, more)
         self._show(reading)

@@ -148,18 +148,20 @@ def finish(job: Job) -> dict[str, Any]:
 class _Progress:
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._done = self._failed = 0
+        self._done = self._failed = self._pixels = 0
         self._written = 0.0
         file.parent.mkdir(parents=True, exist_ok=True)
 
-    def advance(self, done: int, failed: int) -> None:
+    def advance(self, done: int, failed: int, pixels: int = 0) -> None:
         self._done += done
         self._failed += failed
+        self._pixels += pixels
         if time.monotonic() > self._written + _WRITE_EVERY_S:
             self.write()
 
     def write(self) -> None:
-        write_json(self._file, {"done": self._done, "failed": self._failed}, durable=False)
+        told = {"done": self._done, "failed": self._failed, "pixels": self._pixels}
+        write_json(self._file, told, durable=False)
         self._written = time.monotonic()
 
 
@@ -258,7 +260,8 @@ def _encode_clips(
                 for row in shard.rows:
                     batch = next(batches)
                     faults |= {clip.row: clip.reason for clip in batch.skipped}
-                    progress.advance(1, batch.is_empty)
+                    pixels = 0 if batch.is_empty else batch.video[:, 0].numel()
+                    progress.advance(1, batch.is_empty, pixels)
                     if batch.is_empty:
                         continue
                     seed = derive_seed(settings.seed, variant, row, "posterior")

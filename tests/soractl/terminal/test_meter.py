@@ -22,3 +22,5 @@ def test_a_meter_counts_from_where_it_began(monkeypatch):
     meter.advance(20, failed=2)
     assert shown == [Reading(CLIPS, 60, 100, per_s=2.0, failed=3)]
     assert shown[0].left_s == 20
+    meter.advance(20, more="81 Mpixel/s")
+    assert shown[1].one_line() == "80 of 100 clips  3 failed  4 clips/s  81 Mpixel/s  5 s left"
