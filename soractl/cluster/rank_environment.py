@@ -1,6 +1,7 @@
 """The ranks of a node: how many, in which folder, with which environment."""
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ FROM_THE_NODE = ("HOME", "USER", "LANG")  # as they are there, not as they are h
 FROM_THE_OPERATOR = ("WANDB_MODE",)
 # when this machine is all there is
 FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")
+IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 SECRET = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$")
 
 # `colossalai run` exports every value as NAME="value" through a shell, and prints it on a failure.
@@ -47,6 +49,25 @@ def environment_of(
 def working_directory(cluster: Cluster, machine: Machine) -> Path:
     """Where the ranks run, on every node."""
     return Path(cluster.workdir) if cluster.workdir else machine.workdir
+
+
+def python_on(
+    node: Node, cluster: Cluster, *arguments: str, environment: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """The command that runs the trainer's Python on a node, in the folder that nodes share.
+
+    >>> cluster = Cluster(environment="/env/bin", workdir="/work")
+    >>> python_on(Node("n1"), cluster, "-m", "trainer.encode", environment={"LANG": "C"})[4:]
+    ('/work', 'env', 'LANG=C', '/env/bin/python', '-m', 'trainer.encode')
+    """
+    here = Path(sys.executable)
+    python = str(here) if node.local else f"{cluster.environment or here.parent}/python"
+    variables = [f"{key}={value}" for key, value in (environment or {}).items()]
+    return (
+        *("sh", "-c", IN_FOLDER, "sh", cluster.workdir or str(Path.cwd())),
+        *(["env", *variables] if variables else []),
+        *(python, *arguments),
+    )
 
 
 def build(

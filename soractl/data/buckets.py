@@ -1,4 +1,4 @@
-"""`data buckets`: where a stage's buckets put the clips of a table, and what that costs."""
+"""`data buckets`: the first epoch of a stage over a table, as training would plan it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Columns:
-    """What assignment reads of a table."""
+    """The columns of a table that assignment reads: int64 arrays, one number a clip."""
 
     num_frames: Any
     height: Any
@@ -25,8 +25,8 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Row:
-    """What one resolution and length hold in an epoch."""
+class BucketRow:
+    """The clips of one resolution and length in an epoch."""
 
     resolution: str
     frames: int
@@ -36,7 +36,7 @@ class Row:
     tokens: int  # of all micro batches
 
     @property
-    def left_over(self) -> int:
+    def remainder(self) -> int:
         """Clips that fill no batch."""
         return self.clips - self.batches * self.batch_size
 
@@ -50,19 +50,19 @@ class Epoch:
     clips: int
     ranks: int
     steps: int
-    rows: tuple[Row, ...]  # as the rules are tried: most pixels first, longest first
-    fallen: dict[str, int]  # clips that are not trained on, by reason
+    rows: tuple[BucketRow, ...]  # as the rules are tried: most pixels first, longest first
+    dropped_by_reason: dict[str, int]  # clips that are not trained on, by reason
     balance: dict[int, float]  # window -> mean over max of the work of a step's ranks
     is_possible: bool  # whether any clip at all fits a bucket of this stage
 
     @cached_property
     def batches(self) -> int:
-        """Micro batches."""
+        """Number of micro batches."""
         return sum(row.batches for row in self.rows)
 
     @cached_property
     def tokens(self) -> int:
-        """Of all micro batches."""
+        """Tokens of all micro batches."""
         return sum(row.tokens for row in self.rows)
 
     def axes(self) -> tuple[list[str], list[int]]:
@@ -71,7 +71,7 @@ class Epoch:
         return list(dict.fromkeys(row.resolution for row in self.rows)), lengths
 
     def shares(self) -> dict[str, dict[tuple[str, int], float]]:
-        """Of all clips and of all tokens, in percent, by resolution and length."""
+        """Shares of all clips and of all tokens, in percent, by resolution and length."""
         by_place = {(row.resolution, row.frames): row for row in self.rows}
         return {
             "share of clips": {at: 100 * row.clips / self.clips for at, row in by_place.items()},
@@ -82,12 +82,15 @@ class Epoch:
 
     @property
     def exit_code(self) -> ExitCode:
-        """1 if there is no step to train."""
+        """Exit code: 1 if there is no step to train."""
         return ExitCode.OK if self.steps else ExitCode.FAILED
 
 
 def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) -> Epoch:
-    """Exactly what training would do with this table in its first epoch."""
+    """The first epoch of a stage over a table, by the functions that training itself calls.
+
+    SoractlError if the table cannot be read or a clip lacks a number.
+    """
     from trainer.data.batch_sampler import left_out, plan_epoch
     from trainer.data.buckets import assign_epoch
 
@@ -104,7 +107,7 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
         ranks=ranks,
         steps=plan.steps,
         rows=tuple(_rows(assignment.rules, assignment, plan)),
-        fallen=left_out(clips, assignment, plan),
+        dropped_by_reason=left_out(clips, assignment, plan),
         balance={window: _balance(plan) for window, plan in plans.items() if plan.steps},
         is_possible=any(rule.keep > 0 and rule.batch_size for rule in assignment.rules),
     )
@@ -125,7 +128,7 @@ def columns_of(path: Path) -> Columns:
 
 def _rows(
     rules: "Sequence[BucketRule]", assignment: "Assignment", plan: "EpochPlan"
-) -> "list[Row]":
+) -> "list[BucketRow]":
     import numpy
 
     batches = numpy.bincount(plan.bucket_of, minlength=len(assignment.buckets))
@@ -137,7 +140,7 @@ def _rows(
             if (bucket.resolution, bucket.frames) == (rule.resolution, rule.frames)
         ]
         rows.append(
-            Row(
+            BucketRow(
                 resolution=rule.resolution,
                 frames=rule.frames,
                 batch_size=rule.batch_size or 0,
@@ -150,7 +153,7 @@ def _rows(
 
 
 def _balance(plan: "EpochPlan") -> float:
-    """Share of their time that ranks work, if a step takes as long as its dearest batch."""
+    """Share of their time that ranks work, if a step takes as long as its most expensive batch."""
     from trainer.data.costs import costs_of
 
     cost = costs_of(plan.buckets, {})[plan.bucket_of[plan.order]]

@@ -1,11 +1,11 @@
-"""`data check`: decode every clip of a table, on many nodes, and keep the healthy ones."""
+"""`data check`: decodes every clip of a table, on many nodes, and keeps the healthy ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soractl.cluster import settings as cluster
+from soractl.cluster import settings as cluster_settings
 from soractl.data import clip_queue
 from soractl.data import table as data_table
 from soractl.data.journal import Journal
@@ -22,8 +22,8 @@ LONGEST_S = 86_400.0  # for a clip
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What was asked for."""
+class CheckOptions:
+    """Options of `data check`."""
 
     table: Path
     out: Path | None = None
@@ -35,25 +35,40 @@ class Wishes:
 
     @property
     def journal(self) -> Path:
-        """The job log: a line for each clip."""
+        """The job log: one line for each clip."""
         return self.table.with_name(f"{self.table.stem}.check.jsonl")
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of it."""
+    """Result of `data check`."""
 
-    wishes: Wishes
+    options: CheckOptions
     source: NodeSource
     table: "DataFrame"
     healthy: "DataFrame"
     failed: tuple[Mapping[str, Any], ...]  # entries of the job log
-    left: int  # clips that nobody has checked
-    lost: Mapping[str, Fault]  # nodes that were given up, and why
+    left: int  # clips that are not checked
+    lost: Mapping[str, Fault]  # nodes that were given up, with the reason
+
+    @property
+    def written(self) -> Path | None:
+        """The table of healthy clips, if one is written."""
+        return self.options.out if len(self.healthy) and not self.left else None
+
+    @property
+    def series(self) -> "dict[str, DataFrame]":
+        """Tables to draw beside each other, by their label; none if no table is written."""
+        return {"all": self.table, "healthy": self.healthy} if self.written else {}
+
+    @property
+    def healthy_clips(self) -> int:
+        """Number of healthy clips; the table may hold one in several rows."""
+        return int(self.table["path"].nunique()) - self.left - len(self.failed)
 
     @property
     def exit_code(self) -> ExitCode:
-        """1 if no clip is healthy, 3 if some are not; when clips are left, why."""
+        """Exit code: 1 if no clip is healthy, 3 if some are not; if clips are left, why."""
         if self.left:
             return exit_code_of(self.lost.values())
         if self.failed:
@@ -61,50 +76,54 @@ class Checked:
         return ExitCode.OK
 
 
-def check(wishes: Wishes, environ: Mapping[str, str], show: Show) -> Checked:
-    """Decode every clip that the job log does not know; any number of nodes share the work."""
-    if not 0 < wishes.timeout_s <= LONGEST_S:
+def check(
+    options: CheckOptions,
+    environ: Mapping[str, str],
+    show: Show,
+    timing: clip_queue.Timing = clip_queue.TIMING,
+) -> Checked:
+    """Decode every clip that is not in the job log; the nodes share the work.
+
+    SoractlError if the table cannot be read, an output cannot be written, or the table was checked
+    before and no option says what to do.
+    """
+    if not 0 < options.timeout_s <= LONGEST_S:
         raise SoractlError(
-            f"--timeout is more than 0 and at most {LONGEST_S:g} s: {wishes.timeout_s:g}"
+            f"--timeout must be more than 0 s and at most {LONGEST_S:g} s: {options.timeout_s:g}"
         )
-    if wishes.out is not None:
-        data_table.check_output(wishes.out, [wishes.table])
-    table = data_table.read(wishes.table)
-    source = find_nodes(wishes.hostfile, environ=environ)
-    facts, _ = cluster.load(source.hostfile)
-    _must_be_wanted(wishes)
-    with Journal(wishes.journal) as journal, Connections(facts.ssh) as remote:
-        reading = clip_queue.Reading("check", wishes.workers, wishes.timeout_s, facts, remote.close)
-        if wishes.retry_failed:
+    if options.out is not None:
+        data_table.check_output(options.out, [options.table])
+    table = data_table.read(options.table)
+    source = find_nodes(options.hostfile, environ=environ)
+    cluster, _ = cluster_settings.load(source.hostfile)
+    _refuse_existing_journal(options)
+    with Journal(options.journal) as journal, Connections(cluster.ssh) as remote:
+        reading = clip_queue.Reading("check", options.workers, options.timeout_s, cluster)
+        nodes = [node for node in source.nodes if not node.spare]
+        readers = clip_queue.Readers(nodes, remote, reading, remote.close, timing)
+        if options.retry_failed:
             journal.forget(lambda entry: not entry["ok"])
-        lost = clip_queue.read_clips(
-            _tasks(table),
-            [node for node in source.nodes if not node.spare],
-            remote,
-            reading=reading,
-            journal=journal,
-            show=show,
-        )
-        checked = _outcome(wishes, source, table, journal, lost)
-    if wishes.out is not None and not checked.left and len(checked.healthy):
-        data_table.write(checked.healthy, wishes.out)
-    return checked
+        lost = clip_queue.read_clips(_tasks(table), readers, journal, show)
+        result = _result(options, source, table, journal, lost)
+    if result.written is not None:
+        data_table.write(result.healthy, result.written)
+    return result
 
 
-def _must_be_wanted(wishes: Wishes) -> None:
-    """SoractlError if a job log holds clips and nobody said what to do with them."""
-    is_begun = wishes.journal.is_file() and wishes.journal.stat().st_size
-    if is_begun and not (wishes.resume or wishes.retry_failed):
+def _refuse_existing_journal(options: CheckOptions) -> None:
+    """SoractlError if the job log holds clips and neither --resume nor --retry-failed is given."""
+    is_begun = options.journal.is_file() and options.journal.stat().st_size
+    if is_begun and not (options.resume or options.retry_failed):
         raise SoractlError(
-            f"{wishes.journal}: this table is checked already, or in part",
-            hint="--resume goes on; --retry-failed checks the failed clips again; "
-            f"rm {wishes.journal} begins anew",
+            f"{options.journal}: this table was checked before, at least in part",
+            hint="--resume continues; --retry-failed also checks the failed clips again; "
+            f"rm {options.journal} starts again",
             exit_code=ExitCode.REFUSED,
         )
 
 
 def _tasks(table: "DataFrame") -> list[dict[str, Any]]:
-    """Each clip once, with the number of frames that the table promises."""
+    """Each path once, with the number of frames that the table says."""
     import pandas
 
     paths = table["path"].tolist()
@@ -116,8 +135,8 @@ def _tasks(table: "DataFrame") -> list[dict[str, Any]]:
     return [{"path": path, "num_frames": number} for path, number in expected.items()]
 
 
-def _outcome(
-    wishes: Wishes,
+def _result(
+    options: CheckOptions,
     source: NodeSource,
     table: "DataFrame",
     journal: Journal,
@@ -128,7 +147,7 @@ def _outcome(
     known = [entries[path] for path in paths if path in entries]
     healthy = table["path"].map(lambda path: bool(entries.get(path, {}).get("ok")))
     return Checked(
-        wishes=wishes,
+        options=options,
         source=source,
         table=table,
         healthy=table[healthy.to_numpy(dtype=bool)],

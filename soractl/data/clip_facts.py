@@ -1,4 +1,4 @@
-"""One clip's file: its numbers as it is shown, and whether all of it can be decoded."""
+"""Facts of one clip's file: its numbers as a player shows it, and faults found by decoding."""
 
 import math
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ Complaint = tuple[int, str, str]  # level, component, message
 
 
 def measure(path: str, _: int | None = None) -> dict[str, Any]:
-    """The numbers that a table of clips has; `header_frames` beside them if a header lies.
+    """The measured columns of a table of clips; also `header_frames` where a header is wrong.
 
-    Unfit says why there are none.
+    Unfit if the clip cannot be measured.
     """
     size = _size(path)
     measured = _measure_image(path) if is_image(path) else _measure_video(path)
@@ -35,7 +35,7 @@ def measure(path: str, _: int | None = None) -> dict[str, Any]:
 def decode(path: str, expected_frames: int | None = None) -> dict[str, Any]:
     """Decode every frame; Unfit names the first fault.
 
-    A fault is also what the decoder mends and only complains of, and fewer frames than expected.
+    Errors that the decoder conceals count as faults, and so do fewer frames than expected.
     """
     _size(path)
     frames = _decode_image(path) if is_image(path) else _decode_video(path)
@@ -80,14 +80,14 @@ def _picture(path: str) -> Iterator[Image.Image]:
 def _measure_video(path: str) -> dict[str, Any]:
     with _opened(path) as (video, _):
         size, frames = video.header_size(), video.indexed_frames()
-        rate, promised = video.rate, video.header_frames
+        rate, header_frames = video.rate, video.header_frames
     frames = _count(path) if frames is None else frames
     height, width = size or _size_of_first_frame(path)
     if not (frames and height and width):
         raise Unfit(f"{frames} frames of {width} x {height} pixels")
     numbers = {"num_frames": frames, "height": height, "width": width}
-    lie = {} if promised in (0, frames) else {"header_frames": promised}
-    return {**numbers, "fps": float(rate) if rate else math.nan, **lie}
+    wrong = {} if header_frames in (0, frames) else {"header_frames": header_frames}
+    return {**numbers, "fps": float(rate) if rate else math.nan, **wrong}
 
 
 def _size_of_first_frame(path: str) -> tuple[int, int]:
@@ -98,7 +98,7 @@ def _size_of_first_frame(path: str) -> tuple[int, int]:
 
 
 def _count(path: str) -> int:
-    """The frames before the first fault; Unfit if a fault comes before all."""
+    """Number of frames before the first fault; Unfit if there are none."""
     frames = 0
     try:
         with _opened(path) as (video, _):
@@ -111,7 +111,7 @@ def _count(path: str) -> int:
 
 
 def _decode_video(path: str) -> int:
-    """How many frames there are; Unfit for the first complaint about one that is shown."""
+    """Number of frames; Unfit for the first complaint about one that is shown."""
     frames = 0
     with _opened(path) as (video, complaints):
         faults = [fault for fault in complaints if fault[1] == video.container.format.name]
@@ -127,7 +127,7 @@ def _decode_video(path: str) -> int:
 
 @contextmanager
 def _opened(path: str) -> Iterator[tuple[Film, list[Complaint]]]:
-    """A film, and what its decoder complains of while it is read; Unfit if it gives up."""
+    """A film and the complaints of its decoder so far; Unfit if the decoder gives up."""
     av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # "repeated" may mean by the file before
     with av.logging.Capture(local=False) as complaints:

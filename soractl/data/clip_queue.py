@@ -1,14 +1,13 @@
-"""A queue of clips that many nodes read: what a lost node has not answered goes back to it."""
+"""Queue of clips that many nodes read; clips that a lost node did not answer return to it."""
 
 import json
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+from soractl.cluster.rank_environment import python_on
 from soractl.cluster.settings import Cluster
 from soractl.data.journal import Journal
 from soractl.errors import Fault, FaultKind
@@ -17,65 +16,83 @@ from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.terminal.meter import CLIPS, Meter, Show
 
-FIRST_CHUNK_S = 1.0  # of a node, so that progress is seen soon; each next one is twice as long
-CHUNK_S = 10.0  # at most so much work is done anew after a kill
-MOST_CLIPS = 4096  # of a chunk: some hundred kilobytes of paths
-FEWEST_CLIPS = 16
-START_S = 60.0  # a node may take so long to load its libraries from a busy file server
+FEWEST_CLIPS = 16  # of a chunk
 TRIES = 3  # in a row without any answer, and a node is given up
-PAUSE_S = 2.0  # between them
-LAST_WORDS_S = 3.0  # at Ctrl-C, until what the nodes had said is noted
 LONGEST_S = 30 * 86_400.0
-IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing about its clips")
 
 Task = Mapping[str, Any]  # path, num_frames
 
 
 @dataclass(frozen=True)
+class Timing:
+    """Sizes of chunks, and how long a command waits for nodes."""
+
+    first_chunk_s: float = 1.0  # short, so that progress is seen soon; each next one is doubled
+    chunk_s: float = 10.0  # at most so much work is repeated after a kill
+    most_clips: int = 4096  # of a chunk: some hundred kilobytes of paths
+    start_s: float = 60.0  # until a node has loaded its libraries from a busy file server
+    pause_s: float = 2.0  # after a request that failed
+    drain_s: float = 3.0  # after Ctrl-C, for answers that are on their way
+
+
+TIMING = Timing()
+
+
+@dataclass(frozen=True)
 class Reading:
-    """How nodes read clips."""
+    """Options of the program that reads clips on a node.
+
+    >>> Reading("check", workers=8, stuck_after_s=300)
+    Reading(what='check', workers=8, stuck_after_s=300, cluster=Cluster(...))
+    """
 
     what: Literal["info", "check"]
     workers: int  # processes a node; 0: as many as it has cores
     stuck_after_s: float  # a clip that takes longer is given up
     cluster: Cluster = field(default_factory=Cluster)
-    hang_up: Callable[[], None] = lambda: None  # at Ctrl-C: ends all requests at once
 
     def request(self, node: Node, tasks: Iterable[Task], seconds: float) -> Request:
-        """What a node is asked for: clips, over stdin, of which none begins after `seconds`."""
-        environment = self.cluster.environment or str(Path(sys.executable).parent)
+        """Request that sends clips over stdin; the node begins none of them after `seconds`."""
         options = {
             "--workers": self.workers,
             "--seconds": seconds,
             "--stuck-after": self.stuck_after_s,
         }
-        argv = (
-            *("sh", "-c", IN_FOLDER, "sh", self.cluster.workdir or str(Path.cwd())),
-            *(sys.executable if node.local else f"{environment}/python", "-m"),
-            *("soractl.data.clip_reader", self.what),
-            *(str(part) for option in options.items() for part in option),
-        )
+        words = [str(word) for option in options.items() for word in option]
+        program = ("-m", "soractl.data.clip_reader", self.what)
+        argv = python_on(node, self.cluster, *program, *words)
         return Request(argv, "".join(f"{json.dumps(task)}\n" for task in tasks))
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The nodes that read clips, and how they are asked."""
+
+    nodes: Sequence[Node]
+    remote: Remote
+    reading: Reading
+    close: Callable[[], None] = lambda: None  # at Ctrl-C: ends all requests at once
+    timing: Timing = TIMING
 
     @property
     def deadline_s(self) -> float:
-        """When a node that says nothing counts as lost."""
-        return START_S + CHUNK_S + self.stuck_after_s
+        """Seconds after which a node without an answer counts as lost."""
+        timing = self.timing
+        return timing.start_s + timing.chunk_s + self.reading.stuck_after_s
+
+    def ask(self, node: Node, tasks: Sequence[Task], seconds: float) -> NodeResult:
+        """The result of one chunk on one node."""
+        return self.remote(node, self.reading.request(node, tasks, seconds), self.deadline_s)
 
 
 def read_clips(
-    tasks: Sequence[Task],
-    nodes: Sequence[Node],
-    remote: Remote,
-    *,
-    reading: Reading,
-    journal: Journal,
-    show: Show,
+    tasks: Sequence[Task], readers: Readers, journal: Journal, show: Show
 ) -> dict[str, Fault]:
-    """Every clip that the journal does not know is read, and noted in it.
+    """Read every clip that is not in the journal, and write its answer there.
 
-    Returns the nodes that were given up, and why. When all were, or at Ctrl-C, clips are left.
+    Returns the nodes that were given up, with the reason. Clips are left if all nodes were, or
+    after Ctrl-C. SoractlError if the journal cannot be written.
     """
     left = [task for task in tasks if task["path"] not in journal.entries]
     failed = sum(
@@ -83,83 +100,90 @@ def read_clips(
     )
     counter = Meter(CLIPS, len(tasks), show, done=len(tasks) - len(left), failed=failed)
     counter.advance(0, 0)
-    queue = _Queue(left, len(nodes), journal, counter)
+    queue = _Queue(left, readers, journal, counter)
 
     def serve(node: Node) -> tuple[str, Fault | None]:
-        return node.name, queue.serve(node, remote, reading)
+        return node.name, queue.serve(node)
 
     try:
         ends = everywhere(
-            nodes, serve, lambda node, fault: (node.name, fault), deadline_s=LONGEST_S
+            readers.nodes, serve, lambda node, fault: (node.name, fault), deadline_s=LONGEST_S
         )
         queue.stop()
-        reading.hang_up()
-        queue.wait(LAST_WORDS_S)
+        readers.close()
+        queue.wait(readers.timing.drain_s)
     finally:
         queue.close()
     return {name: fault for name, fault in ends if fault}
 
 
 class _Queue:
-    def __init__(self, tasks: Iterable[Task], nodes: int, journal: Journal, counter: Meter) -> None:
+    def __init__(
+        self, tasks: Iterable[Task], readers: Readers, journal: Journal, counter: Meter
+    ) -> None:
         self._waiting = deque(tasks)
-        self._nodes = nodes
+        self._readers = readers
         self._journal, self._counter = journal, counter
         self._at_work = 0  # chunks
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._closed = False
 
-    def serve(self, node: Node, remote: Remote, reading: Reading) -> Fault | None:
-        """Let a node read until nothing is left; why it was given up, if it was."""
-        faults, seconds = 0, FIRST_CHUNK_S
+    def serve(self, node: Node) -> Fault | None:
+        """Let a node read until nothing is left; its fault if it was given up."""
+        timing = self._readers.timing
+        faults, seconds = 0, timing.first_chunk_s
         while chunk := self._take():
             answers: list[dict[str, Any]] = []
             try:
-                result = remote(node, reading.request(node, chunk, seconds), reading.deadline_s)
+                result = self._readers.ask(node, chunk, seconds)
                 answers = _answers(result, chunk)
             finally:
                 self._give(chunk, answers)
-            seconds = min(2 * seconds, CHUNK_S)
+            seconds = min(2 * seconds, timing.chunk_s)
             faults = 0 if answers else faults + 1
             if faults == TRIES:
                 return result.problem or NO_ANSWER
             if not result.ok:
-                self._stopped.wait(PAUSE_S)
+                self._stopped.wait(timing.pause_s)
         return None
 
     def stop(self) -> None:
-        """Nothing more is begun."""
+        """Begin no more chunks."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> None:
-        """Until all that was begun is noted, or this time is over."""
+        """Wait until all chunks at work are recorded, for at most this time."""
         with self._changed:
             self._changed.wait_for(lambda: not self._at_work, seconds)
 
     def close(self) -> None:
-        """Nothing more is begun or noted."""
+        """Begin and record no more chunks."""
         self.stop()
         with self._changed:
             self._closed = True
 
     def _take(self) -> list[Task]:
-        """Some clips; none when all are read."""
+        """The clips of the next chunk; empty when all are read."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopped.is_set() or self._waiting or not self._at_work
             )
             if self._stopped.is_set():
                 return []
-            share = len(self._waiting) // (2 * self._nodes) if self._nodes > 1 else MOST_CLIPS
-            size = min(MOST_CLIPS, max(FEWEST_CLIPS, share), len(self._waiting))
+            size = self._chunk_size(len(self._waiting))
             self._at_work += bool(size)
             return [self._waiting.popleft() for _ in range(size)]
 
+    def _chunk_size(self, waiting: int) -> int:
+        nodes, most = len(self._readers.nodes), self._readers.timing.most_clips
+        share = waiting // (2 * nodes) if nodes > 1 else most
+        return min(most, max(FEWEST_CLIPS, share), waiting)
+
     def _give(self, chunk: Sequence[Task], answers: Sequence[dict[str, Any]]) -> None:
-        """Note the answers; the clips without one are for whoever comes next."""
+        """Record the answers of a chunk; clips without one return to the front of the queue."""
         with self._changed:
             if self._closed:
                 return
@@ -174,7 +198,7 @@ class _Queue:
 
 
 def _answers(result: NodeResult, chunk: Sequence[Task]) -> list[dict[str, Any]]:
-    """Whole lines of what a node said about these clips, each clip once."""
+    """The answers of a node about these clips, each clip once; a cut last line is ignored."""
     asked = {task["path"] for task in chunk}
     found: dict[str, dict[str, Any]] = {}
     for line in result.stdout.splitlines(keepends=True):
@@ -184,7 +208,7 @@ def _answers(result: NodeResult, chunk: Sequence[Task]) -> list[dict[str, Any]]:
             answer = json.loads(line)
             path = answer["path"]
         except (ValueError, TypeError, KeyError):
-            continue  # what a login script says
+            continue  # output of a login script
         if path in asked:
             found.setdefault(path, {**answer, "node": result.node.name})
     return list(found.values())

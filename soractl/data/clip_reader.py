@@ -1,7 +1,7 @@
-"""`python -m soractl.data.clip_reader info|check`: clips on stdin, what became of each on stdout.
+"""`python -m soractl.data.clip_reader info|check`: clips on stdin, an answer for each on stdout.
 
-Clips are read by forks of this process, so that no file can stop the others: one that crashes its
-decoder or keeps it busy for ever is told by the process that waits, and a new fork goes on.
+Forks of this process read the clips, so that no file can stop the others: if one crashes the
+decoder or hangs it, the waiting process reports that clip, and a new fork continues.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FORK = get_context("fork")  # a new interpreter costs more than many clips
 
 
 class _Reader:
-    """A process that reads one clip after the other; a new one when it has come to harm."""
+    """A process that reads one clip after the other; it is replaced if it crashed or hung."""
 
     def __init__(self, read: Read, stuck_after_s: float) -> None:
         self._read, self._stuck_after_s = read, stuck_after_s
@@ -49,20 +49,20 @@ class _Reader:
 
     def begin(self, task: dict[str, Any]) -> None:
         self._task, self._began = task, time.monotonic()
-        with suppress(OSError):  # it has just died: `end` sees it
+        with suppress(OSError):  # it has just crashed: `end` sees it
             self.connection.send(task)
 
     def end(self) -> dict[str, Any]:
-        """Its answer, which has come or will not come any more."""
+        """The answer to the task, or the reason why none came."""
         assert self._task is not None
-        answer: dict[str, Any] = _failure(f"no end within {self._stuck_after_s:g} s")
+        answer: dict[str, Any] = _failure(f"not finished within {self._stuck_after_s:g} s")
         try:
             is_well = self.connection.poll()
             answer = self.connection.recv() if is_well else answer
         except (EOFError, OSError):
             is_well = False
             self._process.join()
-            answer = _failure(f"its reader died: {_how(self._process.exitcode)}")
+            answer = _failure(f"its reader crashed: {_ending(self._process.exitcode)}")
         answer |= {"path": self._task["path"], "seconds": round(self.elapsed_s(), 3)}
         self._task = None
         if not is_well:
@@ -88,23 +88,22 @@ def read_all(
     read: Read,
     *,
     workers: int,
-    seconds: float,
     stuck_after_s: float,
+    may_begin: Callable[[], bool],
 ) -> Iterator[dict[str, Any]]:
-    """The answers as they come; after `seconds` no more clips are begun."""
+    """Answers in the order of their arrival; no clip is begun once `may_begin` returns False."""
     waiting = deque(tasks)
     readers = [_Reader(read, stuck_after_s) for _ in range(min(workers, len(waiting)))]
-    began = time.monotonic()
     try:
         while True:
             for reader in readers:
-                if reader.is_idle and waiting and time.monotonic() - began < seconds:
+                if reader.is_idle and waiting and may_begin():
                     reader.begin(waiting.popleft())
             busy = [reader for reader in readers if not reader.is_idle]
             if not busy:
                 return
-            patience = min(reader.left_s() for reader in busy)
-            ready = wait([reader.connection for reader in busy], patience)
+            longest_s = min(reader.left_s() for reader in busy)
+            ready = wait([reader.connection for reader in busy], longest_s)
             for reader in busy:
                 if reader.connection in ready or reader.left_s() == 0:
                     yield reader.end()
@@ -114,7 +113,7 @@ def read_all(
 
 
 def main() -> int:
-    """What a node runs."""
+    """The program that a node runs; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("info", "check"))
     parser.add_argument("--workers", type=int, default=0, help="0: as many as cores")
@@ -126,23 +125,24 @@ def main() -> int:
         return ExitCode.BAD_REQUEST
     from soractl.data import clip_facts  # now, and not anew in each of the processes
 
+    end = time.monotonic() + arguments.seconds
     answers = read_all(
         map(json.loads, sys.stdin.read().splitlines()),
         clip_facts.measure if arguments.what == "info" else clip_facts.decode,
         workers=arguments.workers or len(os.sched_getaffinity(0)),
-        seconds=arguments.seconds,
         stuck_after_s=arguments.stuck_after,
+        may_begin=lambda: time.monotonic() < end,
     )
-    with suppress(BrokenPipeError):  # nobody listens any more
+    with suppress(BrokenPipeError):  # the command that asked is gone
         for answer in answers:
             output.result(json.dumps(answer))
     return ExitCode.OK
 
 
 def _serve(read: Read, stuck_after_s: float, connection: Connection, parents: Connection) -> None:
-    """A reader's life: until the process that asks is gone."""
+    """Answer tasks until the process that sends them is gone."""
     parents.close()
-    alone_s = math.ceil(stuck_after_s) + 1  # nobody ends a stuck one whose parent was killed
+    alone_s = math.ceil(stuck_after_s) + 1  # ends a hung fork whose parent was killed
     while True:
         try:
             task = connection.recv()
@@ -159,7 +159,7 @@ def _answer(task: dict[str, Any], read: Read) -> dict[str, Any]:
         return {"ok": True, "reason": "", **read(task["path"], task.get("num_frames"))}
     except Unfit as fault:
         return _failure(str(fault))
-    except Exception as error:  # noqa: BLE001  (whatever a decoder raises is said of its file)
+    except Exception as error:  # noqa: BLE001  (any error of a decoder is a fault of its file)
         return _failure(f"{type(error).__name__}: {error}")
 
 
@@ -167,9 +167,9 @@ def _failure(reason: str) -> dict[str, Any]:
     return {"ok": False, "reason": reason}
 
 
-def _how(exit_code: int | None) -> str:
+def _ending(exit_code: int | None) -> str:
     if exit_code is None:
-        return "it does not say how"
+        return "without an exit code"
     return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
 
 

@@ -1,14 +1,19 @@
 """The `data` commands: read arguments, call one function, hand the result to output."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from soractl.remote.options import complete_hosts
 from soractl.stages.options import StageName
 from soractl.terminal.options import Json, Overrides
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 app = typer.Typer(help="Prepare and examine tables of clips.", no_args_is_help=True)
 
@@ -19,44 +24,47 @@ Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of clips."
 @app.command("info")
 def info(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="IN...", help="Tables with a path, or folders.")
+        list[Path],
+        typer.Argument(metavar="IN...", help="Tables with a column path, or folders of clips."),
     ],
     out: Out,
     root: Annotated[
-        Path | None, typer.Option(help="The folder in which the tables' clips lie.")
+        Path | None, typer.Option(help="The folder of clips that tables name by relative paths.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Files read at once; 0: a core each.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Files read at once; 0: one for each core.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Measure clips: frames, size, aspect, fps, bytes.
 
-    A killed command goes on where it was. What cannot be read goes into OUT.failed.csv.
+    After a kill the same command continues. OUT.failed.csv names files that cannot be read.
     """
     from soractl.data import info as data_info
-    from soractl.data import picture as data_picture
     from soractl.data import report as data_report
     from soractl.terminal import output
 
-    wishes = data_info.Wishes(tuple(inputs), out, root, workers)
+    options = data_info.InfoOptions(tuple(inputs), out, root, workers)
     with output.display() as display:
-        told = data_info.info(wishes, display.show)
-    is_complete = len(told.table) and not told.lost
-    figure = data_picture.histograms({"clips": told.table}) if is_complete else None
-    picture = data_picture.save(figure, out.with_suffix(".png"))
-    file = picture.file
-    output.report(data_report.info_lines(told, file), data_report.info_json(told, file), as_json)
-    output.note(picture.notes)
-    raise typer.Exit(told.exit_code)
+        result = data_info.info(options, display.show)
+    with _histograms(result.series, out) as picture:
+        lines, values = data_report.info_lines, data_report.info_json
+        output.report(lines(result, picture), values(result, picture), as_json)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command("filter")
 def keep(
     table: Table,
     out: Out,
-    min_frames: Annotated[int | None, typer.Option(min=0, help="Drop shorter clips.")] = None,
-    max_mb: Annotated[float | None, typer.Option(help="Drop files of so many MiB or more.")] = None,
+    min_frames: Annotated[
+        int | None, typer.Option(min=0, help="Drop clips with fewer frames.")
+    ] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(help="Drop files of this size or larger, in MiB.")
+    ] = None,
     min_pixels: Annotated[
-        int | None, typer.Option(min=0, help="Drop smaller: height x width.")
+        int | None, typer.Option(min=0, help="Drop clips with fewer pixels: height x width.")
     ] = None,
     no_empty_captions: Annotated[
         bool,
@@ -64,24 +72,20 @@ def keep(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Keep the clips that are worth training on, and say why the others fell out.
+    """Keep the clips that are worth training on, and count the others by reason.
 
-    OUT.dropped.csv names each of them.
+    OUT.dropped.csv names each dropped clip.
     """
     from soractl.data import filter as data_filter
-    from soractl.data import picture as data_picture
     from soractl.data import report as data_report
     from soractl.terminal import output
 
-    wishes = data_filter.Wishes(table, out, min_frames, max_mb, min_pixels, no_empty_captions)
-    told = data_filter.keep(wishes)
-    series = {"before": told.before, "after": told.after}
-    figure = data_picture.histograms(series) if len(told.after) else None
-    picture = data_picture.save(figure, out.with_suffix(".png"))
-    lines = data_report.filter_lines(told, picture.file)
-    output.report(lines, data_report.filter_json(told, picture.file), as_json)
-    output.note(picture.notes)
-    raise typer.Exit(told.exit_code)
+    limits = (min_frames, max_mb, min_pixels)
+    result = data_filter.keep(data_filter.FilterOptions(table, out, *limits, no_empty_captions))
+    with _histograms(result.series, out) as picture:
+        lines, values = data_report.filter_lines, data_report.filter_json
+        output.report(lines(result, picture), values(result, picture), as_json)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command("check")
@@ -89,41 +93,37 @@ def check(
     table: Table,
     hostfile: Annotated[
         str | None,
-        typer.Option("--hostfile", help="Nodes that share the work; they see the same files."),
+        typer.Option("--hostfile", help="Nodes that share the work and the files."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="A table of the healthy clips to write.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the job log.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the job log.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="So, and check again what failed.")
+        bool, typer.Option("--retry-failed", help="Continue, and check failed clips again.")
     ] = False,
     workers: Annotated[
-        int, typer.Option(min=0, help="Clips at once on a node; 0: a core each.")
+        int, typer.Option(min=0, help="Clips at once on a node; 0: one for each core.")
     ] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that a clip may take.")] = 300,
     as_json: Json = False,
 ) -> None:
     """Decode every clip from its first to its last frame.
 
-    The job log TABLE.check.jsonl has a line for each clip.
+    The job log TABLE.check.jsonl gets a line for each clip.
     """
     from soractl.data import check as data_check
-    from soractl.data import picture as data_picture
     from soractl.data import report as data_report
     from soractl.terminal import output
 
-    wishes = data_check.Wishes(table, out, hostfile, workers, timeout, resume, retry_failed)
+    again = (resume, retry_failed)
+    options = data_check.CheckOptions(table, out, hostfile, workers, timeout, *again)
     with output.display() as display:
-        told = data_check.check(wishes, os.environ, display.show)
-    picture = data_picture.Picture()
-    if out is not None and len(told.healthy) and not told.left:
-        series = {"all": told.table, "healthy": told.healthy}
-        picture = data_picture.save(data_picture.histograms(series), out.with_suffix(".png"))
-    file = picture.file
-    output.report(data_report.check_lines(told, file), data_report.check_json(told, file), as_json)
-    output.note(picture.notes)
-    raise typer.Exit(told.exit_code)
+        result = data_check.check(options, os.environ, display.show)
+    with _histograms(result.series, out or table) as picture:
+        lines, values = data_report.check_lines, data_report.check_json
+        output.report(lines(result, picture), values(result, picture), as_json)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command("merge")
@@ -134,26 +134,22 @@ def merge(
 ) -> None:
     """Write several tables as one, each clip once.
 
-    Columns of OpenVid and MiraData are known by their names.
+    The columns of OpenVid and MiraData are renamed as training needs them.
     """
     from soractl.data import merge as data_merge
-    from soractl.data import picture as data_picture
     from soractl.data import report as data_report
     from soractl.terminal import output
 
-    told = data_merge.merge(tables, out)
-    picture = data_picture.save(data_picture.histograms(told.tables), out.with_suffix(".png"))
-    lines = data_report.merge_lines(told, picture.file)
-    output.report(lines, data_report.merge_json(told, picture.file), as_json)
-    output.note(picture.notes)
+    result = data_merge.merge(tables, out)
+    with _histograms(result.series, out) as picture:
+        lines, values = data_report.merge_lines, data_report.merge_json
+        output.report(lines(result, picture), values(result, picture), as_json)
 
 
 @app.command("encode")
 def encode(
     stage: StageName,
-    out: Annotated[
-        Path, typer.Option("--out", help="The folder of features, which all nodes share.")
-    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of features; all nodes share it.")],
     hostfile: Annotated[
         str | None,
         typer.Option(
@@ -161,67 +157,79 @@ def encode(
         ),
     ] = None,
     variants: Annotated[
-        int, typer.Option(min=1, help="Draws of bucket and window that are kept of each clip.")
+        int, typer.Option(min=1, help="Draws of bucket and window to keep for each clip.")
     ] = 1,
     only: Annotated[
-        Literal["text", "video"] | None, typer.Option(help="Captions alone, or latents alone.")
+        Literal["text", "video"] | None, typer.Option(help="Only captions, or only latents.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large it gets.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the size of the features and stop.")
+    ] = False,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Encode a stage's clips and captions once, so that training need not.
+    """Encode a stage's clips and captions once, instead of in every epoch.
 
-    The same command goes on where it was killed. `--set data.features=OUT` trains on the result.
+    After a kill the same command continues. `--set data.features=OUT` trains on the result.
     """
     from soractl.data import encode as data_encode
-    from soractl.data import report as data_report
+    from soractl.data import encode_report
     from soractl.remote.connections import Connections
     from soractl.terminal import output
 
     kinds = (only,) if only else data_encode.KINDS
-    wishes = data_encode.Wishes(stage, out, hostfile, variants, kinds, tuple(overrides or ()))
-    source, facts = data_encode.prepare(wishes, os.environ)
-    with Connections(facts.ssh) as remote:
-        planned = data_encode.plan(wishes, source, facts, os.environ, remote)
-        lines = data_report.size_lines(planned)
+    options = data_encode.EncodeOptions(
+        stage, out, hostfile, variants, kinds, tuple(overrides or ())
+    )
+    site = data_encode.prepare(options, os.environ)
+    with Connections(site.cluster.ssh) as remote:
+        plan = data_encode.plan(options, site, remote)
+        lines = encode_report.size_lines(plan)
         if dry_run:
-            output.report(lines, data_report.size_json(planned), as_json)
+            output.report(lines, encode_report.size_json(plan), as_json)
             return
         output.note(lines)
         with output.display() as display:
-            told = data_encode.encode(planned, remote, display.show)
-    output.report(data_report.encode_lines(told), data_report.encode_json(told), as_json)
-    raise typer.Exit(told.exit_code)
+            result = data_encode.encode(plan, remote, display.show)
+    output.report(encode_report.lines(result), encode_report.as_json(result), as_json)
+    raise typer.Exit(result.exit_code)
 
 
 @app.command("buckets")
 def buckets(
     stage: StageName,
     table: Table,
-    ranks: Annotated[int, typer.Option(min=1, help="GPUs that train.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Number of GPUs that train.")] = 1,
     picture: Annotated[
-        Path | None, typer.Option(help="A map of resolutions and lengths to write: .png.")
+        Path | None, typer.Option(help="Write a map of resolutions and lengths here: .png.")
     ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Show where a stage's buckets put the clips of a table in its first epoch."""
+    from soractl.data import bucket_report
     from soractl.data import buckets as data_buckets
     from soractl.data import picture as data_picture
-    from soractl.data import report as data_report
-    from soractl.terminal import output, text
+    from soractl.terminal import output
 
     if picture is not None:
         data_picture.check_output(picture)
-    told = data_buckets.first_epoch(stage, table, ranks, overrides or ())
+    epoch = data_buckets.first_epoch(stage, table, ranks, overrides or ())
     drawn = data_picture.Picture()
     if picture is not None:
-        title = f"{stage}, first epoch of {text.count(told.clips, 'clip')} in {table.name}"
-        places, fallen = told.axes(), told.fallen
-        figure = data_picture.bucket_map(title, told.shares(), places, fallen, told.clips)
-        drawn = data_picture.save(figure, picture)
-    lines = data_report.buckets_lines(told, drawn.file)
-    output.report(lines, data_report.buckets_json(told, drawn.file), as_json)
+        drawn = data_picture.save(data_picture.bucket_map(epoch), picture)
+    lines, values = bucket_report.lines(epoch, drawn.file), bucket_report.as_json(epoch, drawn.file)
+    output.report(lines, values, as_json)
     output.note(drawn.notes)
-    raise typer.Exit(told.exit_code)
+    raise typer.Exit(epoch.exit_code)
+
+
+@contextmanager
+def _histograms(series: "Mapping[str, DataFrame]", table: Path) -> Iterator[Path | None]:
+    """Draw tables into a PNG beside a table; a note after the report says why there is none."""
+    from soractl.data import picture as data_picture
+    from soractl.terminal import output
+
+    picture = data_picture.save(data_picture.histograms(series), table.with_suffix(".png"))
+    yield picture.file
+    output.note(picture.notes)

@@ -1,43 +1,41 @@
-"""`data encode`: a stage's clips and captions become cached features, once, on many nodes."""
+"""`data encode`: encodes a stage's clips and captions once, on many nodes, as cached features."""
 
 import json
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-from soractl.cluster import settings as cluster
-from soractl.cluster.rank_environment import carried, environment_of, ranks_of, working_directory
+from soractl.cluster import settings as cluster_settings
+from soractl.cluster.rank_environment import carried, environment_of, python_on, ranks_of
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import INTERRUPTED, ExitCode, Fault, SoractlError, exit_code_of
 from soractl.files import output as data_output
 from soractl.files.lock import locked
 from soractl.remote.fan_out import run_everywhere
-from soractl.remote.nodes import Node, NodeSource, find_nodes
+from soractl.remote.nodes import Node, find_nodes
 from soractl.remote.requests import Remote, Request
 from soractl.terminal import text
 from soractl.terminal.meter import CLIPS, Meter, Show
 from trainer.config import load_stage
 from trainer.settings import dump
 
-CLIPS_PER_SHARD = 256  # at most so many are encoded anew by each rank after a kill
 PLAN_S = 900.0  # a table of millions on a busy file server
 LONGEST_S = 30 * 86_400.0
 POLL_S = 0.5
-IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 
 Kind = Literal["text", "video"]
 KINDS: tuple[Kind, ...] = ("text", "video")
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What was asked for."""
+class EncodeOptions:
+    """Options of `data encode`."""
 
     stage: str
     out: Path
@@ -45,11 +43,28 @@ class Wishes:
     variants: int = 1
     kinds: tuple[Kind, ...] = KINDS
     overrides: tuple[str, ...] = ()
+    clips_per_shard: int = 256  # at most so many are encoded again by each rank after a kill
+
+    @property
+    def folder(self) -> Path:
+        """The folder of features, from the root."""
+        return self.out.absolute()
 
 
 @dataclass(frozen=True)
-class Part:
-    """How much there is of one kind of features."""
+class Site:
+    """The nodes that will encode, and the facts about them."""
+
+    origin: str  # of the list of nodes
+    ranks: Mapping[Node, int]
+    cluster: Cluster
+    machine: Machine
+    operator: Mapping[str, str]  # the part of the operator's environment that ranks get
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Size of one kind of features."""
 
     kind: str
     path: str
@@ -60,21 +75,20 @@ class Part:
 
     @property
     def bytes_left(self) -> int:
-        """About what is still to be written."""
+        """About how much is still to be written."""
         return round(self.bytes * (1 - self.done_clips / self.clips))
 
 
 @dataclass(frozen=True)
-class Planned:
-    """What would be encoded where; nothing is made yet."""
+class EncodePlan:
+    """The requests that will encode a stage, and their size; nothing is made yet."""
 
-    wishes: Wishes
-    source: NodeSource
-    job: Mapping[str, Any]  # for the trainer's program
-    requests: Mapping[Node, Request]  # of the work
-    asked: Request  # what one node is asked at the end
+    options: EncodeOptions
+    origin: str  # of the list of nodes
+    requests: Mapping[Node, Request]  # each node's share
+    finish: Request  # for the head, when all shares are done
     ranks: int
-    parts: tuple[Part, ...]
+    estimates: tuple[Estimate, ...]
     free_bytes: int
 
     @property
@@ -84,27 +98,27 @@ class Planned:
 
     @property
     def bytes_left(self) -> int:
-        """About what is still to be written."""
-        return sum(part.bytes_left for part in self.parts)
+        """About how much is still to be written."""
+        return sum(estimate.bytes_left for estimate in self.estimates)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What came of it."""
+    """Result of `data encode`."""
 
-    planned: Planned
+    plan: EncodePlan
     seconds: float
-    faults: Mapping[str, Fault]  # nodes that did not do all of their share, and why
-    parts: tuple[Mapping[str, Any], ...] = ()  # of complete features, as the trainer tells them
+    faults: Mapping[str, Fault]  # nodes that did not finish their share
+    parts: tuple[Mapping[str, Any], ...] = ()  # of complete features, as the trainer reports them
 
     @property
     def interrupted(self) -> bool:
-        """Ctrl-C ended it."""
+        """Ctrl-C ended the command."""
         return INTERRUPTED in self.faults.values()
 
     @property
     def exit_code(self) -> ExitCode:
-        """3 if clips have no features, 1 if none has; when work is left, why."""
+        """Exit code: 3 if clips have no features, 1 if none has; if work is left, why."""
         if self.faults:
             return exit_code_of(self.faults.values())
         if not any(part["failed"] for part in self.parts):
@@ -113,113 +127,126 @@ class Encoded:
         return ExitCode.FAILED if nothing else ExitCode.SOME_FAILED
 
 
-def prepare(wishes: Wishes, environ: Mapping[str, str]) -> tuple[NodeSource, Cluster]:
-    """The nodes that will work, and what is true of them."""
-    data_output.check_folder(wishes.out)
-    source = find_nodes(wishes.hostfile, environ=environ)
-    if all(node.spare for node in source.nodes):
-        raise SoractlError("all nodes are spare: none is left to encode on")
-    return source, cluster.load(source.hostfile)[0]
-
-
-def plan(
-    wishes: Wishes,
-    source: NodeSource,
-    facts: Cluster,
-    environ: Mapping[str, str],
-    remote: Remote,
-) -> Planned:
-    """Ask the first node how much there is to encode; SoractlError says why it cannot tell."""
-    settings = load_stage(wishes.stage, wishes.overrides).config
-    out = wishes.out.absolute()
-    job = {
-        "settings": dump(settings),
-        "folder": str(out),
-        "kinds": list(wishes.kinds),
-        "variants": wishes.variants,
-        "clips_per_shard": CLIPS_PER_SHARD,
-    }
-    machine = cluster.this_machine(environ)
+def prepare(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
+    """The nodes that will work; SoractlError if there are none or no folder can be made."""
+    data_output.check_folder(options.out)
+    source = find_nodes(options.hostfile, environ=environ)
     nodes = [node for node in source.nodes if not node.spare]
-    ranks = [ranks_of(node, facts, machine) for node in nodes]
-    alone = len(nodes) == 1 and nodes[0].local
-    operator = carried(environ, alone=alone)
-
-    def request(number: int, what: str, *options: str) -> Request:
-        node = nodes[number]
-        environment = environment_of(
-            node, ranks[number], run=out, cluster=facts, machine=machine, operator=operator
-        )
-        argv = (
-            *("sh", "-c", IN_FOLDER, "sh", str(working_directory(facts, machine)), "env"),
-            *(f"{key}={value}" for key, value in environment.items()),
-            *(_python(node, facts, machine), "-m", "trainer.encode", what, *options),
-        )
-        return Request(argv, json.dumps(job))
-
-    parts = _ask(nodes[0], request(0, "plan"), remote)
-    return Planned(
-        wishes=wishes,
-        source=source,
-        job=job,
-        requests={
-            node: request(
-                number,
-                "work",
-                *("--first-rank", str(sum(ranks[:number])), "--ranks", str(ranks[number])),
-                *("--world-size", str(sum(ranks))),
-            )
-            for number, node in enumerate(nodes)
-        },
-        asked=request(0, "finish"),
-        ranks=sum(ranks),
-        parts=tuple(Part(**part) for part in parts),
-        free_bytes=shutil.disk_usage(data_output.nearest(out)).free,
+    if not nodes:
+        raise SoractlError("all nodes are spare: none is left to encode on")
+    cluster, _ = cluster_settings.load(source.hostfile)
+    machine = cluster_settings.this_machine(environ)
+    return Site(
+        origin=source.origin,
+        ranks={node: ranks_of(node, cluster, machine) for node in nodes},
+        cluster=cluster,
+        machine=machine,
+        operator=carried(environ, alone=len(nodes) == 1 and nodes[0].local),
     )
 
 
-def encode(planned: Planned, remote: Remote, show: Show) -> Encoded:
-    """Let every node encode its share, and close the set; complete shards are kept whatever."""
-    out = planned.wishes.out.absolute()
-    if planned.bytes_left > planned.free_bytes:
+def plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
+    """Ask the first node for the size of the features; SoractlError if it has no answer."""
+    job = _job(options)
+    head = next(iter(site.ranks))
+    parts = _ask(head, _request(site, head, job, "plan"), remote)
+    return EncodePlan(
+        options=options,
+        origin=site.origin,
+        requests=_shares(site, job),
+        finish=_request(site, head, job, "finish"),
+        ranks=sum(site.ranks.values()),
+        estimates=tuple(Estimate(**part) for part in parts),
+        free_bytes=shutil.disk_usage(data_output.nearest(options.folder)).free,
+    )
+
+
+def _job(options: EncodeOptions) -> dict[str, Any]:
+    """What the trainer's program reads on stdin."""
+    settings = load_stage(options.stage, options.overrides).config
+    return {
+        "settings": dump(settings),
+        "folder": str(options.folder),
+        "kinds": list(options.kinds),
+        "variants": options.variants,
+        "clips_per_shard": options.clips_per_shard,
+    }
+
+
+def _shares(site: Site, job: Mapping[str, Any]) -> dict[Node, Request]:
+    """The request of each node for its ranks; they are counted from the first node on."""
+    counts = list(site.ranks.values())
+    first_ranks = accumulate(counts, initial=0)
+    return {
+        node: _request(
+            site,
+            node,
+            job,
+            *("work", "--first-rank", str(first), "--ranks", str(ranks)),
+            *("--world-size", str(sum(counts))),
+        )
+        for (node, ranks), first in zip(site.ranks.items(), first_ranks, strict=False)
+    }
+
+
+def _request(site: Site, node: Node, job: Mapping[str, Any], *arguments: str) -> Request:
+    environment = environment_of(
+        node,
+        site.ranks[node],
+        run=Path(job["folder"]),
+        cluster=site.cluster,
+        machine=site.machine,
+        operator=site.operator,
+    )
+    program = ("-m", "trainer.encode", *arguments)
+    return Request(
+        python_on(node, site.cluster, *program, environment=environment), json.dumps(job)
+    )
+
+
+def encode(plan: EncodePlan, remote: Remote, show: Show) -> Encoded:
+    """Let every node encode its share, then close the set; complete shards are kept in any case.
+
+    SoractlError if the disk is too small or another command writes there.
+    """
+    out = plan.options.folder
+    if plan.bytes_left > plan.free_bytes:
         raise SoractlError(
-            f"{out} has {text.size(planned.free_bytes)} free, "
-            f"and about {text.size(planned.bytes_left)} are to be written",
-            hint="--only text needs the least; --variants says how often a clip is kept",
+            f"{out} has {text.size(plan.free_bytes)} free, "
+            f"and about {text.size(plan.bytes_left)} are to be written",
+            hint="--only text needs the least space; fewer --variants need less",
         )
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with locked(out / ".lock", f"{out}: another command writes features there"):
-        with _shown(planned, out / ".progress", show):
+    with locked(out / ".lock", f"{out}: another command is writing features there"):
+        with _shown(plan, out / ".progress", show):
             results = run_everywhere(
-                list(planned.requests),
-                lambda node: planned.requests[node],
+                list(plan.requests),
+                lambda node: plan.requests[node],
                 remote,
                 deadline_s=LONGEST_S,
             )
         seconds = time.monotonic() - began
         faults = {result.node.name: result.problem for result in results if result.problem}
         if faults:
-            return Encoded(planned, seconds, faults)
-        return Encoded(planned, seconds, {}, tuple(_ask(planned.head, planned.asked, remote)))
+            return Encoded(plan, seconds, faults)
+        return Encoded(plan, seconds, {}, tuple(_ask(plan.head, plan.finish, remote)))
 
 
 @contextmanager
-def _shown(planned: Planned, folder: Path, show: Show) -> Iterator[None]:
-    """Show what the ranks say of their progress, as long as they work."""
+def _shown(plan: EncodePlan, folder: Path, show: Show) -> Iterator[None]:
+    """Show the progress that the ranks report, as long as they work."""
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier command, perhaps with more ranks
-    total = sum(part.clips for part in planned.parts)
-    before = sum(part.done_clips for part in planned.parts)
+    total = sum(estimate.clips for estimate in plan.estimates)
+    before = sum(estimate.done_clips for estimate in plan.estimates)
     counter = Meter(CLIPS, total, show, done=before)
     over = threading.Event()
 
     def watch() -> None:
         done, failed, began = before, 0, time.monotonic()
         while not over.wait(POLL_S):
-            told = list(_told(folder))
-            now_done, now_failed, pixels = (
-                sum(ranks) for ranks in zip((0, 0, 0), *told, strict=True)
-            )
+            ranks = list(_progress(folder))
+            now_done, now_failed, pixels = map(sum, zip((0, 0, 0), *ranks, strict=True))
             if now_done > done:
                 rate = pixels / (time.monotonic() - began) / 1e6
                 more = f"{rate:.3g} Mpixel/s" if pixels else ""
@@ -235,8 +262,8 @@ def _shown(planned: Planned, folder: Path, show: Show) -> Iterator[None]:
         watcher.join()
 
 
-def _told(folder: Path) -> Iterator[tuple[int, int, int]]:
-    """(done, failed, pixels) of every rank that has said so."""
+def _progress(folder: Path) -> Iterator[tuple[int, int, int]]:
+    """(done, failed, pixels) of every rank that has reported."""
     for file in folder.glob("*.json"):
         try:
             values = json.loads(file.read_text())
@@ -246,7 +273,7 @@ def _told(folder: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def _ask(node: Node, request: Request, remote: Remote) -> list[Any]:
-    """The parts that the trainer's program tells of."""
+    """The parts that the trainer's program reports; SoractlError if it fails."""
     result = remote(node, request, PLAN_S)
     if not result.ok:
         is_unreachable = exit_code_of([result.fault]) is ExitCode.SOME_UNREACHABLE
@@ -254,9 +281,3 @@ def _ask(node: Node, request: Request, remote: Remote) -> list[Any]:
         raise SoractlError(f"{node.name}: {result.reason}", exit_code=code)
     parts: list[Any] = json.loads(result.stdout.splitlines()[-1])["parts"]
     return parts
-
-
-def _python(node: Node, facts: Cluster, machine: Machine) -> str:
-    if node.local:
-        return sys.executable
-    return f"{facts.environment or machine.environment}/python"

@@ -1,4 +1,4 @@
-"""`data info`: tables or folders of clips become a table with every clip's numbers."""
+"""`data info`: measures the clips of tables or folders, and writes a table of their numbers."""
 
 import importlib.util
 import os
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 STUCK_AFTER_S = 300.0  # a header is read, or at worst all frames are counted
-NO_TEXT = "its name is no Unicode text, as a table needs it"
+NOT_TEXT = "its name is not Unicode text, which a table needs"
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What was asked for."""
+class InfoOptions:
+    """Options of `data info`."""
 
     inputs: tuple[Path, ...]  # tables, or folders of clips
     out: Path
-    root: Path | None = None  # where the clips of a table lie, if its paths are not whole
+    root: Path | None = None  # of the relative paths in tables
     workers: int = 0  # 0: as many as cores
 
     @property
@@ -38,15 +38,15 @@ class Wishes:
 
     @property
     def journal(self) -> Path:
-        """What is read already; there until the end."""
+        """The clips measured so far; removed at the end."""
         return self.out.with_name(f".{self.out.name}.journal")
 
 
 @dataclass(frozen=True)
 class Info:
-    """What came of it."""
+    """Result of `data info`."""
 
-    wishes: Wishes
+    options: InfoOptions
     table: "DataFrame"  # the clips that could be read
     failed: "DataFrame"  # path, reason
     repeated: int  # rows with a path that another row has
@@ -54,8 +54,23 @@ class Info:
     lost: Fault | None = None  # why clips are left
 
     @property
+    def written(self) -> Path | None:
+        """The table of measured clips, if one is written."""
+        return self.options.out if len(self.table) and not self.lost else None
+
+    @property
+    def written_failures(self) -> Path | None:
+        """The table of files that could not be read, if one is written."""
+        return self.options.failures if len(self.failed) and not self.lost else None
+
+    @property
+    def series(self) -> "dict[str, DataFrame]":
+        """Tables to draw beside each other, by their label; none if no table is written."""
+        return {"clips": self.table} if self.written else {}
+
+    @property
     def exit_code(self) -> ExitCode:
-        """1 if nothing could be read, 3 if some could not."""
+        """Exit code: 1 if no clip could be read, 3 if some could not; if clips are left, why."""
         if self.lost:
             return exit_code_of([self.lost])
         if self.table.empty:
@@ -63,32 +78,34 @@ class Info:
         return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK
 
 
-def info(wishes: Wishes, show: Show) -> Info:
-    """Measure every clip; what a killed command has measured is not measured again."""
+def info(options: InfoOptions, show: Show, timing: clip_queue.Timing = clip_queue.TIMING) -> Info:
+    """Measure every clip; clips that a killed command has measured are not measured again.
+
+    SoractlError if an input cannot be read or an output cannot be written.
+    """
     import pandas
 
-    data_table.check_output(wishes.out, wishes.inputs)
-    data_table.check_output(wishes.failures, wishes.inputs)
+    data_table.check_output(options.out, options.inputs)
+    data_table.check_output(options.failures, options.inputs)
     needs_decoder()
-    if wishes.root is not None and not _is_text(str(wishes.root)):
-        raise SoractlError(f"--root {bytes(wishes.root)!r}: {NO_TEXT}")
-    clips, nameless = _clips(wishes)
+    if options.root is not None and not _is_text(str(options.root)):
+        raise SoractlError(f"--root {bytes(options.root)!r}: {NOT_TEXT}")
+    clips, unnamable = _clips(options)
     repeated = int(clips["path"].duplicated().sum())
     clips = clips.drop_duplicates("path")
-    with Journal(wishes.journal) as journal, Connections() as remote:
-        reading = clip_queue.Reading("info", wishes.workers, STUCK_AFTER_S, hang_up=remote.close)
-        tasks = [{"path": path} for path in clips["path"]]
+    with Journal(options.journal) as journal, Connections() as remote:
+        reading = clip_queue.Reading("info", options.workers, STUCK_AFTER_S)
         here = this_machine()
-        lost = clip_queue.read_clips(
-            tasks, [here], remote, reading=reading, journal=journal, show=show
-        )
+        readers = clip_queue.Readers([here], remote, reading, remote.close, timing)
+        tasks = [{"path": path} for path in clips["path"]]
+        lost = clip_queue.read_clips(tasks, readers, journal, show)
         table, failed = _measured(clips, journal)
         differing = _differing(table, journal)
-    failed = pandas.concat([failed, nameless], ignore_index=True)
-    told = Info(wishes, table, failed, repeated, differing, lost.get(here.name))
-    if not told.lost:
-        _write(told)
-    return told
+    failed = pandas.concat([failed, unnamable], ignore_index=True)
+    result = Info(options, table, failed, repeated, differing, lost.get(here.name))
+    if not result.lost:
+        _write(result)
+    return result
 
 
 def needs_decoder() -> None:
@@ -99,27 +116,27 @@ def needs_decoder() -> None:
         )
 
 
-def _clips(wishes: Wishes) -> tuple["DataFrame", "DataFrame"]:
-    """The clips to measure; path and reason of those whose names no table can hold."""
+def _clips(options: InfoOptions) -> tuple["DataFrame", "DataFrame"]:
+    """The clips to measure, and (path, reason) of those whose names no table can hold."""
     import pandas
 
     tables: list[DataFrame] = []
-    nameless: list[str] = []
-    for path in wishes.inputs:
+    unnamable: list[str] = []
+    for path in options.inputs:
         if path.is_dir():
             found = [str(file) for file in _files(path)]
             if not found:
-                raise SoractlError(f"{path}: no file ends in {', '.join((*VIDEOS, *IMAGES))}")
+                raise SoractlError(f"{path}: no file in it ends in {', '.join((*VIDEOS, *IMAGES))}")
             names = [name for name in found if _is_text(name)]
-            nameless += sorted({*found} - {*names})
+            unnamable += sorted({*found} - {*names})
             tables.append(pandas.DataFrame({"path": names, "text": ""}))
         else:
             table = data_table.read(path, measured=False)
-            if wishes.root is not None:
-                table["path"] = [str(wishes.root / name) for name in table["path"]]
+            if options.root is not None:
+                table["path"] = [str(options.root / name) for name in table["path"]]
             tables.append(table)
-    written = [os.fsencode(name).decode(errors="backslashreplace") for name in nameless]
-    faults = pandas.DataFrame({"path": written, "reason": NO_TEXT})
+    written = [os.fsencode(name).decode(errors="backslashreplace") for name in unnamable]
+    faults = pandas.DataFrame({"path": written, "reason": NOT_TEXT})
     return pandas.concat(tables, ignore_index=True), faults
 
 
@@ -132,7 +149,7 @@ def _is_text(name: str) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Videos and pictures below a folder, by name; hidden ones are left out."""
+    """Videos and pictures below a folder, by name, without hidden ones."""
     found = []
     for place, folders, names in os.walk(folder.absolute()):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -145,7 +162,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _measured(clips: "DataFrame", journal: Journal) -> tuple["DataFrame", "DataFrame"]:
-    """The rows that could be read with their numbers, and those that could not."""
+    """The rows of measured clips with their numbers, and (path, reason) of the others."""
     import pandas
 
     entries = [journal.entries.get(path) for path in clips["path"]]
@@ -160,18 +177,18 @@ def _measured(clips: "DataFrame", journal: Journal) -> tuple["DataFrame", "DataF
 
 
 def _differing(table: "DataFrame", journal: Journal) -> "DataFrame":
-    """Clips that show another number of frames than their headers say."""
+    """Clips whose number of shown frames differs from their header's."""
     entries = [journal.entries[path].get("header_frames") for path in table["path"]]
     shown = table[["path", "num_frames"]].assign(header_frames=entries)
     return shown[shown["header_frames"].notna()].astype({"header_frames": int})
 
 
-def _write(told: Info) -> None:
-    wishes = told.wishes
-    if len(told.failed):
-        data_table.write(told.failed, wishes.failures)
+def _write(result: Info) -> None:
+    options = result.options
+    if len(result.failed):
+        data_table.write(result.failed, options.failures)
     else:
-        wishes.failures.unlink(missing_ok=True)
-    if len(told.table):
-        data_table.write(told.table, wishes.out)
-    wishes.journal.unlink(missing_ok=True)
+        options.failures.unlink(missing_ok=True)
+    if len(result.table):
+        data_table.write(result.table, options.out)
+    options.journal.unlink(missing_ok=True)

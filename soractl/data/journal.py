@@ -1,4 +1,4 @@
-"""What is done already, one JSON line an item, so that a killed command goes on where it was."""
+"""Journal of a command: one JSON line for each clip that is done, so that a kill loses little."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from soractl.files.lock import acquire
 
 
 class Journal:
-    """The entries of a file, by path of the clip; the last one of a clip holds.
+    """Entries of a file by the path of the clip; the last one of a clip counts.
 
     Only one process has it open at a time. A last line that a crash left half written is dropped.
     """
@@ -28,7 +28,7 @@ class Journal:
         except OSError as error:
             raise SoractlError(f"{self.file}: {error.strerror}") from None
         try:
-            acquire(self._stream, f"{self.file}: another command writes it just now")
+            acquire(self._stream, f"{self.file}: another command is writing to it")
             self._read()
         except BaseException:
             self._stream.close()
@@ -41,11 +41,11 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError):  # what could not be written `add` has told
+        with suppress(OSError):  # `add` has reported what could not be written
             self._stream.close()
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Note what was done; it outlives this process from here on."""
+        """Write entries so that they outlive this process; SoractlError if the disk is full."""
         lines = []
         for entry in entries:
             self.entries[entry["path"]] = dict(entry)
@@ -56,12 +56,12 @@ class Journal:
         except OSError as error:
             raise SoractlError(
                 f"{self.file}: {error.strerror}",
-                hint="what it holds need not be done again, once there is room for more",
+                hint="free some space and continue: clips in this file are not read again",
                 exit_code=ExitCode.FAILED,
             ) from None
 
     def forget(self, which: Callable[[Mapping[str, Any]], bool]) -> None:
-        """Take these entries for not done; the file keeps them until others take their place."""
+        """Treat matching entries as not done; the file keeps them until new ones replace them."""
         self.entries = {path: entry for path, entry in self.entries.items() if not which(entry)}
 
     def _read(self) -> None:
@@ -75,8 +75,8 @@ class Journal:
                 self.entries[entry["path"]] = entry
             except (ValueError, TypeError, KeyError):
                 raise SoractlError(
-                    f"{self.file}: no journal of clips, at byte {whole}",
-                    hint="remove it to begin anew",
+                    f"{self.file}: not a journal of clips: byte {whole} cannot be read",
+                    hint=f"rm {self.file} starts again from the first clip",
                 ) from None
             whole += len(line)
         self._stream.truncate(whole)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one table gave."""
+class MergedInput:
+    """Counts of one input table."""
 
     path: Path
     rows: int
@@ -22,21 +22,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of it."""
+    """Result of `data merge`."""
 
     out: Path
-    tables: Mapping[str, "DataFrame"]  # by the path that was given
+    series: Mapping[str, "DataFrame"]  # input tables by their paths as given
     table: "DataFrame"
-    parts: tuple[Part, ...]
+    inputs: tuple[MergedInput, ...]
     dropped_columns: tuple[str, ...]  # those that not all tables have
     incomplete: dict[str, int]  # rows without a value that training needs, by column
 
 
 def merge(inputs: Sequence[Path], out: Path) -> Merged:
-    """Write all rows under each other.
+    """Write the rows of all tables as one table, each path once.
 
     The columns are those that all tables share, and of those that training needs any that one of
-    them has: what a table lacks of these stays empty.
+    them has: a value that a table lacks stays empty. SoractlError if a table cannot be read or
+    written.
     """
     import pandas
 
@@ -49,10 +50,10 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
     )
     whole = pandas.concat([table.reindex(columns=kept) for table in tables], ignore_index=True)
     is_repeated = whole["path"].duplicated()
-    parts, begin = [], 0
+    counts, begin = [], 0
     for path, table in zip(inputs, tables, strict=True):
         repeated = int(is_repeated.iloc[begin : begin + len(table)].sum())
-        parts.append(Part(path, len(table), repeated))
+        counts.append(MergedInput(path, len(table), repeated))
         begin += len(table)
     merged = whole[~is_repeated].reset_index(drop=True)
     data_table.write(merged, out)
@@ -60,9 +61,9 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
     missing |= {name: len(merged) for name in data_table.NEEDED if name not in kept}
     return Merged(
         out=out,
-        tables=dict(zip(map(str, inputs), tables, strict=True)),
+        series=dict(zip(map(str, inputs), tables, strict=True)),
         table=merged,
-        parts=tuple(parts),
+        inputs=tuple(counts),
         dropped_columns=tuple(name for name in every if name not in kept),
         incomplete={name: count for name, count in missing.items() if count},
     )

@@ -1,4 +1,4 @@
-"""Pictures of tables of clips: histograms side by side, and who goes into which bucket."""
+"""Pictures of tables of clips: histograms side by side, and maps of buckets."""
 
 import math
 import textwrap
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soractl.data.buckets import Epoch
 from soractl.errors import SoractlError
 from soractl.files import output as data_output
 from soractl.terminal import text
@@ -34,14 +35,14 @@ PANELS = (
 
 @dataclass(frozen=True)
 class Picture:
-    """Its file; or none, and what is to be said of that."""
+    """File of a picture, or None with notes that say why there is none."""
 
     file: Path | None = None
     notes: tuple[str, ...] = ()
 
 
 def save(figure: "Figure | None", path: Path) -> Picture:
-    """Write a PNG, if there is something to see; a disk that refuses it spoils no result."""
+    """Write a PNG if there is a figure; a full disk becomes a note, not an error."""
     if figure is None:
         return Picture()
     try:
@@ -53,14 +54,14 @@ def save(figure: "Figure | None", path: Path) -> Picture:
 
 
 def check_output(path: Path) -> None:
-    """SoractlError if a picture cannot be written there; to be asked before the work."""
+    """SoractlError if a picture cannot be written there; for use before the work."""
     if path.suffix != ".png":
         raise SoractlError(f"{path}: the name of a picture ends in .png")
     data_output.check_file(path)
 
 
 def histograms(tables: Mapping[str, "DataFrame"]) -> "Figure | None":
-    """Length, size and aspect of each table's clips; None if no table knows them."""
+    """Histograms of length, size and aspect, by table; None if no table has these columns."""
     panels = [panel for panel in PANELS if any(panel[0] in table for table in tables.values())]
     if not panels:
         return None
@@ -79,33 +80,29 @@ def histograms(tables: Mapping[str, "DataFrame"]) -> "Figure | None":
     return figure
 
 
-def bucket_map(
-    title: str,
-    shares: Mapping[str, Mapping[tuple[str, int], float]],
-    places: tuple[Sequence[str], Sequence[int]],
-    fallen: Mapping[str, int],
-    clips: int,
-) -> "Figure":
-    """A map for each kind of share (0 to 100) by resolution and length, no bucket = blank.
+def bucket_map(epoch: Epoch) -> "Figure":
+    """One map for each kind of share (0 to 100), by resolution and length; no bucket is blank.
 
     Below them, how many of the clips are not trained on, by reason.
     """
-    resolutions, lengths = places
-    heights = (1.1 + 0.42 * len(resolutions), 0.7 + 0.36 * len(fallen))
+    shares, dropped = epoch.shares(), epoch.dropped_by_reason
+    resolutions, lengths = epoch.axes()
+    heights = (1.1 + 0.42 * len(resolutions), 0.7 + 0.36 * len(dropped))
     width = len(shares) * (1.6 + 0.95 * len(lengths))
     names = list(shares)
-    figure, axes = _figure([names, ["fallen"] * len(names)], (width, 0.4 + sum(heights)), heights)
-    figure.suptitle(title)
+    figure, axes = _figure([names, ["dropped"] * len(names)], (width, 0.4 + sum(heights)), heights)
+    clips = text.count(epoch.clips, "clip")
+    figure.suptitle(f"{epoch.stage}, first epoch of {clips} in {epoch.table.name}")
     axes[names[0]].set_ylabel("resolution")
     for name in names:
-        _heat_map(axes[name], shares[name], places)
+        _heat_map(axes[name], shares[name], (resolutions, lengths))
         axes[name].set_title(name)
-    _bars(axes["fallen"], fallen, clips)
+    _bars(axes["dropped"], dropped, epoch.clips)
     return figure
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Where a logarithmic axis has numbers: so many that they say enough and do not touch."""
+    """Positions of numbers on a logarithmic axis: enough of them, and none touches another."""
     from matplotlib.ticker import MaxNLocator
 
     if high <= 5 * low:
@@ -131,7 +128,7 @@ def _figure(
 
 
 def _series(tables: Mapping[str, "DataFrame"]) -> dict[str, list["DataFrame"]]:
-    """A colour's tables by what the legend calls them; the smallest share one if too many."""
+    """Tables of each colour by their label in the legend; the smallest ones share a colour."""
     names = list(tables)
     if len(tables) > len(COLOURS):
         largest = sorted(tables, key=lambda name: -len(tables[name]))[: len(COLOURS) - 1]
@@ -142,7 +139,7 @@ def _series(tables: Mapping[str, "DataFrame"]) -> dict[str, list["DataFrame"]]:
 
 
 def _known(columns: "Sequence[Any]") -> Any:
-    """Numbers that a logarithmic axis can show."""
+    """Values of all columns that a logarithmic axis can show: finite and above 0."""
     import numpy
 
     numbers = numpy.concatenate([column.to_numpy(dtype=float) for column in columns] or [[]])
@@ -162,7 +159,7 @@ def _histogram(axis: Any, values: Sequence[Any]) -> None:
     low, high = (low * 0.9, high * 1.1) if low < high else (low / 4, high * 4)
     bins = numpy.geomspace(low, high, BINS + 1)
     looks: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.55}
-    if len(values) > 2:  # filled ones would hide each other
+    if len(values) > 2:  # more than two filled ones hide each other
         looks = {"histtype": "step", "linewidth": 1.6}
     for numbers, colour in zip(values, COLOURS, strict=False):
         axis.hist(numbers, bins, color=colour, **looks)
@@ -218,17 +215,17 @@ def _heat_map(
     axis.set_xlabel("frames")
 
 
-def _bars(axis: Any, fallen: Mapping[str, int], clips: int) -> None:
-    bars = axis.barh(range(len(fallen)), list(fallen.values()), color=COLOURS[1], height=0.6)
-    said = [f"{count} ({_percent(100 * count / clips)})" for count in fallen.values()]
-    axis.bar_label(bars, said, padding=4, fontsize=8)
-    reasons = [textwrap.fill(reason, 34) for reason in fallen]
-    axis.set_yticks(range(len(fallen)), reasons, fontsize=8)
-    axis.set_xlim(0, 1.2 * max([*fallen.values(), 1]))
+def _bars(axis: Any, dropped: Mapping[str, int], clips: int) -> None:
+    bars = axis.barh(range(len(dropped)), list(dropped.values()), color=COLOURS[1], height=0.6)
+    labels = [f"{count} ({_percent(100 * count / clips)})" for count in dropped.values()]
+    axis.bar_label(bars, labels, padding=4, fontsize=8)
+    reasons = [textwrap.fill(reason, 34) for reason in dropped]
+    axis.set_yticks(range(len(dropped)), reasons, fontsize=8)
+    axis.set_xlim(0, 1.2 * max([*dropped.values(), 1]))
     axis.set_xticks([])
     axis.spines["bottom"].set_visible(False)
     axis.invert_yaxis()
-    axis.set_title(f"not trained on: {sum(fallen.values())} of {text.count(clips, 'clip')}")
+    axis.set_title(f"not trained on: {sum(dropped.values())} of {text.count(clips, 'clip')}")
 
 
 def _percent(share: float) -> str:

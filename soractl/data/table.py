@@ -15,7 +15,7 @@ NUMBERS = ("num_frames", "height", "width")
 NEEDED = ("path", "text", *NUMBERS)  # by training
 COLUMNS = (*NEEDED, "aspect_ratio", "fps", "resolution", "file_size")
 MEASURED = COLUMNS[2:]
-# What published tables call them, in the order of preference: OpenVid, MiraData.
+# Names in published tables (OpenVid, MiraData), in the order of preference.
 OTHER_NAMES = {
     "path": ("video", "file_path"),
     "text": ("caption", "dense_caption", "short_caption"),
@@ -25,7 +25,7 @@ ENDINGS = (".csv", ".parquet")
 
 
 def read(path: Path, *, measured: bool = True) -> "DataFrame":
-    """The rows of a file, one at least, with a column `path`; SoractlError says what is wrong.
+    """The rows of a file, at least one, with a column `path`; SoractlError says what is wrong.
 
     Each number is one or unknown, unless they are to be `measured` anew; texts are texts.
     """
@@ -46,7 +46,7 @@ def read(path: Path, *, measured: bool = True) -> "DataFrame":
     except pandas.errors.ParserWarning:
         raise SoractlError(
             f"{path}: rows have more fields than the header",
-            hint="a text with a comma needs quotes, and every column a name",
+            hint="quote texts that hold a comma, and name every column",
         ) from None
     except ValueError as error:
         raise SoractlError(f"{path} cannot be read as a table: {str(error).strip()}") from None
@@ -54,7 +54,7 @@ def read(path: Path, *, measured: bool = True) -> "DataFrame":
     if "path" not in table.columns:
         raise SoractlError(
             f"{path} has no column path; it has: {', '.join(map(str, table.columns))}",
-            hint=f"also known as path: {', '.join(OTHER_NAMES['path'])}",
+            hint=f"other names for path: {', '.join(OTHER_NAMES['path'])}",
         )
     if table.empty:
         raise SoractlError(f"{path} has no rows")
@@ -75,7 +75,7 @@ def _read_csv(path: Path) -> "DataFrame":
 
 
 def _typed(table: "DataFrame", numbers: Sequence[str]) -> "DataFrame":
-    """A table whose texts are texts and whose numbers are numbers."""
+    """The table with texts as strings and numbers as numbers."""
     import pandas
 
     from trainer.data import table_columns
@@ -90,7 +90,7 @@ def _typed(table: "DataFrame", numbers: Sequence[str]) -> "DataFrame":
 
 
 def write(table: "DataFrame", path: Path) -> None:
-    """Put a file there, whole or not at all."""
+    """Write a table as CSV or Parquet, whole or not at all; SoractlError if that fails."""
     try:
         with data_output.aside(path) as draft:
             if path.suffix == ".parquet":
@@ -102,7 +102,7 @@ def write(table: "DataFrame", path: Path) -> None:
 
 
 def _quoting(table: "DataFrame") -> Literal[0, 2]:
-    """Quotes where they are needed; csv knows of all needs but of a lone carriage return."""
+    """csv's quoting rule: it quotes what needs it, except a lone carriage return."""
     for name in table.columns:
         if any("\r" in value for value in table[name] if isinstance(value, str)):
             return csv.QUOTE_NONNUMERIC
@@ -110,15 +110,15 @@ def _quoting(table: "DataFrame") -> Literal[0, 2]:
 
 
 def check_output(out: Path, inputs: Iterable[Path]) -> None:
-    """SoractlError if a table cannot be written there; to be asked before the work."""
+    """SoractlError if a table cannot be written there; for use before the work."""
     check_ending(out)
     if any(out.resolve() == path.resolve() for path in inputs):
-        raise SoractlError(f"{out} is an input too", hint="--out names another file")
+        raise SoractlError(f"{out} is also an input", hint="give --out another name")
     data_output.check_file(out)
 
 
 def check_ending(path: Path) -> None:
-    """SoractlError unless a file's name says CSV or Parquet."""
+    """SoractlError unless a file's name ends in .csv or .parquet."""
     if path.suffix not in ENDINGS:
         raise SoractlError(f"{path}: the name of a table ends in {' or '.join(ENDINGS)}")
 
@@ -133,18 +133,20 @@ def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
         )
     for name in columns:
         if name in MEASURED and table[name].isna().all():
-            raise SoractlError(f"{path}: row 0 has {name} = {table[name].iloc[0]}; no number")
+            raise SoractlError(
+                f"{path}: row 0 has {name} = {table[name].iloc[0]}, which is not a number"
+            )
 
 
 def in_order(columns: Iterable[str]) -> list[str]:
-    """Columns that training knows first, the others after them as they came."""
+    """Columns in the order of COLUMNS; the others follow in their own order."""
     columns = list(columns)
     known = [name for name in COLUMNS if name in columns]
     return known + [name for name in columns if name not in known]
 
 
 def _renamed(columns: Sequence[str]) -> dict[str, str]:
-    """Of a published table's names, those that training knows otherwise."""
+    """The trainer's name for each column that a published table calls otherwise."""
     renamed = {}
     for name, others in OTHER_NAMES.items():
         found = [other for other in others if other in columns]

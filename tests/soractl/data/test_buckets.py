@@ -58,49 +58,49 @@ def test_every_clip_is_counted_where_it_goes(stage):
         (0, 240, 426),
     ]
     write_table(stage.folder / "clips.csv", clips)
-    told = data_buckets.first_epoch("small", stage.folder / "clips.csv", 2, ())
+    epoch = data_buckets.first_epoch("small", stage.folder / "clips.csv", 2, ())
     held = {
-        (row.resolution, row.frames): (row.clips, row.batches, row.left_over) for row in told.rows
+        (row.resolution, row.frames): (row.clips, row.batches, row.remainder) for row in epoch.rows
     }
     assert held == {("240p", 1): (0, 0, 0), ("144p", 17): (5, 2, 1), ("144p", 1): (3, 1, 1)}
-    assert told.fallen == {
+    assert epoch.dropped_by_reason == {
         batch_sampler.TOO_SMALL: 1,
         batch_sampler.TOO_SHORT: 2,
         batch_sampler.NOT_KEPT: 0,
         batch_sampler.NO_BATCH: 2,
         batch_sampler.NO_STEP: 2,
     }
-    assert (told.steps, told.batches, told.exit_code) == (1, 3, 0)
-    assert list(told.balance) == [0, 4]
+    assert (epoch.steps, epoch.batches, epoch.exit_code) == (1, 3, 0)
+    assert list(epoch.balance) == [0, 4]
 
 
-def test_it_is_what_training_does(stage):
+def test_the_epoch_shown_is_the_epoch_that_training_plans(stage):
     draw = np.random.default_rng(5)
     sizes = [(144, 256), (240, 426), (360, 640), (720, 1280), (1080, 1920), (640, 360)]
     clips = [(int(draw.integers(1, 500)), *sizes[draw.integers(6)]) for _ in range(3000)]
     table = write_table(stage.folder / "clips.csv", clips)
     overrides = ("buckets.batch_size.144p=[4,3,2,2,1]",)
-    told = data_buckets.first_epoch("stage1", table, 4, overrides)
+    epoch = data_buckets.first_epoch("stage1", table, 4, overrides)
     config = load_stage("stage1", overrides).config
     assignment = assign_epoch(load_clips(table), config, 0)
     plan = plan_epoch(assignment, world_size=4, window=config.balance.window)
     batches = [batch for step in range(plan.steps) for batch in plan.step(step)]
     trained = sum(len(batch.rows) for batch in batches)
-    assert told.steps == plan.steps > 10
-    assert sum(told.fallen.values()) == len(clips) - trained
-    assert sum(row.clips for row in told.rows) == int((assignment.index >= 0).sum())
+    assert epoch.steps == plan.steps > 10
+    assert sum(epoch.dropped_by_reason.values()) == len(clips) - trained
+    assert sum(row.clips for row in epoch.rows) == int((assignment.index >= 0).sum())
     cost = [[work(batch.bucket) for batch in plan.step(step)] for step in range(plan.steps)]
     share = sum(map(sum, cost)) / 4 / sum(map(max, cost))
-    assert told.balance[config.balance.window] == pytest.approx(share)
-    assert told.balance[config.balance.window] > told.balance[0]
+    assert epoch.balance[config.balance.window] == pytest.approx(share)
+    assert epoch.balance[config.balance.window] > epoch.balance[0]
 
 
-def test_the_table_and_the_picture_say_the_same(stage):
+def test_table_picture_and_json_show_the_same_numbers(stage):
     kept = [*[(18, 144, 256)] * 4, *[(1, 240, 426)] * 5]
     write_table(stage.folder / "clips.csv", [*kept, (17, 144, 256), (90, 90, 160)])
     done = stage.soractl("data", "buckets", "small", "clips.csv", "--picture", "map.png")
     assert done.stdout == (
-        "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  LEFT OVER  TOKENS  SHARE\n"
+        "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  REMAINDER  TOKENS  SHARE\n"
         "144p        17      4      36.4 %  2      2        0          2.88 k  83.3 %\n"
         "144p        1       5      45.5 %  2      2        1          576     16.7 %\n"
         "no clip in 240p/1\n"
@@ -121,10 +121,10 @@ def test_the_table_and_the_picture_say_the_same(stage):
     values = json.loads(stage.soractl("data", "buckets", "small", "clips.csv", "--json").stdout)
     assert values["balance_by_window"] == {"0": 1.0, "4": 1.0}
     assert [row["clips"] for row in values["buckets"]] == [0, 4, 5]
-    told = data_buckets.first_epoch("small", stage.folder / "clips.csv", 1, ())
-    figure = bucket_map("", told.shares(), told.axes(), told.fallen, told.clips)
+    epoch = data_buckets.first_epoch("small", stage.folder / "clips.csv", 1, ())
+    figure = bucket_map(epoch)
     drawn = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert told.axes() == (["240p", "144p"], [1, 17])
+    assert epoch.axes() == (["240p", "144p"], [1, 17])
     assert drawn == [
         ["0", "45.5 %", "36.4 %"],
         ["0", "16.7 %", "83.3 %"],

@@ -10,15 +10,12 @@ from pathlib import Path
 import pandas
 import pytest
 
+from soractl.data.check import CheckOptions, check
+from soractl.data.clip_queue import Timing
+from soractl.data.report import check_lines
 from tests.soractl.data.odd_files import write_odd_files, write_video
 
 CLIPS = 160
-FEW_AT_ONCE = """
-from soractl import cli
-from soractl.data import clip_queue
-clip_queue.MOST_CLIPS = 16
-cli.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +53,11 @@ def test_every_clip_is_decoded_and_the_healthy_rows_stay(workplace, odd, table):
     )
 
 
-def test_a_second_check_must_be_wanted(workplace, odd, table):
+def test_a_second_check_needs_resume_or_retry_failed(workplace, odd, table):
     workplace.soractl("data", "check", "clips.csv", code=3)
     before = logged(workplace)
     refused = workplace.soractl("data", "check", "clips.csv", code=5)
-    assert "hint: --resume goes on" in refused.stderr
+    assert "hint: --resume continues" in refused.stderr
     workplace.soractl("data", "check", "clips.csv", "--resume", code=3)
     assert logged(workplace) == before
     retried = workplace.soractl("data", "check", "clips.csv", "--retry-failed", "--json", code=3)
@@ -71,17 +68,17 @@ def test_a_second_check_must_be_wanted(workplace, odd, table):
     ]
 
 
-def test_an_empty_job_log_is_no_check(workplace, table):
+def test_an_empty_job_log_does_not_count_as_a_check(workplace, table):
     workplace.write("clips.check.jsonl", "")
     workplace.soractl("data", "check", "clips.csv", code=3)
     assert len(logged(workplace)) == 5
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e9"])
-def test_a_time_that_no_clip_can_take_is_refused(workplace, table, seconds):
+def test_a_time_for_a_clip_that_is_not_between_0_and_a_day_is_refused(workplace, table, seconds):
     done = workplace.soractl("data", "check", "clips.csv", "--timeout", seconds, code=2)
     assert done.stderr == (
-        f"error: --timeout is more than 0 and at most 86400 s: {float(seconds):g}\n"
+        f"error: --timeout must be more than 0 s and at most 86400 s: {float(seconds):g}\n"
     )
     assert not (workplace.folder / "clips.check.jsonl").exists()
 
@@ -92,7 +89,7 @@ def test_a_job_log_that_cannot_be_written_is_one_error(workplace, small_disk, od
     done = workplace.soractl("data", "check", str(disk / "clips.csv"), code=1)
     assert done.stderr.splitlines()[-2:] == [
         f"error: {disk}/clips.check.jsonl: No space left on device",
-        "hint: what it holds need not be done again, once there is room for more",
+        "hint: free some space and continue: clips in this file are not read again",
     ]
     (disk / "clips.check.jsonl").unlink()
     (disk / "clips.check.jsonl").mkdir()
@@ -100,18 +97,14 @@ def test_a_job_log_that_cannot_be_written_is_one_error(workplace, small_disk, od
     assert done.stderr == f"error: {disk}/clips.check.jsonl: Is a directory\n"
 
 
-def test_a_node_that_nobody_reaches_leaves_the_clips_unchecked(workplace, table, monkeypatch):
+def test_clips_stay_unchecked_if_no_node_can_be_reached(workplace, table):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9\n")
-    code = f"from soractl.data import clip_queue\nclip_queue.PAUSE_S = 0\n{FEW_AT_ONCE}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "data", "check", "clips.csv", "--hostfile", "far.txt"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 4, done.stderr
-    first, last = done.stdout.splitlines()
+    options = CheckOptions(Path("clips.csv"), hostfile="far.txt")
+    checked = check(options, {}, lambda count: None, Timing(pause_s=0))
+    first, last = check_lines(checked, None)
     assert first.startswith("127.0.77.99 was given up: unreachable")
-    assert last == "0 healthy, 0 failed, 5 not checked; --resume goes on"
+    assert last == "0 healthy, 0 failed, 5 not checked; continue with --resume"
+    assert checked.exit_code == 4
 
 
 @pytest.fixture
@@ -130,7 +123,7 @@ def on_three_nodes(workplace, start_cluster):
         return subprocess.Popen(
             [
                 *(Path(__file__).parent.parent.parent / "cluster" / "cluster.sh", "head"),
-                *("env", "-u", "SORACTL_HOSTFILE", sys.executable, "-c", FEW_AT_ONCE),
+                *("env", "-u", "SORACTL_HOSTFILE", sys.executable, "-m", "soractl.cli"),
                 *("data", "check", "clips.csv", "--workers", "1", "--out", "ok.csv"),
                 *("--hostfile", "three.txt", *options),
             ],
@@ -175,7 +168,7 @@ def test_killed_in_the_middle_with_a_node_lost_every_clip_is_checked_once(
     assert 40 <= len(before) < CLIPS
     for entry in before:
         clip = workplace.folder / entry["path"]
-        clip.rename(f"{clip}.away")  # whoever decoded it again would fail
+        clip.rename(f"{clip}.away")  # decoding it again would fail
     second = on_three_nodes("--resume")
     wait_for_entries(workplace, second, len(before) + 30)
     while second.poll() is None and "n2" not in {entry["node"] for entry in logged(workplace)}:

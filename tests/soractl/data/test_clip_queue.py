@@ -3,12 +3,10 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 
-from soractl.data import clip_queue
-from soractl.data.clip_queue import Reading, read_clips
+from soractl.data.clip_queue import Readers, Reading, Timing, read_clips
 from soractl.data.journal import Journal
 from soractl.errors import INTERRUPTED, Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
@@ -17,11 +15,7 @@ from soractl.remote.requests import NodeResult
 NODES = [Node("n1"), Node("n2"), Node("n3")]
 TASKS = [{"path": f"{number}.mp4", "num_frames": None} for number in range(100)]
 READING = Reading("check", workers=1, stuck_after_s=10)
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    monkeypatch.setattr(clip_queue, "PAUSE_S", 0)
+NO_PAUSE = Timing(pause_s=0)
 
 
 @pytest.fixture
@@ -30,7 +24,7 @@ def journal(tmp_path):
         yield journal
 
 
-def said(paths):
+def answers(paths):
     return "".join(
         f"{json.dumps({'path': path, 'ok': True, 'reason': '', 'seconds': 0.1})}\n"
         for path in paths
@@ -43,7 +37,7 @@ def asked(request):
 
 def well(node, request, deadline_s):
     time.sleep(0.001)
-    return NodeResult(node, stdout=said(asked(request)), exit_code=0)
+    return NodeResult(node, stdout=answers(asked(request)), exit_code=0)
 
 
 def logged(journal):
@@ -52,11 +46,12 @@ def logged(journal):
 
 def read(journal, remote, tasks=TASKS):
     shown = []
-    lost = read_clips(tasks, NODES, remote, reading=READING, journal=journal, show=shown.append)
+    readers = Readers(NODES, remote, READING, timing=NO_PAUSE)
+    lost = read_clips(tasks, readers, journal, shown.append)
     return lost, shown
 
 
-def test_every_clip_is_read_once_whoever_reads_it(journal):
+def test_every_clip_is_read_once_by_any_of_the_nodes(journal):
     lost, shown = read(journal, well)
     entries = logged(journal)
     assert lost == {}
@@ -66,38 +61,33 @@ def test_every_clip_is_read_once_whoever_reads_it(journal):
     assert (shown[-1].done, shown[-1].total, shown[-1].failed) == (100, 100, 0)
 
 
-def test_a_node_is_asked_for_longer_and_longer_so_that_progress_is_seen_soon(journal):
+def test_each_chunk_of_a_node_is_twice_as_long_as_the_one_before_up_to_a_limit(journal):
     asked_for = []
 
     def remote(node, request, deadline_s):
         asked_for.append(float(request.argv[request.argv.index("--seconds") + 1]))
-        return NodeResult(node, stdout=said(asked(request)[:1]), exit_code=0)
+        return NodeResult(node, stdout=answers(asked(request)[:1]), exit_code=0)
 
-    read_clips(
-        TASKS[:7], NODES[:1], remote, reading=READING, journal=journal, show=lambda count: None
-    )
+    readers = Readers(NODES[:1], remote, READING, timing=NO_PAUSE)
+    read_clips(TASKS[:7], readers, journal, lambda count: None)
     assert asked_for == [1, 2, 4, 8, 10, 10, 10]
 
 
-def test_at_ctrl_c_what_the_nodes_had_said_is_noted_and_nothing_more_is_begun(journal):
-    hung_up = threading.Event()
+def test_after_ctrl_c_answers_on_their_way_are_recorded_and_no_clips_are_begun(journal):
+    closed = threading.Event()
     begun = []
 
     def remote(node, request, deadline_s):
         begun.append(node.name)
         if len(begun) == len(NODES):
             os.kill(os.getpid(), signal.SIGINT)
-        hung_up.wait(10)
-        return NodeResult(node, stdout=said(asked(request)[:2]) + '{"path": "half', exit_code=143)
+        closed.wait(60)
+        return NodeResult(
+            node, stdout=answers(asked(request)[:2]) + '{"path": "half', exit_code=143
+        )
 
-    lost = read_clips(
-        TASKS,
-        NODES,
-        remote,
-        reading=replace(READING, hang_up=hung_up.set),
-        journal=journal,
-        show=lambda count: None,
-    )
+    readers = Readers(NODES, remote, READING, close=closed.set, timing=Timing(drain_s=60))
+    lost = read_clips(TASKS, readers, journal, lambda count: None)
     assert lost == dict.fromkeys(("n1", "n2", "n3"), INTERRUPTED)
     assert len(logged(journal)) == 6
     assert len(begun) == 3
@@ -116,7 +106,7 @@ def test_a_job_log_for_which_there_is_no_room_ends_the_work(small_disk):
     assert 0 < len(entries) < 100
 
 
-def test_what_a_lost_node_has_not_answered_is_read_by_others(journal):
+def test_clips_that_a_lost_node_did_not_answer_are_read_by_other_nodes(journal):
     others_wait = threading.Event()
 
     def remote(node, request, deadline_s):
@@ -128,7 +118,9 @@ def test_what_a_lost_node_has_not_answered_is_read_by_others(journal):
         others_wait.set()
         some = asked(request)[:3]
         return NodeResult(
-            node, stdout=said(some) + '{"path": "half', fault=Fault(FaultKind.UNREACHABLE, "reset")
+            node,
+            stdout=answers(some) + '{"path": "half',
+            fault=Fault(FaultKind.UNREACHABLE, "reset"),
         )
 
     lost, _ = read(journal, remote)
@@ -138,7 +130,7 @@ def test_what_a_lost_node_has_not_answered_is_read_by_others(journal):
     assert sum(entry["node"] == "n2" for entry in entries) == 3
 
 
-def test_when_all_nodes_are_lost_the_clips_are_left(journal):
+def test_clips_are_left_if_all_nodes_are_lost(journal):
     def remote(node, request, deadline_s):
         return NodeResult(node, stderr="No module named soractl\n", exit_code=1)
 
@@ -148,7 +140,7 @@ def test_when_all_nodes_are_lost_the_clips_are_left(journal):
     assert logged(journal) == []
 
 
-def test_what_is_in_the_journal_is_not_read_again(journal):
+def test_clips_in_the_journal_are_not_read_again(journal):
     journal.add(
         {"path": task["path"], "ok": bool(number), "reason": "", "seconds": 1, "node": "n9"}
         for number, task in enumerate(TASKS[:60])
@@ -159,10 +151,10 @@ def test_what_is_in_the_journal_is_not_read_again(journal):
     assert (shown[-1].done, shown[-1].failed) == (100, 1)
 
 
-def test_what_nobody_asked_for_is_no_answer(journal):
+def test_answers_about_clips_that_were_not_asked_for_are_ignored(journal):
     def remote(node, request, deadline_s):
-        noise = "Welcome to the node\n" + said(["other.mp4"])
-        return NodeResult(node, stdout=noise + said(asked(request)), exit_code=0)
+        noise = "Welcome to the node\n" + answers(["other.mp4"])
+        return NodeResult(node, stdout=noise + answers(asked(request)), exit_code=0)
 
     read(journal, remote, TASKS[:2])
     assert [entry["path"] for entry in logged(journal)] == ["0.mp4", "1.mp4"]

@@ -1,4 +1,5 @@
 import faulthandler
+import itertools
 import json
 import math
 import os
@@ -23,7 +24,7 @@ def odd(tmp_path_factory):
     return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
 
 
-def said(read, path, *expected):
+def answer_of(read, path, *expected):
     try:
         return read(str(path), *expected)
     except Unfit as fault:
@@ -42,25 +43,27 @@ def numbers(path, frames, height, width, fps):
     }
 
 
-def test_a_header_gives_the_numbers_of_a_table(odd):
-    assert said(measure, odd / "good.mp4") == numbers(odd / "good.mp4", 40, 64, 96, 24.0)
-    assert said(measure, odd / "one-frame.mp4") == numbers(odd / "one-frame.mp4", 1, 64, 96, 24.0)
+def test_measuring_reads_the_numbers_of_a_clip_from_its_header(odd):
+    assert answer_of(measure, odd / "good.mp4") == numbers(odd / "good.mp4", 40, 64, 96, 24.0)
+    assert answer_of(measure, odd / "one-frame.mp4") == numbers(
+        odd / "one-frame.mp4", 1, 64, 96, 24.0
+    )
 
 
-def test_frames_are_counted_where_the_header_has_no_number(odd):
-    assert said(measure, odd / "good.mkv") == numbers(odd / "good.mkv", 40, 64, 96, 24.0)
+def test_frames_are_counted_if_the_header_has_no_number(odd):
+    assert answer_of(measure, odd / "good.mkv") == numbers(odd / "good.mkv", 40, 64, 96, 24.0)
 
 
 def test_a_picture_is_one_frame_without_a_rate(odd):
-    measured = said(measure, odd / "good.png")
+    measured = answer_of(measure, odd / "good.png")
     assert math.isnan(measured.pop("fps"))
     assert {**measured, "fps": None} == numbers(odd / "good.png", 1, 16, 32, None)
 
 
-def test_what_cannot_be_measured_says_why(odd):
+def test_a_file_that_cannot_be_measured_gives_its_reason(odd):
     (odd / "notes.txt").write_text("no clip")
     bad = ("audio-only.mp4", "cut.mp4", "empty.mp4", "text.mov", "missing.mp4", "notes.txt")
-    assert [said(measure, odd / name) for name in bad] == [
+    assert [answer_of(measure, odd / name) for name in bad] == [
         "no video stream",
         NO_INDEX,
         "the file is empty",
@@ -70,24 +73,24 @@ def test_what_cannot_be_measured_says_why(odd):
     ]
 
 
-def test_decoding_finds_what_a_header_hides(odd):
-    assert said(decode, odd / "good.mp4") == {"num_frames": 40}
-    assert said(decode, odd / "good.mkv") == {"num_frames": 40}
-    assert said(decode, odd / "one-frame.mp4") == {"num_frames": 1}
-    assert said(decode, odd / "good.png") == {"num_frames": 1}
-    assert said(decode, odd / "cut.mkv") == said(decode, odd / "cut.mkv") == ENDED
-    assert "Invalid NAL unit size" in said(decode, odd / "flipped.mp4")
-    assert said(decode, odd / "cut.png") != {"num_frames": 1}
-    assert said(decode, odd / "audio-only.mp4") == "no video stream"
+def test_decoding_finds_faults_that_measuring_does_not_see(odd):
+    assert answer_of(decode, odd / "good.mp4") == {"num_frames": 40}
+    assert answer_of(decode, odd / "good.mkv") == {"num_frames": 40}
+    assert answer_of(decode, odd / "one-frame.mp4") == {"num_frames": 1}
+    assert answer_of(decode, odd / "good.png") == {"num_frames": 1}
+    assert answer_of(decode, odd / "cut.mkv") == answer_of(decode, odd / "cut.mkv") == ENDED
+    assert "Invalid NAL unit size" in answer_of(decode, odd / "flipped.mp4")
+    assert answer_of(decode, odd / "cut.png") != {"num_frames": 1}
+    assert answer_of(decode, odd / "audio-only.mp4") == "no video stream"
 
 
 def test_fewer_frames_than_the_table_says_are_a_fault(odd):
-    assert said(decode, odd / "good.mp4", 40) == {"num_frames": 40}
-    assert said(decode, odd / "good.mp4", 41) == "40 frames, where the table says 41"
+    assert answer_of(decode, odd / "good.mp4", 40) == {"num_frames": 40}
+    assert answer_of(decode, odd / "good.mp4", 41) == "40 frames, where the table says 41"
 
 
-def as_told(path, _):
-    """Does what the path says."""
+def misbehave(path, _):
+    """Reads a clip by doing what its path says."""
     if path == "crash":
         faulthandler.disable()  # pytest's, which would print this process's end
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -104,22 +107,26 @@ def as_told(path, _):
 def test_a_clip_that_crashes_or_hangs_its_reader_stops_no_other():
     paths = ["crash", "hang", "leave", "raise", *map(str, range(8))]
     tasks = [{"path": path} for path in paths]
-    answers = list(read_all(tasks, as_told, workers=2, seconds=60, stuck_after_s=4))
+    answers = list(read_all(tasks, misbehave, workers=2, stuck_after_s=4, may_begin=lambda: True))
     assert {answer["path"]: answer["reason"] for answer in answers} == {
-        "crash": "its reader died: SIGSEGV",
-        "hang": "no end within 4 s",
-        "leave": "its reader died: exit code 3",
+        "crash": "its reader crashed: SIGSEGV",
+        "hang": "not finished within 4 s",
+        "leave": "its reader crashed: exit code 3",
         "raise": "RuntimeError: a bug",
         **{str(number): "" for number in range(8)},
     }
     assert len(answers) == len(paths)
 
 
-def test_no_clip_is_begun_after_its_time():
-    tasks = [{"path": str(number)} for number in range(1000)]
-    answers = list(read_all(tasks, as_told, workers=2, seconds=0.2, stuck_after_s=5))
-    assert 1 <= len(answers) <= 10
-    assert all(answer["ok"] for answer in answers)
+def test_clips_that_are_begun_are_finished_and_no_more_are_begun_after_the_time():
+    tasks = [{"path": str(number)} for number in range(9)]
+    in_time = itertools.chain([True] * 3, itertools.repeat(False))
+    answers = list(
+        read_all(tasks, misbehave, workers=2, stuck_after_s=60, may_begin=lambda: next(in_time))
+    )
+    assert sorted((answer["path"], answer["ok"]) for answer in answers) == [
+        *(("0", True), ("1", True), ("2", True)),
+    ]
 
 
 def test_the_program_answers_in_lines_of_json(odd):

@@ -14,12 +14,7 @@ from tests.soractl.data.odd_files import write_video
 from trainer.data.features import sets_in
 
 CLIPS = 12
-ONE_CLIP_SHARDS = """
-from soractl import cli
-from soractl.data import encode as data_encode
-data_encode.CLIPS_PER_SHARD = 1
-cli.main()
-"""
+ONE_CLIP_SHARDS = "tests.soractl.data.encode_one_clip_shards"
 REPOSITORY = Path(__file__).parent.parent.parent.parent
 
 
@@ -88,7 +83,7 @@ def test_the_size_comes_first_then_the_features_then_what_failed(workplace, tabl
 
 
 @pytest.mark.slow  # an interpreter with torch
-def test_what_the_trainer_refuses_is_one_error(workplace):
+def test_a_refusal_of_the_trainer_is_one_error(workplace):
     asked = ("data", "encode", "smoke", "--out", "features", "--set", "data.path=none.csv")
     refused = workplace.soractl(*asked, code=2)
     [line] = [line for line in refused.stderr.splitlines() if line.startswith("error")]
@@ -104,7 +99,7 @@ def test_a_folder_that_cannot_be_made_is_one_error(workplace, out):
     assert refused.stderr == f"error: {out}: taken is a file\nhint: give the name of a folder\n"
 
 
-def test_a_node_that_nobody_reaches_is_told(workplace, monkeypatch):
+def test_a_node_that_cannot_be_reached_is_one_error(workplace):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9 slots=2\n")
     (workplace.folder / "configs").symlink_to(REPOSITORY / "configs")
     asked = ("data", "encode", "smoke", "--out", "features", "--hostfile", "far.txt")
@@ -149,11 +144,13 @@ def test_killed_in_the_middle_on_two_nodes_every_clip_is_encoded_once(
         return subprocess.Popen(
             [
                 *(Path(__file__).parent.parent.parent / "cluster" / "cluster.sh", "head"),
-                *("env", "-u", "SORACTL_HOSTFILE", sys.executable, "-c", ONE_CLIP_SHARDS),
-                *("data", "encode", "smoke", "--out", str(out), "--variants", "2"),
-                *("--hostfile", "two.txt", "--set", "data.workers=0"),
+                *("env", "-u", "SORACTL_HOSTFILE", sys.executable, "-m", ONE_CLIP_SHARDS, str(out)),
             ],
-            env={**os.environ, "SORACTL_CLUSTER": str(cluster.folder)},
+            env={
+                **os.environ,
+                "SORACTL_CLUSTER": str(cluster.folder),
+                "PYTHONPATH": str(REPOSITORY),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -170,8 +167,8 @@ def test_killed_in_the_middle_on_two_nodes_every_clip_is_encoded_once(
     before = {file: file.stat().st_ino for file in out.glob("*/v*")}
     assert CLIPS + 3 <= len(before) < 3 * CLIPS
     second = start()
-    said, err = second.communicate(timeout=300)
-    assert second.returncode == 3, said + err
+    out_text, err = second.communicate(timeout=300)
+    assert second.returncode == 3, out_text + err
     after = {file: file.stat().st_ino for file in out.glob("*/v*")}
     assert before.items() < after.items()
     found, failed = encoded(out)

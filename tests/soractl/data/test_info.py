@@ -1,22 +1,17 @@
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas
 import pytest
 
+from soractl.data.clip_queue import Timing
+from soractl.data.info import InfoOptions, info
 from tests.soractl.data.odd_files import write_odd_files, write_video
 
 XVID = Path(__file__).parents[2] / "recorded/clips/xvid_b_frames.avi"
-FEW_AT_ONCE = """
-from soractl import cli
-from soractl.data import clip_queue
-clip_queue.MOST_CLIPS = 4
-cli.main()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +66,14 @@ def test_a_table_keeps_its_rows_and_columns_and_gains_numbers(workplace, odd):
     assert table["num_frames"].tolist() == [40, 1]
 
 
-def test_a_clip_that_stands_twice_is_measured_once(workplace, odd):
+def test_a_path_in_two_rows_is_measured_once(workplace, odd):
     workplace.write("in.csv", f"path,text\n{odd}/good.mp4,a\n{odd}/good.mp4,b\n")
     done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
     assert done.stdout.splitlines()[0] == "1 row with a path that another row has"
     assert pandas.read_csv("out.csv")["text"].tolist() == ["a"]
 
 
-def test_nothing_that_can_be_read_is_a_failure(workplace):
+def test_it_is_a_failure_if_no_clip_can_be_read(workplace):
     workplace.write("in.csv", "path,text\nmissing.mp4,a\n")
     done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv", code=1)
     assert done.stdout == (
@@ -88,55 +83,60 @@ def test_nothing_that_can_be_read_is_a_failure(workplace):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
-        (("in.csv", "--out", "in.csv"), "error: in.csv is an input too"),
+        (("in.csv", "--out", "in.csv"), "error: in.csv is also an input"),
         (("in.csv", "--out", "out.txt"), "error: out.txt: the name of a table ends in .csv or"),
         (("in.csv", "--out", "no/out.csv"), "error: no/out.csv: no folder no"),
         (("gone.csv", "--out", "out.csv"), "error: gone.csv: No such file or directory"),
         (("bare.csv", "--out", "out.csv"), "error: bare.csv has no column path; it has: a, b"),
         (("nothing.csv", "--out", "out.csv"), "error: nothing.csv is empty"),
-        (("bin", "--out", "out.csv"), "error: bin: no file ends in .mp4, .avi,"),
+        (("bin", "--out", "out.csv"), "error: bin: no file in it ends in .mp4, .avi,"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_the_work(workplace, arguments, said):
+def test_a_bad_input_or_output_is_one_error_before_the_work(workplace, arguments, error):
     workplace.write("in.csv", "path,text\nmissing.mp4,a\n")
     workplace.write("bare.csv", "a,b\n1,2\n")
     workplace.write("nothing.csv", "")
     done = workplace.soractl("data", "info", *arguments, code=2)
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(error)
 
 
-def test_a_killed_command_goes_on_where_it_was(workplace, many):
+def measure_some_and_die():
+    """`data info` in chunks of four clips, killed when some of them are recorded."""
+
+    def show(count):
+        if count.done >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    info(InfoOptions((Path("in.csv"),), Path("out.csv")), show, Timing(most_clips=4))
+
+
+def test_a_killed_command_continues_without_measuring_clips_again(workplace, many):
     clips = "\n".join(map(str, many))
     workplace.write("in.csv", f"path\n{clips}\n")
-    command = [sys.executable, "-c", FEW_AT_ONCE, "data", "info", "in.csv", "--out", "out.csv"]
     journal = workplace.folder / ".out.csv.journal"
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 30
-    while not journal.exists() or journal.read_text().count("\n") < 8:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = multiprocessing.get_context("spawn").Process(target=measure_some_and_die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     done_before = [json.loads(line)["path"] for line in journal.read_text().splitlines()]
     assert 8 <= len(done_before) < 40
     for path in done_before:
-        Path(path).rename(f"{path}.away")  # whoever looked at it again would fail
+        Path(path).rename(f"{path}.away")  # measuring it again would fail
     workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
     assert pandas.read_csv("out.csv")["num_frames"].tolist() == [20] * 40
     assert not journal.exists()
 
 
-def test_a_name_that_is_no_text_is_one_failed_row(workplace, odd):
+def test_a_file_name_that_is_not_text_is_one_failed_row(workplace, odd):
     folder = workplace.folder / "clips"
     folder.mkdir()
     for name in ("a\udcff.mp4", "b.mp4", "c\nd.mp4"):
         (folder / name).write_bytes((odd / "good.mp4").read_bytes())
     done = workplace.soractl("data", "info", "clips", "--out", "out.csv", code=3)
     assert done.stdout.splitlines() == [
-        "1 its name is no Unicode text, as a table needs it",
+        "1 its name is not Unicode text, which a table needs",
         "2 clips measured, 1 failed: out.csv, out.failed.csv, out.png",
     ]
     assert pandas.read_csv("out.csv")["path"].tolist() == [
@@ -146,7 +146,7 @@ def test_a_name_that_is_no_text_is_one_failed_row(workplace, odd):
     assert pandas.read_csv("out.failed.csv")["path"].tolist() == [f"{folder}/a\\xff.mp4"]
 
 
-def test_a_header_that_promises_other_frames_is_reported(workplace):
+def test_a_header_with_another_number_of_frames_is_reported(workplace):
     workplace.write("in.csv", f"path,num_frames\n{XVID},many\n")
     done = workplace.soractl("data", "info", "in.csv", "--out", "out.csv")
     assert done.stdout.splitlines() == [
@@ -162,9 +162,9 @@ def test_a_header_that_promises_other_frames_is_reported(workplace):
 
 
 @pytest.mark.parametrize("command", [("merge",), ("filter",), ("check",), ("buckets", "smoke")])
-def test_a_number_that_is_none_stops_before_anything_is_written(workplace, command):
+def test_a_column_without_any_number_is_refused_before_anything_is_written(workplace, command):
     workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,unknown\n")
     out = () if "buckets" in command else ("--out", "out.csv")
     done = workplace.soractl("data", *command, "in.csv", *out, code=2)
-    assert done.stderr == "error: in.csv: row 0 has num_frames = unknown; no number\n"
+    assert done.stderr == "error: in.csv: row 0 has num_frames = unknown, which is not a number\n"
     assert not list(workplace.folder.glob("out*"))

@@ -15,7 +15,7 @@ def file(tmp_path):
     return tmp_path / "log.jsonl"
 
 
-def test_entries_are_there_again(file):
+def test_entries_of_an_earlier_command_are_read_again(file):
     with Journal(file) as journal:
         assert journal.entries == {"a": ENTRIES[0], "b": ENTRIES[1]}
 
@@ -29,7 +29,7 @@ def test_half_a_last_line_is_dropped_and_written_over(file):
     assert file.read_bytes() == whole + b'{"path": "c", "ok": true}\n'
 
 
-def test_the_last_entry_of_a_clip_holds(file):
+def test_the_last_entry_of_a_clip_counts(file):
     with Journal(file) as journal:
         journal.forget(lambda entry: not entry["ok"])
         assert list(journal.entries) == ["a"]
@@ -38,17 +38,17 @@ def test_the_last_entry_of_a_clip_holds(file):
         assert journal.entries["b"] == {"path": "b", "ok": True}
 
 
-def test_two_commands_never_write_one_journal(file):
-    with Journal(file), pytest.raises(SoractlError, match="another command writes") as fault:
+def test_a_second_command_cannot_open_a_journal_that_is_open(file):
+    with Journal(file), pytest.raises(SoractlError, match="another command is writing") as fault:
         Journal(file).__enter__()
     assert fault.value.exit_code == 5
 
 
-def test_a_file_of_another_kind_is_left_alone(file):
+def test_a_file_that_is_not_a_journal_is_refused_and_left_unchanged(file):
     file.write_text("a table\nof something\n")
-    with pytest.raises(SoractlError, match="no journal of clips, at byte 0"):
+    with pytest.raises(SoractlError, match="not a journal of clips: byte 0"):
         Journal(file).__enter__()
     file.write_text(f"{json.dumps([1])}\n")
-    with pytest.raises(SoractlError, match="no journal of clips"):
+    with pytest.raises(SoractlError, match="not a journal of clips"):
         Journal(file).__enter__()
     assert file.read_text() == "[1]\n"

@@ -1,5 +1,6 @@
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -7,6 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from soractl.data import picture as data_picture
+from soractl.data.buckets import BucketRow, Epoch
 from soractl.data.picture import Picture, bucket_map, histograms, save, ticks
 
 
@@ -79,7 +81,7 @@ def test_one_odd_shape_leaves_room_for_the_usual_ones():
     assert counts.count(50) == 6  # three bars with two corners each: none shares a bin
 
 
-def test_what_is_not_known_of_any_clip_says_so():
+def test_a_column_that_is_empty_in_all_tables_is_drawn_as_unknown():
     figure = histograms({"clips": clips([9, 10], aspect_ratio=[math.nan, math.nan])})
     assert written(panel(figure, 1).texts) == ["unknown"]
     assert histograms({"clips": pandas.DataFrame({"path": ["a.mp4"]})}) is None
@@ -105,27 +107,41 @@ def test_many_tables_with_long_names_have_colours_of_their_own_in_a_whole_legend
     assert figure.axes[0].get_window_extent().height > 150
 
 
-def test_a_map_tells_shares_and_who_falls_out_for_what_reason():
-    shares = {"share of clips": {("240p", 17): 62.5, ("144p", 1): 0, ("144p", 17): 12.5}}
+def test_a_map_shows_shares_and_dropped_clips_by_reason():
     figure = bucket_map(
-        "a stage", shares, (["240p", "144p"], [1, 17]), {"too small": 1, "odd": 1}, 8
+        Epoch(
+            stage="small",
+            table=Path("t/clips.csv"),
+            clips=8,
+            ranks=1,
+            steps=1,
+            rows=(
+                BucketRow("240p", 17, 1, 5, 5, 50),
+                *(BucketRow("144p", n, 1, c, c, 10 * c) for n, c in ((1, 0), (17, 1))),
+            ),
+            dropped_by_reason={"too small": 1, "odd": 1},
+            balance={},
+            is_possible=True,
+        )
     )
+    assert figure.get_suptitle() == "small, first epoch of 8 clips in clips.csv"
     places = {
         tuple(map(round, text.get_position())): text.get_text() for text in panel(figure).texts
     }
     assert places == {(1, 0): "62.5 %", (0, 1): "0", (1, 1): "12.5 %"}
     assert written(panel(figure).get_xticklabels()) == ["1", "17"]
     assert written(panel(figure).get_yticklabels()) == ["240p", "144p"]
-    fallen = panel(figure, 1)
-    assert fallen.get_title() == "not trained on: 2 of 8 clips"
-    assert written(fallen.get_yticklabels()) == ["too small", "odd"]
-    assert written(fallen.texts) == ["1 (12.5 %)", "1 (12.5 %)"]
+    assert written(panel(figure, 1).texts) == ["83.3 %", "0", "16.7 %"]
+    dropped = panel(figure, 2)
+    assert dropped.get_title() == "not trained on: 2 of 8 clips"
+    assert written(dropped.get_yticklabels()) == ["too small", "odd"]
+    assert written(dropped.texts) == ["1 (12.5 %)", "1 (12.5 %)"]
 
 
 def test_a_picture_that_cannot_be_written_is_a_note(tmp_path):
     figure = histograms({"clips": clips([9, 10])})
     (tmp_path / "a.png").mkdir()
-    told = save(figure, tmp_path / "a.png")
-    assert told == Picture(notes=(f"no picture: {tmp_path}/a.png: Is a directory",))
+    picture = save(figure, tmp_path / "a.png")
+    assert picture == Picture(notes=(f"no picture: {tmp_path}/a.png: Is a directory",))
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
     assert save(None, tmp_path / "b.png") == Picture()

@@ -31,11 +31,13 @@ def size_of(picture):
         return image.size
 
 
-def test_filter_keeps_what_fulfils_all_and_counts_the_rest_by_its_first_reason(workplace, table):
+def test_filter_keeps_rows_that_pass_every_rule_and_counts_the_others_by_their_first_reason(
+    workplace, table
+):
     limits = ("--min-frames", "21", "--max-mb", "50", "--min-pixels", "100000")
     done = workplace.soractl("data", "filter", "in.csv", "--out", "out.csv", *limits)
     assert done.stdout == (
-        "ROWS  FALL OUT\n"
+        "ROWS  DROPPED FOR\n"
         "2     empty caption\n"
         "1     fewer than 21 frames\n"
         "1     50 MiB or larger\n"
@@ -86,11 +88,11 @@ def test_filter_never_writes_an_empty_table_or_over_its_input(workplace, table):
 
 
 @pytest.mark.parametrize("size", ["-1", "0", "nan", "inf"])
-def test_filter_refuses_a_size_that_is_none(workplace, table, size):
+def test_filter_refuses_a_size_that_is_not_positive(workplace, table, size):
     done = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--max-mb", size, code=2
     )
-    assert done.stderr == (f"error: --max-mb is a number of MiB, more than 0: {float(size):g}\n")
+    assert done.stderr == (f"error: --max-mb must be a positive number of MiB: {float(size):g}\n")
 
 
 def test_filter_says_which_column_is_missing_or_no_number(workplace):
@@ -105,10 +107,10 @@ def test_filter_says_which_column_is_missing_or_no_number(workplace):
     wrong = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "5", code=2
     )
-    assert wrong.stderr == "error: in.csv: row 0 has num_frames = ten; no number\n"
+    assert wrong.stderr == "error: in.csv: row 0 has num_frames = ten, which is not a number\n"
 
 
-def test_merge_knows_published_names_and_drops_what_stands_twice(workplace):
+def test_merge_renames_published_columns_and_drops_repeated_paths(workplace):
     workplace.write(
         "openvid.csv",
         "video,caption,aesthetic score,fps,frame\na.mp4,a cat,5.1,24,90\nb.mp4,a dog,4.2,25,80\n",
@@ -129,7 +131,7 @@ def test_merge_knows_published_names_and_drops_what_stands_twice(workplace):
         "TABLE        ROWS  REPEATED\n"
         "openvid.csv  2     0\n"
         "mira.csv     2     1\n"
-        "columns that not all have: aesthetic score, clip_id, short_caption\n"
+        "columns that not all tables have: aesthetic score, clip_id, short_caption\n"
         "1 row without num_frames\n"
         "2 rows without height\n"
         "2 rows without width\n"
@@ -191,7 +193,7 @@ def test_a_picture_for_which_there_is_no_room_is_a_note_after_the_counts(
     ],
     ids=lambda command: command[0],
 )
-def test_where_nothing_can_be_written_nothing_is_read(workplace, small_disk, command):
+def test_every_command_checks_its_output_before_it_reads_a_table(workplace, small_disk, command):
     workplace.write("in.csv", "not read\n")
     disk = small_disk("400k")
     ending = "png" if "--picture" in command else "csv"
@@ -230,7 +232,7 @@ def test_rows_with_more_fields_than_the_header_are_refused_not_shifted(workplace
     done = workplace.soractl("data", "merge", "in.csv", "--out", "out.csv", code=2)
     assert done.stderr == (
         "error: in.csv: rows have more fields than the header\n"
-        "hint: a text with a comma needs quotes, and every column a name\n"
+        "hint: quote texts that hold a comma, and name every column\n"
     )
 
 
@@ -238,8 +240,8 @@ def test_tables_of_one_name_in_two_folders_are_both_in_the_picture(workplace):
     for folder, clips in (("a", 3), ("b", 2)):
         rows = "".join(f"{folder}{number}.mp4,{number + 9}\n" for number in range(clips))
         workplace.write(f"{folder}/clips.csv", f"path,num_frames\n{rows}")
-    told = data_merge.merge([Path("a/clips.csv"), Path("b/clips.csv")], Path("all.csv"))
-    [legend] = data_picture.histograms(told.tables).legends
+    merged = data_merge.merge([Path("a/clips.csv"), Path("b/clips.csv")], Path("all.csv"))
+    [legend] = data_picture.histograms(merged.series).legends
     labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["a/clips.csv: 3", "b/clips.csv: 2"]
 
@@ -259,4 +261,4 @@ def test_a_column_without_any_number_is_named(workplace):
     pandas.DataFrame(columns).to_parquet(workplace.folder / "in.parquet")
     limits = ("--min-frames", "21")
     done = workplace.soractl("data", "filter", "in.parquet", "--out", "out.csv", *limits, code=2)
-    assert done.stderr == "error: in.parquet: row 0 has num_frames = None; no number\n"
+    assert done.stderr == "error: in.parquet: row 0 has num_frames = None, which is not a number\n"

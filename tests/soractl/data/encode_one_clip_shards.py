@@ -1,0 +1,32 @@
+"""`data encode smoke` on two nodes with shards of one clip, so that a kill leaves some of them.
+
+python -m tests.soractl.data.encode_one_clip_shards OUT
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from soractl.data.encode import EncodeOptions, encode, plan, prepare
+from soractl.data.encode_report import lines
+from soractl.remote.connections import Connections
+
+
+def main():
+    options = EncodeOptions(
+        "smoke",
+        Path(sys.argv[1]),
+        hostfile="two.txt",
+        variants=2,
+        overrides=("data.workers=0",),
+        clips_per_shard=1,
+    )
+    site = prepare(options, os.environ)
+    with Connections(site.cluster.ssh) as remote:
+        encoded = encode(plan(options, site, remote), remote, lambda count: None)
+    sys.stdout.write("\n".join(lines(encoded)))
+    return encoded.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
