@@ -133,9 +133,7 @@ def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
         )
     for name in columns:
         if name in MEASURED and table[name].isna().all():
-            raise SoractlError(
-                f"{path}: row 0 has {name} = {table[name].iloc[0]}, which is not a number"
-            )
+            raise SoractlError(f"{path}: row 0 has {name} = {table[name].iloc[0]}; no number")
 
 
 def in_order(columns: Iterable[str]) -> list[str]:

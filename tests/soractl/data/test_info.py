@@ -166,5 +166,5 @@ def test_a_column_without_any_number_is_refused_before_anything_is_written(workp
     workplace.write("in.csv", "path,text,num_frames\na.mp4,a cat,unknown\n")
     out = () if "buckets" in command else ("--out", "out.csv")
     done = workplace.soractl("data", *command, "in.csv", *out, code=2)
-    assert done.stderr == "error: in.csv: row 0 has num_frames = unknown, which is not a number\n"
+    assert done.stderr == "error: in.csv: row 0 has num_frames = unknown; no number\n"
     assert not list(workplace.folder.glob("out*"))

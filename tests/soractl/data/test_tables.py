@@ -107,7 +107,7 @@ def test_filter_says_which_column_is_missing_or_no_number(workplace):
     wrong = workplace.soractl(
         "data", "filter", "in.csv", "--out", "out.csv", "--min-frames", "5", code=2
     )
-    assert wrong.stderr == "error: in.csv: row 0 has num_frames = ten, which is not a number\n"
+    assert wrong.stderr == "error: in.csv: row 0 has num_frames = ten; no number\n"
 
 
 def test_merge_renames_published_columns_and_drops_repeated_paths(workplace):
@@ -261,4 +261,4 @@ def test_a_column_without_any_number_is_named(workplace):
     pandas.DataFrame(columns).to_parquet(workplace.folder / "in.parquet")
     limits = ("--min-frames", "21")
     done = workplace.soractl("data", "filter", "in.parquet", "--out", "out.csv", *limits, code=2)
-    assert done.stderr == "error: in.parquet: row 0 has num_frames = None, which is not a number\n"
+    assert done.stderr == "error: in.parquet: row 0 has num_frames = None; no number\n"
