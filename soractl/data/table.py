@@ -124,16 +124,14 @@ def check_ending(path: Path) -> None:
 
 
 def require(table: "DataFrame", columns: Sequence[str], path: Path) -> None:
-    """SoractlError unless a table has these columns, and a number in each of numbers."""
+    """SoractlError unless a table has these columns, and those of numbers hold one."""
     missing = [name for name in columns if name not in table.columns]
+    hint = f"soractl data info {path} --out {path.stem}_info{path.suffix}"
     if missing:
-        raise SoractlError(
-            f"{path} has no column {', '.join(missing)}",
-            hint=f"soractl data info {path} --out {path.stem}_info{path.suffix}",
-        )
+        raise SoractlError(f"{path} has no column {', '.join(missing)}", hint=hint)
     for name in columns:
         if name in MEASURED and table[name].isna().all():
-            raise SoractlError(f"{path}: row 0 has {name} = {table[name].iloc[0]}; no number")
+            raise SoractlError(f"{path}: no row has a number as {name}", hint=hint)
 
 
 def in_order(columns: Iterable[str]) -> list[str]:

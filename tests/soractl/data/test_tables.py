@@ -256,9 +256,12 @@ def test_a_path_that_is_a_number_is_a_name(workplace, kind):
     assert (workplace.folder / "out.csv").read_text() == "path,text\n7,007\n8,1e3\n"
 
 
-def test_a_column_without_any_number_is_named(workplace):
+def test_a_column_of_numbers_that_is_empty_in_every_row_is_refused(workplace):
     columns = {"path": ["a.mp4"], "text": ["a cat"], "num_frames": [None]}
     pandas.DataFrame(columns).to_parquet(workplace.folder / "in.parquet")
     limits = ("--min-frames", "21")
     done = workplace.soractl("data", "filter", "in.parquet", "--out", "out.csv", *limits, code=2)
-    assert done.stderr == "error: in.parquet: row 0 has num_frames = None; no number\n"
+    assert done.stderr == (
+        "error: in.parquet: no row has a number as num_frames\n"
+        "hint: soractl data info in.parquet --out in_info.parquet\n"
+    )
