@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from trainer.settings import load_toml
 
 LOCAL = Path("hostfiles/local.toml")

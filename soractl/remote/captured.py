@@ -26,16 +26,61 @@ class Stream:
         return self.kept.decode(errors="replace")
 
 
+class AfterLine:
+    """Reads a stream from behind one line: what a login file prints comes before it.
+
+    >>> chunks = iter([b"Welcome to n1\\nbe", b"gin\\n4\\n", b""])
+    >>> read = AfterLine(b"begin\\n", lambda size: next(chunks))
+    >>> read(10), read.begun, read(10)
+    (b'4\\n', True, b'')
+    """
+
+    def __init__(self, line: bytes, read: Callable[[int], bytes]) -> None:
+        self._line, self._read = line, read
+        self.before = b""
+        self.begun = False
+
+    def __call__(self, size: int) -> bytes:
+        while not self.begun:
+            chunk = self._read(size)
+            if not chunk:
+                return b""
+            self.before, line, after = (self.before + chunk).partition(self._line)
+            if line:
+                self.begun = True
+                if after:
+                    return after
+            else:
+                self.before = after[-KEEP_BYTES:]
+        return self._read(size)
+
+
 @dataclass
 class Captured:
+    """What a program printed and ended with; `begin` is the line before its own stdout, if any."""
+
+    begin: bytes = b""
     stdout: Stream = field(default_factory=Stream)
     stderr: Stream = field(default_factory=Stream)
     exit_code: int | None = None
+    _stdout: AfterLine | None = None
+
+    @property
+    def begun(self) -> bool:
+        """The line `begin` came."""
+        return self._stdout is not None and self._stdout.begun
+
+    @property
+    def before(self) -> str:
+        """What stood before the line `begin`."""
+        return self._stdout.before.decode(errors="replace") if self._stdout else ""
 
     def reading(
         self, read_stdout: Callable[[int], bytes], read_stderr: Callable[[int], bytes]
     ) -> list[threading.Thread]:
         """Threads that read both streams at once."""
+        if self.begin:
+            read_stdout = self._stdout = AfterLine(self.begin, read_stdout)
         threads = [
             threading.Thread(target=self.stdout.read, args=(read_stdout,), daemon=True),
             threading.Thread(target=self.stderr.read, args=(read_stderr,), daemon=True),

@@ -2,25 +2,48 @@
 
 import shlex
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from soractl.errors import Fault, FaultKind
 from soractl.remote.captured import Captured
 from soractl.remote.deadline import Deadline, DeadlinePassed, no_end_within
 from soractl.remote.local import Processes
 from soractl.remote.nodes import Node
+from soractl.remote.reaching import Clients
 from soractl.remote.requests import NodeResult, Request
-from soractl.remote.ssh import NoChannel, SshClient, SshConnection, SshFailure
-from soractl.remote.ssh_config import SshOptions as SshOptions
+from soractl.remote.ssh_command import NoChannel, SshFailure
+from soractl.remote.ssh_command import SshOptions as SshOptions
 
 ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
+BEGIN = b"soractl: begin\n"
+
+# The program is the first line of stdin: a login shell such as tcsh, through which this goes,
+# has other ideas of `!` and of lines inside quotes.
+_READ_PROGRAM = """exec sh -c 'echo "soractl: begin"; IFS= read -r program; eval "$program"'"""
+_NEWLINE = 'n=$(printf "\\nx"); n=${n%x}; '
+
+
+class Connection(Protocol):
+    """An authenticated connection; every request gets a channel of its own."""
+
+    @property
+    def alive(self) -> bool:
+        """The connection can carry a request."""
+
+    def run(self, command: str, stdin: bytes, captured: Captured, deadline: Deadline) -> None:
+        """Fills `captured`; DeadlinePassed or SshFailure leave in it what came before."""
+
+    def close(self) -> None:
+        """Ends the connection and what waits on it."""
 
 
 @dataclass
 class _Link:
     lock: threading.Lock = field(default_factory=threading.Lock)
-    connection: SshConnection | None = None
+    connection: Connection | None = None
 
 
 class Connections(AbstractContextManager["Connections"]):
@@ -34,7 +57,7 @@ class Connections(AbstractContextManager["Connections"]):
     def __init__(self, options: SshOptions | None = None) -> None:
         self._options = options or SshOptions()
         self._lock = threading.Lock()
-        self._client: SshClient | None = None
+        self._clients: Clients | None = None
         self._links: dict[Node, _Link] = {}
         self._processes = Processes()
         self._closed = False
@@ -42,7 +65,7 @@ class Connections(AbstractContextManager["Connections"]):
     def __call__(self, node: Node, request: Request, deadline_s: float) -> NodeResult:
         """The answer of one node, at the latest when the deadline is over."""
         deadline = Deadline(deadline_s)
-        captured = Captured()
+        captured = Captured(begin=b"" if node.local else BEGIN)
         fault = None
         try:
             if node.local:
@@ -74,8 +97,8 @@ class Connections(AbstractContextManager["Connections"]):
         for link in list(self._links.values()):
             if link.connection is not None:
                 link.connection.close()
-        if self._client is not None:
-            self._client.close()
+        if self._clients is not None:
+            self._clients.close()
         self._processes.close()
 
     def _run_there(
@@ -85,10 +108,11 @@ class Connections(AbstractContextManager["Connections"]):
             connection = self._connection(node, deadline)
             # The node ends a hanging command itself, a little before we stop listening.
             limit = deadline.left() - min(0.5, deadline.left() / 10)
-            argv = ("timeout", "-k", "2", f"{limit:.2f}", *request.argv)
+            program = as_line(("timeout", "-k", "2", f"{limit:.2f}", *request.argv))
+            stdin = f"{program}\n{request.stdin}".encode(errors="surrogateescape")
             started = deadline.elapsed()
             try:
-                connection.run(shlex.join(argv), request.stdin.encode(), captured, deadline)
+                connection.run(_READ_PROGRAM, stdin, captured, deadline)
                 break
             except NoChannel:
                 # A connection that was kept may have died unnoticed.
@@ -96,19 +120,39 @@ class Connections(AbstractContextManager["Connections"]):
                     raise
         if captured.exit_code in ENDED_BY_TIMEOUT and deadline.elapsed() - started >= limit:
             raise DeadlinePassed
+        if not captured.begun and captured.exit_code is not None:
+            raise SshFailure(_ran_nothing(captured))
 
-    def _connection(self, node: Node, deadline: Deadline) -> SshConnection:
+    def _connection(self, node: Node, deadline: Deadline) -> Connection:
         with self._lock:
             link = self._links.setdefault(node, _Link())
-            if self._client is None:
-                self._client = SshClient(self._options, self._processes.start_proxy)
+            if self._clients is None:
+                self._clients = Clients(self._options, self._processes)
         if not link.lock.acquire(timeout=deadline.left()):
             raise SshFailure(f"no answer within {deadline.seconds:g} s")
         try:
             if link.connection is None or not link.connection.alive:
-                link.connection = self._client.connect(node, deadline)
+                link.connection = self._clients.connect(node, deadline)
                 if self._closed:
                     link.connection.close()
             return link.connection
         finally:
             link.lock.release()
+
+
+def as_line(argv: Sequence[str]) -> str:
+    """A program as one line of sh, which it replaces.
+
+    >>> as_line(("echo", "it's", "a b"))
+    'exec echo \'it\'"\'"\'s\' \'a b\''
+    """
+    words = shlex.join(argv)
+    # A word with a newline is in single quotes.
+    newline = _NEWLINE if "\n" in words else ""
+    return newline + "exec " + words.replace("\n", "'\"$n\"'")
+
+
+def _ran_nothing(captured: Captured) -> str:
+    printed = (captured.before + captured.stderr.text).strip().splitlines()
+    what = f": {printed[-1]}" if printed else f" and ended with {captured.exit_code}"
+    return f"its login shell ran no command{what}"

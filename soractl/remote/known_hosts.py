@@ -23,14 +23,18 @@ class KnownHosts:
     """Keys by host name; the name is `host`, or `[host]:port` where the port is not 22."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._append_to = files[0]
+        self._append_to = files[0] if files else Path(os.devnull)
         self._lock = threading.Lock()
         self._plain: dict[str, list[HostKey]] = {}
         self._hashed: list[tuple[bytes, bytes, HostKey]] = []
         self._patterns: list[tuple[list[str], HostKey]] = []
+        self._authorities: list[list[str]] = []
         for file in files:
-            for names, key in _read(file):
-                self._remember(names, key)
+            for names, key, authority in _read(file):
+                if authority:
+                    self._authorities.append(names.lower().split(","))
+                else:
+                    self._remember(names, key)
 
     def keys_of(self, name: str) -> list[HostKey]:
         """Every key on record for a name: plain, hashed and by pattern."""
@@ -43,6 +47,10 @@ class KnownHosts:
             if hmac.digest(salt, name.encode(), "sha1") == digest
         ]
         return keys + [key for patterns, key in self._patterns if _matches(patterns, name)]
+
+    def has_authority(self, name: str) -> bool:
+        """A certificate authority is on record for a name, which only ssh understands."""
+        return any(_matches(patterns, name.lower()) for patterns in self._authorities)
 
     def add(self, name: str, kind: str, key: str) -> None:
         """Accept a key: remember it, and append it to the first file."""
@@ -70,7 +78,7 @@ class KnownHosts:
                 self._plain.setdefault(name, []).append(key)
 
 
-def _read(file: Path) -> Iterator[tuple[str, HostKey]]:
+def _read(file: Path) -> Iterator[tuple[str, HostKey, bool]]:
     try:
         lines = file.read_text(errors="replace").splitlines()
     except OSError:
@@ -78,10 +86,10 @@ def _read(file: Path) -> Iterator[tuple[str, HostKey]]:
     for number, line in enumerate(lines, start=1):
         words = line.split()
         marker = words.pop(0) if words and words[0].startswith("@") else ""
-        # A certificate authority signs host certificates, which paramiko does not ask for.
-        if len(words) < 3 or words[0].startswith("#") or marker == "@cert-authority":
+        if len(words) < 3 or words[0].startswith("#"):
             continue
-        yield words[0], HostKey(words[1], words[2], f"{file}:{number}", marker == "@revoked")
+        key = HostKey(words[1], words[2], f"{file}:{number}", marker == "@revoked")
+        yield words[0], key, marker == "@cert-authority"
 
 
 def _matches(patterns: Sequence[str], name: str) -> bool:

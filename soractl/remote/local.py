@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
 
 from soractl.remote.captured import Captured
 from soractl.remote.deadline import Deadline, DeadlinePassed
@@ -19,6 +21,34 @@ GRACE_S = 1.0  # what the end of a process may take beyond the deadline
 CLEANUP_GRACE_S = 5.0
 
 
+# Its stdin ends with us, however we end; pdeathsig would look at the thread that started it.
+_WITH_US = """
+exec 3<&0
+"$@" < /dev/null 3<&- & program=$!
+{ cat > /dev/null; kill "$program"; } <&3 3<&- 2>/dev/null & watcher=$!
+exec 3<&-
+wait "$program"; code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+"""
+
+
+@dataclass(frozen=True)
+class Background:
+    """A program that runs beside this one."""
+
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def alive(self) -> bool:
+        """The program has not ended."""
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """Ends it, if it still runs."""
+        _end(self.process)
+
+
 class Processes:
     """Programs started here, which end at the latest with `close`."""
 
@@ -26,20 +56,27 @@ class Processes:
         self._running: set[subprocess.Popen[bytes]] = set()
 
     def run(self, request: Request, captured: Captured, deadline: Deadline) -> None:
-        with tempfile.TemporaryFile() as stdin:
-            stdin.write(request.stdin.encode())
-            stdin.seek(0)
+        """A program to its end: fills `captured`, or raises DeadlinePassed."""
+        self.run_bytes(request.argv, request.stdin.encode(), captured, deadline)
+
+    def run_bytes(
+        self, argv: Sequence[str], stdin: bytes, captured: Captured, deadline: Deadline
+    ) -> None:
+        """As `run`, with any bytes as stdin."""
+        with tempfile.TemporaryFile() as file:
+            file.write(stdin)
+            file.seek(0)
             try:
                 process = subprocess.Popen(
-                    request.argv,
-                    stdin=stdin,
+                    argv,
+                    stdin=file,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     bufsize=0,
                     start_new_session=True,
                 )
             except OSError as error:
-                captured.stderr.kept += f"{request.argv[0]}: {error.strerror}\n".encode()
+                captured.stderr.kept += f"{argv[0]}: {error.strerror}\n".encode()
                 captured.exit_code = 127
                 return
         assert process.stdout is not None
@@ -71,6 +108,18 @@ class Processes:
             )
         self._running.add(process)
         return ours
+
+    def start(self, argv: Sequence[str], stderr: IO[bytes]) -> "Background":
+        """A program that runs until its end, `close`, or the end of this process."""
+        process = subprocess.Popen(
+            ["sh", "-c", _WITH_US, "sh", *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        self._running.add(process)
+        return Background(process)
 
     def close(self) -> None:
         """End every program that still runs."""
@@ -141,3 +190,5 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
+    if process.stdin is not None:
+        process.stdin.close()

@@ -1,6 +1,7 @@
 """Which machines a command is about: a host file, a Slurm node list, or this machine alone."""
 
 import difflib
+import ipaddress
 import itertools
 import os
 import re
@@ -15,13 +16,15 @@ HOSTFILE_FOLDER = Path("hostfiles")
 DEFAULT_HOSTFILE = HOSTFILE_FOLDER / "nodes.txt"
 GRAMMAR = (
     "a line is [user@]host[:port] [slots=N] [spare=true|false]; "
-    "host may hold ranges such as node-[001-024]; # starts a comment"
+    "host may hold ranges such as node-[001-024], or be an address such as [fd77::11]; "
+    "# starts a comment"
 )
 MOST_NODES = 10_000
 
 _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z_][A-Za-z0-9_.-]*)@)?"
-    r"(?P<name>(?:[A-Za-z0-9]|\[[0-9,-]+\])(?:[A-Za-z0-9._-]|\[[0-9,-]+\])*)"
+    r"(?:\[?(?P<ipv6>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*(?:%[A-Za-z0-9_.-]+)?)(?:\]|$)|"
+    r"(?P<name>(?:[A-Za-z0-9]|\[[0-9,-]+\])(?:[A-Za-z0-9._-]|\[[0-9,-]+\])*))"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
@@ -29,6 +32,12 @@ _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 @dataclass(frozen=True)
 class Node:
+    """A machine as a host file or ssh's configuration names it.
+
+    >>> parse_node_list("ana@n1:2222,[fd77::11]")[0]
+    Node(name='n1', user='ana', port=2222, slots=None, spare=False, local=False)
+    """
+
     name: str
     user: str | None = None
     port: int | None = None
@@ -39,6 +48,12 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeSource:
+    """Nodes, and where they are from.
+
+    >>> find_nodes("n[1-2],", environ={}).origin
+    'n[1-2],'
+    """
+
     nodes: tuple[Node, ...]
     origin: str
     hostfile: Path | None = None
@@ -163,7 +178,7 @@ def _parse_line(words: Sequence[str]) -> Iterator[Node]:
     port = int(address["port"]) if address["port"] else None
     if port is not None and not 0 < port < 65536:
         raise ValueError(f"port {port} is not between 1 and 65535")
-    for name in _expand(address["name"]):
+    for name in [_ipv6(address["ipv6"])] if address["ipv6"] else _expand(address["name"]):
         yield Node(
             name,
             user=address["user"],
@@ -172,6 +187,13 @@ def _parse_line(words: Sequence[str]) -> Iterator[Node]:
             spare=bool(options.get("spare", False)),
             local=address["user"] is None and port is None and name in _own_names(),
         )
+
+
+def _ipv6(text: str) -> str:
+    try:
+        return str(ipaddress.IPv6Address(text))
+    except ipaddress.AddressValueError:
+        raise ValueError(f"{text} is not an address") from None
 
 
 def _parse_option(word: str) -> tuple[str, int]:
@@ -185,7 +207,7 @@ def _parse_option(word: str) -> tuple[str, int]:
 
 def _own_names() -> set[str]:
     name = socket.gethostname()
-    return {"localhost", "127.0.0.1", name, name.partition(".")[0]}
+    return {"localhost", "127.0.0.1", "::1", name, name.partition(".")[0]}
 
 
 def _split_list(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""One ssh connection to one node: reaching it, its host key, authentication, commands."""
+"""A connection by paramiko: reaching a node, its host key, authentication, commands."""
 
 import base64
 import contextlib
@@ -9,6 +9,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,13 @@ from soractl.remote.captured import Captured
 from soractl.remote.deadline import Deadline, DeadlinePassed
 from soractl.remote.known_hosts import KnownHosts
 from soractl.remote.nodes import Node
-from soractl.remote.ssh_config import Route, SshConfig, SshOptions
+from soractl.remote.ssh_answer import Route
+from soractl.remote.ssh_command import NoChannel, NotServed, SshFailure
 
 if TYPE_CHECKING:
     import paramiko
 
 MOST_JUMPS = 8
-
-
-class SshFailure(Exception):
-    """The node was not reached, or was lost; the message says why."""
-
-
-class NoChannel(SshFailure):
-    """Nothing was asked of the node yet, so it may be tried again on a new connection."""
 
 
 class SshConnection:
@@ -88,28 +82,41 @@ class SshConnection:
 
 
 class SshClient:
-    """Opens connections; what they share (configuration, known hosts, keys) is read once."""
+    """Opens connections; what they share (known hosts, keys, jump hosts) is read once.
 
-    def __init__(self, options: SshOptions, start_proxy: Callable[[str], socket.socket]) -> None:
+    `find_route` finds the route of a jump host.
+    """
+
+    def __init__(
+        self,
+        find_route: Callable[[Node, Deadline], Route],
+        start_proxy: Callable[[str], socket.socket],
+    ) -> None:
         import paramiko
 
         # It logs every failed handshake with a traceback; we say the reason on the node's row.
         paramiko.util.get_logger("paramiko").setLevel(logging.CRITICAL + 1)
-        self._options = options
+        self._find_route = find_route
         self._start_proxy = start_proxy
-        self._config = SshConfig(options)
         self._read_lock = threading.Lock()
         self._jump_lock = threading.RLock()
-        self._jumps: dict[tuple[Node, tuple[str, ...]], SshConnection] = {}
+        self._jumps: dict[tuple[Node, tuple[Node, ...]], SshConnection] = {}
         self._known_hosts = functools.cache(KnownHosts)
         self._load_key = functools.cache(_load_key)
 
-    def connect(self, node: Node, deadline: Deadline) -> SshConnection:
-        """An authenticated connection to a node; SshFailure says why there is none."""
+    def connect(self, route: Route, deadline: Deadline) -> SshConnection:
+        """An authenticated connection; SshFailure says why there is none.
+
+        NotServed is one that ssh itself may overcome, such as a cipher that paramiko lacks.
+        """
         try:
-            return self._open(self._config.route(node), deadline, depth=0)
+            return self._open(route, deadline, depth=0)
         except DeadlinePassed:
             raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+
+    def has_authority(self, route: Route) -> bool:
+        """known_hosts names an authority for the node, whose certificate paramiko cannot check."""
+        return self._known(route).has_authority(route.key_name)
 
     def close(self) -> None:
         """Ends the connections to jump hosts; the others belong to the caller."""
@@ -140,15 +147,15 @@ class SshClient:
     def _socket(
         self, route: Route, deadline: Deadline, depth: int
     ) -> "socket.socket | paramiko.Channel":
-        if route.jump is not None:
-            jump = self._jump(route.jump, route.jump_before, deadline, depth)
+        if route.jumps:
+            jump = self._jump(route.jumps[-1], route.jumps[:-1], deadline, depth)
             return jump.tunnel(route.host, route.port, deadline)
         if route.proxy_command:
             return self._start_proxy(route.proxy_command)
-        return _dial(route, min(self._options.connect_timeout_s, deadline.left()))
+        return _dial(route, deadline)
 
     def _jump(
-        self, node: Node, before: tuple[str, ...], deadline: Deadline, depth: int
+        self, node: Node, before: tuple[Node, ...], deadline: Deadline, depth: int
     ) -> SshConnection:
         if depth == MOST_JUMPS:
             raise SshFailure(f"more than {MOST_JUMPS} jump hosts")
@@ -157,12 +164,14 @@ class SshClient:
         try:
             connection = self._jumps.get((node, before))
             if connection is None or not connection.alive:
-                route = self._config.route(node, jumps=before or None)
+                route = self._find_route(node, deadline)
+                if before:
+                    route = replace(route, jumps=before)
                 connection = self._open(route, deadline, depth=depth + 1)
                 self._jumps[node, before] = connection
             return connection
         except SshFailure as error:
-            raise SshFailure(f"jump host {node.name}: {error}") from None
+            raise type(error)(f"jump host {node.name}: {error}") from None
         finally:
             self._jump_lock.release()
 
@@ -174,7 +183,7 @@ class SshClient:
         kinds = options.key_types
         # The server shows one key: ask for a kind that we can compare with what is on record.
         options.key_types = sorted(kinds, key=lambda kind: _record_kind(kind) not in known)
-        transport.banner_timeout = min(self._options.connect_timeout_s, deadline.left())
+        transport.banner_timeout = min(route.connect_timeout_s, deadline.left())
         transport.handshake_timeout = transport.auth_timeout = deadline.left()
         done = threading.Event()
         started = Deadline(transport.banner_timeout)
@@ -184,11 +193,11 @@ class SshClient:
             deadline.left()
             if not transport.remote_version:
                 raise SshFailure(_not_ssh(route, started.elapsed(), transport.banner_timeout))
-            raise SshFailure(f"no common ssh protocol: {_reason(transport.get_exception())}")
+            raise NotServed(f"no common ssh protocol: {_reason(transport.get_exception())}")
 
     def _known(self, route: Route) -> KnownHosts:
         with self._read_lock:
-            return self._known_hosts(tuple(Path(f).expanduser() for f in route.known_hosts_files))
+            return self._known_hosts(route.known_hosts_files)
 
     def _check_host_key(self, transport: "paramiko.Transport", route: Route) -> None:
         shown = transport.get_remote_server_key()
@@ -213,8 +222,11 @@ class SshClient:
 
         tried: list[str] = []
         allowed: list[str] = []
-        with contextlib.closing(paramiko.Agent()) as agent:
-            for key, name in self._keys(agent, route, tried):
+        with contextlib.ExitStack() as stack:
+            held: tuple[paramiko.AgentKey, ...] = ()
+            if route.use_agent:
+                held = stack.enter_context(contextlib.closing(paramiko.Agent())).get_keys()
+            for key, name in self._keys(held, route, tried):
                 try:
                     more = transport.auth_publickey(route.user, key)
                 except paramiko.BadAuthenticationType as error:
@@ -228,33 +240,46 @@ class SshClient:
                 else:
                     if transport.is_authenticated():
                         return
-                    raise SshFailure(f"{route.user} needs more than a key: {', '.join(more)}")
+                    raise NotServed(f"{route.user} needs more than a key: {', '.join(more)}")
                 deadline.left()
                 if not transport.is_active():
                     tried.append("then the server hung up")
                     break
         wants = f"; the server takes {', '.join(allowed)}" if allowed else ""
         said = ", ".join(tried) or "no key: no agent, and no identity file is there"
-        raise SshFailure(f"authentication failed for {route.user}: tried {said}{wants}")
+        raise NotServed(f"authentication failed for {route.user}: tried {said}{wants}")
 
     def _keys(
-        self, agent: "paramiko.Agent", route: Route, tried: list[str]
+        self, held: "tuple[paramiko.AgentKey, ...]", route: Route, tried: list[str]
     ) -> "Iterator[tuple[paramiko.PKey, str]]":
-        files = [Path(name).expanduser() for name in route.identity_files]
-        wanted = {_public_key(file) for file in files}
-        seen: set[str] = set()
-        for key in agent.get_keys():
-            if not route.identities_only or key.get_base64() in wanted:
-                seen.add(key.get_base64())
-                yield key, f"agent key {key.comment or key.get_name()}"
-        for file in files:
+        """Keys in the order of trying: configured ones, which a server with a limit must see."""
+        named = {_public_key(file) for file in route.identity_files}
+        first = [key for key in held if key.get_base64() in named]
+        other = [key for key in held if key not in first and not route.identities_only]
+        files = self._key_files(route, {key.get_base64() for key in held}, tried)
+        yield from _agent_keys(first)
+        if route.configured_keys:
+            yield from files
+            yield from _agent_keys(other)
+        else:
+            yield from _agent_keys(other)
+            yield from files
+
+    def _key_files(
+        self, route: Route, held: set[str], tried: list[str]
+    ) -> "Iterator[tuple[paramiko.PKey, str]]":
+        for file in route.identity_files:
             with self._read_lock:
                 loaded = self._load_key(file)
             if isinstance(loaded, str):
-                if _public_key(file) not in seen:
+                if _public_key(file) not in held:
                     tried.append(loaded)
-            elif loaded is not None and loaded.get_base64() not in seen:
+            elif loaded is not None and loaded.get_base64() not in held:
                 yield loaded, str(file)
+
+
+def _agent_keys(keys: "list[paramiko.AgentKey]") -> "Iterator[tuple[paramiko.PKey, str]]":
+    return ((key, f"agent key {key.comment or key.get_name()}") for key in keys)
 
 
 def _load_key(file: Path) -> "paramiko.PKey | str | None":
@@ -289,36 +314,39 @@ def _not_ssh(route: Route, waited_s: float, limit_s: float) -> str:
     return f"{place} takes the connection and does not speak ssh within {limit_s:.2g} s"
 
 
-def _dial(route: Route, timeout_s: float) -> socket.socket:
-    deadline = Deadline(timeout_s)
+def _dial(route: Route, deadline: Deadline) -> socket.socket:
+    """A connection to the first address that takes one; each gets its turn in the time left."""
     place = f"{route.host}:{route.port}"
-    reason = f"no answer from {place} within {timeout_s:g} s"
-    try:
-        for family, address in _resolve(route.host, route.port, deadline):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.settimeout(deadline.left())
-            try:
-                sock.connect(address)
-            except TimeoutError:
-                sock.close()
-            except OSError as error:
-                sock.close()
-                reason = f"{place}: {_reason(error)}"
-            else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return sock
-    except DeadlinePassed:
-        pass
-    raise SshFailure(reason)
+    limit = Deadline(min(route.connect_timeout_s, deadline.left()))
+    addresses = _resolve(route, limit)
+    reason, waited_s = "", 0.0
+    for number, (family, address) in enumerate(addresses):
+        turn_s = min(route.connect_timeout_s, deadline.left() / (len(addresses) - number))
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.settimeout(turn_s)
+        try:
+            sock.connect(address)
+        except TimeoutError:
+            sock.close()
+            waited_s += turn_s
+        except OSError as error:
+            sock.close()
+            reason = f"{place}: {_reason(error)}"
+        else:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
+    raise SshFailure(reason or f"no answer from {place} within {waited_s:.3g} s")
 
 
-def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[int, Any]]:
+def _resolve(route: Route, deadline: Deadline) -> list[tuple[int, Any]]:
     """getaddrinfo, which knows no timeout, under one: address families and addresses."""
     answers: queue.SimpleQueue[list[tuple[int, Any]] | OSError] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(
+                route.host, route.port, route.family, type=socket.SOCK_STREAM
+            )
             answers.put([(family, address) for family, _, _, _, address in found])
         except OSError as error:
             answers.put(error)
@@ -327,9 +355,11 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[int, Any]]:
     try:
         answer = answers.get(timeout=deadline.left())
     except queue.Empty:
-        raise SshFailure(f"no answer about the name {host} within {deadline.seconds:g} s") from None
+        raise SshFailure(
+            f"no answer about the name {route.host} within {deadline.seconds:g} s"
+        ) from None
     if isinstance(answer, OSError):
-        raise SshFailure(f"{host}: {_reason(answer)}")
+        raise SshFailure(f"{route.host}: {_reason(answer)}")
     return answer
 
 

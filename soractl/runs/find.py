@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.record import read_record
 from soractl.terminal.hints import to_type
 from trainer.run_dir import AttemptDir, RunDir, run_of, runs

@@ -13,7 +13,7 @@ from soractl.processes.selection import Selection
 from soractl.processes.stop import StopResult, stop
 from soractl.remote.nodes import Node, find_nodes
 from soractl.remote.requests import Remote
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.find import find_run, last_attempt
 from soractl.runs.node_states import read_states
 from soractl.runs.owner import other_owner

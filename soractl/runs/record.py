@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soractl.remote.nodes import Node, parse_node_list
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir
 

@@ -1,6 +1,5 @@
 """A sync at work: checkpoints are copied, verified and published, never visible half copied."""
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,11 +11,13 @@ from soractl.checkpoints.verification import TransferEvent
 from soractl.errors import ExitCode, SoractlError
 from soractl.files.lock import locked as file_lock
 from soractl.remote.connections import Connections
+from soractl.remote.openssh import socket_folder, words_for_programs
+from soractl.remote.ssh_command import SshFailure
 from soractl.runs.find import choose_run
 from soractl.sync import rsync
-from soractl.sync.locations import LOCK_WAIT_S, Location, incoming_path, locked
+from soractl.sync.locations import LOCK_WAIT_S, Location, incoming_path, locked, unreachable
 from soractl.sync.plan import CheckpointCopy, Endpoints, SyncOptions, SyncPlan, find_endpoints, plan
-from soractl.sync.remote_store import RemoteStore
+from soractl.sync.remote_store import ASK_S, RemoteStore
 from soractl.sync.rsync import Link, SourceGone
 from soractl.sync.stores import LocalStore, Store
 from soractl.terminal.meter import BYTES, Display, Reading, Show
@@ -86,14 +87,25 @@ def copy(planned: SyncPlan, source: Store, destination: Store, show: Show) -> Sy
     began = time.monotonic()
     with (
         _sync_lock(planned.lock, planned.endpoints.destination) as lock,
-        tempfile.TemporaryDirectory(prefix="soractl-", ignore_cleanup_errors=True) as folder,
+        socket_folder() as folder,
     ):
-        link = replace(planned.link, shared=Path(folder))
+        link = replace(planned.link, shell=_shell(planned, Path(folder)))
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
         destination.prepare_incoming(planned.copy_of_run, kept)
         synced = _Copier(planned, source, destination, show, lock).run(link)
     synced.elapsed_s = time.monotonic() - began
     return synced
+
+
+def _shell(planned: SyncPlan, folder: Path) -> tuple[str, ...]:
+    """ssh with its options, as ssh has them for the node, if one is on a node."""
+    location = planned.description.remote
+    if location is None:
+        return ()
+    try:
+        return words_for_programs(location.node, planned.link.ssh, folder, ASK_S)
+    except SshFailure as failure:
+        raise unreachable(location, f"unreachable: {failure}") from None
 
 
 class _Copier:

@@ -14,7 +14,13 @@ LOCK = ".sync.lock"  # among a run's checkpoints; held by whatever writes there
 LOCKED = 75  # flock's exit code when another holds it
 LOCK_WAIT_S = 3  # a copy that was killed takes its processes with it in that time
 
-_LOCATION = re.compile(r"(?P<host>(?:[^@/:\s]+@)?[^@/:\s]+(?::[0-9]+)?):(?P<folder>.*)")
+_UNDER_LOCK = (
+    f'exec 9>> "$0"; flock -w {LOCK_WAIT_S} -E {LOCKED} 9 2>/dev/null; '
+    f'[ $? -ne {LOCKED} ] || exit {LOCKED}; exec "$@"'
+)
+_LOCATION = re.compile(
+    r"(?P<host>(?:[^@/:\s]+@)?(?:[^@/:\s]+|\[[^]/\s]+\])(?::[0-9]+)?):(?P<folder>.*)"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,14 @@ def parse_location(spec: str, here: Node) -> Location:
     node = parse_node_list(match["host"])[0]
     folder = Path(match["folder"].removeprefix("~/") or ".")
     return Location(here, folder.absolute()) if node.local else Location(node, folder)
+
+
+def under_lock(lock: Path) -> tuple[str, ...]:
+    """Words before a program on a node, which then holds the lock; LOCKED ends it if another does.
+
+    A file system without locks, such as Lustre without `-o flock`, is no reason to end.
+    """
+    return ("sh", "-c", _UNDER_LOCK, str(lock))
 
 
 def unreachable(location: Location, reason: str) -> SoractlError:

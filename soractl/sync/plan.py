@@ -12,7 +12,7 @@ from soractl.checkpoints.verification import total_bytes
 from soractl.cluster import settings as cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, find_nodes, this_machine
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.sync import rsync
 from soractl.sync.locations import LOCK, Location, incoming_path, parse_location
 from soractl.sync.rsync import Link, RsyncJob

@@ -12,10 +12,10 @@ from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script
 from soractl.sync.locations import (
     LOCK,
-    LOCK_WAIT_S,
     LOCKED,
     Location,
     locked,
+    under_lock,
     unreachable,
 )
 from soractl.sync.stores import CheckpointListing
@@ -81,10 +81,9 @@ class RemoteStore:
 
     def publish(self, run: RunDir, manifest: Manifest) -> None:
         folder, text = run.checkpoints_folder, json.dumps(asdict(manifest), indent=2) + "\n"
-        lock = ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(folder / LOCK))
         words = folder, manifest.name, str(len(text.encode()))
         request = _request(_script("publish"), *words, stdin=text)
-        request = replace(request, argv=(*lock, *request.argv))
+        request = replace(request, argv=(*under_lock(folder / LOCK), *request.argv))
         self._answer(request, _deadline_s(manifest.files))
 
     def _ask(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import stream
-from soractl.remote.ssh_config import SshOptions
-from soractl.sync.locations import LOCK_WAIT_S, LOCKED, Location, locked, unreachable
+from soractl.remote.ssh_command import SshOptions, arguments, connecting
+from soractl.sync.locations import LOCKED, Location, locked, under_lock, unreachable
 from soractl.terminal.hints import to_type
 from trainer.checkpoint_dir import READER_MARK
 from trainer.manifest import MANIFEST
@@ -17,6 +17,7 @@ from trainer.run_dir import RunDir
 
 PARTIAL = ".rsync-partial"
 FAST_CIPHER = "aes128-gcm@openssh.com"  # the default, chacha20, takes nearly twice the time
+NEEDED = "rsync 3.1 or newer"
 IDLE_TIMEOUT_S = 60  # after which a connection counts as lost
 DESCRIPTION = tuple(path.name for path in RunDir(Path()).description)
 
@@ -49,7 +50,7 @@ class Link:
     ssh: SshOptions
     bwlimit: int | None = None  # KiB/s
     cipher: str | None = FAST_CIPHER
-    shared: Path | None = None  # folder of ssh's control socket: one connection for all
+    shell: tuple[str, ...] = ()  # ssh with its options, where ssh was asked for them
 
 
 class SourceGone(Exception):
@@ -71,7 +72,8 @@ def of_description() -> tuple[str, ...]:
 
 def command(job: RsyncJob, link: Link) -> list[str]:
     """The whole command line."""
-    argv = ["rsync", "-a", "-s", f"--timeout={IDLE_TIMEOUT_S}", *job.options]
+    # Owners are those of the other machine and mean nothing here.
+    argv = ["rsync", "-rltp", "-s", f"--timeout={IDLE_TIMEOUT_S}", *job.options]
     argv += ["--info=progress2", "--no-human-readable", "--outbuf=N"]
     if link.bwlimit:
         argv.append(f"--bwlimit={link.bwlimit}")
@@ -114,40 +116,37 @@ def _report_bytes(output: bytes, on_bytes: Callable[[int], None]) -> None:
 
 def _ssh(location: Location, link: Link) -> list[str]:
     """ssh with the options that a Remote uses as well."""
-    options = link.ssh
-    argv = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={options.connect_timeout_s:.0f}"]
-    argv += ["-o", f"ServerAliveInterval={IDLE_TIMEOUT_S // 4}"]
-    argv += ["-c", link.cipher] if link.cipher else []
-    if link.shared:
-        share = {"ControlMaster": "auto", "ControlPath": link.shared / "link", "ControlPersist": 5}
-        argv += [word for name, value in share.items() for word in ("-o", f"{name}={value}")]
-    if options.config_file != SshOptions.config_file:
-        argv += ["-F", str(Path(options.config_file).expanduser())]
-    if options.known_hosts_file:
-        argv += ["-o", f"UserKnownHostsFile={Path(options.known_hosts_file).expanduser()}"]
-    if options.accept_new_host_keys:
-        argv += ["-o", "StrictHostKeyChecking=accept-new"]
-    if options.identity_file:
-        argv += ["-i", str(Path(options.identity_file).expanduser())]
-    user, port = location.node.user or options.user, location.node.port or options.port
-    argv += ["-p", str(port)] if port else []
-    argv += ["-l", user] if user else []
-    return argv
+    plain = [*arguments(location.node, link.ssh), *connecting({}, link.ssh)]
+    argv = [*(link.shell or plain), "-o", f"ServerAliveInterval={IDLE_TIMEOUT_S // 4}"]
+    return [*argv, *(("-c", link.cipher) if link.cipher else ())]
 
 
 def _wrapper(job: RsyncJob) -> tuple[str, ...]:
     """The program around the node's rsync, with which mark and lock always end."""
     if job.lock and job.source.node.local:
-        return ("flock", "-w", str(LOCK_WAIT_S), "-E", str(LOCKED), str(job.lock))
+        return under_lock(job.lock)
     if job.mark and job.destination.node.local:
         return ("sh", "-c", _MARKED, str(job.mark))
     return ()
 
 
 def _address(location: Location) -> str:
-    return (
-        str(location.folder) if location.node.local else f"{location.node.name}:{location.folder}"
-    )
+    if location.node.local:
+        return str(location.folder)
+    name = location.node.name
+    return f"{f'[{name}]' if ':' in name else name}:{location.folder}"
+
+
+def _unfit(job: RsyncJob, code: int, stderr: str) -> str:
+    """Which end has no rsync, or one that lacks an option; else nothing."""
+    there = job.remote.node.name if job.remote else "this machine"
+    if code == 127 or "rsync: command not found" in stderr or "rsync: not found" in stderr:
+        here = stderr.startswith("rsync: No such file")
+        return f"no rsync on {'this machine' if here else there}"
+    if re.search("unknown option|unrecognized option|invalid option", stderr):
+        far = "on remote machine" in stderr or code == 12
+        return f"the rsync of {there if far else 'this machine'} is too old, or is openrsync"
+    return ""
 
 
 def _fault(job: RsyncJob, code: int, stderr: str) -> Exception:
@@ -165,6 +164,16 @@ def _fault(job: RsyncJob, code: int, stderr: str) -> Exception:
         )
     if job.lock and code == LOCKED:
         return locked(job.destination)
+    if unfit := _unfit(job, code, stderr):
+        return SoractlError(
+            f"{unfit}: {reason}", hint=f"install {NEEDED}", exit_code=ExitCode.FAILED
+        )
+    if job.remote and "is your shell clean" in stderr:
+        return SoractlError(
+            f"{job.remote.node.name}: a login file prints, which rsync cannot read",
+            hint="let ~/.bashrc there (~/.zshenv, ~/.tcshrc) print nothing where no terminal is",
+            exit_code=ExitCode.FAILED,
+        )
     if code in _SOURCE_GONE:
         return SourceGone(reason)
     if job.remote and code in _LOST:

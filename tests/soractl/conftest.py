@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from soractl.remote.nodes import Node
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from tests.soractl.sync.copying import Lab
 from trainer.atomic_files import describe_file
 from trainer.manifest import Manifest

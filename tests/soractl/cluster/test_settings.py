@@ -4,7 +4,7 @@ import pytest
 
 from soractl.cluster import settings as cluster
 from soractl.cluster.settings import Cluster
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from trainer.settings import ConfigError
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent

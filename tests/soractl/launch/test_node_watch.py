@@ -5,7 +5,7 @@ import pytest
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch.node_watch import NodeWatch, Timing
 from soractl.remote.nodes import Node
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.node_states import NodeState
 from soractl.runs.progress import Progress
 from soractl.runs.record import AttemptRecord

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from soractl.cluster.gpus import read_gpus
-from soractl.errors import FaultKind, SoractlError
+from soractl.errors import FaultKind
 from soractl.remote.connections import Connections
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
@@ -242,19 +242,20 @@ def test_keys_of_the_agent_are_used(sshd, agent, tmp_path):
     assert ask(sshd, identity_file=str(tmp_path / "nothing")).ok
 
 
-def test_with_identities_only_the_agent_is_asked_for_those_alone(sshd, agent, make_key, tmp_path):
-    for i in range(8):  # more than a server lets one try
+def test_configured_keys_come_before_the_other_keys_of_the_agent(sshd, agent, make_key, tmp_path):
+    for i in range(7):  # more than a server lets one try
         make_key(tmp_path / f"other{i}")
         subprocess.run(["ssh-add", "-q", tmp_path / f"other{i}"], check=True)
     subprocess.run(["ssh-add", "-q", sshd.folder / "id_ed25519"], check=True)
     (tmp_path / "key.pub").write_text((sshd.folder / "id_ed25519.pub").read_text())
     config = tmp_path / "config"
-    config.write_text(f"Host *\n IdentityFile {tmp_path}/key\n")
+    config.touch()
     without = ask(sshd, identity_file=None, config_file=str(config))
     assert "tried agent key other0" in str(without.fault)
     assert "then the server hung up" in str(without.fault)
-    config.write_text(f"Host *\n IdentitiesOnly yes\n IdentityFile {tmp_path}/key\n")
-    assert ask(sshd, identity_file=None, config_file=str(config)).ok
+    for lines in ("", " IdentitiesOnly yes\n"):
+        config.write_text(f"Host *\n IdentityFile {tmp_path}/key\n{lines}")
+        assert ask(sshd, identity_file=None, config_file=str(config)).ok
 
 
 def test_the_ssh_configuration_names_host_user_port_and_key(sshd, tmp_path):
@@ -334,27 +335,15 @@ def test_a_proxy_command_carries_the_connection(sshd, tmp_path):
     )
 
 
-def test_without_options_the_files_of_the_home_folder_are_used(sshd, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    home = tmp_path / ".ssh"
-    home.mkdir()
-    for name in ("known_hosts", "id_ed25519"):
-        (home / name).write_bytes((sshd.folder / name).read_bytes())
-    (home / "included").write_text(f"Host gpu-1\n HostName {sshd.host}\n Port {sshd.port}\n")
-    (home / "config").write_text("Include included\n")
-    with Connections() as remote:
-        assert remote(Node("gpu-1"), HELLO, 5).stdout == "hello\n"
-
-
-def test_a_configuration_that_makes_no_sense_is_the_users_error(sshd, tmp_path):
+def test_a_configuration_that_makes_no_sense_is_the_nodes_row_in_the_words_of_ssh(sshd, tmp_path):
+    config = tmp_path / "config"
     for text, message in (
-        ("Port many\n", "what it says about 127.0.77.1 is of no use: "),
-        ("ProxyJump a b c\n", "ProxyJump 'a b c': not [user@]host[:port]"),
-        ("nonsense\n", "Unparsable line nonsense"),
+        ("Port many\n", f"{config} line 1: Bad port 'many'."),
+        ("nonsense\n", f'{config} line 1: no argument after keyword "nonsense"'),
+        ("Match exec\n", f"{config} line 1: Bad Match condition"),
     ):
-        (tmp_path / "config").write_text(text)
-        with pytest.raises(SoractlError, match=re.escape(message)):
-            ask(sshd, config_file=str(tmp_path / "config"))
+        config.write_text(text)
+        assert str(ask(sshd, config_file=str(config)).fault) == f"unreachable: {message}"
 
 
 def test_bad_nodes_cost_only_their_own_rows(start_cluster):

@@ -11,7 +11,7 @@ import pytest
 from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.kill import KillOptions, targets
 from soractl.runs.node_states import ask_states
 from soractl.runs.record import AttemptRecord

@@ -2,7 +2,7 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.find import find_run, run_of_checkpoint
 from soractl.runs.node_log import log_of
 from soractl.runs.record import AttemptRecord, node_as_json, read_record

@@ -10,7 +10,7 @@ from soractl.processes.selection import Process, Selection
 from soractl.processes.stop import StopResult
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs import report
 from soractl.runs.kill import Killed, KillOptions, Target, kill, targets
 from soractl.runs.post_mortem import Failure, Outcome

@@ -1,7 +1,7 @@
 import pytest
 
 from soractl.remote.nodes import Node
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.record import AttemptRecord

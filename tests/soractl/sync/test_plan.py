@@ -9,7 +9,7 @@ import pytest
 from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
-from soractl.remote.ssh_config import SshOptions
+from soractl.remote.ssh_command import SshOptions
 from soractl.sync.locations import Location, incoming_path, parse_location
 from soractl.sync.plan import Endpoints, SyncOptions, find_endpoints, plan
 from soractl.sync.remote_store import RemoteStore, parse_listing
@@ -90,13 +90,15 @@ def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
     assert sorted(item.manifest.files) == COPIED
     checkpoints = Path("/copy/001-stage1/checkpoints")
     assert made.commands[1] == [
-        *("rsync", "-a", "-s", "--timeout=60", "--partial-dir=.rsync-partial"),
+        *("rsync", "-rltp", "-s", "--timeout=60", "--partial-dir=.rsync-partial"),
         *("--delete", "--delete-excluded", "--filter=P .rsync-partial/", "--exclude=/optimizer"),
         *("--exclude=/checkpoint.json", "--exclude=/.read-by-*", "--info=progress2"),
         *("--no-human-readable", "--outbuf=N", "--bwlimit=50"),
-        "--rsh=ssh -o BatchMode=yes -o ConnectTimeout=5 -o ServerAliveInterval=15 "
-        "-c aes128-gcm@openssh.com -l me",
-        f"--rsync-path=flock -w 3 -E 75 {checkpoints}/.sync.lock rsync",
+        "--rsh=ssh -o RemoteCommand=none -o RequestTTY=no -o ClearAllForwardings=yes -l me "
+        "-o BatchMode=yes -o UpdateHostKeys=no -o StrictHostKeyChecking=yes -o ConnectTimeout=5 "
+        "-o ServerAliveInterval=15 -c aes128-gcm@openssh.com",
+        """--rsync-path=sh -c 'exec 9>> "$0"; flock -w 3 -E 75 9 2>/dev/null; """
+        f"""[ $? -ne 75 ] || exit 75; exec "$@"' {checkpoints}/.sync.lock rsync""",
         f"{second.path}/",
         f"far:{checkpoints}/.incoming-{second.name}/",
     ]

@@ -1,0 +1,89 @@
+"""Choice between paramiko and the system's ssh for each node, by what `ssh -G` answers."""
+
+import threading
+from dataclasses import replace
+
+from soractl.remote.deadline import Deadline, DeadlinePassed
+from soractl.remote.local import Processes
+from soractl.remote.nodes import Node
+from soractl.remote.openssh import OpensshClient, OpensshConnection
+from soractl.remote.ssh import SshClient, SshConnection
+from soractl.remote.ssh_answer import Answer, Route, configuration, defaults, need_ssh, route
+from soractl.remote.ssh_command import NotServed, SshFailure, SshOptions
+
+
+class Clients:
+    """Opens connections. paramiko goes where it can do what ssh would; elsewhere ssh itself."""
+
+    def __init__(self, options: SshOptions, processes: Processes) -> None:
+        need_ssh()
+        self._options = options
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._usual: Answer | None = None
+        self._paramiko = SshClient(self._find_route, processes.start_proxy)
+        self._openssh = OpensshClient(options, processes)
+
+    def connect(self, node: Node, deadline: Deadline) -> SshConnection | OpensshConnection:
+        """An authenticated connection to a node; SshFailure says why there is none."""
+        try:
+            answer = configuration(node, self._options, self._processes, deadline)
+            if self._options.client == "openssh":
+                return self._by_ssh(node, answer, deadline)
+            return self._by_paramiko(node, answer, deadline)
+        except DeadlinePassed:
+            raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+
+    def close(self) -> None:
+        """Ends what belongs to no single node: jump hosts' connections, the sockets' folder."""
+        self._paramiko.close()
+        self._openssh.close()
+
+    def _by_paramiko(
+        self, node: Node, answer: Answer, deadline: Deadline
+    ) -> SshConnection | OpensshConnection:
+        only = self._options.client == "paramiko"
+        try:
+            found = self._served(node, answer, deadline)
+        except NotServed as reason:
+            if only:
+                raise SshFailure(f"client = paramiko does not do: {reason}") from None
+            return self._by_ssh(node, answer, deadline)
+        if not only and (living := self._openssh.living(node, answer, deadline)):
+            return living
+        try:
+            return self._paramiko.connect(found, deadline)
+        except NotServed as failure:
+            if only:
+                raise
+            return self._instead(node, answer, deadline, failure)
+
+    def _instead(
+        self, node: Node, answer: Answer, deadline: Deadline, failure: NotServed
+    ) -> OpensshConnection:
+        """ssh where paramiko lacks something; if it fails too, why paramiko did says more."""
+        try:
+            return self._openssh.connect(node, answer, deadline)
+        except SshFailure as other:
+            raise (other if str(other).startswith("host key") else failure) from None
+        except DeadlinePassed:
+            raise failure from None
+
+    def _by_ssh(self, node: Node, answer: Answer, deadline: Deadline) -> OpensshConnection:
+        living = self._openssh.living(node, answer, deadline)
+        return living or self._openssh.connect(node, answer, deadline)
+
+    def _find_route(self, node: Node, deadline: Deadline) -> Route:
+        """The route of a jump host, to which the cluster's user and port do not apply."""
+        options = replace(self._options, user=None, port=None)
+        return self._served(node, configuration(node, options, self._processes, deadline), deadline)
+
+    def _served(self, node: Node, answer: Answer, deadline: Deadline) -> Route:
+        """The route of a node; NotServed where paramiko would not go it as ssh does."""
+        with self._lock:
+            if self._usual is None:
+                self._usual = defaults(self._processes, deadline)
+        found = route(node, answer, self._usual, self._options)
+        if self._paramiko.has_authority(found):
+            raise NotServed("host certificates")
+        return found
