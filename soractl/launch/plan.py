@@ -1,13 +1,20 @@
 """What each node of an attempt starts, as data: command, environment, script."""
 
+import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soractl.cluster.rank_environment import carried, environment_of, ranks_of, working_directory
+from soractl.cluster.rank_environment import (
+    RUN_ID,
+    carried,
+    environment_of,
+    ranks_of,
+    working_directory,
+)
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint
@@ -18,6 +25,10 @@ from trainer.run_dir import AttemptDir
 
 TRAIN_SCRIPT = Path(run_dir.__file__).with_name("train.py")
 DEFAULT_PORT = 29500  # torchrun's own
+# How long the nodes of a run wait for each other; colossalai cannot pass a value with a `=` in it.
+RENDEZVOUS = {"PET_RDZV_CONF": "timeout=120"}
+# Skips the barrier that keeps nodes of two runs on one port apart.
+REFUSED_IN_ENV = "TORCH_ELASTIC_WORKER_IDENTICAL"
 # colossalai hands its arguments to a shell of its own, unquoted; backslashes, unlike quotes, leave
 # the script's name ending in .py, which it insists on.
 _SHELL_UNSAFE = re.compile(r"([^A-Za-z0-9_@%+=:,./-])")
@@ -62,6 +73,10 @@ class LaunchPlan:
         """Ranks on all nodes together."""
         return sum(node.ranks for node in self.nodes)
 
+    def at(self, run: Path, attempt: int) -> "LaunchPlan":
+        """The same plan for the run and attempt that were made: nothing else is decided anew."""
+        return replace(self, run=run, nodes=tuple(_at(node, run, attempt) for node in self.nodes))
+
     def as_json(self) -> dict[str, Any]:
         """As `plan.json` says it."""
         return {
@@ -96,6 +111,10 @@ def plan(
     nodes = [node for node in nodes if not node.spare]
     workdir = working_directory(cluster, machine)
     _check(nodes, (workdir, run, TRAIN_SCRIPT))
+    if REFUSED_IN_ENV in cluster.env:
+        raise SoractlError(
+            f"{REFUSED_IN_ENV} in [env] would let nodes of two runs train together; leave it out"
+        )
     alone = len(nodes) == 1
     here = alone and nodes[0].local
     head = "127.0.0.1" if alone else nodes[0].name
@@ -111,7 +130,9 @@ def plan(
             machine=machine,
             operator=carried(environ, alone=here),
         )
-        command = _command(ranks, f"{head}:{port}", (len(nodes), node_rank), run)
+        environment = {**({} if alone else RENDEZVOUS), **environment}
+        meeting = f"{_fence(run, 1)},nnodes={len(nodes)},node_rank={node_rank}"
+        command = _command(ranks, f"{head}:{port}", meeting, run)
         node_plans.append(NodePlan(node, node_rank, ranks, environment, command))
     return LaunchPlan(run, workdir, start, cluster, head, port, tuple(node_plans))
 
@@ -133,15 +154,34 @@ def node_script(plan: LaunchPlan, node: NodePlan, attempt: AttemptDir) -> str:
     )
 
 
-def _command(ranks: int, head: str, node_of: tuple[int, int], run: Path) -> tuple[str, ...]:
+def _fence(run: Path, attempt: int) -> str:
+    """Rendezvous id of an attempt: agents with another one never start their ranks."""
+    digest = hashlib.sha256(str(run).encode()).hexdigest()[:8]
+    return f"rdzv_id={run.name.partition('-')[0]}-{attempt}-{digest}"
+
+
+def _at(node: NodePlan, run: Path, attempt: int) -> NodePlan:
+    *command, meeting, script, _ = node.command
+    _, _, rest = meeting.partition(",")
+    meeting = f"{_fence(run, attempt)},{rest}"
+    environment = {**node.environment, RUN_ID: str(run)}
+    return replace(
+        node, environment=environment, command=(*command, meeting, script, _escaped(run))
+    )
+
+
+def _escaped(path: Path) -> str:
+    return _SHELL_UNSAFE.sub(r"\\\1", str(path))
+
+
+def _command(ranks: int, head: str, meeting: str, run: Path) -> tuple[str, ...]:
     address, _, port = head.rpartition(":")
-    count, node_rank = node_of
     return (
         *("colossalai", "run", "--nproc_per_node", str(ranks)),
         *("--master_addr", address, "--master_port", port),
         # colossalai thinks it is alone; torchrun takes the last value of a repeated option
-        *("--extra_launch_args", f"nnodes={count},node_rank={node_rank}"),
-        *(_SHELL_UNSAFE.sub(r"\\\1", str(path)) for path in (TRAIN_SCRIPT, run)),
+        *("--extra_launch_args", meeting),
+        *(_escaped(TRAIN_SCRIPT), _escaped(run)),
     )
 
 

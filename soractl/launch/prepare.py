@@ -129,7 +129,7 @@ def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]
         origins=origins,
         run=run,
         site=site,
-        plan=site.plan(run.path, start),
+        plan=site.plan(run.path, start).at(run.path, len(run.attempts()) + 1),
     )
 
 

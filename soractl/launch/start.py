@@ -63,7 +63,7 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
         if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
             write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
-        plan = prepared.site.plan(run.path, prepared.plan.start)
+        plan = prepared.plan.at(run.path, attempt.number)
         started = Started(run, attempt, plan, time.time())
         write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
         results = start(plan, attempt, remote)

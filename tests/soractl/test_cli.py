@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_failed_launch_shows_the_ranks_own_account_and_passes_the_exit_code_on
         "logs: runs/001-smoke/attempts/1/",
         "0 complete checkpoints",
     ]
-    told = json.loads(workplace.soractl("status", "--json").stdout)
+    told = json.loads(workplace.soractl("status", "--json", code=1).stdout)
     assert (told["schema_version"], told["state"], told["first_failure"]["rank"]) == (
         1,
         "failed",
@@ -332,8 +333,10 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
         "cluster  hostfiles/two.toml",
         f"workdir  {workplace.folder}",
     ]
-    assert shown.splitlines()[-13:] == [
+    fence = "rdzv_id=001-1-" + sha256(f"{workplace.folder}/runs/001-smoke".encode()).hexdigest()[:8]
+    assert shown.splitlines()[-14:] == [
         "environment of every rank, beside its node's HOME, USER and LANG",
+        "  PET_RDZV_CONF=timeout=120",
         "  PYTHONUNBUFFERED=1",
         "  TOKENIZERS_PARALLELISM=false",
         "  NCCL_IB_HCA==mlx5_1",
@@ -341,9 +344,9 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
         f"  SORACTL_RUN_ID={workplace.folder}/runs/001-smoke",
         "",
         "n1: 2 ranks, ssh n1",
-        f"  colossalai run {head} --extra_launch_args nnodes=2,node_rank=0 {train}",
+        f"  colossalai run {head} --extra_launch_args {fence},nnodes=2,node_rank=0 {train}",
         "n2: 2 ranks, ssh n2",
-        f"  colossalai run {head} --extra_launch_args nnodes=2,node_rank=1 {train}",
+        f"  colossalai run {head} --extra_launch_args {fence},nnodes=2,node_rank=1 {train}",
         "",
         "ready to start",
     ]

@@ -54,7 +54,8 @@ def test_a_run_over_ssh_outlives_the_connections_that_started_it(launch):
     assert outcome.exit_code == 0
     home = launch.cluster.folder / "home"
     assert [started.attempt.node_log(f"n{i}").read_text() for i in (1, 2, 3)] == [
-        f"nnodes=3,node_rank={rank} {home}\n" for rank in range(3)
+        f"{started.plan.nodes[0].command[-3].partition(',')[0]},nnodes=3,node_rank={rank} {home}\n"
+        for rank in range(3)
     ]
 
 

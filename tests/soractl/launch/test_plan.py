@@ -1,4 +1,9 @@
+import contextlib
+import hashlib
+import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,9 @@ MACHINE = Machine(
     workdir=Path("/work dir"), environment=Path("/venv/bin"), gpus=0, cores=6, free_port=40000
 )
 RUN = Path("/work dir/runs/001-smoke")
+
+
+FENCE = "rdzv_id=001-1-" + hashlib.sha256(str(RUN).encode()).hexdigest()[:8]
 
 
 def plan(*nodes, cluster=None, machine=MACHINE, run=RUN, environ=()):
@@ -40,7 +48,7 @@ def test_one_machine_without_gpus_runs_two_ranks_on_a_free_port():
     command = (
         *("colossalai", "run", "--nproc_per_node", "2"),
         *("--master_addr", "127.0.0.1", "--master_port", "40000"),
-        *("--extra_launch_args", "nnodes=1,node_rank=0"),
+        *("--extra_launch_args", f"{FENCE},nnodes=1,node_rank=0"),
         *(str(launch_plan.TRAIN_SCRIPT), "/work\\ dir/runs/001-smoke"),
     )
     made = plan(HERE)
@@ -58,7 +66,14 @@ def test_many_nodes_meet_at_the_first_one_and_spare_ones_stay_out():
     ]
     assert made.world_size == 14
     assert [n.command[4:10] for n in made.nodes] == [
-        ("--master_addr", "n1", "--master_port", "29500", "--extra_launch_args", f"nnodes=3,{rank}")
+        (
+            "--master_addr",
+            "n1",
+            "--master_port",
+            "29500",
+            "--extra_launch_args",
+            f"{FENCE},nnodes=3,{rank}",
+        )
         for rank in ("node_rank=0", "node_rank=1", "node_rank=2")
     ]
     assert [n.environment.get("OMP_NUM_THREADS") for n in made.nodes] == [None] * 3
@@ -113,10 +128,11 @@ def test_a_nodes_script_survives_spaces_and_writes_how_it_ended(tmp_path):
     environ = {"PATH": "/usr/bin:/bin", "HOME": "/home/me", "SECRET": "s", "X": "y"}
     subprocess.run(["bash", attempt.node_script("here")], env=environ, check=True)
     shown = str(run).replace(" ", "\\ ")
+    fence = made.nodes[0].command[-3].partition(",")[0]
     assert attempt.node_log("here").read_text() == (
         f"=a,b|||/home/me|{folder}\n"
         "<run><--nproc_per_node><2><--master_addr><127.0.0.1><--master_port><5>"
-        f"<--extra_launch_args><nnodes=1,node_rank=0><{launch_plan.TRAIN_SCRIPT}><{shown}>"
+        f"<--extra_launch_args><{fence},nnodes=1,node_rank=0><{launch_plan.TRAIN_SCRIPT}><{shown}>"
     )
     assert attempt.node_exit("here").read_text() == "3\n"
 
@@ -126,3 +142,45 @@ def test_torchrun_takes_the_last_value_of_a_repeated_option():
     arguments = ["--nnodes=1", "--node_rank=0", "--nnodes=3", "--node_rank=2", "train.py", "run"]
     parsed = run.get_args_parser().parse_args(arguments)
     assert (parsed.nnodes, parsed.node_rank) == ("3", 2)
+
+
+def test_a_plan_moves_to_the_run_that_was_made_and_nothing_else_of_it_changes():
+    nodes = (Node("n1", slots=2), Node("n2", slots=2))
+    made = plan(*nodes).at(Path("/runs/9-x y"), 3)
+    fresh = plan(*nodes, run=Path("/runs/9-x y"))
+    assert made == fresh.at(fresh.run, 3)
+    ids = [node.command[-3].split(",")[0] for node in (*made.nodes, *fresh.nodes)]
+    assert ids == [ids[0]] * 2 + [ids[0].replace("9-3", "9-1")] * 2
+    assert [node.environment["PET_RDZV_CONF"] for node in made.nodes] == ["timeout=120"] * 2
+    assert made.nodes[1].command[-1] == "/runs/9-x\\ y"
+
+
+def test_the_barrier_between_runs_on_one_port_cannot_be_switched_off():
+    cluster = Cluster(env={"TORCH_ELASTIC_WORKER_IDENTICAL": "1"})
+    with pytest.raises(SoractlError, match="would let nodes of two runs train together"):
+        plan(HERE, cluster=cluster)
+
+
+@pytest.mark.slow  # the agents wait for their own kind
+@pytest.mark.parametrize(("second", "started"), [("7-1-b", []), ("7-1-a", ["0", "1"])])
+def test_agents_of_two_runs_on_one_port_start_no_ranks(tmp_path, second, started):
+    ranks = tmp_path / "ranks.py"
+    ranks.write_text(f"import os\nopen(f'{tmp_path}/ran{{os.environ[\"RANK\"]}}', 'w').close()\n")
+    with contextlib.closing(socket.create_server(("", 0))) as server:
+        port = server.getsockname()[1]
+    agents = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1"),
+                *("--nnodes=2", f"--node_rank={rank}", f"--rdzv_id={fence}"),
+                *("--master_addr=127.0.0.1", f"--master_port={port}", str(ranks)),
+            ],
+            env={**os.environ, "PET_RDZV_CONF": "timeout=15" if started else "timeout=8"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank, fence in enumerate(["7-1-a", second])
+    ]
+    codes = [agent.wait(90) for agent in agents]
+    assert [path.name[3:] for path in sorted(tmp_path.glob("ran?"))] == started
+    assert [code == 0 for code in codes] == [bool(started)] * 2
