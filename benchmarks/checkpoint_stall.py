@@ -26,6 +26,7 @@ from colossalai.booster import Booster
 from colossalai.booster.plugin import LowLevelZeroPlugin
 from torch.distributed.run import main as torchrun
 
+from tests.making import make_manifest
 from trainer.checkpoints.checkpoint import TrainingState
 from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, TrainerConfig, load_stage
@@ -131,14 +132,7 @@ def save_as_the_reference(
 
 
 def manifest(step: int, world_size: int) -> Manifest:
-    return Manifest(
-        epoch=0,
-        step=step,
-        global_step=step,
-        world_size=world_size,
-        consumed=((world_size, step),),
-        data_fingerprint={},
-    )
+    return make_manifest(step, world_size=world_size)
 
 
 def timed(save: Callable[[], None]) -> float:

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soractl.sync.rsync import FAST_CIPHER
-from trainer.atomic_files import describe_file, write_json
-from trainer.manifest import Manifest
+from tests.making import make_manifest, publish_random_files
+from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -171,24 +171,9 @@ def prepare(folder: Path, port: int, gigabytes: float) -> Lab:
 
 
 def save(run: RunDir, step: int) -> None:
-    draft = run.draft_path(0, step)
     sizes = {f"model/model-{i:05d}.safetensors": FILE_BYTES for i in range(FILES)}
     sizes["optimizer/__0_0.distcp"] = FILES * FILE_BYTES // 10
-    for name, size in sizes.items():
-        (draft / name).parent.mkdir(parents=True, exist_ok=True)
-        (draft / name).write_bytes(os.urandom(size))
-    run.publish(
-        draft,
-        Manifest(
-            epoch=0,
-            step=step,
-            global_step=step,
-            world_size=1,
-            consumed=((1, step),),
-            data_fingerprint="",
-            files={name: describe_file(draft / name) for name in sizes},
-        ),
-    )
+    publish_random_files(run, make_manifest(step, world_size=1), sizes)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.manifest import Manifest
+from tests.making import make_manifest
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -18,7 +18,7 @@ import os, signal, sys, time
 sys.path.insert(0, {repository!r})
 from pathlib import Path
 from trainer.atomic_files import append_jsonl, write_json
-from trainer.manifest import Manifest
+from tests.making import make_manifest
 from trainer.run_dir import RunDir
 run = RunDir(Path(sys.argv[-1]))
 attempt = run.attempts()[-1]
@@ -30,15 +30,13 @@ def save(step):
     draft = run.draft_path(0, step)
     draft.mkdir()
     (draft / "weights").write_text("1234")
-    run.publish(draft, Manifest(epoch=0, step=step, global_step=step, world_size=2,
-                                consumed=((2, step),), data_fingerprint="x",
-                                files={{"weights": {{"bytes": 4}}}}))
+    run.publish(draft, make_manifest(step, files={{"weights": {{"bytes": 4}}}}))
 {code}
 """
 
 
 def pytest_runtest_setup(item):
-    """CI deselects what needs a GPU; whoever runs `pytest` by hand is told."""
+    """CI deselects what needs a GPU; whoever runs `pytest` by hand sees a reason."""
     if "gpu" in item.keywords and not Path("/dev/nvidiactl").exists():
         pytest.skip("needs an NVIDIA GPU and its driver")
 
@@ -62,7 +60,7 @@ class Workplace:
         return path
 
     def ranks(self, code):
-        """What the ranks of every launch from now on do, as Python."""
+        """Set the Python code that the ranks of every later launch run."""
         self._program("colossalai", textwrap.dedent(code))
 
     def soractl(self, *arguments, code=0, environ=()):
@@ -106,16 +104,7 @@ def save_checkpoint():
         draft = run.draft_path(0, step)
         draft.mkdir()
         (draft / "weights").write_text("1234")
-        manifest = Manifest(
-            epoch=0,
-            step=step,
-            global_step=step,
-            world_size=2,
-            consumed=((2, step),),
-            data_fingerprint="",
-            files={"weights": {"bytes": 4}},
-        )
-        return run.publish(draft, manifest)
+        return run.publish(draft, make_manifest(step, files={"weights": {"bytes": 4}}))
 
     return save
 

@@ -81,7 +81,7 @@ class Checkpoint:
             mark.unlink(missing_ok=True)
 
     def readers(self) -> list[str]:
-        """Who reads it; a mark of more than a day was left by a crash."""
+        """Marks of those who read it; one of more than a day was left by a crash."""
         found = []
         for mark in self.path.glob(f"{READER_MARK}*"):
             with suppress(FileNotFoundError):  # its reader is done just now
@@ -124,7 +124,7 @@ def step_and_epoch(name: str) -> tuple[int, int] | None:
 def superseded(
     checkpoints: Sequence[Checkpoint], keep_last: int, keep_every_steps: int
 ) -> list[Checkpoint]:
-    """Which of these (oldest first) may go; `keep_last` = 0 keeps all."""
+    """The checkpoints (oldest first) that may go; `keep_last` = 0 keeps all."""
     return [
         checkpoint
         for checkpoint in checkpoints[: -keep_last if keep_last else 0]

@@ -101,12 +101,12 @@ class MasksConfig:
     image_head: float
     image_tail: float
     image_head_tail: float
-    identity: float | None = None  # unmasked; if it is said, all shares add up to 1
+    identity: float | None = None  # unmasked; if it is given, all shares add up to 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class BucketsConfig:
-    """Which clips are trained at which resolution and length.
+    """Buckets: resolution and length of the clips that are trained.
 
     `frames` names the columns. A `batch_size` row holds clips per GPU and step. A `keep` row holds
     the chance that a clip which fits here stays here; a pair is [at this resolution, at this
@@ -123,7 +123,7 @@ class BucketsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BalanceConfig:
-    """How micro batches are ordered so that ranks wait less for the slowest."""
+    """Order of the micro batches, so that ranks wait less for the slowest."""
 
     window: int  # steps whose micro batches are sorted by cost together; 0 = independent order
     measured: bool  # cost is the time that a bucket took in the epochs before; else by its FLOPs
@@ -161,7 +161,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """Which steps are left out on all ranks; one whose gradient is not finite always is."""
+    """Steps left out on all ranks; one whose gradient is not finite always is."""
 
     spike_factor: float  # a gradient norm above this many times the usual is a spike; 0 = none is
     most_skips: int  # steps left out in a row at which the run saves and ends
@@ -178,7 +178,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How the trainer runs."""
+    """Settings of the trainer's processes."""
 
     dtype: Literal["bf16", "fp32"]
     compile: bool
@@ -188,7 +188,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When a checkpoint is written, besides at the end of an epoch, and which ones stay."""
+    """Times of checkpoints, besides the end of an epoch, and the ones that stay."""
 
     every_steps: int  # 0 = never
     keep_last: int  # 0 = all
@@ -198,7 +198,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What is logged where."""
+    """Values that are logged, and the places they go to."""
 
     every_steps: int
     tensorboard: bool

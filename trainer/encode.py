@@ -1,7 +1,7 @@
 """`python -m trainer.encode plan|work|finish`: a stage's clips and captions become features.
 
 The job comes over stdin as JSON. `plan` and `finish` answer with one JSON object; `work` writes
-shards with as many processes as it is told, one a GPU, and ends when nobody reads its output.
+shards with `--ranks` processes, one a GPU, and ends when nobody reads its output.
 """
 
 # The processes that encode load this file again, so what they need is loaded where it is used.
@@ -18,7 +18,7 @@ _SIGN_OF_LIFE_S = 1.0
 
 
 def main() -> int:
-    """What a node runs."""
+    """The program that a node runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("plan", "work", "finish"))
     parser.add_argument("--first-rank", type=int, default=0, help="of this node")

@@ -17,7 +17,7 @@ MEMORY = 50  # accepted steps whose median is the usual norm; before there are a
 
 
 class Memory(NamedTuple):
-    """What is remembered of the steps so far, on the device."""
+    """Gradient norms of the steps so far, on the device."""
 
     norms: Tensor  # fp32 [MEMORY], of the last accepted steps; infinite where there is none yet
     accepted: Tensor  # int64 scalars: steps so far
@@ -57,7 +57,7 @@ class Guard:
         self._restored: tuple[Sequence[float], int] = ((), 0)
 
     def skips(self, norm: Tensor) -> Tensor:
-        """Whether this step, of this gradient norm over all ranks, is left out."""
+        """True if a step of this gradient norm over all ranks is left out."""
         memory = self._memory or remember(*self._restored, norm.device)
         skip, self._memory = judge(memory, norm, self._spike_factor)
         return skip

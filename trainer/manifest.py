@@ -10,7 +10,7 @@ MANIFEST = "checkpoint.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What `checkpoint.json` says: written last, so it says too that the checkpoint is complete."""
+    """The contents of `checkpoint.json`, written last: with it a checkpoint is complete."""
 
     epoch: int
     step: int  # optimizer steps done in this epoch
@@ -37,7 +37,7 @@ def checkpoint_name(epoch: int, global_step: int) -> str:
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
-    """What a `checkpoint.json` says; ValueError if it is none."""
+    """The manifest in the text of a `checkpoint.json`; ValueError if it holds none."""
     try:
         values = json.loads(text)
         consumed = tuple((int(ranks), int(steps)) for ranks, steps in values["consumed"])

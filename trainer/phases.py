@@ -47,7 +47,7 @@ class Phases:
         self._micro_steps: list[list[tuple[str, _Moment, _Moment]]] = [[]]
 
     def begin_micro_step(self) -> None:
-        """What follows belongs to the next micro step."""
+        """Begin the next micro step, to which all that follows belongs."""
         self._micro_steps.append([])
 
     @contextmanager

@@ -125,7 +125,7 @@ class RectifiedFlow:
         width: float | Tensor,
         latent_frames: int | Tensor,
     ) -> Tensor:
-        """Where sampling stops on its way from noise to data, fp32 [steps]; the data is left out.
+        """Times at which sampling stops on its way from noise to data, fp32 [steps]; 0 is left out.
 
         Of sizes the first element counts: all videos of a batch have the same.
         `flow.transform_scale` shifts timesteps in training alone, as in the reference.

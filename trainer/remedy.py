@@ -13,7 +13,7 @@ E = TypeVar("E", bound=BaseException)
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """What to change for the next attempt; most remedies are one of these."""
+    """A change for the next attempt; most remedies are one of these."""
 
     checkpoint: Path | None = None  # resume from this earlier one
     reset_data: bool = False  # begin the epoch anew

@@ -38,12 +38,12 @@ class AttemptDir:
 
     @property
     def plan(self) -> Path:
-        """What was started where."""
+        """The plan: commands and nodes of this attempt."""
         return self.path / "plan.json"
 
     @property
     def exit(self) -> Path:
-        """How the attempt ended; absent while it runs."""
+        """The end of the attempt; absent while it runs."""
         return self.path / "exit.json"
 
     @property
@@ -67,7 +67,7 @@ class AttemptDir:
         return self.path / "superseded_metrics.jsonl"
 
     def node_script(self, node: str) -> Path:
-        """What the node was told to run."""
+        """The script that the node runs."""
         return self.path / f"{node}.sh"
 
     def node_log(self, node: str) -> Path:
@@ -83,7 +83,7 @@ class AttemptDir:
         return self.path / f"skipped_clips-{rank}.jsonl"
 
     def rank_failure(self, rank: int) -> Path:
-        """Why a rank ended badly, in its own words."""
+        """A rank's own account of its failure."""
         return self.path / f"rank-{rank}.json"
 
     def rank_failures(self) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class RunDir:
 
     @property
     def run_json(self) -> Path:
-        """What was started: stage, start weights, command, code version."""
+        """The run's origin: stage, start weights, command, code version."""
         return self.path / "run.json"
 
     @property
@@ -135,7 +135,7 @@ class RunDir:
 
     @property
     def bucket_seconds(self) -> Path:
-        """What a micro batch of each bucket took, as measured so far."""
+        """Seconds of a micro batch of each bucket, as measured so far."""
         return self.path / "bucket_seconds.json"
 
     @property
@@ -145,7 +145,7 @@ class RunDir:
 
     @property
     def checkpoints_folder(self) -> Path:
-        """Where checkpoints lie."""
+        """The folder of all checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -209,7 +209,7 @@ class RunDir:
         return [read_checkpoint(path) for _, path in sorted(found)]
 
     def draft_path(self, epoch: int, global_step: int) -> Path:
-        """Where a checkpoint is written before it is complete."""
+        """The folder in which a checkpoint is written before it is complete."""
         return self.checkpoints_folder / f"{DRAFT}{checkpoint_name(epoch, global_step)}"
 
     def publish(self, draft: Path, manifest: Manifest) -> Checkpoint:

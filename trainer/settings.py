@@ -147,7 +147,7 @@ def _fields(kind: type) -> dict[str, Any]:
 
 
 def _faults(kind: Any, value: Any, name: str) -> Iterator[str]:
-    """What is wrong with one layer's value, whose type is `kind`; keys may be missing."""
+    """Faults of one layer's value, whose type is `kind`; keys may be missing."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             yield f"{name} = {value!r}; expected a table"

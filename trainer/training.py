@@ -81,11 +81,11 @@ class Training:
             self.progress = self.progress.after_step(micro_steps)
             self.log.step(result, self.progress, total, self._validation_loss())
             self._stop_if_all_is_skipped()
-            wish = self.consensus.after_step()
-            self.signal = 0 if wish == SAVE else wish
+            decision = self.consensus.after_step()
+            self.signal = 0 if decision == SAVE else decision
             if micro_steps == left:
                 break  # saved below, with the costs that order the next epoch
-            if wish or self._is_over() or self._is_checkpoint_due():
+            if decision or self._is_over() or self._is_checkpoint_due():
                 self._save()
             if self._is_over():
                 return

@@ -14,7 +14,7 @@ from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
 from trainer.model import build as networks
 from trainer.model.flops import forward_flops
-from trainer.model.layers import Stream
+from trainer.model.layers import PendingResidual
 from trainer.model.stdit3 import Block, TemporalBlock
 from trainer.rectified_flow import RectifiedFlow
 
@@ -93,9 +93,9 @@ class PlainBlock:
         self.block = block
 
     def __call__(
-        self, stream: Stream, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
-    ) -> Stream:
-        block, x = self.block, stream.x
+        self, residual: PendingResidual, y: Tensor, captions: Any, modulation: Tensor, rotation: Any
+    ) -> PendingResidual:
+        block, x = self.block, residual.x
         tables = [(block.scale_shift_table + m).unbind(2) for m in (modulation, modulation)]
         chosen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)[:, :, None, None]
 
@@ -116,7 +116,7 @@ class PlainBlock:
         q = block.cross_attn.q_linear(x)
         x = x + block.cross_attn.proj(block.cross_attn(q, y, captions))
         hidden = F.gelu(block.mlp.fc1(modulated(3)), approximate="tanh")
-        return Stream(x + gated(block.mlp.fc2(hidden), 5))
+        return PendingResidual(x + gated(block.mlp.fc2(hidden), 5))
 
     def _modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         normal = F.layer_norm(x, x.shape[-1:], eps=1e-6)

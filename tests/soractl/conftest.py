@@ -15,9 +15,8 @@ import pytest
 
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_command import SshOptions
+from tests.making import make_manifest, publish_random_files
 from tests.soractl.sync.copying import Lab
-from trainer.atomic_files import describe_file
-from trainer.manifest import Manifest
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
 
@@ -171,26 +170,13 @@ def save_weights():
     """Publish a complete checkpoint of random weights, half of them in model/, with checksums."""
 
     def save(run, step, size=2000):
-        draft = run.draft_path(0, step)
         sizes = {
             "model/model 1.safetensors": size // 2,
             "model/index.json": 20,
             "ema/model.safetensors": size // 2,
             "optimizer/__0_0.distcp": size,
         }
-        for name, count in sizes.items():
-            (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            (draft / name).write_bytes(os.urandom(count))
-        manifest = Manifest(
-            epoch=0,
-            step=step,
-            global_step=step,
-            world_size=2,
-            consumed=((2, step),),
-            data_fingerprint="",
-            files={name: describe_file(draft / name) for name in sizes},
-        )
-        return run.publish(draft, manifest)
+        return publish_random_files(run, make_manifest(step), sizes)
 
     return save
 

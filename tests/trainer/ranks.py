@@ -10,13 +10,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
+from tests.making import make_manifest
 from trainer.checkpoints.checkpoint import TrainingState, restore
 from trainer.checkpoints.saver import Saver
 from trainer.config import CheckpointConfig, OptimConfig, TrainerConfig
 from trainer.distributed.parallel import process_group
 from trainer.distributed.zero import wrap_with_zero
 from trainer.ema import Ema
-from trainer.manifest import Manifest
 from trainer.run_dir import RunDir
 
 CLIPS = 12  # of a step, over all ranks
@@ -89,15 +89,7 @@ class Rank:
 
     def save(self):
         """Begin to save the present step."""
-        size = self.ranks.world_size
-        manifest = Manifest(
-            epoch=0,
-            step=self.step,
-            global_step=self.step,
-            world_size=size,
-            consumed=((size, self.step),),
-            data_fingerprint={},
-        )
+        manifest = make_manifest(self.step, world_size=self.ranks.world_size)
         self.saver.save(self.state, manifest)
 
     def restore(self, checkpoint):

@@ -1,5 +1,3 @@
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import append_jsonl, describe_file, read_json, write_json
-from trainer.checkpoint_dir import Checkpoint, Incomplete, read_checkpoint, superseded
-from trainer.manifest import MANIFEST, Manifest
+from tests.making import make_manifest, publish_files
+from trainer.atomic_files import append_jsonl, read_json, write_json
+from trainer.checkpoint_dir import Checkpoint
+from trainer.manifest import MANIFEST
 from trainer.run_dir import AttemptDir, RunDir, create_run, next_path, runs
 
 
@@ -20,24 +19,8 @@ def run(tmp_path):
     return create_run(tmp_path / "runs", "stage1")
 
 
-def manifest(epoch, global_step, files=None):
-    return Manifest(
-        epoch=epoch,
-        step=global_step,
-        global_step=global_step,
-        world_size=8,
-        consumed=((8, global_step),),
-        data_fingerprint="abc",
-        files=files or {},
-    )
-
-
-def save(run, epoch, global_step, weights=b"weights"):
-    draft = run.draft_path(epoch, global_step)
-    (draft / "model").mkdir(parents=True)
-    (draft / "model" / "weights").write_bytes(weights)
-    files = {"model/weights": describe_file(draft / "model" / "weights")}
-    return run.publish(draft, manifest(epoch, global_step, files))
+def save(run, epoch, step, weights=b"weights"):
+    return publish_files(run, make_manifest(step, epoch=epoch), [("model/weights", weights)])
 
 
 def test_clips_that_any_rank_of_any_attempt_could_not_read_are_known(run):
@@ -132,16 +115,6 @@ def test_a_ranks_account_of_its_failure_is_found_earliest_first(run):
     assert [failure["rank"] for failure in attempt.rank_failures()] == [10, 2, 0]
 
 
-def test_a_published_checkpoint_is_read_back_as_it_was_written(run):
-    assert run.checkpoints() == []
-    published = save(run, 0, 200)
-    assert published.name == "epoch0-global_step200"
-    assert run.checkpoints() == [published]
-    assert published.manifest == manifest(0, 200, published.manifest.files)
-    assert published.model == run.path / "checkpoints" / published.name / "model"
-    assert not run.draft_path(0, 200).exists()
-
-
 def test_checkpoints_are_ordered_by_step_and_then_epoch(run):
     for epoch, step in ((1, 1000), (0, 90), (2, 1000), (0, 1000), (1, 200)):
         save(run, epoch, step)
@@ -162,60 +135,13 @@ def test_a_step_saved_again_replaces_the_old_one(run):
     assert [path.name for path in run.checkpoints_folder.iterdir()] == [new.name]
 
 
-def break_in(checkpoint, how):
-    path = checkpoint.path / MANIFEST
-    values = json.loads(path.read_text())
-    if how == "not there":
-        path.unlink()
-    elif how == "half":
-        path.write_text(path.read_text()[:50])
-    elif how == "a list":
-        path.write_text("[]")
-    elif how == "binary":
-        path.write_bytes(b"\xff\xfe")
-    elif how == "a key less":
-        del values["world_size"]
-        path.write_text(json.dumps(values))
-    elif how == "files of no size":
-        path.write_text(json.dumps({**values, "files": {"model/weights": 3}}))
-    elif how == "files a list":
-        path.write_text(json.dumps({**values, "files": ["model/weights"]}))
-    elif how == "file cut":
-        (checkpoint.model / "weights").write_bytes(b"wei")
-    elif how == "file gone":
-        (checkpoint.model / "weights").unlink()
-
-
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("not there", "no checkpoint.json"),
-        ("half", "checkpoint.json is not readable: "),
-        ("a list", "checkpoint.json is not readable: "),
-        ("binary", "checkpoint.json is not readable: "),
-        ("a key less", "checkpoint.json is not readable: "),
-        ("files of no size", "checkpoint.json is not readable: "),
-        ("files a list", "checkpoint.json is not readable: "),
-        ("file cut", "model/weights has 3 of 7 bytes"),
-        ("file gone", "model/weights is missing"),
-    ],
-)
-def test_a_folder_that_is_not_complete_is_no_checkpoint_and_says_why(run, how, reason):
-    good, bad = save(run, 0, 1), save(run, 0, 2)
-    break_in(bad, how)
-    assert run.checkpoints() == [good]
-    assert list(run.incomplete()) == [bad.path]
-    assert run.incomplete()[bad.path].startswith(reason)
-    assert read_checkpoint(bad.path) == Incomplete(bad.path, run.incomplete()[bad.path])
-
-
 def test_folders_of_other_names_are_no_checkpoints(run):
     good = save(run, 0, 1)
     for name in (".copying-epoch0-global_step2", "epoch0-global_step2.old", "epoch0", "notes"):
         shutil.copytree(good.path, run.checkpoints_folder / name)
     draft = run.draft_path(0, 3)
     draft.mkdir()
-    write_json(draft / MANIFEST, asdict(manifest(0, 3)))
+    write_json(draft / MANIFEST, asdict(make_manifest(3)))
     assert run.checkpoints() == [good]
     assert run.incomplete() == {}
 
@@ -264,80 +190,6 @@ run.publish(draft, Manifest(epoch=0, step=7, global_step=7, world_size=1, consum
         shutil.rmtree(run.draft_path(0, 7))
 
 
-def test_removal_leaves_nothing_under_the_name_even_after_a_crash_in_one(run):
-    checkpoint = save(run, 0, 1)
-    (run.checkpoints_folder / f".removed-{checkpoint.name}" / "left").mkdir(parents=True)
-    checkpoint.remove()
-    assert list(run.checkpoints_folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("early", [True, False])
-def test_a_checkpoint_that_is_removed_while_it_is_looked_at_is_no_fault(run, monkeypatch, early):
-    checkpoint, stat = save(run, 0, 1), Path.stat
-
-    def remove_around(path, **options):
-        found = None if early else stat(path, **options)
-        if path.name == "weights" and checkpoint.path.exists():
-            checkpoint.remove()
-        return found or stat(path, **options)
-
-    monkeypatch.setattr(Path, "stat", remove_around)
-    assert run.checkpoints() == ([] if early else [checkpoint])
-    assert run.checkpoints() == []
-
-
-def test_all_but_the_last_few_and_the_round_ones_are_superseded(run):
-    all_of_them = [save(run, 0, step) for step in (50, 100, 150, 200, 250)]
-
-    def steps(keep_last, keep_every_steps):
-        old = superseded(all_of_them, keep_last, keep_every_steps)
-        return [checkpoint.manifest.global_step for checkpoint in old]
-
-    assert steps(0, 0) == []
-    assert steps(2, 0) == [50, 100, 150]
-    assert steps(2, 100) == [50, 150]
-    assert steps(9, 0) == []
-    assert steps(0, 100) == []
-
-
-def test_a_checkpoint_that_is_read_is_kept_until_the_reader_is_done_or_a_day_has_passed(run):
-    checkpoint, _ = save(run, 0, 1), save(run, 0, 2)
-    with checkpoint.being_read():
-        assert superseded(run.checkpoints(), 1, 0) == []
-        [mark] = checkpoint.path.glob(".read-by-*")
-        os.utime(mark, (0, 0))
-        assert superseded(run.checkpoints(), 1, 0) == [checkpoint]
-    assert checkpoint.readers() == []
-    assert list(checkpoint.path.glob(".*")) == []
-
-
-def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
-    path, failures, done = tmp_path / "x.json", [], threading.Event()
-    write_json(path, {"text": ""})
-
-    def watch():
-        while not done.is_set():
-            values = read_json(path)
-            if len(values["text"]) % 1000:
-                failures.append(values)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for count in range(200):
-        write_json(path, {"text": "x" * 1000 * count}, durable=False)
-    done.set()
-    watcher.join()
-    assert failures == []
-    assert [child.name for child in tmp_path.iterdir()] == ["x.json"]
-
-
-def test_json_that_is_no_object_is_refused(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"x\.json is damaged, it holds no JSON object"):
-        read_json(path)
-
-
 def test_lines_are_added_and_the_heartbeat_is_replaced(run):
     append_jsonl(run.metrics, [{"a": 1}, {"a": 2}])
     append_jsonl(run.metrics, [{"a": 3}])
@@ -351,7 +203,7 @@ def test_lines_are_added_and_the_heartbeat_is_replaced(run):
 
 def test_every_path_of_a_run_is_where_the_documents_say():
     run, attempt = RunDir(Path("runs/007-stage2")), AttemptDir(Path("runs/007-stage2/attempts/1"))
-    checkpoint = Checkpoint(run.checkpoints_folder / "epoch0-global_step200", manifest(0, 200))
+    checkpoint = Checkpoint(run.checkpoints_folder / "epoch0-global_step200", make_manifest(200))
     paths = [
         *(run.run_json, run.config_json, run.lock, run.heartbeat, run.metrics, run.tensorboard),
         *(run.samples, run.draft_path(0, 200), checkpoint.model, checkpoint.ema),
@@ -368,13 +220,3 @@ def test_every_path_of_a_run_is_where_the_documents_say():
         *("attempts/1/n1.sh", "attempts/1/n1.log", "attempts/1/n1.exit"),
         *("attempts/1/skipped_clips-3.jsonl", "attempts/1/rank-3.json"),
     ]
-
-
-def test_a_checkpoint_that_cannot_be_marked_is_read_without_a_mark(small_disk, save_checkpoint):
-    run = create_run(small_disk("400k"), "smoke")
-    checkpoint = save_checkpoint(run, 5)
-    subprocess.run(["mount", "-o", "remount,ro", run.path.parent], check=True)
-    with checkpoint.being_read():
-        assert checkpoint.readers() == []
-    shutil.rmtree(run.path, ignore_errors=True)
-    assert read_checkpoint(checkpoint.path) == checkpoint

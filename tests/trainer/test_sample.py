@@ -5,13 +5,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.making import make_manifest
 from tests.trainer.checkpoints.test_integrity import flipped
 from tests.trainer.distributed.test_node_group import files_opened
 from trainer import sample
 from trainer.atomic_files import describe_file, write_json
 from trainer.checkpoints.checkpoint import INDEX
 from trainer.config import load_stage
-from trainer.manifest import Manifest
 from trainer.model import build as networks
 from trainer.run_dir import create_run
 from trainer.sampling.prompts import parse_prompt
@@ -39,18 +39,7 @@ def checkpoint(tmp_path_factory):
         for name in ("model", "ema")
         for file in ("weights.safetensors", INDEX)
     }
-    return run.publish(
-        draft,
-        Manifest(
-            epoch=0,
-            step=1,
-            global_step=1,
-            world_size=1,
-            consumed=((1, 1),),
-            data_fingerprint={},
-            files=files,
-        ),
-    )
+    return run.publish(draft, make_manifest(1, files=files))
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a whole model is spread over files of at most 1 GiB, and these over the ranks."""
+    """The spread of a whole model over files of at most 1 GiB, and of these over the ranks."""
 
     files: Mapping[str, tuple[str, ...]]  # tensors by file name
     shapes: Mapping[str, torch.Size]
@@ -79,23 +79,23 @@ class Layout:
         return {file: i * self.world_size // count for i, file in enumerate(self.files)}
 
     def files_of(self, rank: int) -> list[str]:
-        """What one rank writes."""
+        """The files that one rank writes."""
         return [file for file in self.files if self.writers[file] == rank]
 
     def tensors_of(self, rank: int) -> list[str]:
-        """What the files of one rank hold."""
+        """The tensors in the files of one rank."""
         return [name for file in self.files_of(rank) for name in self.files[file]]
 
     @property
     def index(self) -> dict[str, Any]:
-        """What readers of such files look up names in."""
+        """The index in which readers of such files look up names."""
         weight_map = {name: file for file, names in self.files.items() for name in names}
         return {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one rank writes of a state, on the host."""
+    """A rank's part of a state, copied to the host to be written."""
 
     layouts: Mapping[str, Layout]  # of the folders model and ema
     model: Mapping[str, Tensor]  # whole tensors of this rank's files
@@ -248,7 +248,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_index(folder: Path, layout: Layout) -> None:
-    """What readers of a layout's files look up names in."""
+    """Write the index in which readers of a layout's files look up names."""
     path = folder / INDEX
     path.write_text(json.dumps(layout.index, indent=2))
     sync_to_disk(path)

@@ -29,7 +29,7 @@ class CheckedReader(dcp.FileSystemReader):
         self._checkpoint = checkpoint
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """What this rank needs, and so the files that hold it."""
+        """Read this rank's part, and so only the files that hold it."""
         places = (self.storage_data[item.storage_index] for item in plan.items)
         names = {f"optimizer/{place.relative_path}" for place in places}
         refuse_damaged(self._checkpoint, sorted(names))

@@ -138,7 +138,7 @@ class Saver:
 
 
 def _fault_in(write: Callable[..., object], *arguments: Any) -> str | None:
-    """What went wrong in writing, in one line."""
+    """The error of a write, in one line."""
     try:
         write(*arguments)
     except CheckpointException as error:

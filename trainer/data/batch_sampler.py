@@ -28,7 +28,7 @@ IntArray = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank trains on in one step."""
+    """The clips that one rank trains on in one step."""
 
     index: int  # in the epoch, whatever the number of ranks: the key of random draws
     bucket: Bucket
@@ -47,7 +47,7 @@ class EpochPlan:
 
     @property
     def steps(self) -> int:
-        """How many, equal on all ranks."""
+        """Number of steps, equal on all ranks."""
         return len(self.order)
 
     def for_rank(self, rank: int, start_step: int = 0) -> list[MicroBatch]:
@@ -55,7 +55,7 @@ class EpochPlan:
         return [self._micro_batch(int(index)) for index in self.order[start_step:, rank]]
 
     def step(self, number: int) -> list[MicroBatch]:
-        """What all ranks train on in one step."""
+        """The micro batches of all ranks in one step."""
         return [self._micro_batch(int(index)) for index in self.order[number]]
 
     def _micro_batch(self, index: int) -> MicroBatch:
@@ -94,7 +94,7 @@ def plan_epoch(
 
 
 def left_out(clips: Clips, assignment: Assignment, plan: EpochPlan) -> dict[str, int]:
-    """How many clips an epoch's plan does not train on; each counts under one reason."""
+    """Counts of clips that an epoch's plan leaves out; each counts under one reason."""
     pixels = clips.height.astype(np.int64) * clips.width
     in_size: IntArray = np.zeros(len(pixels), dtype=bool)
     in_both = in_size.copy()

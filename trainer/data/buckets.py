@@ -150,13 +150,13 @@ def assign_epoch(clips: Clips, settings: TrainConfig, epoch: int) -> Assignment:
 
 
 def is_large_enough(pixels: IntArray, resolution: str) -> IntArray:
-    """Which clips, by height x width, may be trained at a resolution."""
+    """Mask of the clips that, by height x width, may be trained at a resolution."""
     enough: IntArray = pixels >= _SMALLEST_SHARE * RESOLUTIONS[resolution].pixels
     return enough
 
 
 def is_long_enough(num_frames: IntArray, frames: int) -> IntArray:
-    """Which clips may be trained at a length; one frame is for pictures alone."""
+    """Mask of the clips that may be trained at a length; one frame is for pictures alone."""
     enough: IntArray = (num_frames == 1) if frames == 1 else (num_frames > frames)
     return enough
 

@@ -34,7 +34,7 @@ class CachedLatents:
         return self.features.file_of(epoch % self.variants, row), row
 
     def fault_of(self, epoch: int, row: int) -> str | None:
-        """Why a clip has no latents in an epoch, if so."""
+        """The reason why a clip has no latents in an epoch, if so."""
         assert self.features.index is not None
         return self.features.index.failed.get(epoch % self.variants, {}).get(row)
 
@@ -47,7 +47,7 @@ class CachedLatents:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """What is cached; for what is None, training has an encoder."""
+    """The cached features; for a kind that is None, training has an encoder."""
 
     latents: CachedLatents | None = None
     captions: FeatureSet | None = None
@@ -64,7 +64,7 @@ class CachedFeatures:
 
 
 def open_features(settings: TrainConfig, clips: ClipTable) -> CachedFeatures:
-    """What `data.features` holds for these settings; ConfigError if it is of others."""
+    """The features in `data.features` for these settings; ConfigError if they are of others."""
     if settings.data.features is None:
         return CachedFeatures()
     folder = Path(settings.data.features)

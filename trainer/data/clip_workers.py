@@ -52,7 +52,7 @@ Task = ClipTask | LatentsTask
 
 
 class ClipAnswer(NamedTuple):
-    """What came of it: a clip, or why there is none."""
+    """The result of a request: a clip, or the reason why there is none."""
 
     clip: Tensor | None = None  # as the task says
     fps: float = 0.0

@@ -42,11 +42,11 @@ class ClipTable:
         return len(self.paths)
 
     def path_of(self, row: int) -> str:
-        """Where a clip lies."""
+        """Path of a clip."""
         return str(self.paths.iloc[row])
 
     def captions_of(self, rows: Iterable[int]) -> list[str]:
-        """What each clip shows; empty where the table says nothing."""
+        """Captions of clips; empty where the table has none."""
         return [str(self.captions.iloc[row]) for row in rows]
 
 

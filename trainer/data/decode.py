@@ -14,7 +14,7 @@ from trainer.data import film, picture, transforms
 from trainer.data.film import Film
 from trainer.data.formats import Unfit, is_image
 
-IMAGE_FPS = 120.0  # what the model is told for a picture
+IMAGE_FPS = 120.0  # the model's frame rate for a picture
 _DEFAULT_FPS = 24.0
 
 
@@ -84,7 +84,7 @@ def _read_video(path: str, start: int, count: int, target: tuple[int, int]) -> t
 
 
 def _fps(rate: Fraction | None) -> float:
-    """Whole frames per second, as the published weights were told; a film of less has its own."""
+    """Whole frames per second, as published weights were trained; a film of less has its own."""
     if not rate:
         return _DEFAULT_FPS
     return float(math.floor(rate) or rate)

@@ -47,7 +47,7 @@ _MOST_FAILED = 1000  # clips that the answer names; the index has all
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for."""
+    """The settings and kinds of features that a command asks for."""
 
     settings: TrainConfig
     folder: Path
@@ -80,7 +80,7 @@ def read_job(values: Mapping[str, Any]) -> Job:
 
 
 def plan(job: Job) -> dict[str, Any]:
-    """How much there is to do, how large it will be, and what is done already."""
+    """The amount of work, the size of its result, and the part that is done already."""
     clips = load_clips(Path(job.settings.data.path))
     return {
         "parts": [

@@ -19,7 +19,7 @@ def plan_rest_of_epoch(
     settings: TrainConfig,
     ranks: Ranks,
 ) -> tuple[EpochPlan, str]:
-    """What is left of an epoch; at its beginning, also which clips it leaves out.
+    """The rest of an epoch; at its beginning, also a summary of the clips it leaves out.
 
     ConfigError says why these are all.
     """
@@ -34,12 +34,12 @@ def plan_rest_of_epoch(
     if progress.finished_segments:
         return plan, ""
     counts = left_out(clips, assignment, plan)
-    told = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+    reasons = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)
     if plan.steps == 0:
         raise ConfigError(
             [
                 f"{settings.data.path}: none of its {len(clips)} clips can be trained "
-                f"on by {ranks.world_size} ranks: {told}; change data.path or buckets"
+                f"on by {ranks.world_size} ranks: {reasons}; change data.path or buckets"
             ]
         )
-    return plan, told or "none"
+    return plan, reasons or "none"

@@ -62,7 +62,7 @@ class IndexEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What a complete set holds."""
+    """The contents of a complete set."""
 
     variants: int
     shards: tuple[IndexEntry, ...]  # by variant and row
@@ -87,18 +87,18 @@ class FeatureSet:
 
     @classmethod
     def of(cls, folder: Path, kind: Kind, made_with: Mapping[str, str]) -> "FeatureSet":
-        """Where features with these settings lie, or will."""
+        """The set in which features with these settings lie, or will."""
         text = json.dumps(made_with, sort_keys=True)
         return cls(folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What the features depend on, by the names of the settings; empty before `begin`."""
+        """Settings that the features depend on, by name; empty before `begin`."""
         return self._head.get("made_with", {})
 
     @property
     def clips_per_shard(self) -> int | None:
-        """As the first `begin` said."""
+        """The size that the first `begin` has written."""
         return self._head.get("clips_per_shard")
 
     @property
@@ -116,7 +116,7 @@ class FeatureSet:
             write_json(self.path / _MADE_WITH, head)
 
     def has(self, shard: Shard) -> bool:
-        """Whether a shard is complete."""
+        """True if a shard is complete."""
         return (self.path / shard.file_name).is_file()
 
     def write(self, shard: Shard, tensors: dict[str, Tensor], failed: Mapping[int, str]) -> None:
@@ -161,7 +161,7 @@ class FeatureSet:
 
     @cached_property
     def index(self) -> Index | None:
-        """What is in the set; None if it is not complete."""
+        """Contents of the set; None if it is not complete."""
         try:
             values = read_json(self.path / INDEX)
         except FileNotFoundError:

@@ -27,7 +27,7 @@ _NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition
 
 
 class Turn(NamedTuple):
-    """How a decoded frame gets to the shown one: transposed first, then mirrored."""
+    """Steps from a decoded frame to the shown one: transposed first, then mirrored."""
 
     transposed: bool = False
     upside_down: bool = False
@@ -57,7 +57,7 @@ class Film:
 
     @property
     def header_frames(self) -> int:
-        """How many the header promises; 0 if it does not say."""
+        """Number of frames in the header; 0 if it has none."""
         return self.stream.frames
 
     @property
@@ -82,7 +82,7 @@ class Film:
             yield packet, key is not None and not (packet.is_discard or _precedes(packet, key))
 
     def indexed_frames(self) -> int | None:
-        """How many are shown, if the index leaves no doubt; reads the first packet.
+        """Number of shown frames, if the index leaves no doubt; reads the first packet.
 
         It does if each of its entries is a frame that is shown: none lies outside the edit list,
         before the first key frame or behind the end of the file.
@@ -149,7 +149,7 @@ def opened(path: str) -> Iterator[Film]:
 
 
 def turn_of(frame: VideoFrame) -> Turn:
-    """What a frame's display matrix asks for: quarter turns and mirrors; others are not shown.
+    """The turn in a frame's display matrix: quarter turns and mirrors; others are not shown.
 
     The matrix is [[a, b], [c, d]] of x' = a x + c y, y' = b x + d y (ISO/IEC 14496-12, 8.3.2).
     """

@@ -14,7 +14,7 @@ _CLIPS, _ROWS = "the clips of data.path", "rows of data.path"
 
 
 def fingerprint(clips: ClipTable, settings: TrainConfig, draw: int) -> dict[str, str]:
-    """What a checkpoint keeps of it; `draw` is the variant of the cached features."""
+    """The data in short, for checkpoints; `draw` is the variant of the cached features."""
     buckets = asdict(settings.buckets).items()
     return {
         _CLIPS: clips.fingerprint,
@@ -44,7 +44,7 @@ def check_same_data(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
 
 
 def _change(name: str, then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What changed, as closely as the checkpoint knows it."""
+    """The changes, as closely as the checkpoint knows them."""
     if name == _CLIPS and _ROWS in then:
         return f"{name} ({then[_ROWS]} rows then, {now[_ROWS]} now)"
     if name == "buckets":

@@ -1,4 +1,4 @@
-"""Which files are videos and which are pictures, by the ending of their names."""
+"""Videos and pictures, distinguished by the ending of their names."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv")
 
 
 class Unfit(Exception):
-    """Why a file is of no use as a clip."""
+    """The reason why a file is of no use as a clip."""
 
 
 def is_image(path: str) -> bool:

@@ -233,13 +233,13 @@ class _Ahead:
         self.is_over = False
 
     def run(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """What `batches` gives, which the thread draws."""
+        """The thread: draws the items that `batches` gives."""
         self._thread = threading.Thread(target=self._draw, args=(batches,), daemon=True)
         self._thread.start()
         return self._given()
 
     def may_begin(self, *, wait: bool) -> bool:
-        """Whether one more item may be begun; asked by the thread."""
+        """True if the thread may begin one more item."""
         return self._free.acquire(blocking=wait) and not self.is_over
 
     def stop(self) -> None:

@@ -86,7 +86,7 @@ def _white(mode: str, tags: Any) -> int:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """How the picture is to be turned, 1 to 8; 1 is as it is, also if nobody can tell."""
+    """Orientation of the picture, 1 to 8; 1 is as it is, also if it is unknown."""
     if picture.format == "TIFF":
         return 1  # Pillow turns these itself
     if picture.format == "PNG" and "exif" not in picture.info and _has_exif(picture):
@@ -101,7 +101,7 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _has_exif(picture: Image.Image) -> bool:
-    """Whether a PNG has Exif data anywhere."""
+    """True if a PNG has Exif data anywhere."""
     with Path(str(picture.filename)).open("rb") as file:
         file.seek(8)
         return any(name == b"eXIf" for name in _chunks(file))

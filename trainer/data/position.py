@@ -50,7 +50,7 @@ def beginning(world_size: int) -> Progress:
 
 
 def resumed(manifest: Manifest, world_size: int) -> Progress:
-    """Where a checkpoint was written; another number of ranks opens a new segment."""
+    """The position of a checkpoint; another number of ranks opens a new segment."""
     found = Progress(
         manifest.epoch, manifest.step, manifest.global_step, manifest.consumed, manifest.costs
     )

@@ -92,7 +92,7 @@ def _number(value: Any) -> float:
 
 
 def _is_unknown(column: "pd.Series[Any]") -> np.ndarray[Any, Any]:
-    """Which values are None, NaN or NaT; a list of them is none."""
+    """Mask of the values that are None, NaN or NaT; a list of them is none."""
     return column.map(lambda value: pd.api.types.is_scalar(value) and pd.isna(value)).to_numpy(bool)
 
 

@@ -19,7 +19,7 @@ class ResizeCrop:
 
 
 def resize_crop(source: tuple[int, int], target: tuple[int, int]) -> ResizeCrop:
-    """How a frame of (height, width) `source` gets to `target`."""
+    """Scale and crop that bring a frame of (height, width) `source` to `target`."""
     (height, width), (wanted_height, wanted_width) = source, target
     by_height, by_width = wanted_height / height, wanted_width / width
     if by_height > by_width:

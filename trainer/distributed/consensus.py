@@ -27,7 +27,7 @@ class StopSaveConsensus:
             self._wish = max(self._wish, SAVE)
 
     def after_step(self) -> int:
-        """What was agreed: 0, SAVE, or the number of the signal after which all leave."""
+        """The decision of all ranks: 0, SAVE, or the number of the signal after which all leave."""
         agreed = self._result()
         vote = torch.tensor([self._wish])
         self._voted = self._wish

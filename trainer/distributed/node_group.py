@@ -40,7 +40,7 @@ class Node:
     group: dist.ProcessGroup  # its ranks
 
     def run_on_reader(self, read: Callable[[], T]) -> T:
-        """What `read` returned on the reader; a ValueError there is raised on all."""
+        """The result of `read` on the reader, for all; a ValueError there is raised on all."""
         outcome: list[Any] = [None, None]
         if self.is_reader:
             try:

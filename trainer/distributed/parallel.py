@@ -27,7 +27,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank speaks for all."""
+        """True on the rank that speaks for all."""
         return self.rank == 0
 
 

@@ -121,7 +121,7 @@ class _Wandb:
 
 
 def _rows_before(run: RunDir) -> Iterator[dict[str, float]]:
-    """What earlier attempts wrote, up to the checkpoint where this one begins."""
+    """Rows of earlier attempts, up to the checkpoint where this one begins."""
     if not run.metrics.exists():
         return
     for line in run.metrics.read_text().splitlines():

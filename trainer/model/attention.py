@@ -18,7 +18,7 @@ _STEP = 64  # of captions' padded lengths on a GPU, for each of which libraries 
 
 
 class Captions(NamedTuple):
-    """Which tokens of its caption a clip's video reads, all captions padded to one length."""
+    """The caption tokens that each clip's video reads, all captions padded to one length."""
 
     tokens: Tensor  # [B, M] index among the B x L of the batch; padding is one of the clip's own
     lengths: Tensor | None  # [B] int32, of which the rest is padding; None: nothing is
@@ -63,7 +63,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """What `self.qkv` gave, [B, T, S, 3 D], to what `self.proj` takes, [B, T, S, D].
+        """Attention of the values of `self.qkv`, [B, T, S, 3 D], for `self.proj`: [B, T, S, D].
 
         Over S or, turned by their place as `rotate` says, over T.
         """
@@ -103,9 +103,9 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, q: Tensor, y: Tensor, captions: Captions) -> Tensor:
-        """What `self.q_linear` gave, [B, ..., D], and captions [B, M, D] to what `self.proj` takes.
+        """Attention of the values of `self.q_linear`, [B, ..., D], to captions [B, M, D].
 
-        That is [B, ..., D] too.
+        The result, for `self.proj`, is [B, ..., D] too.
         """
         kv = self.kv_linear(y).unflatten(-1, (2, self.heads, -1))
         queries = q.view(len(q), -1, self.heads, kv.shape[-1])
@@ -129,7 +129,7 @@ class RotaryEmbedding(nn.Module):
         self.freqs = nn.Parameter(10000.0**-exponents, requires_grad=False)
 
     def forward(self, frames: int) -> tuple[Tensor, Tensor]:
-        """What `rotate` multiplies with, [T, head width] each in the type of `freqs`.
+        """Cosines and sines of the rotation, [T, head width] each, in the type of `freqs`.
 
         In bf16 the angles are off by up to 0.44 rad at frame 120; published weights know it so.
         """

@@ -10,7 +10,7 @@ _Rule = tuple[re.Pattern[str], str]
 
 
 def clean_twice(text: str) -> str:
-    """What prompts were cleaned to when published weights were used: the second pass finds more."""
+    """The cleaning that published weights were sampled with: the second pass finds more."""
     return clean_caption(clean_caption(text))
 
 

@@ -1,4 +1,4 @@
-"""How large a video's latents are; needs no torch."""
+"""Size of a video's latents; needs no torch."""
 
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4

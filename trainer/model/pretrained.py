@@ -33,7 +33,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the model's tensors and of the file's."""
+    """Account of the model's tensors and of the file's: loaded, missing, left over."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # of the model; they keep their start values

@@ -179,7 +179,7 @@ class STDiT3(nn.Module):
 
     @property
     def null_caption(self) -> Tensor:
-        """What stands for no caption, [model_max_length, caption_channels]."""
+        """The null caption, which stands for no caption, [model_max_length, caption_channels]."""
         return self.y_embedder.y_embedding
 
     @property
@@ -202,7 +202,7 @@ class STDiT3(nn.Module):
         self._recompute_every, self._tokens_at_once = every, tokens_at_once
 
     def clips_at_once(self, shape: torch.Size) -> int:
-        """How many of these latents [B, 4, T, H, W] are to go through the model together."""
+        """Number of these latents [B, 4, T, H, W] that go through the model together."""
         if not self._tokens_at_once:
             return shape[0]
         return max(1, round(self._tokens_at_once / math.prod(self._grid(shape))))
@@ -267,7 +267,7 @@ class STDiT3(nn.Module):
         height: Tensor | float,
         width: Tensor | float,
     ) -> tuple[Captions, Tensor]:
-        """Where the captions' tokens lie, and the positions [S, D] of a frame's tokens."""
+        """Places of the captions' tokens, and positions [S, D] of a frame's tokens."""
         _, rows, columns = self._grid(x.shape)
         pixels = _first(height) * _first(width)
         positions = self.pos_embed(

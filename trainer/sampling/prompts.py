@@ -1,4 +1,4 @@
-"""What is asked of a sampler: a prompt's texts, the references it names, and its mask strategy.
+"""Prompts for a sampler: their texts, the references they name, and their mask strategies.
 
 A line is a text, or `|0| a |2| b`: `a` for the first two loops and `b` from the third on. A JSON
 object at its end names references and a mask strategy of its own:
@@ -22,7 +22,7 @@ _TEXT = re.compile(r"((?:[^{]|\{\{)*)(.*)", re.DOTALL)  # up to the first brace 
 
 @dataclass(frozen=True)
 class Scores:
-    """What captions of scored clips end with; a prompt may ask for it."""
+    """Scores at the end of scored clips' captions; a prompt may ask for them."""
 
     aesthetic: float | None = None
     motion: float | None = None
@@ -50,7 +50,7 @@ class Prompt:
     mask_strategy: tuple[MaskGroup, ...] = ()
 
     def text(self, loop: int) -> str:
-        """What the video shows in its n-th part."""
+        """Text of the video's n-th part."""
         return [text for first, text in self.segments if first <= loop][-1]
 
 

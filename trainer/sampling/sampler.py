@@ -34,7 +34,7 @@ class Preset:
 
     @property
     def folder(self) -> str:
-        """Where a run keeps samples of this size."""
+        """The folder of a run's samples of this size."""
         return f"{self.frames}x{self.height}x{self.width}"
 
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.making import make_manifest
 from trainer.checkpoint_dir import Checkpoint
 from trainer.config import load_stage
 from trainer.data.dataset import load_clips
 from trainer.data.fingerprint import check_same_data, fingerprint
-from trainer.manifest import Manifest
 from trainer.remedy import Remedy, remedy_of
 from trainer.settings import ConfigError
 
@@ -27,9 +27,7 @@ def then(tmp_path):
 
 
 def refused(then, now):
-    manifest = Manifest(
-        epoch=0, step=1, global_step=1, world_size=1, consumed=((1, 1),), data_fingerprint=then
-    )
+    manifest = make_manifest(1, data_fingerprint=then)
     checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
     with pytest.raises(ConfigError) as caught:
         check_same_data(checkpoint, now)
@@ -43,16 +41,14 @@ def test_what_changed_is_said_as_closely_as_it_is_known(tmp_path, then):
     buckets = SETTINGS.buckets
     other = replace(SETTINGS, seed=SETTINGS.seed + 1, buckets=replace(buckets, keep={}))
     now = fingerprint(clips(tmp_path, 5), other, 0)
-    told = "the clips of data.path (3 rows then, 5 now)"
-    assert refused(then, now) == f"{told}, buckets.keep, seed"
+    clips_changed = "the clips of data.path (3 rows then, 5 now)"
+    assert refused(then, now) == f"{clips_changed}, buckets.keep, seed"
     old = {name: value for name, value in then.items() if "buckets." not in name}
     del old["rows of data.path"]  # as checkpoints were before
     assert refused(old, now) == "the clips of data.path, buckets, seed"
 
 
 def test_what_is_the_same_is_not_refused(then, tmp_path):
-    manifest = Manifest(
-        epoch=0, step=1, global_step=1, world_size=1, consumed=((1, 1),), data_fingerprint=then
-    )
+    manifest = make_manifest(1, data_fingerprint=then)
     checkpoint = Checkpoint(Path("epoch0-global_step1"), manifest)
     check_same_data(checkpoint, fingerprint(clips(tmp_path, 3), SETTINGS, 0))

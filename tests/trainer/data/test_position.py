@@ -1,10 +1,9 @@
+from tests.making import make_manifest
 from trainer.data.position import Progress, resumed
-from trainer.manifest import Manifest
 
 
 def manifest(**more):
-    facts = {"epoch": 3, "step": 5, "global_step": 40, "world_size": 2, "consumed": ((2, 10),)}
-    return Manifest(**{**facts, "data_fingerprint": {}, "costs": {"240p-17": 2.0}, **more})
+    return make_manifest(40, epoch=3, step=5, consumed=((2, 10),), costs={"240p-17": 2.0}, **more)
 
 
 def test_a_run_goes_on_within_its_epoch():

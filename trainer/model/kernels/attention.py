@@ -51,7 +51,7 @@ class AttendOverTime(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of `qkv` and of both weights."""
+        """Gradients of `qkv` and of both weights, in their shapes, from [B, T, S, heads, width]."""
         qkv, q_weight, k_weight, cos, sin = ctx.saved_tensors
         batch, frames, spatial_tokens, _, heads, width = qkv.shape
         if frames == 1:  # a single token is all that is seen, whatever its query and key
@@ -92,7 +92,7 @@ class NormaliseHeads(torch.autograd.Function):
     def backward(
         ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of `qkv` and of both weights."""
+        """Gradients of `qkv` and both weights, in their shapes, from three [..., heads, width]."""
         qkv, q_weight, k_weight = ctx.saved_tensors
         *_, heads, width = qkv.shape
         grad_qkv = torch.empty_like(qkv)

@@ -11,5 +11,5 @@ KERNELS = torch.cuda.is_available() and COMPILER is not None
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether ours take x; torch's compiler makes its own."""
+    """True if the kernels here take x; torch's compiler makes its own."""
     return KERNELS and x.is_cuda and not torch.compiler.is_compiling()

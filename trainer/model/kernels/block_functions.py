@@ -34,7 +34,7 @@ class AddGated(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
+        """Gradients of all inputs, each of its input's shape, from that of the sum [B, T, S, D]."""
         grad_x, grad_addend, grad_gate, grad_bias = gated_sum_backward(grad_out, *ctx.saved_tensors)
         return grad_x, grad_gate, grad_addend, grad_bias
 
@@ -65,7 +65,10 @@ class AddGatedThenModulatedLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs; those of x become one without an addition between."""
+        """Gradients of all inputs, each of its input's shape; those of x become one in a pass.
+
+        Given are those of the sum, [B, T, S, D], and of the layer's values, [B, T, S, E].
+        """
         *given, weight = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         found = modulated_backward(grad_x, grad_out @ weight, *given)
@@ -98,7 +101,10 @@ class AddGatedThenLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, grad_then: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
+        """Gradients of all inputs, each of its input's shape.
+
+        Given are those of the sum, [B, T, S, D], and of the second layer's values, [B, T, S, E].
+        """
         gate, values, addend, weight, x, then_weight = ctx.saved_tensors
         grad_then = grad_then.contiguous()
         grad_x, grad_addend, grad_gate, grad_bias = gated_sum_backward(
@@ -143,7 +149,10 @@ class AddThenMlp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of all inputs."""
+        """Gradients of all inputs, each of its input's shape, from two of [B, T, S, D].
+
+        They are those of the sum and of the network's values.
+        """
         values, weight, x, shift, scale, hidden, weight1, weight2 = ctx.saved_tensors
         grad_out = grad_out.contiguous()
         gelu, grad_hidden, grad_bias1 = gelu_backward(grad_out @ weight2, hidden)

@@ -180,7 +180,7 @@ def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
 
 
 def _programs(rows: int, terms: int, at_once: int) -> int:
-    """How many share the rows of a term; a processor has registers for so many `at_once`."""
+    """Programs that share the rows of a term; a processor has registers for so many `at_once`."""
     return min(rows, max(1, at_once * _PROCESSORS // terms))
 
 

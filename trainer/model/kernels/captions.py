@@ -37,7 +37,7 @@ class AttendCaptions(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of `q` and `kv`.
+        """Gradients of `q` and `kv`, in their shapes, from [B, Q, heads, width].
 
         Programs for a caption's few keys share the queries, and each of them sums up its share.
         """

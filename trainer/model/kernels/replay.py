@@ -39,7 +39,7 @@ class Replayed:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """What the function makes of x."""
+        """The function's value for x."""
         key = (x.shape, x.dtype, self._weight.data_ptr())
         if key not in self._seen:
             self._seen.add(key)

@@ -66,7 +66,7 @@ class PackedT5:
 
 
 def takes(encoder: nn.Module) -> bool:
-    """Whether these layers are those of the encoder: GELU with a gate, heads of 16 to 128."""
+    """True if the layers are those that kernels are written for: gated GELU, heads of 16 to 128."""
     config: Any = encoder.config
     gated = config.is_gated_act and config.dense_act_fn == "gelu_new"
     return gated and config.d_kv in (16, 32, 64, 128)

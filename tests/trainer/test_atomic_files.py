@@ -1,0 +1,32 @@
+import threading
+
+import pytest
+
+from trainer.atomic_files import read_json, write_json
+
+
+def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
+    path, failures, done = tmp_path / "x.json", [], threading.Event()
+    write_json(path, {"text": ""})
+
+    def watch():
+        while not done.is_set():
+            values = read_json(path)
+            if len(values["text"]) % 1000:
+                failures.append(values)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for count in range(200):
+        write_json(path, {"text": "x" * 1000 * count}, durable=False)
+    done.set()
+    watcher.join()
+    assert failures == []
+    assert [child.name for child in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_json_that_is_no_object_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"x\.json is damaged, it holds no JSON object"):
+        read_json(path)
