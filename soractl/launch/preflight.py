@@ -1,4 +1,4 @@
-"""What is looked at on every node before anything is started there, and what speaks against it."""
+"""Preflight: facts of every node before anything is started there, and the faults in them."""
 
 import json
 import shlex
@@ -14,6 +14,7 @@ from soractl.launch.prepare import Prepared
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import script
 from soractl.terminal import text
 
 DEADLINE_S = 20.0
@@ -33,47 +34,7 @@ exec python3 - {question} <<'END'
 END
 """
 
-PROBE = """\
-import hashlib, json, platform, shutil, socket, sys
-from importlib import metadata
-from pathlib import Path
-
-asked = json.loads(sys.argv[1])
-marker, runs = Path(asked["marker"]), Path(asked["marker"]).parent
-
-def version(name):
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-def head_addresses():
-    try:
-        return sorted({found[4][0] for found in socket.getaddrinfo(asked["head"], None)})
-    except OSError:
-        return []
-
-def port_is_free():
-    try:
-        socket.create_server(("", asked["port"])).close()
-        return True
-    except OSError:
-        return False
-
-def code():
-    digest = hashlib.sha256()
-    for file in sorted(Path(asked["code"]).rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-print(json.dumps({
-    "marker": marker.read_text() if marker.exists() else None,
-    "head_addresses": head_addresses(),
-    "port_is_free": port_is_free(),
-    "free_bytes": shutil.disk_usage(runs).free if runs.exists() else None,
-    "versions": {"python": platform.python_version(), "trainer code": code(),
-                 **{name: version(name) for name in asked["packages"]}},
-}))"""
+PROBE = script("soractl.launch", "probe.py")
 
 
 @dataclass(frozen=True)
@@ -135,14 +96,14 @@ def ask(plan: LaunchPlan, marker: Path, remote: Remote) -> list[NodeFacts]:
     }
 
     def request(node: Node) -> Request:
-        script = SCRIPT.format(
+        program = SCRIPT.format(
             path=shlex.quote(by_name[node.name].environment["PATH"]),
             workdir=shlex.quote(str(plan.workdir)),
             train_script=shlex.quote(str(TRAIN_SCRIPT)),
             question=shlex.quote(json.dumps(question)),
             probe=PROBE,
         )
-        return Request(("bash", "-s"), script)
+        return Request(("bash", "-s"), program)
 
     nodes = [node.node for node in plan.nodes]
     return [_facts(r) for r in run_everywhere(nodes, request, remote, deadline_s=DEADLINE_S)]
@@ -217,5 +178,5 @@ def _used_gpus(node: NodePlan) -> set[int | None]:
 def _facts(result: NodeResult) -> NodeFacts:
     if not result.ok:
         return NodeFacts(result.node, fault=result.problem)
-    told = json.loads(result.stdout.splitlines()[-1])
-    return NodeFacts(result.node, **{**told, "head_addresses": tuple(told["head_addresses"])})
+    facts = json.loads(result.stdout.splitlines()[-1])
+    return NodeFacts(result.node, **{**facts, "head_addresses": tuple(facts["head_addresses"])})

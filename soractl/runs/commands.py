@@ -45,7 +45,7 @@ def logs(
         str | None,
         typer.Option(help="Another node than the head node.", autocompletion=complete_node_of_run),
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines.")] = 40,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of last lines.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as well.")] = False,
     runs: Runs = "runs",
 ) -> None:
@@ -56,7 +56,7 @@ def logs(
     from soractl.terminal import output
 
     log, ended = log_of(find_run(Path(runs).absolute(), run), node)
-    output.result(node_log.tail(log)[-lines:])
+    output.result(node_log.tail(log)[-lines:] if lines else [])
     if follow:
         output.result(node_log.follow(log, ended))
 

@@ -274,6 +274,8 @@ def test_the_log_of_a_run_is_shown(workplace):
     workplace.soractl("launch", "smoke")
     assert workplace.soractl("logs", "-n", "2").stdout == "line 48\nline 49\n"
     assert workplace.soractl("logs", "1", "-n", "1", "--follow").stdout == "line 49\n"
+    assert workplace.soractl("logs", "-n", "0").stdout == ""
+    assert "-5" in workplace.soractl("logs", "-n", "-5", code=2).stderr
     assert "does not run on n9" in workplace.soractl("logs", "--node", "n9", code=2).stderr
 
 
