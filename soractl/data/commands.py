@@ -174,16 +174,13 @@ def encode(
     """
     from soractl.data import encode as data_encode
     from soractl.data import encode_report
-    from soractl.remote.connections import Connections
     from soractl.terminal import output
 
     kinds = (only,) if only else data_encode.KINDS
     options = data_encode.EncodeOptions(
         stage, out, hostfile, variants, kinds, tuple(overrides or ())
     )
-    site = data_encode.prepare(options, os.environ)
-    with Connections(site.cluster.ssh) as remote:
-        plan = data_encode.plan(options, site, remote)
+    with data_encode.planned(options, os.environ) as (plan, remote):
         lines = encode_report.size_lines(plan)
         if dry_run:
             output.report(lines, encode_report.size_json(plan), as_json)

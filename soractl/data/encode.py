@@ -17,6 +17,7 @@ from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import INTERRUPTED, ExitCode, Fault, SoractlError, exit_code_of
 from soractl.files import output as data_output
 from soractl.files.lock import locked
+from soractl.remote.connections import Connections
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, find_nodes
 from soractl.remote.requests import Remote, Request
@@ -127,8 +128,20 @@ class Encoded:
         return ExitCode.FAILED if nothing else ExitCode.SOME_FAILED
 
 
-def prepare(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
-    """The nodes that will work; SoractlError if there are none or no folder can be made."""
+@contextmanager
+def planned(
+    options: EncodeOptions, environ: Mapping[str, str]
+) -> Iterator[tuple[EncodePlan, Remote]]:
+    """The plan, and connections to the nodes until the block ends.
+
+    SoractlError if no node may work, no folder can be made, or the first node cannot plan.
+    """
+    site = _site(options, environ)
+    with Connections(site.cluster.ssh) as remote:
+        yield _plan(options, site, remote), remote
+
+
+def _site(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
     data_output.check_folder(options.out)
     source = find_nodes(options.hostfile, environ=environ)
     nodes = [node for node in source.nodes if not node.spare]
@@ -145,8 +158,8 @@ def prepare(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
     )
 
 
-def plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
-    """Ask the first node for the size of the features; SoractlError if it has no answer."""
+def _plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
+    """The plan, with the size that the first node answers."""
     job = _job(options)
     head = next(iter(site.ranks))
     parts = _ask(head, _request(site, head, job, "plan"), remote)
@@ -162,7 +175,7 @@ def plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
 
 
 def _job(options: EncodeOptions) -> dict[str, Any]:
-    """What the trainer's program reads on stdin."""
+    """The job that the trainer's program reads on stdin."""
     settings = load_stage(options.stage, options.overrides).config
     return {
         "settings": dump(settings),

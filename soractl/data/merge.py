@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,21 +50,24 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
         name for name in every if name in shared or name in data_table.NEEDED
     )
     whole = pandas.concat([table.reindex(columns=kept) for table in tables], ignore_index=True)
-    is_repeated = whole["path"].duplicated()
-    counts, begin = [], 0
-    for path, table in zip(inputs, tables, strict=True):
-        repeated = int(is_repeated.iloc[begin : begin + len(table)].sum())
-        counts.append(MergedInput(path, len(table), repeated))
-        begin += len(table)
+    is_repeated = whole["path"].duplicated().to_numpy()
     merged = whole[~is_repeated].reset_index(drop=True)
     data_table.write(merged, out)
-    missing = {name: int(merged[name].isna().sum()) for name in data_table.NEEDED if name in kept}
-    missing |= {name: len(merged) for name in data_table.NEEDED if name not in kept}
     return Merged(
         out=out,
         series=dict(zip(map(str, inputs), tables, strict=True)),
         table=merged,
-        inputs=tuple(counts),
+        inputs=tuple(
+            MergedInput(path, len(table), int(is_repeated[end - len(table) : end].sum()))
+            for path, table, end in zip(inputs, tables, accumulate(map(len, tables)), strict=True)
+        ),
         dropped_columns=tuple(name for name in every if name not in kept),
-        incomplete={name: count for name, count in missing.items() if count},
+        incomplete=_incomplete(merged),
     )
+
+
+def _incomplete(table: "DataFrame") -> dict[str, int]:
+    """Rows without a value, for each column that training needs and some rows lack."""
+    values = table.reindex(columns=[*data_table.NEEDED])
+    missing = {name: int(values[name].isna().sum()) for name in data_table.NEEDED}
+    return {name: count for name, count in missing.items() if count}

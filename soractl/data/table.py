@@ -29,14 +29,24 @@ def read(path: Path, *, measured: bool = True) -> "DataFrame":
 
     Each number is one or unknown, unless they are to be `measured` anew; texts are texts.
     """
-    import pandas
-
     from trainer.data.table_columns import ColumnError
 
     check_ending(path)
+    table = _load(path)
+    table = table.rename(columns=_renamed(list(table.columns)))
+    _require_paths(table, path)
     try:
-        is_csv = path.suffix == ".csv"
-        table = _read_csv(path) if is_csv else pandas.read_parquet(path)
+        return _typed(table, MEASURED if measured else ())
+    except ColumnError as fault:
+        raise SoractlError(f"{path}: {fault}") from None
+
+
+def _load(path: Path) -> "DataFrame":
+    """The file as it is; SoractlError if it is no table."""
+    import pandas
+
+    try:
+        return _read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
     except pandas.errors.EmptyDataError:
         raise SoractlError(f"{path} is empty") from None
     except OSError as error:
@@ -50,7 +60,10 @@ def read(path: Path, *, measured: bool = True) -> "DataFrame":
         ) from None
     except ValueError as error:
         raise SoractlError(f"{path} cannot be read as a table: {str(error).strip()}") from None
-    table = table.rename(columns=_renamed(list(table.columns)))
+
+
+def _require_paths(table: "DataFrame", path: Path) -> None:
+    """SoractlError unless the table has rows, and each has a path."""
     if "path" not in table.columns:
         raise SoractlError(
             f"{path} has no column path; it has: {', '.join(map(str, table.columns))}",
@@ -58,13 +71,9 @@ def read(path: Path, *, measured: bool = True) -> "DataFrame":
         )
     if table.empty:
         raise SoractlError(f"{path} has no rows")
-    nameless = table["path"].isna()
-    if nameless.any():
-        raise SoractlError(f"{path}: row {int(nameless.argmax())} has no path")
-    try:
-        return _typed(table, MEASURED if measured else ())
-    except ColumnError as fault:
-        raise SoractlError(f"{path}: {fault}") from None
+    missing = table["path"].isna()
+    if missing.any():
+        raise SoractlError(f"{path}: row {int(missing.argmax())} has no path")
 
 
 def _read_csv(path: Path) -> "DataFrame":

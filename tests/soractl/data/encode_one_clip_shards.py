@@ -7,9 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from soractl.data.encode import EncodeOptions, encode, plan, prepare
+from soractl.data.encode import EncodeOptions, encode, planned
 from soractl.data.encode_report import lines
-from soractl.remote.connections import Connections
 
 
 def main():
@@ -21,9 +20,8 @@ def main():
         overrides=("data.workers=0",),
         clips_per_shard=1,
     )
-    site = prepare(options, os.environ)
-    with Connections(site.cluster.ssh) as remote:
-        encoded = encode(plan(options, site, remote), remote, lambda count: None)
+    with planned(options, os.environ) as (plan, remote):
+        encoded = encode(plan, remote, lambda count: None)
     sys.stdout.write("\n".join(lines(encoded)))
     return encoded.exit_code
 
