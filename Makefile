@@ -47,7 +47,7 @@ rehearsal: install
 	$(BIN)/python -m tests.rehearsal.rehearse
 
 # sshd, namespaces and rsync for the tests that need real nodes, zsh for completion; root on Debian installs them
-SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh
+SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh
 system-packages:
 	@missing=; for package in $(SYSTEM_PACKAGES); do \
 	  dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
