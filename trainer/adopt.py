@@ -24,7 +24,7 @@ from trainer.model.build import build_model
 from trainer.model.pretrained import LoadReport, WeightsError, load_weights
 from trainer.precision import DTYPES
 from trainer.run_dir import RunDir
-from trainer.settings import ConfigError, resolve, without_nulls
+from trainer.settings import UserError, resolve, without_nulls
 
 STATES = "running_states.json"
 _MAY_LACK = re.compile(r"rope\.freqs")  # a constant, which not every version saves
@@ -41,7 +41,7 @@ def main() -> None:
         settings = resolve(TrainConfig, layers)[0]
         run = RunDir(arguments.run) if arguments.run else None
         answer = adopt(arguments.folder, settings, run)
-    except (ConfigError, WeightsError, OSError) as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{json.dumps(answer)}\n")
 

@@ -29,11 +29,12 @@ def main() -> int:
     if arguments.what == "work":
         return _work(values, arguments.first_rank, arguments.ranks, arguments.world_size)
     from trainer.data import encoding
+    from trainer.settings import UserError
 
     do = encoding.plan if arguments.what == "plan" else encoding.finish
     try:
         answer = do(encoding.read_job(values))
-    except encoding.USERS_FAULT as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{json.dumps(answer)}\n")
     return 0
@@ -68,11 +69,12 @@ def _serve(
 ) -> None:
     from trainer.data import encoding
     from trainer.data.clip_workers import end_with
+    from trainer.settings import UserError
 
     threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()
     try:
         encoding.work(encoding.read_job(values), rank, local_rank, world_size)
-    except encoding.USERS_FAULT as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

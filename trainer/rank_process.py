@@ -14,20 +14,11 @@ from torch.distributed.checkpoint import CheckpointException
 from trainer import config
 from trainer.atomic_files import write_json
 from trainer.distributed.parallel import process_group
-from trainer.model.pretrained import WeightsError
 from trainer.remedy import remedy_of
 from trainer.run_dir import AttemptDir, RunDir
-from trainer.settings import ConfigError
+from trainer.settings import UserError
 from trainer.setup import prepare
-from trainer.step import GpuMemoryError
-from trainer.training import TooManySkipsError, Training
-
-_USER_ERRORS = (
-    ConfigError,
-    WeightsError,
-    TooManySkipsError,
-    GpuMemoryError,
-)  # said in one sentence, without a traceback
+from trainer.training import Training
 
 
 def main(run_path: str) -> None:
@@ -47,7 +38,7 @@ def main(run_path: str) -> None:
             training.run_to_the_end()
     except (Exception, CheckpointException) as error:  # torch's is no Exception
         _write_rank_failure(attempt, rank, error)
-        if isinstance(error, _USER_ERRORS):
+        if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         raise
     if training.signal:
@@ -69,15 +60,15 @@ def _note_stop(attempt: AttemptDir, training: Training) -> None:
 
 def _write_rank_failure(attempt: AttemptDir, rank: int, error: BaseException) -> None:
     """Record the error that ends this rank, and its remedy, for the launcher to show."""
-    is_users_fault, remedy = isinstance(error, _USER_ERRORS), remedy_of(error)
+    is_user_error, remedy = isinstance(error, UserError), remedy_of(error)
     write_json(
         attempt.rank_failure(rank),
         {
             "rank": rank,
             "node": socket.gethostname(),
-            "error": str(error) if is_users_fault else f"{type(error).__name__}: {error}",
+            "error": str(error) if is_user_error else f"{type(error).__name__}: {error}",
             "remedy": remedy.as_json() if remedy else None,
-            "traceback": None if is_users_fault else traceback.format_exc(),
+            "traceback": None if is_user_error else traceback.format_exc(),
             "time_unix_s": time.time(),
         },
     )

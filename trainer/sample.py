@@ -14,11 +14,10 @@ from trainer.checkpoints.integrity import files_of, refuse_damaged
 from trainer.data.resolutions import frame_count, image_size
 from trainer.manifest import MANIFEST
 from trainer.model.latent_size import MICRO_FRAMES
-from trainer.model.pretrained import WeightsError
 from trainer.run_dir import RunDir, run_of, runs
 from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
 from trainer.sampling.sampler import Preset, Sampler, read_reference
-from trainer.settings import ConfigError
+from trainer.settings import ConfigError, UserError
 
 log = logging.getLogger("trainer")
 
@@ -69,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _sample(options)
-    except (ConfigError, WeightsError) as error:
+    except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(6 if isinstance(error, NoCheckpoint) else 2) from None
 

@@ -18,7 +18,11 @@ class Bare(str):
     __slots__ = ()
 
 
-class ConfigError(Exception):
+class UserError(Exception):
+    """An error whose message says what to change; it is shown without a traceback."""
+
+
+class ConfigError(UserError):
     """Every fault of a configuration at once, one a line in `faults`."""
 
     def __init__(self, faults: Sequence[str]) -> None:

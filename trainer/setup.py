@@ -16,7 +16,7 @@ from trainer.checkpoints.rollback import roll_back_to
 from trainer.checkpoints.saver import Saver
 from trainer.config import TrainConfig
 from trainer.data.cached_features import CachedFeatures, open_features
-from trainer.data.dataset import load_clips
+from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import check_same_data, fingerprint
 from trainer.data.position import Progress, beginning, resumed
@@ -50,25 +50,13 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     features = open_features(settings, clips)
     origin = read_json(attempt.plan)["start"]
     checkpoint = _resume_point(origin)
-    progress = beginning(ranks.world_size)
-    if checkpoint:
-        progress = resumed(checkpoint.manifest, ranks.world_size)
-        if origin.get("reset_data"):
-            progress = progress.start_of_epoch()
-        else:
-            draw = features.draw_of(progress.epoch)
-            check_same_data(checkpoint, fingerprint(clips, settings, draw))
-    plan_rest_of_epoch(
-        clips, features, progress, settings, ranks
-    )  # refuses a table before networks load
+    progress = _position(checkpoint, origin, clips, features, settings, ranks)
+    # refuses a table before networks load
+    plan_rest_of_epoch(clips, features, progress, settings, ranks)
     with _reading(checkpoint, origin, ranks):
         train_step = build(settings, ranks, origin, progress, features)
         if checkpoint:
-            restore(checkpoint, train_step.state, ranks)
-    if checkpoint:
-        manifest = checkpoint.manifest
-        train_step.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
-        log.info("resumed from %s", checkpoint.name)
+            _restore(checkpoint, train_step, ranks)
     if ranks.is_first:
         roll_back_to(run, attempt, progress.global_step)
     saver = Saver(run, ranks, settings.checkpoint)
@@ -91,6 +79,32 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     gc.freeze()
     gc.disable()  # a collection at a random moment makes all ranks wait; _save collects
     return training
+
+
+def _position(
+    checkpoint: Checkpoint | None,
+    origin: Mapping[str, Any],
+    clips: ClipTable,
+    features: CachedFeatures,
+    settings: TrainConfig,
+    ranks: Ranks,
+) -> Progress:
+    """The position to go on at; ConfigError if a checkpoint was trained on other data."""
+    if checkpoint is None:
+        return beginning(ranks.world_size)
+    progress = resumed(checkpoint.manifest, ranks.world_size)
+    if origin.get("reset_data"):
+        return progress.start_of_epoch()
+    draw = features.draw_of(progress.epoch)
+    check_same_data(checkpoint, fingerprint(clips, settings, draw))
+    return progress
+
+
+def _restore(checkpoint: Checkpoint, train_step: TrainStep, ranks: Ranks) -> None:
+    restore(checkpoint, train_step.state, ranks)
+    manifest = checkpoint.manifest
+    train_step.state.optimizer.guard.restore(manifest.recent_grad_norms, manifest.skipped_steps)
+    log.info("resumed from %s", checkpoint.name)
 
 
 def build(

@@ -22,9 +22,10 @@ from trainer.precision import DTYPES
 from trainer.rectified_flow import RectifiedFlow
 from trainer.remedy import Remedy, with_remedy
 from trainer.seeds import derive_seed
+from trainer.settings import UserError
 
 
-class GpuMemoryError(Exception):
+class GpuMemoryError(UserError):
     """A micro batch does not fit; the remedy is a smaller `model.tokens_at_once`."""
 
 

@@ -23,13 +23,14 @@ from trainer.metrics.sinks import best_effort
 from trainer.metrics.train_log import TrainLog
 from trainer.remedy import Remedy, with_remedy
 from trainer.run_dir import RunDir
+from trainer.settings import UserError
 from trainer.step import TrainStep
 from trainer.validation import Validation
 
 log = logging.getLogger("trainer")
 
 
-class TooManySkipsError(Exception):
+class TooManySkipsError(UserError):
     """The guard left out step after step; the message says what to do."""
 
 

@@ -12,12 +12,10 @@ from trainer.data.buckets import Bucket
 from trainer.data.dataset import ClipTable
 from trainer.data.feature_identity import matching_set
 from trainer.data.features import FeatureSet, read_caption
-from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
+from trainer.model.latent_size import LATENT_CHANNELS, SPATIAL_FACTOR, latent_frames
 from trainer.precision import DTYPES
 from trainer.remedy import Remedy, with_remedy
 from trainer.settings import ConfigError
-
-_LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class CachedLatents:
         """[B, 4, t, h, w] for so many clips of a bucket."""
         frames = latent_frames(bucket.frames, self.micro_frame_size)
         size = bucket.height // SPATIAL_FACTOR, bucket.width // SPATIAL_FACTOR
-        return torch.zeros(count, _LATENT_CHANNELS, frames, *size, dtype=self.dtype)
+        return torch.zeros(count, LATENT_CHANNELS, frames, *size, dtype=self.dtype)
 
 
 @dataclass(frozen=True)

@@ -28,20 +28,16 @@ from trainer.data.features import (
 )
 from trainer.data.loader import ClipLoader
 from trainer.model import build as networks
-from trainer.model.latent_size import SPATIAL_FACTOR, latent_frames
-from trainer.model.pretrained import WeightsError
+from trainer.model.latent_size import LATENT_CHANNELS, SPATIAL_FACTOR, latent_frames
 from trainer.model.text_encoder import open_tokeniser
 from trainer.precision import DTYPES
 from trainer.seeds import derive_seed
 from trainer.settings import ConfigError, resolve, without_nulls
 
-USERS_FAULT = (ConfigError, WeightsError)
-
 _PROGRESS = ".progress"  # a file a rank: how many clips and captions it has done
 _WRITE_EVERY_S = 1.0
 _SAMPLED_CAPTIONS = 1000
 _CAPTIONS_AT_ONCE = 64
-_LATENT_CHANNELS = 4
 _MOST_FAILED = 1000  # clips that the answer names; the index has all
 
 
@@ -114,8 +110,8 @@ def work(job: Job, rank: int, local_rank: int, world_size: int) -> None:
             else:
                 missing.append(shard)
         if missing:
-            encode = _encode_captions if part.kind == "text" else _encode_clips
-            encode(job.settings, clips, part.features, missing, device, progress)
+            share = _Share(job.settings, clips, part.features, missing, device, progress)
+            share.encode_captions() if part.kind == "text" else share.encode_clips()
     progress.write()
 
 
@@ -201,7 +197,7 @@ def _bytes_of(part: Part, settings: TrainConfig, clips: ClipTable) -> int:
         for bucket, count in zip(assignment.buckets, assignment.counts, strict=True):
             frames = latent_frames(bucket.frames, settings.vae.micro_frame_size)
             area = (bucket.height // SPATIAL_FACTOR) * (bucket.width // SPATIAL_FACTOR)
-            elements += int(count) * _LATENT_CHANNELS * frames * area
+            elements += int(count) * LATENT_CHANNELS * frames * area
     return elements * item
 
 
@@ -214,62 +210,60 @@ def _mean_caption(settings: TrainConfig, clips: ClipTable) -> float:
     return float(np.minimum(found, encoder.max_length).mean()) * width
 
 
-def _encode_captions(
-    settings: TrainConfig,
-    clips: ClipTable,
-    features: FeatureSet,
-    shards: Sequence[Shard],
-    device: torch.device,
-    progress: _Progress,
-) -> None:
-    encoder = networks.build_caption_encoder(
-        settings.text_encoder, settings.seed, device=device, dtype=DTYPES[settings.trainer.dtype]
-    )
-    for shard in shards:
-        tensors: dict[str, Tensor] = {}
-        captions = clips.captions_of(shard.rows)
-        for at in range(0, len(captions), _CAPTIONS_AT_ONCE):
-            rows = shard.rows[at : at + _CAPTIONS_AT_ONCE]
-            found = encoder.encode_each(captions[at : at + _CAPTIONS_AT_ONCE])
-            for row, features_of_row in zip(rows, found, strict=True):
-                tensors |= caption_as_tensors(row, features_of_row.cpu())
-            progress.advance(len(rows), 0)
-        features.write(shard, tensors, {})
+@dataclass(frozen=True)
+class _Share:
+    """A rank's missing shards of one kind of features, and all that it takes to write them."""
 
+    settings: TrainConfig
+    clips: ClipTable
+    features: FeatureSet
+    shards: Sequence[Shard]
+    device: torch.device
+    progress: _Progress
 
-def _encode_clips(
-    settings: TrainConfig,
-    clips: ClipTable,
-    features: FeatureSet,
-    shards: Sequence[Shard],
-    device: torch.device,
-    progress: _Progress,
-) -> None:
-    """Encode clips as training would in the epoch whose number is the variant's."""
-    dtype = DTYPES[settings.trainer.dtype]
-    vae = networks.build_vae(settings.vae, settings.seed, device=device, dtype=dtype)
-    reading = settings.data
-    reading = replace(reading, prefetch=max(reading.prefetch, 2 * reading.workers))
-    faults: dict[int, str] = {}  # an unreadable clip is named once, and then not tried again
-    with ClipLoader(clips, seed=settings.seed, settings=reading) as loader:
-        for variant, group in groupby(shards, lambda shard: shard.variant):
-            own = list(group)
-            batches = loader.batches(variant, _one_by_one(settings, clips, own))
-            for shard in own:
-                tensors: dict[str, Tensor] = {}
-                for row in shard.rows:
-                    batch = next(batches)
-                    faults |= {clip.row: clip.reason for clip in batch.skipped}
-                    pixels = 0 if batch.is_empty else batch.video[:, 0].numel()
-                    progress.advance(1, batch.is_empty, pixels)
-                    if batch.is_empty:
-                        continue
-                    seed = derive_seed(settings.seed, variant, row, "posterior")
-                    with torch.no_grad():
-                        latents = vae.encode_each(batch.video.to(device, dtype), [seed])[0]
-                    tensors |= latents_as_tensors(row, latents.cpu(), float(batch.fps[0]))
-                failed = {row: faults[row] for row in shard.rows if row in faults}
-                features.write(shard, tensors, failed)
+    def encode_captions(self) -> None:
+        """Write the shards of captions."""
+        settings, dtype = self.settings, DTYPES[self.settings.trainer.dtype]
+        encoder = networks.build_caption_encoder(
+            settings.text_encoder, settings.seed, device=self.device, dtype=dtype
+        )
+        for shard in self.shards:
+            tensors: dict[str, Tensor] = {}
+            captions = self.clips.captions_of(shard.rows)
+            for at in range(0, len(captions), _CAPTIONS_AT_ONCE):
+                rows = shard.rows[at : at + _CAPTIONS_AT_ONCE]
+                found = encoder.encode_each(captions[at : at + _CAPTIONS_AT_ONCE])
+                for row, features_of_row in zip(rows, found, strict=True):
+                    tensors |= caption_as_tensors(row, features_of_row.cpu())
+                self.progress.advance(len(rows), 0)
+            self.features.write(shard, tensors, {})
+
+    def encode_clips(self) -> None:
+        """Encode clips as training would in the epoch whose number is the variant's."""
+        settings, dtype = self.settings, DTYPES[self.settings.trainer.dtype]
+        vae = networks.build_vae(settings.vae, settings.seed, device=self.device, dtype=dtype)
+        reading = settings.data
+        reading = replace(reading, prefetch=max(reading.prefetch, 2 * reading.workers))
+        faults: dict[int, str] = {}  # an unreadable clip is named once, and then not tried again
+        with ClipLoader(self.clips, seed=settings.seed, settings=reading) as loader:
+            for variant, group in groupby(self.shards, lambda shard: shard.variant):
+                own = list(group)
+                batches = loader.batches(variant, _one_by_one(settings, self.clips, own))
+                for shard in own:
+                    tensors: dict[str, Tensor] = {}
+                    for row in shard.rows:
+                        batch = next(batches)
+                        faults |= {clip.row: clip.reason for clip in batch.skipped}
+                        pixels = 0 if batch.is_empty else batch.video[:, 0].numel()
+                        self.progress.advance(1, batch.is_empty, pixels)
+                        if batch.is_empty:
+                            continue
+                        seed = derive_seed(settings.seed, variant, row, "posterior")
+                        with torch.no_grad():
+                            latents = vae.encode_each(batch.video.to(self.device, dtype), [seed])[0]
+                        tensors |= latents_as_tensors(row, latents.cpu(), float(batch.fps[0]))
+                    failed = {row: faults[row] for row in shard.rows if row in faults}
+                    self.features.write(shard, tensors, failed)
 
 
 def _one_by_one(

@@ -8,12 +8,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.model.kernels.available import KERNELS, has_kernels
+from trainer.model.kernels.constants import EPS
 
 if KERNELS:
     from trainer.model.kernels.attention import MOST_FRAMES, AttendOverTime, NormaliseHeads
     from trainer.model.kernels.captions import AttendCaptions
 
-_EPS = 1e-6
 _STEP = 64  # of captions' padded lengths on a GPU, for each of which libraries plan anew
 
 
@@ -58,8 +58,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads, self.qk_norm = heads, qk_norm
         self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = nn.RMSNorm(width // heads, eps=_EPS) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width // heads, eps=_EPS) if qk_norm else nn.Identity()
+        self.q_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(width // heads, eps=EPS) if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
     def forward(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -74,7 +74,7 @@ class SelfAttention(nn.Module):
     def _in_frames(self, qkv: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
         if self.qk_norm and has_kernels(qkv):
-            q, k, v = NormaliseHeads.apply(qkv, self.q_norm.weight, self.k_norm.weight, _EPS)
+            q, k, v = NormaliseHeads.apply(qkv, self.q_norm.weight, self.k_norm.weight, EPS)
         else:
             q, k, v = qkv.unbind(-3)
             q, k = self.q_norm(q), self.k_norm(k)
@@ -84,7 +84,7 @@ class SelfAttention(nn.Module):
     def _over_time(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
         if self.qk_norm and has_kernels(qkv) and len(cos) <= MOST_FRAMES:
-            return AttendOverTime.apply(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, _EPS)
+            return AttendOverTime.apply(qkv, self.q_norm.weight, self.k_norm.weight, cos, sin, EPS)
         q, k, v = qkv.unbind(-3)
         q, k = rotate(self.q_norm(q), cos, sin), rotate(self.k_norm(k), cos, sin)
         parts = (rearrange(part, "b t s h w -> (b s) h t w") for part in (q, k, v))

@@ -1,5 +1,6 @@
 """Size of a video's latents; needs no torch."""
 
+LATENT_CHANNELS = 4
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
 MICRO_FRAMES = 17

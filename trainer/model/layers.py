@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from trainer.model.kernels.available import KERNELS, has_kernels
+from trainer.model.kernels.constants import EPS
 
 if KERNELS:
     from trainer.model.kernels.block_functions import (
@@ -23,7 +24,7 @@ SINUSOID_WIDTH = 256  # channels of an embedded timestep or frame rate
 
 def normalise(x: Tensor) -> Tensor:
     """Layer norm over the last dimension, without weights."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from trainer.settings import UserError
+
 _WHOLE_FILES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 _PICKLED = (".pth", ".pt", ".bin")
 _INDEX = re.compile(r"\.index\.(.+\.)?json$")
@@ -27,7 +29,7 @@ _NOT_IN_PIXART = re.compile(
 )
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A file or folder does not hold the weights that it should."""
 
 

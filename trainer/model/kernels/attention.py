@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.model.kernels.blocks import total, wide
+from trainer.model.kernels.constants import FULL_GRID
 
 MOST_FRAMES = 128  # whose scores a program can hold
-_PROGRAMS = 132 * 8  # of a backward pass, each of which sums up its share of weights' gradients
+_PROGRAMS = FULL_GRID  # of a backward pass; each sums up its share of weights' gradients
 
 
 class AttendOverTime(torch.autograd.Function):

@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_EPS = 1e-6
-_PROCESSORS = 132  # of an H100 or H200
+from trainer.model.kernels.constants import EPS, PROCESSORS
 
 
 def total(sums: Tensor, dtype: torch.dtype) -> Tensor:
@@ -40,7 +39,7 @@ def _totals(
 def column_sums(x: Tensor) -> Tensor:
     """[..., D] contiguous, summed up to [D]."""
     width = x.shape[-1]
-    blocks, programs = _columns(x, rows=64, columns=128, programs=4 * _PROCESSORS)
+    blocks, programs = _columns(x, rows=64, columns=128, programs=4 * PROCESSORS)
     sums = x.new_empty(1, programs, width, dtype=torch.float32)
     _sum_columns[(blocks, programs)](x, sums, x.numel() // width, width, R=64, W=128)
     return total(sums, x.dtype)[0]
@@ -67,7 +66,7 @@ def modulated_norm(
     gates, gate_step = (None, 0) if gate is None else _as_rows(gate)
     out, added = torch.empty_like(x), x if addend is None else torch.empty_like(x)
     _modulate[(rows,)](
-        x, addend, gates, bias, _as_rows(shift)[0], terms, added, out, _EPS, rows // len(terms),
+        x, addend, gates, bias, _as_rows(shift)[0], terms, added, out, EPS, rows // len(terms),
         step, gate_step, width, W=triton.next_power_of_2(width), ADD=addend is not None,
         GATE=gate is not None,
     )  # fmt: skip
@@ -114,7 +113,7 @@ def modulated_backward(
     bias_sums = sums.new_empty(len(terms), programs, width) if added else None
     _modulate_backward[(len(terms), programs)](
         grad_x.contiguous(), grad_modulated, x, _as_rows(shift)[0], terms, addend, gates, bias,
-        modulated, found, grad_addend, sums, bias_sums, _EPS, rows, step, gate_step, width,
+        modulated, found, grad_addend, sums, bias_sums, EPS, rows, step, gate_step, width,
         W=triton.next_power_of_2(width), ADDED=added, GATED=gate is not None,
     )  # fmt: skip
     grad_terms, grad_bias = _totals(sums, bias_sums, x.dtype)
@@ -164,7 +163,7 @@ def gated_sum_backward(
 def gelu_backward(grad_gelu: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The GELU of x again, the gradient of x, and its sum over all but the last dimension."""
     width = x.shape[-1]
-    blocks, programs = _columns(x, rows=8, columns=256, programs=16 * _PROCESSORS)
+    blocks, programs = _columns(x, rows=8, columns=256, programs=16 * PROCESSORS)
     gelu, grad_x = torch.empty_like(x), torch.empty_like(x)
     sums = x.new_empty(1, programs, width, dtype=torch.float32)
     _gelu_and_gradient[(blocks, programs)](
@@ -181,7 +180,7 @@ def _as_rows(terms: Tensor) -> tuple[Tensor, int]:
 
 def _programs(rows: int, terms: int, at_once: int) -> int:
     """Programs that share the rows of a term; a processor has registers for so many `at_once`."""
-    return min(rows, max(1, at_once * _PROCESSORS // terms))
+    return min(rows, max(1, at_once * PROCESSORS // terms))
 
 
 @triton.jit

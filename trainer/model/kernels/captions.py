@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.model.kernels.constants import FULL_GRID
+
 _LOG2_E = 1.4426950408889634  # exponentials, and logarithms of their sums, have the base 2
-_ENOUGH = 132 * 8  # programs to occupy an H100 or H200
 
 
 class AttendCaptions(torch.autograd.Function):
@@ -50,7 +51,7 @@ class AttendCaptions(torch.autograd.Function):
             tokens, heads, width, Q=64, K=32, **tile,
         )  # fmt: skip
         blocks = triton.cdiv(tokens, 64)
-        shares = min(triton.cdiv(queries, 256), max(1, _ENOUGH // (blocks * clips * heads)))
+        shares = min(triton.cdiv(queries, 256), max(1, FULL_GRID // (blocks * clips * heads)))
         grad_kv = kv.new_empty(shares, *kv.shape)
         _grad_keys[(blocks, clips * heads, shares)](
             grad_out, lse, delta, q, kv, lengths, grad_kv, scale, scale * _LOG2_E, queries, tokens,
