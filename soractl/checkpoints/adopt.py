@@ -12,6 +12,7 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import Remote, Request
+from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
 from trainer.config import TrainConfig, load_stage
 from trainer.run_dir import RunDir, create_run, next_path
@@ -39,8 +40,8 @@ def plan(folder: Path, stage: str, root: Path, remote: Remote) -> Adoption:
         if not (folder / name).exists():
             raise SoractlError(
                 f"{folder} is no checkpoint of the reference: {name} is not there",
-                hint="name the folder epochE-global_stepN itself; `soractl launch STAGE "
-                "--init-from PATH` takes weights alone",
+                hint="name the folder epochE-global_stepN itself; "
+                f"`{to_type('launch', 'STAGE', '--init-from', 'PATH')}` takes weights alone",
             )
     config = load_stage(stage).config
     found = _ask_trainer(folder, config, None, remote)

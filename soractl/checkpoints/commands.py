@@ -25,7 +25,7 @@ def ckpt_list(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs
     from soractl.terminal import output
 
     found = checkpoints.listing(Path(runs).absolute(), run)
-    output.report(checkpoint_report.list_lines(found), checkpoint_report.list_json(found), as_json)
+    output.report(checkpoint_report.list_parts(found), checkpoint_report.list_json(found), as_json)
 
 
 @app.command("verify")

@@ -7,20 +7,21 @@ from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
 from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
+from soractl.terminal.table import BadLine, Table
 from trainer.manifest import checkpoint_name
 
 HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")
 
 
-def list_lines(listing: Listing) -> list[str]:
+def list_parts(listing: Listing) -> list[str | Table]:
     """A row for each complete checkpoint, the reason for each incomplete one, and the count."""
     complete = [row for row in listing.rows if row.incomplete is None]
     broken = [row for row in listing.rows if row.incomplete is not None]
-    lines = text.table(HEADERS, map(_cells, complete)) if complete else []
-    lines += [f"is not complete: {row.path.name}: {row.incomplete}" for row in broken]
+    reasons = [BadLine(f"is not complete: {row.path.name}: {row.incomplete}") for row in broken]
+    tables = [Table(HEADERS, tuple(map(_cells, complete)), words=2)] if complete else []
     size = text.size(sum(row.size_bytes or 0 for row in complete))
     others = f", {len(broken)} not complete" if broken else ""
-    return [*lines, f"{listing.run.name}: {_checkpoints(len(complete))}, {size}{others}"]
+    return [*tables, *reasons, f"{listing.run.name}: {_checkpoints(len(complete))}, {size}{others}"]
 
 
 def list_json(listing: Listing) -> dict[str, Any]:
@@ -31,11 +32,13 @@ def list_json(listing: Listing) -> dict[str, Any]:
 def verify_lines(verified: Verified) -> list[str]:
     """Every broken file, every incomplete folder, and the count."""
     lines = [
-        f"{name}: {file} {fault}"
+        BadLine(f"{name}: {file} {fault}")
         for name, files in verified.broken.items()
         for file, fault in files.items()
     ]
-    lines += [f"is not complete: {name}: {why}" for name, why in verified.incomplete.items()]
+    lines += [
+        BadLine(f"is not complete: {name}: {why}") for name, why in verified.incomplete.items()
+    ]
     size = text.size(sum(total_bytes(known.manifest.files) for known in verified.checkpoints))
     good = len(verified.checkpoints) - len(verified.broken)
     return [*lines, f"{good} ok, {len(verified.broken)} broken; {size} read"]
@@ -102,10 +105,11 @@ def adopt_json(adoption: Adoption) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[object, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     size, age = text.size(row.size_bytes or 0), text.duration(row.age_s or 0)
     parts, readers = " ".join(row.parts), " ".join(row.readers)
-    return row.path.name, row.epoch, row.global_step, size, age, parts, readers or "-"
+    counts = str(row.epoch), str(row.global_step)
+    return row.path.name, *counts, size, age, parts, readers or "-"
 
 
 def _row_json(row: Row) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def list_stages(as_json: Json = False) -> None:
     from soractl.terminal import output
 
     found = files_of_stages.listing()
-    output.report(config_report.list_lines(found), config_report.list_json(found), as_json)
+    output.report(config_report.list_table(found), config_report.list_json(found), as_json)
 
 
 @app.command("copy")
@@ -60,7 +60,7 @@ def show(
 
     loaded = [load_stage(name, tuple(overrides or ())) for name in stages]
     rows = comparison.one(loaded[0]) if len(loaded) == 1 else comparison.differing(loaded)
-    output.report(config_report.lines(stages, rows), config_report.as_json(stages, rows), as_json)
+    output.report(config_report.parts(stages, rows), config_report.as_json(stages, rows), as_json)
 
 
 @app.command("diff")
@@ -78,4 +78,4 @@ def diff(
     names = [first, second]
     rows = comparison.differing([load_stage(name) for name in names])
     short = comparison.folded(rows)
-    output.report(config_report.lines(names, short), config_report.as_json(names, rows), as_json)
+    output.report(config_report.parts(names, short), config_report.as_json(names, rows), as_json)

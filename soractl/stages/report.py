@@ -6,16 +6,17 @@ from typing import Any
 from soractl.stages.comparison import Row
 from soractl.stages.files import CopyPlan, StageFile
 from soractl.terminal import text
+from soractl.terminal.table import Table
 
 
-def lines(stages: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def parts(stages: Sequence[str], rows: Sequence[Row]) -> list[str | Table]:
     """A table: settings, one column a stage, and where a value comes from."""
     if not rows:
         return [f"{' and '.join(stages)} have the same settings"]
-    headers = ["setting", "value", "from"] if len(stages) == 1 else ["setting", *stages, ""]
-    return text.table(
-        headers, [[row.setting, *map(text.value, row.values), row.note] for row in rows]
-    )
+    one = len(stages) == 1
+    headers = ("setting", "value", "from") if one else ("setting", *stages, "")
+    cells = tuple((row.setting, *map(text.value, row.values), row.note) for row in rows)
+    return [Table(headers, cells, words=len(headers) - 1)]
 
 
 def as_json(stages: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
@@ -25,13 +26,13 @@ def as_json(stages: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
     return {"stages": list(stages), "settings": values, "origins": origins}
 
 
-def list_lines(stages: Sequence[StageFile]) -> list[str]:
+def list_table(stages: Sequence[StageFile]) -> Table:
     """A table of stages and files."""
     rows = [
-        [stage.name, str(stage.path), f"instead of {stage.hides}" if stage.hides else ""]
+        (stage.name, str(stage.path), f"instead of {stage.hides}" if stage.hides else "")
         for stage in stages
     ]
-    return text.table(["stage", "file", ""], rows)
+    return Table(("stage", "file", ""), tuple(rows), words=2)
 
 
 def list_json(stages: Sequence[StageFile]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from soractl.sync import rsync
 from soractl.sync.locations import LOCK, Location, incoming_path, parse_location
 from soractl.sync.rsync import Link, RsyncJob
 from soractl.sync.stores import CheckpointListing
+from soractl.terminal.hints import to_type
 from trainer.checkpoint_dir import Checkpoint
 from trainer.manifest import Manifest
 from trainer.run_dir import RunDir
@@ -124,7 +125,7 @@ def find_endpoints(options: SyncOptions, environ: Mapping[str, str]) -> Endpoint
     if not any(end.node.local for end in ends):
         raise SoractlError(
             f"neither {source} nor {destination} is on this machine",
-            hint="run `soractl sync` on one of the two",
+            hint=f"run `{to_type('sync')}` on one of the two",
         )
     if source == destination:
         raise SoractlError(

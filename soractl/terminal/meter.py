@@ -97,6 +97,7 @@ class Reading:
 Show = Callable[[Reading], None]
 
 
+@dataclass
 class Meter:
     """Counts what is done and shows it with the rate since the start.
 
@@ -104,19 +105,21 @@ class Meter:
     >>> meter.advance(200, failed=3)
     """
 
-    def __init__(
-        self, unit: Unit, total: int, show: Show, *, done: int = 0, failed: int = 0, what: str = ""
-    ) -> None:
-        self._unit, self._total, self._show, self._what = unit, total, show, what
-        self._done, self._failed = done, failed
-        self._before = done
-        self._began = time.monotonic()
+    unit: Unit
+    total: int
+    show: Show
+    done: int = 0
+    failed: int = 0
+    what: str = ""
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._before, self._began = self.done, self.clock()
 
     def advance(self, count: int, failed: int = 0, more: str = "") -> None:
         """So many more; those that failed are among them. `more` is another rate to show."""
-        self._done += count
-        self._failed += failed
-        elapsed_s = time.monotonic() - self._began
-        rate = (self._done - self._before) / elapsed_s if elapsed_s else None
-        reading = Reading(self._unit, self._done, self._total, rate, self._failed, self._what, more)
-        self._show(reading)
+        self.done += count
+        self.failed += failed
+        elapsed_s = self.clock() - self._began
+        rate = (self.done - self._before) / elapsed_s if elapsed_s else None
+        self.show(Reading(self.unit, self.done, self.total, rate, self.failed, self.what, more))

@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from soractl.errors import Interrupted, SoractlError
 from soractl.terminal.meter import Display, Measured
-from soractl.terminal.table import Table
+from soractl.terminal.table import BadLine, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +22,14 @@ PLAIN_EVERY_S = 5.0
 SHORTEST_BAR, LONGEST_BAR = 4, 24
 
 
-def result(lines: str | Iterable[str] | Table) -> None:
-    """Print a result to stdout; on a terminal a table is folded to its width, and coloured."""
-    if not isinstance(lines, Table):
-        _write(sys.stdout, lines)
-    elif not sys.stdout.isatty():
-        _write(sys.stdout, lines.lines())
-    else:
-        console = _console()
-        console.print(_styled(lines, console.width), soft_wrap=True)
+def result(parts: str | Table | Iterable[str | Table]) -> None:
+    """Print a result to stdout; on a terminal tables are folded to its width, and coloured."""
+    for part in [parts] if isinstance(parts, str | Table) else parts:
+        if isinstance(part, Table | BadLine) and sys.stdout.isatty():
+            console = _console()
+            console.print(_styled(part, console.width), soft_wrap=True)
+        else:
+            _write(sys.stdout, part.lines() if isinstance(part, Table) else part)
 
 
 def note(lines: str | Iterable[str]) -> None:
@@ -43,12 +42,12 @@ def json_object(values: Mapping[str, Any]) -> None:
     result(json.dumps({"schema_version": SCHEMA_VERSION, **values}, indent=2))
 
 
-def report(lines: Iterable[str] | Table, values: Mapping[str, Any], as_json: bool) -> None:
-    """Print a result as lines or as JSON."""
+def report(parts: Table | Iterable[str | Table], values: Mapping[str, Any], as_json: bool) -> None:
+    """Print a result as lines and tables or as JSON."""
     if as_json:
         json_object(values)
     else:
-        result(lines)
+        result(parts)
 
 
 def look(
@@ -98,13 +97,15 @@ class Provisional:
 
 
 @contextmanager
-def display(quiet_s: float = PLAIN_EVERY_S) -> Iterator[Display]:
+def display(
+    quiet_s: float = PLAIN_EVERY_S, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Display]:
     """A bar that is drawn over and over on a terminal, else a line every few seconds.
 
     Without a terminal nothing is shown in the first `quiet_s` seconds.
     """
     if not sys.stderr.isatty():
-        yield PlainDisplay(quiet_s)
+        yield PlainDisplay(quiet_s, clock)
         return
     from rich.console import Console
     from rich.live import Live
@@ -116,9 +117,10 @@ def display(quiet_s: float = PLAIN_EVERY_S) -> Iterator[Display]:
 class PlainDisplay:
     """Progress for a log file or a pipe."""
 
-    def __init__(self, quiet_s: float = 0.0) -> None:
+    def __init__(self, quiet_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._news: str | None = None
-        self._due = time.monotonic() + quiet_s
+        self._clock = clock
+        self._due = clock() + quiet_s
         self._counting = False
 
     def show(self, measured: Measured) -> None:
@@ -126,10 +128,10 @@ class PlainDisplay:
         if measured.news == self._news:
             return
         begins = self._news is not None and not self._counting and bool(measured.done)
-        if begins or time.monotonic() >= self._due:
+        if begins or self._clock() >= self._due:
             note(measured.one_line())
             self._news, self._counting = measured.news, measured.done is not None
-            self._due = time.monotonic() + PLAIN_EVERY_S
+            self._due = self._clock() + PLAIN_EVERY_S
 
     def say(self, text: str) -> None:
         """Something happened."""
@@ -175,10 +177,11 @@ def _console() -> "Console":
     return Console(highlight=False)
 
 
-def _styled(table: Table, width: int) -> "Text":
+def _styled(part: Table | BadLine, width: int) -> "Text":
     from rich.text import Text
 
-    lines = [Text(line, style=style) for line, style in table.styled(width)]
+    styled = part.styled(width) if isinstance(part, Table) else [(part, "red")]
+    lines = [Text(line, style=style) for line, style in styled]
     return Text("\n").join(lines)
 
 

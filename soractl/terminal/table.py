@@ -8,6 +8,12 @@ from soractl.terminal.text import column_widths, table
 INDENT = "    "
 
 
+class BadLine(str):
+    """A line about something broken, which a terminal shows red; its words say so too."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells, and what may move when a terminal is narrow.
@@ -47,12 +53,16 @@ class Table:
             *table(upper, [], widths),
             *table(lower, rows, widths),
         )
-        shown = [(first, "bold"), (second, "bold")]
+        shown = [(line, "bold") for line in (first, second) if line]
         for line, row, style in zip(lines, self.rows, self._row_styles(), strict=True):
             shown.append((line, style))
             more = zip(self.headers[kept:], row[kept:], strict=True)
-            shown += [(f"{INDENT}{header}: {cell}", style) for header, cell in more if cell]
+            shown += [(_below(header, cell), style) for header, cell in more if cell.strip("-")]
         return sum(widths) + 2 * (kept - 1), shown
 
     def _row_styles(self) -> Sequence[str]:
         return self.styles or [""] * len(self.rows)
+
+
+def _below(header: str, cell: str) -> str:
+    return f"{INDENT}{header}: {cell}" if header else f"{INDENT}{cell}"

@@ -14,7 +14,8 @@ def stages(*names, overrides=()):
 def test_two_stages_are_compared_in_one_table():
     names = ["stage3", "stage6"]
     rows = comparison.folded(comparison.differing(stages(*names)))
-    assert config_report.lines(names, [row for row in rows if row.setting.startswith("optim")]) == [
+    [table] = config_report.parts(names, [row for row in rows if row.setting.startswith("optim")])
+    assert table.lines() == [
         "setting               stage3  stage6",
         "optim.lr              0.0002  8e-05",
         "optim.schedule        warmup  one_cycle",
@@ -29,7 +30,8 @@ def test_two_stages_are_compared_in_one_table():
 def test_a_stage_tells_where_each_setting_comes_from():
     [stage] = stages("stage4", overrides=["optim.lr=1e-3"])
     rows = {row.setting: row for row in comparison.one(stage)}
-    assert config_report.lines(["stage4"], [rows["seed"], rows["optim.lr"], rows["epochs"]]) == [
+    [table] = config_report.parts(["stage4"], [rows["seed"], rows["optim.lr"], rows["epochs"]])
+    assert table.lines() == [
         "setting   value  from",
         f"seed      42     {CONFIGS}/parts/base.toml",
         "optim.lr  0.001  --set optim.lr=1e-3",
@@ -47,6 +49,6 @@ def test_of_many_numbers_the_two_that_differ_most_are_shown():
 
 def test_equal_stages_have_nothing_to_show():
     same = comparison.differing(stages("smoke", "smoke"))
-    assert config_report.lines(["smoke", "smoke"], same) == [
+    assert config_report.parts(["smoke", "smoke"], same) == [
         "smoke and smoke have the same settings"
     ]

@@ -1,5 +1,3 @@
-import time
-
 from soractl.terminal.meter import BYTES, CLIPS, Meter, Reading
 
 
@@ -13,11 +11,10 @@ def test_a_reading_shows_what_is_known():
     )
 
 
-def test_a_meter_counts_from_where_it_began(monkeypatch):
+def test_a_meter_counts_from_where_it_began():
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
     shown = []
-    meter = Meter(CLIPS, 100, shown.append, done=40, failed=1)
+    meter = Meter(CLIPS, 100, shown.append, done=40, failed=1, clock=lambda: now)
     now = 110.0
     meter.advance(20, failed=2)
     assert shown == [Reading(CLIPS, 60, 100, per_s=2.0, failed=3)]

@@ -11,6 +11,7 @@ from soractl.errors import Interrupted, SoractlError
 from soractl.runs.progress import Progress
 from soractl.terminal import output
 from soractl.terminal.meter import CLIPS, Reading
+from soractl.terminal.table import BadLine, Table
 
 STARTING = Progress(elapsed_s=3, log_line="loading")
 STEP_1 = Progress(elapsed_s=9, global_step=1, total_steps=5)
@@ -37,10 +38,15 @@ def test_json_is_one_object_with_its_schema_version_first(capsys):
     assert printed.startswith('{\n  "schema_version": 1')
 
 
-def test_without_a_terminal_progress_is_a_line_every_few_seconds(capsys, monkeypatch):
+def test_a_report_of_tables_and_lines_is_plain_text_without_a_terminal(capsys):
+    parts = [Table(("A", "B"), (("1", "2"),), words=1), BadLine("x is broken"), "1 of 2"]
+    output.report(parts, {}, as_json=False)
+    assert capsys.readouterr().out == "A  B\n1  2\nx is broken\n1 of 2\n"
+
+
+def test_without_a_terminal_progress_is_a_line_every_few_seconds(capsys):
     now = 100.0
-    monkeypatch.setattr(output.time, "monotonic", lambda: now)
-    with output.display(quiet_s=0) as display:
+    with output.display(quiet_s=0, clock=lambda: now) as display:
         for seconds, progress in [
             (0, STARTING),
             (1, replace(STARTING, elapsed_s=4)),
@@ -70,10 +76,9 @@ def test_on_a_terminal_progress_is_one_line_that_is_drawn_anew(capsys, monkeypat
     assert "n2 failed" in capsys.readouterr().err
 
 
-def test_a_short_work_shows_no_progress_in_a_log(capsys, monkeypatch):
+def test_a_short_work_shows_no_progress_in_a_log(capsys):
     now = 100.0
-    monkeypatch.setattr(output.time, "monotonic", lambda: now)
-    with output.display() as display:
+    with output.display(clock=lambda: now) as display:
         for seconds, done in [(0, 0), (3, 50), (5.5, 80), (6, 90)]:
             now = 100.0 + seconds
             display.show(Reading(CLIPS, done, 100))
