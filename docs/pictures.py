@@ -95,7 +95,7 @@ def _diff() -> Iterator[Line]:
     names = ["stage3", "stage6"]
     stages = [load_stage(name, folder=REPOSITORY / "configs") for name in names]
     rows = comparison.folded(comparison.differing(stages))
-    yield from ((line, "") for line in stage_report.lines(names, rows))
+    yield from stage_report.table(names, rows).styled()
 
 
 def _buckets() -> Iterator[Line]:

@@ -10,13 +10,15 @@ from soractl.terminal.table import Table
 
 
 def parts(stages: Sequence[str], rows: Sequence[Row]) -> list[str | Table]:
-    """A table: settings, one column a stage, and where a value comes from."""
-    if not rows:
-        return [f"{' and '.join(stages)} have the same settings"]
-    one = len(stages) == 1
-    headers = ("setting", "value", "from") if one else ("setting", *stages, "")
+    """The table, or that there is nothing to show in one."""
+    return [table(stages, rows)] if rows else [f"{' and '.join(stages)} have the same settings"]
+
+
+def table(stages: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Settings, one column a stage, and where a value comes from."""
+    headers = ("setting", "value", "from") if len(stages) == 1 else ("setting", *stages, "")
     cells = tuple((row.setting, *map(text.value, row.values), row.note) for row in rows)
-    return [Table(headers, cells, words=len(headers) - 1)]
+    return Table(headers, cells, words=len(headers) - 1)
 
 
 def as_json(stages: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:

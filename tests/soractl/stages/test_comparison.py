@@ -14,8 +14,8 @@ def stages(*names, overrides=()):
 def test_two_stages_are_compared_in_one_table():
     names = ["stage3", "stage6"]
     rows = comparison.folded(comparison.differing(stages(*names)))
-    [table] = config_report.parts(names, [row for row in rows if row.setting.startswith("optim")])
-    assert table.lines() == [
+    optim = [row for row in rows if row.setting.startswith("optim")]
+    assert config_report.table(names, optim).lines() == [
         "setting               stage3  stage6",
         "optim.lr              0.0002  8e-05",
         "optim.schedule        warmup  one_cycle",
@@ -30,8 +30,8 @@ def test_two_stages_are_compared_in_one_table():
 def test_a_stage_tells_where_each_setting_comes_from():
     [stage] = stages("stage4", overrides=["optim.lr=1e-3"])
     rows = {row.setting: row for row in comparison.one(stage)}
-    [table] = config_report.parts(["stage4"], [rows["seed"], rows["optim.lr"], rows["epochs"]])
-    assert table.lines() == [
+    chosen = [rows["seed"], rows["optim.lr"], rows["epochs"]]
+    assert config_report.table(["stage4"], chosen).lines() == [
         "setting   value  from",
         f"seed      42     {CONFIGS}/parts/base.toml",
         "optim.lr  0.001  --set optim.lr=1e-3",
