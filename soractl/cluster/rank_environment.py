@@ -11,7 +11,6 @@ from soractl.remote.nodes import Node
 
 RUN_ID = "SORACTL_RUN_ID"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-FROM_THE_NODE = ("HOME", "USER", "LANG")  # as they are there, not as they are here
 FROM_THE_OPERATOR = ("WANDB_MODE",)
 # when this machine is all there is
 FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")

@@ -30,9 +30,11 @@ def estimate(
     from soractl.terminal import output
 
     names = stages.STAGES if stage == "all" else (stage,)
-    told = [stages.estimate(name, table, ranks, GPUS[gpu], overrides or ()) for name in names]
+    estimates = [stages.estimate(name, table, ranks, GPUS[gpu], overrides or ()) for name in names]
     if stage == "all":
-        found = {"stages": [report.as_json(one, price) for one in told]}
-        output.report(report.stages_lines(told, price), found, as_json)
+        found = {"stages": [report.as_json(one, price) for one in estimates]}
+        output.report(report.stages_lines(estimates, price), found, as_json)
     else:
-        output.report(report.lines(told[0], price), report.as_json(told[0], price), as_json)
+        output.report(
+            report.lines(estimates[0], price), report.as_json(estimates[0], price), as_json
+        )

@@ -1,4 +1,4 @@
-"""How fast GPUs train and encode, as measured; how large the networks are.
+"""Measured rates of GPUs in training and encoding, and the sizes of the networks.
 
 Two rates explain a step: one of everything but attention in frames, one of that attention, whose
 heads of 72 channels the library takes for 128. They are fitted to five buckets (least squares of

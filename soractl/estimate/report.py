@@ -1,4 +1,4 @@
-"""What `estimate` says."""
+"""Lines and JSON of `estimate`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,31 +13,34 @@ _STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "CACHED", "GPU-HOURS", "FRESH",
 _BAR = 24
 
 
-def lines(told: Estimate, price: float | None) -> list[str]:
+def lines(estimate: Estimate, price: float | None) -> list[str]:
     """Buckets of an epoch, then the stage."""
-    rows = text.table(_BUCKETS, _bucket_rows(told))
+    rows = text.table(_BUCKETS, _bucket_rows(estimate))
     days = [
         (
             f"  {name}",
-            f"{text.duration(told.wall_s(cached=cached))}, "
-            f"{told.gpu_hours(cached=cached):,.0f} GPU-hours{_cost(told, cached, price)}",
+            f"{text.duration(estimate.wall_s(cached=cached))}, "
+            f"{estimate.gpu_hours(cached=cached):,.0f} GPU-hours{_cost(estimate, cached, price)}",
         )
         for name, cached in (("features cached", True), ("features fresh", False))
     ]
-    stage = f"{text.count(told.epochs, 'epoch')} on {text.count(told.ranks, told.gpu.name)}"
-    tokens = f"{told.tokens / 1e9:.2f} G tokens an epoch"
+    stage = (
+        f"{text.count(estimate.epochs, 'epoch')} on {text.count(estimate.ranks, estimate.gpu.name)}"
+    )
+    tokens = f"{estimate.tokens / 1e9:.2f} G tokens an epoch"
     return [
         *rows,
         "",
-        f"{told.stage}, {stage}: {text.count(told.all_steps, 'step')}, {tokens}",
+        f"{estimate.stage}, {stage}: {text.count(estimate.all_steps, 'step')}, {tokens}",
         *text.pairs(days),
-        f"a checkpoint has {text.size(told.checkpoint)}; cached features have "
-        f"{text.size(told.latents)} of latents a draw and {text.size(told.captions)} of captions",
-        *assumptions(told),
+        f"a checkpoint has {text.size(estimate.checkpoint)}; cached features have "
+        f"{text.size(estimate.latents)} of latents a draw "
+        f"and {text.size(estimate.captions)} of captions",
+        *assumptions(estimate),
     ]
 
 
-def stages_lines(told: Sequence[Estimate], price: float | None) -> list[str]:
+def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str]:
     """A row a stage, with cached features and then without, and the sum."""
     rows = [
         (
@@ -51,48 +54,49 @@ def stages_lines(told: Sequence[Estimate], price: float | None) -> list[str]:
                 )
             ),
         )
-        for one in told
+        for one in estimates
     ]
-    first = sum(one.gpu_hours(cached=True) for one in told[:3])
+    first = sum(one.gpu_hours(cached=True) for one in estimates[:3])
     totals = [("stages 1 to 3", f"{first:,.0f} GPU-hours cached; the reference's took 18,000")]
     for name, cached in (("features cached", True), ("features fresh", False)):
-        hours = sum(one.gpu_hours(cached=cached) for one in told)
+        hours = sum(one.gpu_hours(cached=cached) for one in estimates)
         cost = "" if price is None else f", {hours * price:,.0f} at {price:g} a GPU-hour"
         totals.append((name, f"{hours:,.0f} GPU-hours{cost}"))
-    return [*text.table(_STAGES, rows), "", *text.pairs(totals), *assumptions(told[0])]
+    return [*text.table(_STAGES, rows), "", *text.pairs(totals), *assumptions(estimates[0])]
 
 
-def assumptions(told: Estimate) -> list[str]:
-    """What the numbers rest on."""
+def assumptions(estimate: Estimate) -> list[str]:
+    """Assumptions and rates behind the numbers."""
     return [
-        f"rates: {told.gpu.measured}; captions of {CAPTION_TOKENS} tokens; every epoch as the"
+        f"rates: {estimate.gpu.measured}; captions of {CAPTION_TOKENS} tokens; every epoch as the"
         " first; no waiting for data, saves or other nodes"
     ]
 
 
-def as_json(told: Estimate, price: float | None) -> dict[str, Any]:
+def as_json(estimate: Estimate, price: float | None) -> dict[str, Any]:
     """The same for programs; seconds and bytes."""
     hours = {
-        name: told.gpu_hours(cached=cached) for name, cached in (("cached", True), ("fresh", False))
+        name: estimate.gpu_hours(cached=cached)
+        for name, cached in (("cached", True), ("fresh", False))
     }
     return {
-        **dataclasses.asdict(told),
-        "all_steps": told.all_steps,
+        **dataclasses.asdict(estimate),
+        "all_steps": estimate.all_steps,
         "wall_s": {
-            "cached": told.wall_s(cached=True),
-            "fresh": told.wall_s(cached=False),
+            "cached": estimate.wall_s(cached=True),
+            "fresh": estimate.wall_s(cached=False),
         },
         "gpu_hours": hours,
         "cost": None if price is None else {name: price * one for name, one in hours.items()},
     }
 
 
-def _bucket_rows(told: Estimate) -> list[tuple[object, ...]]:
+def _bucket_rows(estimate: Estimate) -> list[tuple[object, ...]]:
     """GPU-hours are those of the stage, as it is set: with cached features or without."""
-    scale = told.all_steps / max(1, told.steps) / 3600
+    scale = estimate.all_steps / max(1, estimate.steps) / 3600
     hours = [
-        row.batches * (row.model_s + (0 if told.cached else row.encoders_s)) * scale
-        for row in told.rows
+        row.batches * (row.model_s + (0 if estimate.cached else row.encoders_s)) * scale
+        for row in estimate.rows
     ]
     total = sum(hours)
     return [
@@ -101,11 +105,11 @@ def _bucket_rows(told: Estimate) -> list[tuple[object, ...]]:
             *(text.size(row.memory), f"{own:,.1f}", f"{own / total:.1%}"),
             "#" * round(_BAR * own / max(hours)),
         )
-        for row, own in zip(told.rows, hours, strict=True)
+        for row, own in zip(estimate.rows, hours, strict=True)
     ]
 
 
-def _cost(told: Estimate, cached: bool, price: float | None) -> str:
+def _cost(estimate: Estimate, cached: bool, price: float | None) -> str:
     if price is None:
         return ""
-    return f", {told.gpu_hours(cached=cached) * price:,.0f} at {price:g} a GPU-hour"
+    return f", {estimate.gpu_hours(cached=cached) * price:,.0f} at {price:g} a GPU-hour"

@@ -1,4 +1,4 @@
-"""What a stage takes over a table: steps, GPU-hours, memory and disk, before anything runs."""
+"""Estimate of a stage over a table: steps, GPU-hours, memory and disk, before anything runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the `data` commands write: asked for before the work, written aside, then renamed."""
+"""Output files of the `data` commands: checked before the work, written aside, then renamed."""
 
 import tempfile
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from soractl.errors import ExitCode, SoractlError
+from soractl.errors import INTERRUPTED, ExitCode, SoractlError
 from soractl.runs.lost_nodes import (
     MIN_SILENCE_S,
     VANISHED,
@@ -49,7 +49,7 @@ class NodeWatch:
         self._answers: Future[list[NodeState]] | None = None
         now_s = time.monotonic()
         self._next_look = now_s + timing.look_every_s
-        self._heard_s = {node.name: now_s for node in record.nodes}  # the last answer
+        self._last_answer_s = {node.name: now_s for node in record.nodes}  # the last answer
         self._failed_at: float | None = None
         self.states: list[NodeState] = []
         self.lost: dict[str, str] = {}
@@ -85,13 +85,13 @@ class NodeWatch:
         for state in self._ask():
             if state.vanished:
                 self.lost[state.node] = VANISHED
-            elif state.fault:
+            elif state.fault and state.fault != INTERRUPTED:
                 self.lost[state.node] = silence(state)
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
         now_s, timing = time.monotonic(), self._timing
-        self._heard_s |= {state.node: now_s for state in answers if not state.fault}
-        silent_s = {name: now_s - heard_s for name, heard_s in self._heard_s.items()}
+        self._last_answer_s |= {state.node: now_s for state in answers if not state.fault}
+        silent_s = {name: now_s - answer_s for name, answer_s in self._last_answer_s.items()}
         limit_s = silence_limit_s(progress, timing.collective_timeout_s, timing.min_silence_s)
         age_s = progress.heartbeat_age_s
         without_step_s = age_s if age_s is not None else progress.elapsed_s or 0.0

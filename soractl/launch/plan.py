@@ -1,4 +1,4 @@
-"""What each node of an attempt starts, as data: command, environment, script."""
+"""The plan of an attempt as data: command, environment and script of each node."""
 
 import hashlib
 import re

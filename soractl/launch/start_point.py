@@ -1,4 +1,4 @@
-"""Where an attempt's first weights come from, and which checkpoints were passed over."""
+"""Start points: the source of an attempt's first weights, and the checkpoints passed over."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which machines a command is about: a host file, a Slurm node list, or this machine alone."""
+"""Nodes of a command: from a host file, a Slurm node list, or this machine alone."""
 
 import difflib
 import ipaddress

@@ -1,4 +1,4 @@
-"""How far a training is: its heartbeat and the new lines of its metrics."""
+"""Progress of a training: its heartbeat and the new lines of its metrics."""
 
 import json
 import os

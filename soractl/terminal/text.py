@@ -1,4 +1,4 @@
-"""How values, times, paths and tables look as text."""
+"""Values, times, paths and tables as text."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

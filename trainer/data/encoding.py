@@ -156,8 +156,8 @@ class _Progress:
             self.write()
 
     def write(self) -> None:
-        told = {"done": self._done, "failed": self._failed, "pixels": self._pixels}
-        write_json(self._file, told, durable=False)
+        progress = {"done": self._done, "failed": self._failed, "pixels": self._pixels}
+        write_json(self._file, progress, durable=False)
         self._written = time.monotonic()
 
 
