@@ -4,8 +4,9 @@ import time
 
 
 def wait_for(condition, seconds=120):
-    """Return when the condition holds."""
+    """Return what the condition gives, once that is true."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (result := condition()):
         assert time.monotonic() < end
         time.sleep(0.01)
+    return result

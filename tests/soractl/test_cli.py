@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.soractl.conftest import free_port
+from tests.soractl.data.odd_files import write_video
 from tests.waiting import wait_for
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -150,6 +151,14 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     assert json.loads(workplace.soractl("status", "--json").stdout)["state"] == "ended"
 
 
+def write_many_clips(folder):
+    """More than can be measured before a signal comes."""
+    folder.mkdir()
+    write_video(folder / "0.mp4", frames=120, size=(120, 160))
+    for number in range(1, 4000):
+        os.link(folder / "0.mp4", folder / f"{number}.mp4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "last_line"),
     [
@@ -161,22 +170,25 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
 )
 def test_ctrl_c_ends_every_command_with_130_and_one_line(workplace, arguments, last_line):
     begun = "(Path('begun').touch(), time.sleep(60))"
-    workplace.ranks(f"signal.signal(signal.SIGTERM, lambda *_: {begun})\n{begun}")
+    workplace.ranks(
+        f"print('a line', flush=True)\nsignal.signal(signal.SIGTERM, lambda *_: {begun})\n{begun}"
+    )
     workplace.write("one.txt", "localhost\n")
-    workplace.write("clips/a.txt", "")
-    os.mkfifo(workplace.folder / "clips/a.mp4")
     command = None
     try:
+        if arguments[0] == "data":
+            write_many_clips(workplace.folder / "clips")
         if arguments[0] in ("logs", "kill"):
             workplace.soractl("launch", "smoke", "--detach")
-        if arguments[0] == "kill":
             wait_for((workplace.folder / "begun").exists)
             (workplace.folder / "begun").unlink()
         command = start(workplace, *arguments)
-        if arguments[0] in ("exec", "kill"):
-            wait_for((workplace.folder / "begun").exists)
+        if arguments[0] == "logs":
+            assert command.stdout.readline() == "a line\n"
+        elif arguments[0] == "data":
+            wait_for((workplace.folder / ".t.csv.journal").exists)
         else:
-            time.sleep(1.5)
+            wait_for((workplace.folder / "begun").exists)
         command.send_signal(signal.SIGINT)
         _, stderr = command.communicate(timeout=20)
     finally:
