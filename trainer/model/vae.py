@@ -196,7 +196,9 @@ class VideoVAE(nn.Module):
         chunks, (height, width) = x.shape[2] // size, x.shape[3:]
         if not chunks:
             return
-        at_once = min(chunks, self.spatial_vae.at_once(8 * height, 8 * width))
+        # on CPUs one by one: a batch gains nothing there and would change the last bits
+        most = self.spatial_vae.at_once(8 * height, 8 * width) if has_kernels(x) else 1
+        at_once = min(chunks, most)
         for group in x.split(at_once * size, dim=2):
             yield rearrange(group, "b c (n t) h w -> (b n) c t h w", t=size)
 

@@ -193,3 +193,11 @@ def test_building_the_vae_prints_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+@torch.no_grad()
+def test_on_a_cpu_chunks_of_time_have_the_bits_of_each_alone():
+    vae = build_vae(load_stage("smoke").config.vae)
+    x = torch.randn(1, 4, 34, 18, 32, generator=torch.Generator().manual_seed(1))
+    alone = [vae.temporal_vae.moments(chunk) for chunk in x.split(17, dim=2)]
+    assert torch.equal(vae._temporal_moments(x), torch.cat(alone, dim=2))
