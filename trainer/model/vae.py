@@ -98,8 +98,9 @@ class SpatialVae(nn.Module):
         return Replayed(partial(decode_frames, decoder), decoder.conv_in.weight)
 
     def _groups(self, x: Tensor, height: int, width: int) -> Sequence[Tensor]:
-        """As few groups as memory allows, of sizes as equal as possible."""
-        return x.tensor_split(-(-len(x) // self.at_once(height, width)))
+        """As few groups as memory allows; of equal sizes on GPUs, where each size is a graph."""
+        at_once = self.at_once(height, width)
+        return x.tensor_split(-(-len(x) // at_once)) if has_kernels(x) else x.split(at_once)
 
     def at_once(self, height: int, width: int) -> int:
         """The number of frames with as many pixels as `micro_batch_size` frames of 360p."""
@@ -196,9 +197,10 @@ class VideoVAE(nn.Module):
         chunks, (height, width) = x.shape[2] // size, x.shape[3:]
         if not chunks:
             return
-        # on CPUs one by one: a batch gains nothing there and would change the last bits
-        most = self.spatial_vae.at_once(8 * height, 8 * width) if has_kernels(x) else 1
-        at_once = min(chunks, most)
+        if not has_kernels(x):  # a batch gains nothing on CPUs and would change the last bits
+            yield from x.split(size, dim=2)
+            return
+        at_once = min(chunks, self.spatial_vae.at_once(8 * height, 8 * width))
         for group in x.split(at_once * size, dim=2):
             yield rearrange(group, "b c (n t) h w -> (b n) c t h w", t=size)
 
