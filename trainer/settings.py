@@ -1,4 +1,4 @@
-"""TOML tables become frozen dataclasses: merging, checking, and errors that say what was meant."""
+"""TOML tables become frozen dataclasses: merging, checking, and errors with a suggestion."""
 
 import dataclasses
 import difflib

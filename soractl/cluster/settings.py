@@ -35,7 +35,7 @@ class Cluster:
 class Machine:
     """This machine, as far as ranks on it need it.
 
-    >>> Machine(Path("/work"), Path("/work/.venv/bin"), gpus=8, cores=192, free_port=15832)
+    >>> Machine(Path("/shared"), Path("/shared/env/bin"), gpus=8, cores=192, free_port=15832)
     """
 
     workdir: Path

@@ -9,7 +9,7 @@ from soractl.remote.requests import NodeResult
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes that said the same."""
+    """Nodes that printed the same."""
 
     names: tuple[str, ...]
     answer: NodeResult  # of the first of them
@@ -21,13 +21,16 @@ class Group:
 
     @property
     def lines(self) -> list[str]:
-        """What they said, and how it ended if not well."""
-        said = [*self.answer.stdout.splitlines(), *self.answer.stderr.splitlines()]
+        """What they printed, and how it ended if not well."""
+        printed = [*self.answer.stdout.splitlines(), *self.answer.stderr.splitlines()]
         if self.answer.dropped_bytes:
-            said.append(f"({self.answer.dropped_bytes} more bytes were not kept)")
+            printed.append(f"({self.answer.dropped_bytes} more bytes were not kept)")
         if self.answer.fault:
-            return [*said, str(self.answer.fault)]
-        return [*said, *([f"exit code {self.answer.exit_code}"] if self.answer.exit_code else [])]
+            return [*printed, str(self.answer.fault)]
+        return [
+            *printed,
+            *([f"exit code {self.answer.exit_code}"] if self.answer.exit_code else []),
+        ]
 
 
 def fold_names(names: Sequence[str]) -> str:
@@ -41,14 +44,14 @@ def group(results: Sequence[NodeResult]) -> list[Group]:
     """The largest group first; of equal ones the one whose node comes first."""
     same: dict[tuple[object, ...], list[NodeResult]] = {}
     for result in results:
-        said = (result.stdout, result.stderr, result.exit_code, result.fault)
-        same.setdefault(said, []).append(result)
+        printed = (result.stdout, result.stderr, result.exit_code, result.fault)
+        same.setdefault(printed, []).append(result)
     groups = [Group(tuple(r.node.name for r in found), found[0]) for found in same.values()]
     return sorted(groups, key=lambda found: -len(found.names))
 
 
 def differences(groups: Sequence[Group]) -> list[str]:
-    """What the smaller groups said otherwise than the largest."""
+    """What the smaller groups printed otherwise than the largest."""
     first, *others = groups
     shown = [f"{first.title}: {len(first.lines)} lines, to which the others are compared"]
     for other in others:

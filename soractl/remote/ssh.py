@@ -206,15 +206,17 @@ class SshClient:
         on_record = known_hosts.keys_of(route.key_name)
         same = [record for record in on_record if record.key == key]
         digest = base64.b64encode(hashlib.sha256(shown.asbytes()).digest()).decode().rstrip("=")
-        said = f"{route.key_name} shows {kind} SHA256:{digest}"
+        shown_key = f"{route.key_name} shows {kind} SHA256:{digest}"
         if any(record.revoked for record in same):
-            raise SshFailure(f"host key revoked: {said}, see {same[0].place}")
+            raise SshFailure(f"host key revoked: {shown_key}, see {same[0].place}")
         if same:
             return
         if on_record:
-            raise SshFailure(f"host key changed: {said}, another stands in {on_record[0].place}")
+            raise SshFailure(
+                f"host key changed: {shown_key}, another stands in {on_record[0].place}"
+            )
         if not route.accept_new_host_keys:
-            raise SshFailure(f"unknown host key: {said}, which is not in known_hosts")
+            raise SshFailure(f"unknown host key: {shown_key}, which is not in known_hosts")
         known_hosts.add(route.key_name, kind, key)
 
     def _log_in(self, transport: "paramiko.Transport", route: Route, deadline: Deadline) -> None:
@@ -246,8 +248,8 @@ class SshClient:
                     tried.append("then the server hung up")
                     break
         wants = f"; the server takes {', '.join(allowed)}" if allowed else ""
-        said = ", ".join(tried) or "no key: no agent, and no identity file is there"
-        raise NotServed(f"authentication failed for {route.user}: tried {said}{wants}")
+        tried_keys = ", ".join(tried) or "no key: no agent, and no identity file is there"
+        raise NotServed(f"authentication failed for {route.user}: tried {tried_keys}{wants}")
 
     def _keys(
         self, held: "tuple[paramiko.AgentKey, ...]", route: Route, tried: list[str]

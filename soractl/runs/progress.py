@@ -15,7 +15,7 @@ from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import RunDir
 
 RECENT_STEPS = 20  # whose mean says how long a step takes
-STALLED_STEPS = 3  # without a new one: then it is said
+STALLED_STEPS = 3  # without a new one: then the run counts as stalled
 STALLED_LEAST_S = 20.0  # a save or a validation may take as long
 
 

@@ -16,14 +16,14 @@ def table(tmp_path):
 
 
 def test_a_stage_takes_what_its_steps_take(table):
-    told = estimate("stage1", table, 2, GPUS["h200"])
-    assert told.epochs == 5
-    assert told.all_steps == 5 * told.steps > 0
+    estimated = estimate("stage1", table, 2, GPUS["h200"])
+    assert estimated.epochs == 5
+    assert estimated.all_steps == 5 * estimated.steps > 0
     # a step takes as long as its slowest rank, so never less than an equal share of all work
-    work = sum(row.batches * row.model_s for row in told.rows)
-    assert 0.45 * work < told.cached_s < 1.1 * work
-    assert told.fresh_s > told.cached_s
-    assert told.gpu_hours(cached=True) == pytest.approx(2 * 5 * told.cached_s / 3600)
+    work = sum(row.batches * row.model_s for row in estimated.rows)
+    assert 0.45 * work < estimated.cached_s < 1.1 * work
+    assert estimated.fresh_s > estimated.cached_s
+    assert estimated.gpu_hours(cached=True) == pytest.approx(2 * 5 * estimated.cached_s / 3600)
 
 
 def test_a_last_step_and_accumulation_shorten_a_stage(table):
@@ -42,10 +42,10 @@ def test_a_table_without_a_step_is_refused(table):
 
 def test_the_command_says_hours_and_what_they_rest_on(workplace, table):
     asked = ("estimate", "stage1", str(table), "--ranks", "2", "--gpu", "h200", "--price", "3")
-    said = workplace.soractl(*asked).stdout
-    assert "BUCKET" in said
-    assert "GPU-hours, " in said
-    assert "rates: one H200" in said
+    printed = workplace.soractl(*asked).stdout
+    assert "BUCKET" in printed
+    assert "GPU-hours, " in printed
+    assert "rates: one H200" in printed
     found = json.loads(workplace.soractl(*asked, "--json").stdout)
     assert found["cost"]["cached"] == pytest.approx(3 * found["gpu_hours"]["cached"])
     everything = workplace.soractl("estimate", "all", str(table), "--ranks", "2").stdout
