@@ -199,7 +199,15 @@ def test_the_trainer_knows_of_the_cluster_only_through_the_run_directory():
 
 FILE_NAMES = (
     *("checkpoint.json", "run.json", "plan.json", "exit.json", "stopped.json"),
-    *("heartbeat.json", "metrics.jsonl", "bucket_seconds.json", "wandb_id", "wandb_step"),
+    *(
+        "events.jsonl",
+        "supervisor.json",
+        "heartbeat.json",
+        "metrics.jsonl",
+        "bucket_seconds.json",
+        "wandb_id",
+        "wandb_step",
+    ),
     *("superseded_", ".draft-", ".replaced-", ".removed-", ".read-by-", "-global_step"),
 )
 

@@ -134,6 +134,16 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def events(self) -> Path:
+        """One line for each event of the run; appended by whoever launches, follows or kills it."""
+        return self.path / "events.jsonl"
+
+    @property
+    def supervisor(self) -> Path:
+        """The lease of the run's supervisor: which process acts, and its last sign of life."""
+        return self.path / "supervisor.json"
+
+    @property
     def bucket_seconds(self) -> Path:
         """Seconds of a micro batch of each bucket, as measured so far."""
         return self.path / "bucket_seconds.json"
@@ -199,6 +209,13 @@ class RunDir:
         """Checkpoint folders that are not complete, and why."""
         found = self._by_step()
         return {one.path: one.reason for one in found if isinstance(one, Incomplete)}
+
+    def steps_of_saves(self) -> tuple[set[int], set[int]]:
+        """Global steps of the checkpoints being written and of those published, by name alone."""
+        names = [path.name for path in self.checkpoints_folder.glob(f"*{ANY_CHECKPOINT}")]
+        drafts = {name.removeprefix(DRAFT) for name in names if name.startswith(DRAFT)}
+        published = set(names) - {f"{DRAFT}{name}" for name in drafts}
+        return _steps(drafts), _steps(published)
 
     def _by_step(self) -> list[Checkpoint | Incomplete]:
         found = [
@@ -272,6 +289,10 @@ def next_path(root: Path, stage: str) -> Path:
     taken = [*root.glob("*-*"), *(root / ".numbers").glob("*")]
     numbers = [_run_number(path) for path in taken]
     return root / f"{max([0, *numbers]) + 1:03d}-{stage}"
+
+
+def _steps(names: Iterable[str]) -> set[int]:
+    return {position[0] for name in names if (position := step_and_epoch(name))}
 
 
 def _run_number(path: Path) -> int:

@@ -8,6 +8,7 @@ from soractl.launch.start import Started
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.requests import Remote
+from soractl.runs.events import EventKind, EventLog, TrainerEvents
 from soractl.runs.node_states import ask_states, read_states
 from soractl.runs.post_mortem import Outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
@@ -30,9 +31,12 @@ def follow(
     record = read_record(attempt)
     reader = ProgressReader(started.run, attempt.node_log(record.nodes[0].name), attempt.number)
     watch = NodeWatch(attempt, record, lambda: ask_states(attempt, record, remote), timing)
+    log = EventLog(started.run, "follow")
+    trainers = TrainerEvents(log, attempt)
     while True:
         progress = reader.follow()
         display.show(progress)
+        trainers.look(progress.global_step)
         watch.update(progress)
         if watch.ended:
             break
@@ -42,7 +46,10 @@ def follow(
         time.sleep(timing.tick_s)
     outcome = settle(attempt, record, watch.states, watch.lost)
     write_json(attempt.exit, outcome.as_json())
-    return outcome, reader.follow()
+    last = reader.follow()
+    trainers.look(last.global_step)
+    _write_end(log, attempt, outcome, last, watch)
+    return outcome, last
 
 
 def timing_of(attempt: AttemptDir) -> Timing:
@@ -51,6 +58,17 @@ def timing_of(attempt: AttemptDir) -> Timing:
         trainer = read_json(attempt.config_json)["trainer"]
         return Timing(collective_timeout_s=float(trainer["collective_timeout_s"]))
     return Timing()
+
+
+def _write_end(
+    log: EventLog, attempt: AttemptDir, outcome: Outcome, last: Progress, watch: NodeWatch
+) -> None:
+    number, step, failure = attempt.number, last.global_step, outcome.first_failure
+    if failure and not failure.stopped:
+        kind = EventKind.LOST if failure.node in watch.lost else EventKind.CRASHED
+        log.write(kind, attempt=number, step=step, node=failure.node, text=failure.error)
+    text = f"exit code {int(outcome.exit_code)}"
+    log.write(EventKind.ENDED, attempt=number, step=step, text=text)
 
 
 def _stop_all(

@@ -19,6 +19,7 @@ from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
 from soractl.runs.node_states import ask_states
 from soractl.runs.post_mortem import Failure, Outcome
@@ -69,6 +70,9 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
         results = start(plan, attempt, remote)
     if refused := [result for result in results if not result.ok]:
         raise _rolled_back(started, refused, remote)
+    nodes = ", ".join(node.node.name for node in plan.nodes)
+    text = f"{plan.start.kind.replace('_', ' ')} on {nodes}"
+    EventLog(run, "launch").write(EventKind.STARTED, attempt=attempt.number, text=text)
     return started
 
 

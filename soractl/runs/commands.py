@@ -1,4 +1,4 @@
-"""Commands on runs: `status`, `logs` and `kill`."""
+"""Commands on runs: `status`, `logs`, `events` and `kill`."""
 
 import os
 from pathlib import Path
@@ -59,6 +59,28 @@ def logs(
     output.result(node_log.tail(log)[-lines:] if lines else [])
     if follow:
         output.result(node_log.follow(log, ended))
+
+
+@app.command()
+def events(
+    run: RunName = "latest",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new ones as well.")] = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Show what happened to a run: starts, saves, failures, and what was done about them."""
+    from soractl.runs import report
+    from soractl.runs.events import all_events, new_events, read_events
+    from soractl.runs.find import find_run
+    from soractl.terminal import output
+
+    found = find_run(Path(runs).absolute(), run)
+    known = len(read_events(found))
+    past = all_events(found)
+    output.report(map(report.event_line, past), report.events_json(found, past), as_json)
+    if follow:
+        one = report.event_json_line if as_json else report.event_line
+        output.result(map(one, new_events(found, known)))
 
 
 @app.command(cls=command_with({"--pattern": ImplicitValue(r"python.*train\.py", is_word)}))

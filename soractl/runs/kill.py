@@ -14,6 +14,7 @@ from soractl.processes.stop import StopResult, stop
 from soractl.remote.nodes import Node, find_nodes
 from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshOptions
+from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import find_run, last_attempt
 from soractl.runs.node_states import read_states
 from soractl.runs.owner import other_owner
@@ -44,6 +45,7 @@ class Target:
     nodes: tuple[Node, ...]
     ssh: SshOptions
     which: Selection
+    run: RunDir | None = None  # None: processes that are not of one run
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,18 @@ def kill(
             if grace_s is not None and not killed.interrupted:
                 if on_found:
                     on_found(killed)
+                _write_event(target, EventKind.STOP_REQUESTED)
                 stopped = stop(target.nodes, remote, target.which, grace_s=grace_s)
                 killed = Killed(target.title, tuple(found), tuple(stopped))
+                _write_event(target, EventKind.KILLED)
             return killed
     return killed
+
+
+def _write_event(target: Target, kind: EventKind) -> None:
+    attempt = last_attempt(target.run) if target.run else None
+    if target.run and attempt:
+        EventLog(target.run, "kill").write(kind, attempt=attempt.number)
 
 
 def _check_pattern(pattern: str) -> None:
@@ -152,7 +162,7 @@ def _target_of(run: RunDir) -> list[Target]:
     if attempt is None:
         return []
     record = read_record(attempt)
-    return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id))]
+    return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id), run)]
 
 
 def _running_runs(root: Path) -> list[Target]:

@@ -1,5 +1,7 @@
-"""Lines and JSON of `status` and `kill`."""
+"""Lines and JSON of `status`, `events` and `kill`."""
 
+import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -8,6 +10,7 @@ from typing import Any
 from soractl.processes.scan import NodeProcesses
 from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
+from soractl.runs.events import Event
 from soractl.runs.kill import Killed
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
@@ -48,6 +51,27 @@ def status_lines(status: RunStatus) -> list[str]:
         )
         shown += [why, *failure_details(failure)]
     return shown
+
+
+def event_line(event: Event) -> str:
+    """`03:12:44  attempt 2  hung  step 812  n2: rank 5 never entered all_reduce 1207`."""
+    when = time.strftime("%m-%d %H:%M:%S", time.localtime(event.time_unix_s))
+    attempt = f"attempt {event.attempt}" if event.attempt is not None else ""
+    step = f"step {event.step}" if event.step is not None else ""
+    text = ": ".join(part for part in (event.node, event.text) if part)
+    evidence = f"({event.evidence})" if event.evidence else ""
+    parts = [f"{when}  {attempt:<10}  {event.kind:<14}", step, text, evidence]
+    return "  ".join(part for part in parts if part).rstrip()
+
+
+def events_json(run: RunDir, events: Sequence[Event]) -> dict[str, Any]:
+    """The same for programs."""
+    return {"run": run.name, "events": [event.as_json() for event in events]}
+
+
+def event_json_line(event: Event) -> str:
+    """An event that came later, as one line of JSON."""
+    return json.dumps(event.as_json())
 
 
 def kill_lines(killed: Killed | None) -> list[str]:
