@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from soractl.terminal.text import table
+from soractl.terminal.table import Table
 from trainer.config import load_stage
 from trainer.data.batch_sampler import EpochPlan, plan_epoch
 from trainer.data.buckets import Assignment, BucketRule, assign, bucket_rules
@@ -182,7 +182,7 @@ def show_assignment(told: Assigned) -> None:
         ("soractl (goal: < 2 s, 100 times)", f"{told.ours_s:.2f}", ratio(told)),
         (by_row, f"{told.by_row_s:.0f}", "1"),
     ]
-    print("\n".join(table(headers, rows)), end="\n\n")
+    print("\n".join(Table(headers, rows).lines()), end="\n\n")
 
 
 def ratio(told: Assigned) -> str:
@@ -235,7 +235,7 @@ def show_sampler(told: Mapping[str, Sampled]) -> None:
         for stage, found in told.items()
     ]
     rows.append(("goal", "", "< 3", "< 3", "< 3", "< 1000"))
-    print("\n".join(table(headers, rows)), end="\n\n")
+    print("\n".join(Table(headers, rows).lines()), end="\n\n")
 
 
 def measure_balance(stage: str, clips: int) -> dict[int, float]:
@@ -260,7 +260,7 @@ def show_balance(told: Mapping[str, Mapping[int, float]]) -> None:
     headers = ("MEAN OVER MAXIMUM OF A STEP'S WORK", *STAGES)
     names = {0: "window 0, the order of Open-Sora 1.2", WINDOW: f"window {WINDOW} (goal: >= 0.95)"}
     rows = [(name, *(f"{told[stage][w]:.3f}" for stage in STAGES)) for w, name in names.items()]
-    print("\n".join(table(headers, rows)), end="\n\n")
+    print("\n".join(Table(headers, rows).lines()), end="\n\n")
 
 
 # --- decoding
@@ -358,7 +358,7 @@ def show_decoding(film: Path, told: Mapping[str, Decoded]) -> None:
         for way, found in told.items()
     ]
     reads = len(next(iter(told.values())).seconds)
-    print("\n".join(table(headers, rows)))
+    print("\n".join(Table(headers, rows).lines()))
     print(f"{reads} clips from random frames, bit-identical in both ways")
 
 

@@ -21,6 +21,8 @@ from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.stages import comparison
 from soractl.stages import report as stage_report
+from soractl.terminal.lines import Styled
+from soractl.terminal.table import for_terminal
 from trainer.config import load_stage
 
 REPOSITORY = Path(__file__).parent.parent
@@ -35,12 +37,10 @@ THEME = TerminalTheme(
     ],
 )
 
-Line = tuple[str, str]  # text and style
-
 
 def pictures() -> dict[str, str]:
     """SVG by file name."""
-    made: dict[str, Callable[[], Iterable[Line]]] = {
+    made: dict[str, Callable[[], Iterable[Styled]]] = {
         "gpus": _gpus,
         "config-diff": _diff,
         "buckets": _buckets,
@@ -53,14 +53,14 @@ def pictures() -> dict[str, str]:
     return {f"{name}.svg": _svg(name, commands[name], lines()) for name, lines in made.items()}
 
 
-def _svg(name: str, command: str, lines: Iterable[Line]) -> str:
+def _svg(name: str, command: str, lines: Iterable[Styled]) -> str:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    for text, style in [(f"$ {command}", "bold"), *lines]:
-        console.print(Text(text, style=style), soft_wrap=True)
+    for line in [Styled(f"$ {command}", "bold"), *lines]:
+        console.print(Text(line.text, style=line.style), soft_wrap=True)
     return console.export_svg(title="soractl", theme=THEME, unique_id=f"soractl-{name}")
 
 
-def _gpus() -> Iterator[Line]:
+def _gpus() -> Iterator[Styled]:
     """Six nodes: numbers of the busy ones are made of a recorded idle node's by a fixed rule."""
     idle = RECORDED.read_text().partition("\n")[2]
     fields = ",".join(number.query for number in NUMBERS)
@@ -91,14 +91,14 @@ def _parsed(name: str, text: str) -> NodeGpus:
     return parse(NodeResult(Node(name), stdout=answer, exit_code=0))
 
 
-def _diff() -> Iterator[Line]:
+def _diff() -> Iterator[Styled]:
     names = ["stage3", "stage6"]
     stages = [load_stage(name, folder=REPOSITORY / "configs") for name in names]
     rows = comparison.folded(comparison.differing(stages))
     yield from stage_report.table(names, rows).styled()
 
 
-def _buckets() -> Iterator[Line]:
+def _buckets() -> Iterator[Styled]:
     """A table of 60,000 clips drawn like OpenVid: lengths are lognormal, median 148 frames."""
     random = np.random.default_rng(42)
     count = 60_000
@@ -116,4 +116,5 @@ def _buckets() -> Iterator[Line]:
         file = Path(folder) / "clips.csv"
         table.to_csv(file, index=False)
         epoch = buckets.first_epoch("stage2", file, 192, ())
-    yield from ((line, "") for line in bucket_report.lines(epoch, None))
+    for part in bucket_report.lines(epoch, None):
+        yield from for_terminal(part, WIDTH)

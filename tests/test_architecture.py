@@ -176,6 +176,7 @@ def test_no_room_has_more_than_sixteen_modules():
 
 PRINTS = {
     "soractl.terminal.output",
+    "soractl.terminal.progress_bar",  # draws on stderr
     "soractl.launch.probe",  # a program of its own on a node, whose answer is what it prints
 }
 

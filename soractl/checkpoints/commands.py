@@ -39,9 +39,9 @@ def ckpt_verify(
     """Read every file of a run's checkpoints, or of one, and compare checksums."""
     from soractl.checkpoints import manage as checkpoints
     from soractl.checkpoints import report as checkpoint_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
-    with output.display() as display:
+    with progress_bar.display() as display:
         verified = checkpoints.verify(Path(runs).absolute(), what, display.show)
     lines = checkpoint_report.verify_lines(verified)
     output.report(lines, checkpoint_report.verify_json(verified), as_json)
@@ -76,7 +76,7 @@ def ckpt_latest(run: RunName = "latest", runs: Runs = "runs") -> None:
     from soractl.checkpoints import manage as checkpoints
     from soractl.terminal import output
 
-    output.result(str(checkpoints.latest(Path(runs).absolute(), run).path))
+    output.verbatim(str(checkpoints.latest(Path(runs).absolute(), run).path))
 
 
 @app.command("adopt")

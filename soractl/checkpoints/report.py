@@ -7,7 +7,8 @@ from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
 from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
-from soractl.terminal.table import BadLine, Table
+from soractl.terminal.lines import BadLine
+from soractl.terminal.table import Table
 from trainer.manifest import checkpoint_name
 
 HEADERS = ("CHECKPOINT", "EPOCH", "STEP", "SIZE", "AGE", "PARTS", "READ BY")

@@ -7,20 +7,21 @@ from soractl.cluster.execute import Answers
 from soractl.errors import FaultKind
 from soractl.remote.folding import differences, group
 from soractl.remote.requests import NodeResult
+from soractl.terminal.lines import Verbatim
 
 
-def lines(results: Sequence[NodeResult], *, diff: bool) -> list[str]:
+def lines(results: Sequence[NodeResult], *, diff: bool) -> Sequence[str]:
     """Each answer once, under the names of the nodes that gave it."""
     groups = group(results)
     if diff and len(groups) > 1:
-        return differences(groups)
+        return [Verbatim(line) for line in differences(groups)]
     shown: list[str] = []
     for found in groups:
         output = found.lines
         if len(output) <= 1:
             shown.append(f"{found.title}: {''.join(output)}".rstrip())
         else:
-            shown += [f"{found.title}:", *(f"  {line}" for line in output)]
+            shown += [f"{found.title}:", *(Verbatim(f"  {line}") for line in output)]
     return shown
 
 

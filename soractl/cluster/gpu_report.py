@@ -11,6 +11,7 @@ from soractl.cluster import gpu_numbers
 from soractl.cluster.gpu_numbers import Combine, Number, combined
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.watch import Look
+from soractl.terminal.lines import Verbatim
 from soractl.terminal.table import Table
 
 View = Literal["nodes", "gpus", "processes"]
@@ -67,11 +68,11 @@ def view(per_gpu: bool, procs: bool) -> View:
     return "gpus" if per_gpu else "processes" if procs else "nodes"
 
 
-def csv_lines(shown: Table) -> list[str]:
+def csv_lines(shown: Table) -> list[Verbatim]:
     """The table for spreadsheets."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([shown.headers, *shown.rows])
-    return buffer.getvalue().splitlines()
+    return [Verbatim(line) for line in buffer.getvalue().splitlines()]
 
 
 def node_columns() -> list[Column]:

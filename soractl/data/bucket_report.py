@@ -1,23 +1,22 @@
 """Lines and JSON of `data buckets`."""
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from soractl.data.buckets import Epoch
 from soractl.terminal import text
+from soractl.terminal.table import Table
 
-WIDTH = 80
 HEADERS = (
     *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "REMAINDER", "TOKENS", "SHARE"),
 )
 
 
-def lines(epoch: Epoch, picture: Path | None) -> list[str]:
+def lines(epoch: Epoch, picture: Path | None) -> list[str | Table]:
     """A row for each resolution and length, dropped clips by reason, and the steps of the epoch."""
     return [
-        *text.table(HEADERS, _rows(epoch)),
+        Table(HEADERS, tuple(_rows(epoch))),
         *_empty_buckets(epoch),
         *("", *_dropped(epoch)),
         *_steps(epoch),
@@ -54,7 +53,7 @@ def _rows(epoch: Epoch) -> Iterator[tuple[object, ...]]:
 
 def _empty_buckets(epoch: Epoch) -> list[str]:
     empty = [f"{row.resolution}/{row.frames}" for row in epoch.rows if not row.clips]
-    return textwrap.wrap(f"no clip in {', '.join(empty)}", WIDTH) if empty else []
+    return [f"no clip in {', '.join(empty)}"] if empty else []
 
 
 def _dropped(epoch: Epoch) -> list[str]:

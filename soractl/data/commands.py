@@ -42,10 +42,10 @@ def info(
     """
     from soractl.data import info as data_info
     from soractl.data import report as data_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
     options = data_info.InfoOptions(tuple(inputs), out, root, workers)
-    with output.display() as display:
+    with progress_bar.display() as display:
         result = data_info.info(options, display.show)
     with _histograms(result.series, out) as picture:
         lines, values = data_report.info_lines, data_report.info_json
@@ -114,11 +114,11 @@ def check(
     """
     from soractl.data import check as data_check
     from soractl.data import report as data_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
     again = (resume, retry_failed)
     options = data_check.CheckOptions(table, out, hostfile, workers, timeout, *again)
-    with output.display() as display:
+    with progress_bar.display() as display:
         result = data_check.check(options, os.environ, display.show)
     with _histograms(result.series, out or table) as picture:
         lines, values = data_report.check_lines, data_report.check_json
@@ -174,7 +174,7 @@ def encode(
     """
     from soractl.data import encode as data_encode
     from soractl.data import encode_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
     kinds = (only,) if only else data_encode.KINDS
     options = data_encode.EncodeOptions(
@@ -186,7 +186,7 @@ def encode(
             output.report(lines, encode_report.size_json(plan), as_json)
             return
         output.note(lines)
-        with output.display() as display:
+        with progress_bar.display() as display:
             result = data_encode.encode(plan, remote, display.show)
     output.report(encode_report.lines(result), encode_report.as_json(result), as_json)
     raise typer.Exit(result.exit_code)

@@ -6,12 +6,13 @@ from typing import Any
 from soractl.data.encode import Encoded, EncodePlan
 from soractl.data.report import MOST_CLIPS, MOST_REASONS, printable
 from soractl.terminal import text
+from soractl.terminal.table import Table
 
 ONE_OF = {"text": "caption", "video": "clip"}
 AGAIN = "the same command continues with what is left"
 
 
-def size_lines(plan: EncodePlan) -> list[str]:
+def size_lines(plan: EncodePlan) -> list[str | Table]:
     """A row for each kind of features, and the bytes to write beside the free ones."""
     rows = [
         (f"{ONE_OF[one.kind]}s", one.clips, one.variants, text.size(one.bytes), one.done_clips)
@@ -20,7 +21,7 @@ def size_lines(plan: EncodePlan) -> list[str]:
     where = f"{plan.options.out} has {text.size(plan.free_bytes)} free"
     ranks = f"{text.count(plan.ranks, 'rank')} on {text.count(len(plan.requests), 'node')}"
     return [
-        *text.table(("FEATURES", "NUMBER", "VARIANTS", "SIZE", "DONE"), rows),
+        Table(("FEATURES", "NUMBER", "VARIANTS", "SIZE", "DONE"), rows),
         f"about {text.size(plan.bytes_left)} to write by {ranks}; {where}",
     ]
 

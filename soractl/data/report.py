@@ -12,6 +12,7 @@ from soractl.data.info import Info
 from soractl.data.merge import Merged
 from soractl.errors import INTERRUPTED
 from soractl.terminal import text
+from soractl.terminal.table import Table
 
 MOST_REASONS = 10
 MOST_CLIPS = 5
@@ -47,13 +48,13 @@ def info_json(info: Info, picture: Path | None) -> dict[str, Any]:
     }
 
 
-def filter_lines(filtered: Filtered, picture: Path | None) -> list[str]:
+def filter_lines(filtered: Filtered, picture: Path | None) -> list[str | Table]:
     """Dropped rows by reason, and the number of kept ones with the files."""
     counts = [(count, reason) for reason, count in filtered.counts.items()]
     kept = f"{len(filtered.after)} of {text.count(len(filtered.before), 'row')} kept"
     files = _files(filtered.written, filtered.written_dropped, picture)
     missing = "" if filtered.written else f"; {filtered.options.out} is not written"
-    return [*text.table(("ROWS", "DROPPED FOR"), counts), f"{kept}: {files}{missing}"]
+    return [Table(("ROWS", "DROPPED FOR"), counts, words=1), f"{kept}: {files}{missing}"]
 
 
 def filter_json(filtered: Filtered, picture: Path | None) -> dict[str, Any]:
@@ -100,10 +101,10 @@ def check_json(checked: Checked, picture: Path | None) -> dict[str, Any]:
     }
 
 
-def merge_lines(merged: Merged, picture: Path | None) -> list[str]:
+def merge_lines(merged: Merged, picture: Path | None) -> list[str | Table]:
     """A row for each input table, dropped columns, values that training needs and nobody has."""
     inputs = [(one.path, one.rows, one.repeated) for one in merged.inputs]
-    rows = text.table(("TABLE", "ROWS", "REPEATED"), inputs)
+    rows: list[str | Table] = [Table(("TABLE", "ROWS", "REPEATED"), inputs)]
     if merged.dropped_columns:
         rows.append(f"columns that not all tables have: {', '.join(merged.dropped_columns)}")
     rows += [f"{text.count(n, 'row')} without {name}" for name, n in merged.incomplete.items()]

@@ -7,15 +7,15 @@ from typing import Any
 from soractl.estimate.rates import CAPTION_TOKENS
 from soractl.estimate.stage import Estimate
 from soractl.terminal import text
+from soractl.terminal.table import Table
 
 _BUCKETS = ("BUCKET", "BATCH", "BATCHES", "MODEL S", "VAE+T5 S", "PEAK", "GPU-HOURS", "SHARE", "")
 _STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "CACHED", "GPU-HOURS", "FRESH", "GPU-HOURS")
 _BAR = 24
 
 
-def lines(estimate: Estimate, price: float | None) -> list[str]:
+def lines(estimate: Estimate, price: float | None) -> list[str | Table]:
     """Buckets of an epoch, then the stage."""
-    rows = text.table(_BUCKETS, _bucket_rows(estimate))
     days = [
         (
             f"  {name}",
@@ -29,7 +29,7 @@ def lines(estimate: Estimate, price: float | None) -> list[str]:
     )
     tokens = f"{estimate.tokens / 1e9:.2f} G tokens an epoch"
     return [
-        *rows,
+        Table(_BUCKETS, _bucket_rows(estimate), has_bar=True),
         "",
         f"{estimate.stage}, {stage}: {text.count(estimate.all_steps, 'step')}, {tokens}",
         *text.pairs(days),
@@ -40,7 +40,7 @@ def lines(estimate: Estimate, price: float | None) -> list[str]:
     ]
 
 
-def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str]:
+def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str | Table]:
     """A row a stage, with cached features and then without, and the sum."""
     rows = [
         (
@@ -62,7 +62,7 @@ def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str
         hours = sum(one.gpu_hours(cached=cached) for one in estimates)
         cost = "" if price is None else f", {hours * price:,.0f} at {price:g} a GPU-hour"
         totals.append((name, f"{hours:,.0f} GPU-hours{cost}"))
-    return [*text.table(_STAGES, rows), "", *text.pairs(totals), *assumptions(estimates[0])]
+    return [Table(_STAGES, rows), "", *text.pairs(totals), *assumptions(estimates[0])]
 
 
 def assumptions(estimate: Estimate) -> list[str]:

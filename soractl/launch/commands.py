@@ -130,10 +130,10 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
     from soractl.errors import Interrupted
     from soractl.launch import follow as follower
     from soractl.launch import report as launch_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
     try:
-        with output.display(quiet_s=0) as display:
+        with progress_bar.display(quiet_s=0) as display:
             ended, last = follower.follow(started, remote, display)
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(started)) from None

@@ -13,6 +13,8 @@ from soractl.runs.progress import Progress
 from soractl.runs.report import checkpoints, failure_details, failure_line
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
+from soractl.terminal.lines import Verbatim
+from soractl.terminal.table import Table
 from trainer.run_dir import RunDir
 from trainer.settings import settings
 
@@ -36,25 +38,23 @@ def summary(prepared: Prepared) -> list[str]:
     return lines + [f"note: {note}" for note in prepared.notes]
 
 
-def whole_plan(prepared: Prepared) -> list[str]:
+def whole_plan(prepared: Prepared) -> list[str | Table]:
     """Everything that would happen, and what is missing for it."""
     plan = prepared.plan
     cluster_file = text.path(prepared.site.cluster_file) if prepared.site.cluster_file else "-"
-    lines = summary(prepared)
+    lines: list[str | Table] = [*summary(prepared)]
     lines += text.pairs([("cluster", cluster_file), ("workdir", plan.workdir)], LABELS)
     lines += ["", "settings that are not those of every stage"]
-    lines += [
-        f"  {line}" for line in text.table(("setting", "value", "from"), _own_settings(prepared))
-    ]
+    lines += [Table(("setting", "value", "from"), _own_settings(prepared), words=2)]
     shared = _shared_environment(plan.nodes)
     lines += ["", "environment of every rank, beside its node's HOME, USER and LANG"]
-    lines += [f"  {key}={value}" for key, value in shared.items()]
+    lines += [Verbatim(f"  {key}={value}") for key, value in shared.items()]
     lines += [""]
     for node in plan.nodes:
         own = [f"{key}={value}" for key, value in node.environment.items() if key not in shared]
         where = "here" if node.node.local else f"ssh {node.node.name}"
         lines += [f"{node.node.name}: {text.count(node.ranks, 'rank')}, {where}"]
-        lines += [f"  {' '.join([*own, *node.command])}"]
+        lines += [Verbatim(f"  {' '.join([*own, *node.command])}")]
     missing = prepared.missing
     lines += [""] + ([f"missing: {what}" for what in missing] or ["ready to start"])
     return lines

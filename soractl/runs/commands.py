@@ -56,9 +56,9 @@ def logs(
     from soractl.terminal import output
 
     log, ended = log_of(find_run(Path(runs).absolute(), run), node)
-    output.result(node_log.tail(log)[-lines:] if lines else [])
+    output.verbatim(node_log.tail(log)[-lines:] if lines else [])
     if follow:
-        output.result(node_log.follow(log, ended))
+        output.verbatim(node_log.follow(log, ended))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
 from soractl.runs.status import RunStatus
 from soractl.terminal import text
+from soractl.terminal.lines import Verbatim
 from trainer.run_dir import RunDir
 
 TRACEBACK_LINES = 25
@@ -163,9 +164,14 @@ def failure_line(failure: Failure) -> str:
 
 def failure_details(failure: Failure) -> list[str]:
     """Traceback of the rank, or the last lines of its node's log."""
-    lines = [f"  {line}" for line in (failure.traceback or "").splitlines()[-TRACEBACK_LINES:]]
+    lines: list[str] = [
+        Verbatim(f"  {line}") for line in (failure.traceback or "").splitlines()[-TRACEBACK_LINES:]
+    ]
     if failure.log_tail and not failure.traceback:
-        lines += [f"last lines of {failure.node}.log:", *(f"  {line}" for line in failure.log_tail)]
+        lines += [
+            f"last lines of {failure.node}.log:",
+            *(Verbatim(f"  {line}") for line in failure.log_tail),
+        ]
     return lines
 
 

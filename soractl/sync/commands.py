@@ -69,9 +69,9 @@ def _sync(options: "SyncOptions", every_s: float | None, as_json: bool) -> None:
     from soractl.errors import Interrupted
     from soractl.sync import copy as sync
     from soractl.sync import report as sync_report
-    from soractl.terminal import output
+    from soractl.terminal import output, progress_bar
 
-    display, log = output.display, output.note
+    display, log = progress_bar.display, output.note
     try:
         for synced in sync.rounds(options, os.environ, display, every_s=every_s, log=log):
             output.report(sync_report.lines(synced), sync_report.as_json(synced), as_json)

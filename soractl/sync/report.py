@@ -7,6 +7,7 @@ from typing import Any
 from soractl.sync.copy import DAMAGED_AT_SOURCE, Synced
 from soractl.sync.plan import SyncPlan
 from soractl.terminal import text
+from soractl.terminal.lines import Verbatim
 
 _AGAIN = "; it is copied again next time"
 
@@ -15,7 +16,7 @@ def plan_lines(plan: SyncPlan) -> list[str]:
     """The plan: what, where, how."""
     lines = [f"would copy {item.checkpoint.name}  {text.size(item.bytes)}" for item in plan.copies]
     lines += [f"is not complete: {name}: {why}" for name, why in plan.incomplete.items()]
-    lines += [shlex.join(argv) for argv in plan.commands]
+    lines += [Verbatim(shlex.join(argv)) for argv in plan.commands]
     return [
         *lines,
         f"would copy {_checkpoints(len(plan.copies))}, {text.size(plan.bytes)}{_there(plan)}",

@@ -1,23 +1,8 @@
-"""Values, times, paths and tables as text."""
+"""Values, times, paths and pairs as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-
-def table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], widths: Sequence[int] | None = None
-) -> list[str]:
-    """Aligned columns, two spaces apart; as wide as the longest cell unless `widths` says it."""
-    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
-    widths = widths or column_widths(cells)
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
-    return ["  ".join(row).rstrip() for row in padded]
-
-
-def column_widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    """How long the longest cell of each column is."""
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def pairs(rows: Iterable[tuple[str, object]], width: int = 0) -> list[str]:

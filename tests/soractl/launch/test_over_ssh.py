@@ -11,7 +11,7 @@ from soractl.processes.scan import find
 from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
 from soractl.runs import kill as killing
-from soractl.terminal.output import PlainDisplay
+from soractl.terminal.progress_bar import PlainDisplay
 
 pytestmark = pytest.mark.ssh
 

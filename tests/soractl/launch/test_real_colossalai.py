@@ -11,7 +11,7 @@ from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.runs.post_mortem import Failure
-from soractl.terminal.output import PlainDisplay
+from soractl.terminal.progress_bar import PlainDisplay
 from tests.soractl.conftest import free_port
 
 pytestmark = [

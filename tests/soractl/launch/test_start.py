@@ -15,7 +15,7 @@ from soractl.remote.connections import Connections
 from soractl.remote.requests import NodeResult
 from soractl.runs.node_states import ask_states
 from soractl.runs.record import read_record
-from soractl.terminal.output import PlainDisplay
+from soractl.terminal.progress_bar import PlainDisplay
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir

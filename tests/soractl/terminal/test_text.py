@@ -32,14 +32,6 @@ def test_a_setting_looks_as_in_its_file(value, shown):
     assert text.value(value) == shown
 
 
-def test_a_tables_columns_are_aligned_and_its_lines_end_without_spaces():
-    assert text.table(("node", "gpus", ""), [("n1", 8, ""), ("node-002", 12, "busy")]) == [
-        "node      gpus",
-        "n1        8",
-        "node-002  12    busy",
-    ]
-
-
 def test_a_path_below_this_folder_is_short(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert text.path(tmp_path / "runs/001-x") == "runs/001-x"
