@@ -21,7 +21,7 @@ UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of 
 SECTIONS = {
     "Before training": ("config", "data", "estimate"),
     "Run": ("launch", "resume", "kill"),
-    "Watch": ("status", "logs", "events", "gpus", "exec"),
+    "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "exec"),
     "Keep": ("sync", "ckpt"),
 }
 

@@ -1,20 +1,22 @@
-"""Commands that start attempts: `launch` and `resume`."""
+"""Commands that start attempts and follow them: `launch`, `resume` and `follow`."""
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from soractl.checkpoints.options import complete_checkpoint
 from soractl.remote.options import Hostfile
+from soractl.runs.options import RunName
 from soractl.stages.options import StageName
 from soractl.terminal.options import DryRun, Json, Overrides, Runs
 
 if TYPE_CHECKING:
     from soractl.launch.prepare import Prepared
-    from soractl.launch.start import Started
     from soractl.remote.requests import Remote
+    from trainer.run_dir import AttemptDir, RunDir
 
 Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
@@ -98,6 +100,23 @@ def resume(
     return _start(prepared, detach, force, as_json)
 
 
+@app.command()
+def follow(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
+    """Follow a run to its end, as `launch` does.
+
+    For one that was detached, or whose terminal is gone. Ctrl-C detaches.
+    """
+    from soractl.launch.follow import attempt_to_follow
+    from soractl.remote.connections import Connections
+    from soractl.runs.find import find_run
+    from soractl.runs.record import read_record
+
+    found = find_run(Path(runs).absolute(), run)
+    attempt = attempt_to_follow(found)
+    with Connections(read_record(attempt).ssh) as remote:
+        _follow(found, attempt, remote, as_json)
+
+
 def _show_plan(prepared: "Prepared", as_json: bool) -> None:
     from soractl.launch import report as launch_report
     from soractl.terminal import output
@@ -122,11 +141,12 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
         started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
         output.note(launch_report.started(started))
         if detach:
-            return output.report([started.run.name], launch_report.started_json(started), as_json)
-        return _follow(started, remote, as_json)
+            values = launch_report.attempt_json(started.run, started.attempt)
+            return output.report([started.run.name], values, as_json)
+        return _follow(started.run, started.attempt, remote, as_json)
 
 
-def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
+def _follow(run: "RunDir", attempt: "AttemptDir", remote: "Remote", as_json: bool) -> None:
     from soractl.errors import Interrupted
     from soractl.launch import follow as follower
     from soractl.launch import report as launch_report
@@ -134,9 +154,9 @@ def _follow(started: "Started", remote: "Remote", as_json: bool) -> None:
 
     try:
         with progress_bar.display(quiet_s=0) as display:
-            ended, last = follower.follow(started, remote, display)
+            ended, last = follower.follow(run, attempt, remote, display)
     except KeyboardInterrupt:
-        raise Interrupted(launch_report.detached(started)) from None
-    values = launch_report.outcome_json(started, ended, last)
-    output.report(launch_report.outcome(started, ended, last), values, as_json)
+        raise Interrupted(launch_report.detached(run)) from None
+    values = launch_report.outcome_json(run, attempt, ended, last)
+    output.report(launch_report.outcome(run, attempt, ended, last), values, as_json)
     raise typer.Exit(ended.exit_code)

@@ -3,53 +3,52 @@
 import time
 from contextlib import suppress
 
+from soractl.errors import ExitCode, SoractlError
 from soractl.launch.node_watch import NodeWatch, Timing
-from soractl.launch.start import Started
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.requests import Remote
 from soractl.runs.events import EventKind, EventLog, TrainerEvents
+from soractl.runs.find import last_attempt
 from soractl.runs.node_states import ask_states, read_states
-from soractl.runs.post_mortem import Outcome, settle
+from soractl.runs.owner import other_owner
+from soractl.runs.post_mortem import Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
-from soractl.runs.record import AttemptRecord, read_record
+from soractl.runs.record import read_record
+from soractl.runs.start_lock import is_starting, start_lock
+from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.meter import Display
 from trainer.atomic_files import RunDirError, read_json, write_json
-from trainer.run_dir import AttemptDir
+from trainer.run_dir import AttemptDir, RunDir
 
 GRACE_S = 20.0  # for ranks that have to be stopped
 GRACE_S_WITHOUT_ALL = 2.0  # to save takes all ranks, so those that are left need no time
+START_POLL_S = 0.2
 
 
 def follow(
-    started: Started, remote: Remote, display: Display, timing: Timing | None = None
+    run: RunDir,
+    attempt: AttemptDir,
+    remote: Remote,
+    display: Display,
+    timing: Timing | None = None,
 ) -> tuple[Outcome, Progress]:
-    """Show progress until the attempt has ended on all nodes; its outcome goes to exit.json."""
-    attempt = started.attempt
-    timing = timing or timing_of(attempt)
-    record = read_record(attempt)
-    reader = ProgressReader(started.run, attempt.node_log(record.nodes[0].name), attempt.number)
-    watch = NodeWatch(attempt, record, lambda: ask_states(attempt, record, remote), timing)
-    log = EventLog(started.run, "follow")
-    trainers = TrainerEvents(log, attempt)
-    while True:
-        progress = reader.follow()
-        display.show(progress)
-        trainers.look(progress.global_step)
-        watch.update(progress)
-        if watch.ended:
-            break
-        if watch.failed_nodes:
-            _stop_all(started, record, watch, remote, display)
-            break
-        time.sleep(timing.tick_s)
-    outcome = settle(attempt, record, watch.states, watch.lost)
-    write_json(attempt.exit, outcome.as_json())
-    last = reader.follow()
-    trainers.look(last.global_step)
-    _write_end(log, attempt, outcome, last, watch)
-    return outcome, last
+    """Show progress until the attempt has ended on all nodes; its outcome goes to exit.json.
+
+    Several may follow at once: the first that sees the end settles it, the others read it.
+    """
+    return _Follower(run, attempt, remote, display, timing or timing_of(attempt)).follow()
+
+
+def attempt_to_follow(run: RunDir) -> AttemptDir:
+    """A run's newest attempt, waited for while a command starts one; exit code 6 without any."""
+    while is_starting(run):
+        time.sleep(START_POLL_S)
+    attempt = last_attempt(run)
+    if attempt is None:
+        raise SoractlError(f"{run.name} never started", exit_code=ExitCode.NOTHING_SUITABLE)
+    return attempt
 
 
 def timing_of(attempt: AttemptDir) -> Timing:
@@ -60,26 +59,102 @@ def timing_of(attempt: AttemptDir) -> Timing:
     return Timing()
 
 
-def _write_end(
-    log: EventLog, attempt: AttemptDir, outcome: Outcome, last: Progress, watch: NodeWatch
-) -> None:
-    number, step, failure = attempt.number, last.global_step, outcome.first_failure
-    if failure and not failure.stopped:
-        kind = EventKind.LOST if failure.node in watch.lost else EventKind.CRASHED
-        log.write(kind, attempt=number, step=step, node=failure.node, text=failure.error)
-    text = f"exit code {int(outcome.exit_code)}"
-    log.write(EventKind.ENDED, attempt=number, step=step, text=text)
+class _Follower:
+    def __init__(
+        self, run: RunDir, attempt: AttemptDir, remote: Remote, display: Display, timing: Timing
+    ) -> None:
+        self._run, self._attempt, self._remote = run, attempt, remote
+        self._display, self._tick_s = display, timing.tick_s
+        self._record = record = read_record(attempt)
+        self._reader = ProgressReader(run, attempt.node_log(record.nodes[0].name), attempt.number)
+        self._watch = NodeWatch(
+            attempt, record, lambda: ask_states(attempt, record, remote), timing
+        )
+        self._owner = other_owner(run.path)  # who alone can stop it, and note its end
+        self._log = EventLog(run, "follow")
+        self._said: set[str] = set()
 
+    def follow(self) -> tuple[Outcome, Progress]:
+        trainers = TrainerEvents(self._log, self._attempt)
+        while (outcome := read_outcome(self._attempt)) is None:
+            progress = self._reader.follow()
+            self._display.show(progress)
+            trainers.look(progress.global_step)
+            self._watch.update(progress)
+            if outcome := self._end():
+                break
+            time.sleep(self._tick_s)
+        last = self._reader.follow()
+        trainers.look(last.global_step)
+        return outcome, last
 
-def _stop_all(
-    started: Started, record: AttemptRecord, watch: NodeWatch, remote: Remote, display: Display
-) -> None:
-    if not watch.lost:
-        watch.find_lost()
-    display.say(f"{', '.join(watch.failed_nodes)} failed; stopping all nodes")
-    grace_s = GRACE_S_WITHOUT_ALL if watch.lost else GRACE_S
-    stopped = stop(record.nodes, remote, Selection(run_id=record.run_id), grace_s=grace_s)
-    if left := [result.node.name for result in stopped if not result.ok]:
-        stop_it = to_type("kill", started.run.name)
-        display.say(f"{', '.join(left)} may still run it; `{stop_it}` stops that")
-    watch.states = read_states(started.attempt, record.nodes)
+    def _end(self) -> Outcome | None:
+        """The outcome, once it has ended or had to be stopped."""
+        watch = self._watch
+        if not self._is_newest():
+            return self._noted()
+        if not watch.lost and (watch.failed_nodes or (watch.ended and watch.exited_badly)):
+            watch.confirm()
+        for node, ranks in watch.orphaned.items():
+            self._say(f"{node}: its launcher is gone, {text.count(ranks, 'rank')} of the run go on")
+        if watch.ended:
+            return self._noted()
+        return self._stopped() if watch.failed_nodes else None
+
+    def _stopped(self) -> Outcome | None:
+        """Stop all nodes, unless another command starts or stops the run just now."""
+        failed = ", ".join(self._watch.failed_nodes)
+        if self._owner:
+            self._say(f"{failed} failed; {self._owner} can stop the other nodes")
+            return None
+        try:
+            with start_lock(self._run):
+                if read_outcome(self._attempt) or not self._is_newest():
+                    return None
+                self._display.say(f"{failed} failed; stopping all nodes")
+                self._stop_all()
+                return self._noted()
+        except SoractlError as busy:
+            if busy.exit_code != ExitCode.REFUSED:
+                raise
+            return None
+
+    def _stop_all(self) -> None:
+        record = self._record
+        grace_s = GRACE_S_WITHOUT_ALL if self._watch.lost else GRACE_S
+        which = Selection(run_id=record.run_id)
+        stopped = stop(record.nodes, self._remote, which, grace_s=grace_s)
+        if left := [result.node.name for result in stopped if not result.ok]:
+            stop_it = to_type("kill", self._run.name)
+            self._display.say(f"{', '.join(left)} may still run it; `{stop_it}` stops that")
+        self._watch.states = read_states(self._attempt, record.nodes)
+
+    def _noted(self) -> Outcome:
+        """The outcome, in exit.json and as an event too where they can be written."""
+        outcome = settle(self._attempt, self._record, self._watch.states, self._watch.lost)
+        if self._owner:
+            return outcome
+        try:
+            write_json(self._attempt.exit, outcome.as_json())
+        except OSError as error:
+            self._display.say(f"{self._attempt.exit} cannot be written: {error.strerror}")
+        self._log_end(outcome)
+        return outcome
+
+    def _log_end(self, outcome: Outcome) -> None:
+        step, failure = self._reader.follow().global_step, outcome.first_failure
+        about = {"attempt": self._attempt.number, "step": step}
+        if failure and not failure.stopped:
+            kind = EventKind.LOST if failure.node in self._watch.lost else EventKind.CRASHED
+            self._log.write(kind, **about, node=failure.node, text=failure.error)
+        self._log.write(EventKind.ENDED, **about, text=f"exit code {int(outcome.exit_code)}")
+
+    def _is_newest(self) -> bool:
+        """No later attempt has begun, whose processes have the same run id."""
+        newest = last_attempt(self._run)
+        return newest is None or newest.number == self._attempt.number
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._display.say(message)

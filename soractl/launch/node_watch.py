@@ -53,16 +53,26 @@ class NodeWatch:
         self._failed_at: float | None = None
         self.states: list[NodeState] = []
         self.lost: dict[str, str] = {}
+        self.orphaned: dict[str, int] = {}  # nodes whose ranks outlive their launcher: how many
 
     @property
     def ended(self) -> bool:
-        """Every node's script wrote how it ended."""
-        return all(state.ended for state in self.states)
+        """Every node's script wrote how it ended, and no rank has outlived it."""
+        return all(state.ended for state in self.states) and not self.orphaned
+
+    @property
+    def exited_badly(self) -> bool:
+        """A launcher ended with another code than 0."""
+        return any(state.exit_code for state in self.states)
 
     @property
     def failed_nodes(self) -> list[str]:
         """Lost nodes, and nodes that failed so long ago that the others no longer follow."""
-        failed = [state.node for state in self.states if state.exit_code not in (None, 0)]
+        failed = [
+            state.node
+            for state in self.states
+            if state.exit_code and state.node not in self.orphaned
+        ]
         if failed and self._failed_at is None:
             self._failed_at = time.monotonic()
         grace_s = self._timing.peer_exit_grace_s
@@ -80,16 +90,22 @@ class NodeWatch:
             self._take_in(self._answers.result(), progress)
             self._answers = None
 
-    def find_lost(self) -> None:
-        """Ask all nodes now: one that is silent while others fail is why they fail."""
-        for state in self._ask():
+    def confirm(self) -> None:
+        """Ask all nodes now: one that is silent while others fail is why they fail.
+
+        And a launcher that has failed may have left ranks that train on.
+        """
+        answers = self._ask()
+        self._note_orphans(answers)
+        for state in answers:
             if state.vanished:
                 self.lost[state.node] = VANISHED
-            elif state.fault and state.fault != INTERRUPTED:
+            elif state.fault and state.fault != INTERRUPTED and not state.ended:
                 self.lost[state.node] = silence(state)
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
         now_s, timing = time.monotonic(), self._timing
+        self._note_orphans(answers)
         self._last_answer_s |= {state.node: now_s for state in answers if not state.fault}
         silent_s = {name: now_s - answer_s for name, answer_s in self._last_answer_s.items()}
         limit_s = silence_limit_s(progress, timing.collective_timeout_s, timing.min_silence_s)
@@ -105,6 +121,13 @@ class NodeWatch:
         # A shared folder may show a new file late; the node that wrote it knows at once.
         seen = {s.node: s for s in answers if s.ended}
         self.states = [s if s.ended else seen.get(s.node, s) for s in self.states]
+
+    def _note_orphans(self, answers: list[NodeState]) -> None:
+        for state in answers:
+            if state.outlived_by:
+                self.orphaned[state.node] = state.outlived_by
+            elif state.fault is None:
+                self.orphaned.pop(state.node, None)
 
     def _look(self, answers: "Future[list[NodeState]]") -> None:
         try:

@@ -10,12 +10,13 @@ from soractl.launch.start import Started
 from soractl.runs.find import stage_of
 from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
+from soractl.runs.record import read_record
 from soractl.runs.report import checkpoints, failure_details, failure_line
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Verbatim
 from soractl.terminal.table import Table
-from trainer.run_dir import RunDir
+from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import settings
 
 LABELS = len("workdir")
@@ -79,6 +80,7 @@ def started(begun: Started) -> list[str]:
         f"started {name}, attempt {number}; logs: {text.path(begun.attempt.path)}/",
         *text.pairs(
             [
+                (f"  {to_type('follow', name)}", "follow it to its end"),
                 (f"  {to_type('status', name)}", "how far it is"),
                 (f"  {to_type('logs', name)}", "what its ranks print"),
                 (f"  {to_type('kill', name)}", "stop it on all nodes"),
@@ -87,27 +89,27 @@ def started(begun: Started) -> list[str]:
     ]
 
 
-def started_json(begun: Started) -> dict[str, Any]:
-    """The same for programs."""
+def attempt_json(run: RunDir, attempt: AttemptDir) -> dict[str, Any]:
+    """An attempt for programs: its run, and where it runs."""
+    record = read_record(attempt)
     return {
-        "run": begun.run.name,
-        "path": str(begun.run.path),
-        "attempt": begun.attempt.number,
-        "world_size": begun.plan.world_size,
-        "nodes": [node.node.name for node in begun.plan.nodes],
+        "run": run.name,
+        "path": str(run.path),
+        "attempt": attempt.number,
+        "world_size": sum(record.ranks),
+        "nodes": [node.name for node in record.nodes],
     }
 
 
-def detached(begun: Started) -> str:
+def detached(run: RunDir) -> str:
     """The consequence of Ctrl-C, which stops only the watching."""
-    name = begun.run.name
-    return f"{name} goes on; `{to_type('status', name)}` shows how far it is"
+    return f"{run.name} goes on; `{to_type('follow', run.name)}` follows it again"
 
 
-def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
+def outcome(run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress) -> list[str]:
     """How an attempt ended, why, and what to do next."""
-    run, failure = begun.run, ended.first_failure
-    took = text.duration(ended.ended_unix_s - begun.started_unix_s)
+    failure = ended.first_failure
+    took = text.duration(ended.ended_unix_s - read_record(attempt).started_unix_s)
     step = f" at step {progress.global_step}" if progress.global_step is not None else ""
     saved = checkpoints(run)
     if failure is None:
@@ -116,7 +118,7 @@ def outcome(begun: Started, ended: Outcome, progress: Progress) -> list[str]:
         lines = [f"{run.name} was stopped by {failure.error}{step} after {took}"]
     else:
         lines = [f"{run.name} failed{step} after {took}: {failure_line(failure)}"]
-    lines += [*failure_details(failure), f"logs: {text.path(begun.attempt.path)}/", saved]
+    lines += [*failure_details(failure), f"logs: {text.path(attempt.path)}/", saved]
     following = next_command(run, failure.remedy or {})
     return [*lines, *([f"next: `{following}`"] if following else [])]
 
@@ -134,9 +136,11 @@ def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
     return to_type("resume", *words)
 
 
-def outcome_json(begun: Started, ended: Outcome, progress: Progress) -> dict[str, Any]:
+def outcome_json(
+    run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress
+) -> dict[str, Any]:
     """The same for programs."""
-    return {**started_json(begun), **ended.as_json(), "progress": asdict(progress)}
+    return {**attempt_json(run, attempt), **ended.as_json(), "progress": asdict(progress)}
 
 
 def _start(prepared: Prepared) -> str:

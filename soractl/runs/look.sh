@@ -3,6 +3,7 @@
 : "${run_id:?}" "${exit_file:?}" # set by who sends this
 pids=$(grep -lzxF "SORACTL_RUN_ID=$run_id" /proc/[0-9]*/environ 2> /dev/null | cut -d / -f 3)
 count=0
+ranks=0
 oldest=
 for pid in $pids; do
   line=
@@ -11,9 +12,14 @@ for pid in $pids; do
   set -- ${line##*) }
   case ${1:-X} in Z | X) continue ;; esac
   count=$((count + 1))
+  # Launchers have no rank, and a rank's workers are not started as train.py.
+  if grep -qz '^RANK=' "/proc/$pid/environ" && grep -qz 'train\.py$' "/proc/$pid/cmdline"; then
+    ranks=$((ranks + 1))
+  fi 2> /dev/null
   if [ -z "$oldest" ] || [ "${20}" -lt "$oldest" ]; then oldest=${20}; fi
 done
 echo "=== processes $count"
+echo "=== ranks $ranks"
 if [ -n "$oldest" ]; then
   read -r up _ < /proc/uptime
   echo "=== age $((${up%.*} - oldest / $(getconf CLK_TCK || echo 100)))"

@@ -24,6 +24,7 @@ class NodeState:
     node: str
     exit_code: int | None = None
     processes: int | None = None  # of the run and alive; None = not asked, or not to be seen
+    ranks: int | None = None  # of these processes
     fault: Fault | None = None  # why the node could not be asked
     clock_unix_s: float | None = None  # the node's own, when it answered
     age_s: float | None = None  # of its oldest process
@@ -36,6 +37,7 @@ class NodeState:
             "node": self.node,
             "exit_code": self.exit_code,
             "processes": self.processes,
+            "ranks": self.ranks,
             "error": error,
         }
 
@@ -43,6 +45,18 @@ class NodeState:
     def ended(self) -> bool:
         """Its script wrote how it ended."""
         return self.exit_code is not None
+
+    @property
+    def outlived_by(self) -> int:
+        """Number of ranks that go on though their launcher has failed."""
+        return (self.ranks or 0) if self.exit_code else 0
+
+    @property
+    def may_run(self) -> bool:
+        """Something of the run lives there, or may live there."""
+        if self.ended:
+            return self.outlived_by > 0
+        return bool(self.processes or self.fault or self.owner)
 
     @property
     def vanished(self) -> bool:
@@ -64,7 +78,7 @@ def ask_states(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> li
         return Request(("sh", "-s"), names + script("soractl.runs", "look.sh"))
 
     results = run_everywhere(record.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
-    return [_state(result) for result in results]
+    return [_state(result, _read_exit(attempt, result.node)) for result in results]
 
 
 def _read_exit(attempt: AttemptDir, node: Node) -> int | None:
@@ -74,17 +88,19 @@ def _read_exit(attempt: AttemptDir, node: Node) -> int | None:
         return None
 
 
-def _state(result: NodeResult) -> NodeState:
+def _state(result: NodeResult, exit_code: int | None) -> NodeState:
+    """The state by a node's answer; `exit_code` as seen from here, which may be late."""
     name = result.node.name
     found = sections(result.stdout)
     if not result.ok or "processes" not in found:
-        return NodeState(name, fault=result.problem or NO_ANSWER)
+        return NodeState(name, exit_code, fault=result.problem or NO_ANSWER)
     numbers = {section: number for section, (_, number) in found.items()}
     owner = found["hidden"][0].strip().splitlines()[-1] if "hidden" in found else None
     return NodeState(
         name,
-        numbers.get("exit"),
+        numbers.get("exit", exit_code),
         processes=None if owner else numbers["processes"],
+        ranks=None if owner else numbers.get("ranks"),
         clock_unix_s=numbers.get("clock"),
         age_s=numbers.get("age"),
         owner=owner,

@@ -12,7 +12,7 @@ from soractl.errors import ExitCode
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
-from trainer.atomic_files import read_json
+from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir
 
 TAIL_LINES = 15
@@ -56,14 +56,14 @@ class Outcome:
 
 
 def read_outcome(attempt: AttemptDir) -> Outcome | None:
-    """Contents of `exit.json`, if a follower saw the end."""
+    """Contents of `exit.json`, if a follower saw the end; a damaged one says nothing."""
     try:
         values = read_json(attempt.exit)
-    except FileNotFoundError:
+        first = values["first_failure"]
+        failure = Failure(**{**first, "log_tail": tuple(first["log_tail"])}) if first else None
+        return Outcome(**{**values, "first_failure": failure})
+    except (OSError, RunDirError, KeyError, TypeError):
         return None
-    first = values["first_failure"]
-    failure = Failure(**{**first, "log_tail": tuple(first["log_tail"])}) if first else None
-    return Outcome(**{**values, "first_failure": failure})
 
 
 def settle(

@@ -38,8 +38,8 @@ def status_lines(status: RunStatus) -> list[str]:
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
     odd = [node for node in status.nodes if unsettled and (node.fault or node.exit_code)]
     for node in odd:
-        if node.ended and node.processes:
-            left = text.count(node.processes, "process", "processes")
+        if node.outlived_by:
+            left = text.count(node.outlived_by, "rank")
             rows.append((node.node, f"its launcher is gone, {left} of the run go on"))
             continue
         rows.append((node.node, str(node.fault or f"ended with exit code {node.exit_code}")))

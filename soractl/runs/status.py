@@ -54,14 +54,14 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
     record = read_record(attempt)
     nodes = read_states(attempt, record.nodes)
-    if not all(node.ended for node in nodes) and not attempt.exit.exists():
+    outcome = read_outcome(attempt)
+    if outcome is None and any(node.exit_code != 0 for node in nodes):
         nodes = ask_states(attempt, record, remote)
     head_log = attempt.node_log(record.nodes[0].name)
     head = nodes[0]
     progress = ProgressReader(run, head_log, attempt.number).look(head.clock_unix_s, head.age_s)
-    outcome = read_outcome(attempt)
     lost = lost_nodes(nodes, {}, 0.0, 0.0)
-    may_run = any(_may_run(node) for node in nodes if node.node not in lost)
+    may_run = any(node.may_run for node in nodes if node.node not in lost)
     if outcome is None and not may_run and not is_starting(run):
         outcome = settle(attempt, record, nodes, lost)
     return RunStatus(
@@ -73,10 +73,6 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
         progress=progress,
         first_failure=outcome.first_failure if outcome else None,
     )
-
-
-def _may_run(node: NodeState) -> bool:
-    return bool(node.processes or node.fault or (node.owner and not node.ended))
 
 
 def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> State:

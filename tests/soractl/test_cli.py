@@ -141,7 +141,7 @@ def test_ctrl_c_detaches_and_the_run_goes_on(workplace):
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 130
     assert stderr.splitlines()[-1] == (
-        "interrupted; 001-smoke goes on; `soractl status 001-smoke` shows how far it is"
+        "interrupted; 001-smoke goes on; `soractl follow 001-smoke` follows it again"
     )
     assert json.loads(workplace.soractl("status", "--json").stdout)["state"] == "running"
     refused = workplace.soractl("resume", "latest", code=5)
@@ -217,8 +217,9 @@ def test_an_error_is_an_object_too_where_json_was_asked_for(workplace):
 def test_what_is_printed_can_be_typed_with_the_folder_of_runs(workplace):
     workplace.ranks(TRAIN_FIVE_STEPS)
     done = workplace.soractl("launch", "smoke", "--runs", "else where", "--detach")
-    assert [line.split("  ")[1] for line in done.stderr.splitlines()[-3:]] == [
-        f"soractl {command} 001-smoke --runs 'else where'" for command in ("status", "logs", "kill")
+    assert [line.split("  ")[1] for line in done.stderr.splitlines()[-4:]] == [
+        f"soractl {command} 001-smoke --runs 'else where'"
+        for command in ("follow", "status", "logs", "kill")
     ]
     done = workplace.soractl("status", "--runs", "nowhere", code=6)
     assert done.stderr.splitlines()[-1] == (

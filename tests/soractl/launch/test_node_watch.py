@@ -84,7 +84,7 @@ def test_a_node_that_is_silent_while_others_fail_is_why_they_fail(watch_with):
     watch.answers = [NodeState("n1", exit_code=1, processes=0), SILENT]
     watch.update(NO_STEP_YET)
     assert watch.failed_nodes == ["n1"]
-    watch.find_lost()
+    watch.confirm()
     assert watch.failed_nodes == ["n2"]
     assert watch.lost == {"n2": "the node does not answer (unreachable: no route)"}
 

@@ -50,7 +50,7 @@ def test_a_run_over_ssh_outlives_the_connections_that_started_it(launch):
         with Connections(launch.cluster.options) as remote:
             started = launch(remote)
         with Connections(launch.cluster.options) as remote:
-            outcome, _ = follower.follow(started, remote, PlainDisplay())
+            outcome, _ = follower.follow(started.run, started.attempt, remote, PlainDisplay())
     assert outcome.exit_code == 0
     home = launch.cluster.folder / "home"
     assert [started.attempt.node_log(f"n{i}").read_text() for i in (1, 2, 3)] == [
@@ -65,7 +65,9 @@ def test_a_kill_from_another_terminal_ends_the_launch_with_a_clear_word(launch):
     with launch.cluster.network(), Connections(launch.cluster.options) as remote:
         started = launch(remote)
         following = threading.Thread(
-            target=lambda: ended.append(follower.follow(started, remote, PlainDisplay()))
+            target=lambda: ended.append(
+                follower.follow(started.run, started.attempt, remote, PlainDisplay())
+            )
         )
         following.start()
         root = launch.workplace.folder / "runs"
@@ -87,7 +89,7 @@ def test_a_node_that_is_switched_off_is_named_and_the_others_are_stopped(launch)
     with launch.cluster.network(), Connections(launch.cluster.options) as remote:
         started = launch(remote)
         launch.cluster.do("off", "2")
-        outcome, _ = follower.follow(started, remote, PlainDisplay(), soon)
+        outcome, _ = follower.follow(started.run, started.attempt, remote, PlainDisplay(), soon)
         left = left_on(launch.cluster, remote, ["n1", "n3"])
     failure = outcome.first_failure
     assert (outcome.exit_code, failure.node) == (1, "n2")

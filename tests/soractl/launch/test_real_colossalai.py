@@ -56,7 +56,7 @@ def launch(workplace, monkeypatch):
         prepared = prepare_launch("smoke", wishes, os.environ)
         with Connections() as remote:
             started = launcher.launch(prepared, ["soractl"], remote)
-            outcome, _ = follower.follow(started, remote, PlainDisplay())
+            outcome, _ = follower.follow(started.run, started.attempt, remote, PlainDisplay())
         return started, outcome
 
     return run

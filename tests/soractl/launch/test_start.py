@@ -37,7 +37,7 @@ def prepared():
 def launch_and_follow():
     with Connections() as remote:
         started = launcher.launch(prepared(), ["soractl", "launch", "smoke"], remote)
-        outcome, progress = follower.follow(started, remote, PlainDisplay())
+        outcome, progress = follower.follow(started.run, started.attempt, remote, PlainDisplay())
     return started, outcome, progress
 
 
@@ -91,7 +91,11 @@ def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(two_nodes
 
         started = launcher.launch(prepared(), ["soractl"], remote)
         outcome, _ = follower.follow(
-            started, n2_is_lost, PlainDisplay(), Timing(look_every_s=0.1, min_silence_s=1)
+            started.run,
+            started.attempt,
+            n2_is_lost,
+            PlainDisplay(),
+            Timing(look_every_s=0.1, min_silence_s=1),
         )
     assert outcome.first_failure.node == "n2"
     assert capsys.readouterr().err.splitlines()[-2:] == [
@@ -163,7 +167,7 @@ def test_a_run_is_never_started_twice_at_once(two_nodes):
             launcher.launch(again, ["soractl"], remote)
         assert caught.value.exit_code == 5
         (first.run.path / "end").touch()
-        follower.follow(first, remote, PlainDisplay())
+        follower.follow(first.run, first.attempt, remote, PlainDisplay())
     assert [attempt.number for attempt in first.run.attempts()] == [1]
 
 
@@ -210,7 +214,7 @@ def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     wishes = LaunchOptions(overrides=("trainer.max_steps=20",))
     with Connections() as remote:
         second = launcher.launch(prepare_resume("latest", wishes, os.environ), ["s"], remote)
-        follower.follow(second, remote, PlainDisplay())
+        follower.follow(second.run, second.attempt, remote, PlainDisplay())
     run = started.run
     settings = [
         read_json(path) for path in (run.config_json, *(a.config_json for a in run.attempts()))
