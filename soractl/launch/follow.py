@@ -1,7 +1,7 @@
 """Following an attempt until it ends; one failed node ends the others."""
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.launch.node_watch import NodeWatch, Timing
@@ -97,27 +97,26 @@ class _Follower:
             watch.confirm()
         for node, ranks in watch.orphaned.items():
             self._say(f"{node}: its launcher is gone, {text.count(ranks, 'rank')} of the run go on")
-        if watch.ended:
-            return self._noted()
-        return self._stopped() if watch.failed_nodes else None
+        return self._settled() if watch.ended or watch.failed_nodes else None
 
-    def _stopped(self) -> Outcome | None:
-        """Stop all nodes, unless another command starts or stops the run just now."""
+    def _settled(self) -> Outcome | None:
+        """Note the end, after stopping what is left; None while another command is at it."""
         failed = ", ".join(self._watch.failed_nodes)
-        if self._owner:
+        if self._owner and not self._watch.ended:
             self._say(f"{failed} failed; {self._owner} can stop the other nodes")
             return None
-        try:
-            with start_lock(self._run):
-                if read_outcome(self._attempt) or not self._is_newest():
-                    return None
+        with ExitStack() as held:
+            with suppress(OSError):  # a read-only folder, in which nothing starts
+                try:
+                    held.enter_context(start_lock(self._run))
+                except SoractlError:
+                    return self._noted() if self._owner else None
+            if read_outcome(self._attempt) or not self._is_newest():
+                return None
+            if not self._watch.ended:
                 self._display.say(f"{failed} failed; stopping all nodes")
                 self._stop_all()
-                return self._noted()
-        except SoractlError as busy:
-            if busy.exit_code != ExitCode.REFUSED:
-                raise
-            return None
+            return self._noted()
 
     def _stop_all(self) -> None:
         record = self._record

@@ -10,7 +10,6 @@ from soractl.launch import follow as follower
 from soractl.launch import start as launcher
 from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
-from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.remote.requests import NodeResult
 from soractl.runs.node_states import ask_states
@@ -19,15 +18,6 @@ from soractl.terminal.progress_bar import PlainDisplay
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir
-
-
-@pytest.fixture
-def two_nodes(workplace, monkeypatch):
-    """A workplace with two nodes, n1 and n2, both of them this machine."""
-    monkeypatch.setattr(nodes, "_own_names", lambda: {"n1", "n2"})
-    workplace.write("hostfiles/two.txt", "n1 slots=2\nn2 slots=2\n")
-    workplace.write("hostfiles/two.toml", f'environment = "{workplace.bin}"\n')
-    return workplace
 
 
 def prepared():
