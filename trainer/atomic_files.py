@@ -24,12 +24,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_json(path: Path, values: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Write aside, then rename: no reader sees half a file; `durable` outlives a power cut."""
+def write_json(
+    path: Path, values: Mapping[str, Any], *, durable: bool = True, indent: int | None = 2
+) -> None:
+    """Write aside, then rename: no reader sees half a file; `durable` outlives a power cut.
+
+    Large values take a tenth of the time without `indent`.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     with draft.open("w") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
+        file.write(json.dumps(values, indent=indent) + "\n")
         if durable:
             file.flush()
             os.fsync(file.fileno())

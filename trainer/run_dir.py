@@ -22,6 +22,11 @@ from trainer.checkpoint_dir import (
 )
 from trainer.manifest import MANIFEST, Manifest, checkpoint_name
 
+# A rank writes its trace at these, by their numbers in Linux: SIGUSR2 and SIGRTMIN. TERM and USR1
+# ask it to leave.
+SHORT_TRACE_SIGNAL = 12
+FULL_TRACE_SIGNAL = 34
+
 _RUN_NAME = re.compile(r"(\d{3,})-(.+)")
 
 
@@ -85,6 +90,10 @@ class AttemptDir:
     def rank_failure(self, rank: int) -> Path:
         """A rank's own account of its failure."""
         return self.path / f"rank-{rank}.json"
+
+    def rank_trace(self, rank: int, *, full: bool = False) -> Path:
+        """A rank's collectives and stacks, written when a signal asks for it."""
+        return self.path / "traces" / f"rank-{rank}{'-full' if full else ''}.json"
 
     def rank_failures(self) -> list[dict[str, Any]]:
         """Every rank's own account of its failure, the earliest first."""

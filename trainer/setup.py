@@ -70,7 +70,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         ranks=ranks,
         log=TrainLog(run, attempt, train_step, ranks, bucket_seconds, progress.global_step),
         saver=saver,
-        consensus=StopSaveConsensus(),
+        consensus=StopSaveConsensus(settings.trainer.collective_timeout_s),
         progress=progress,
         bucket_seconds=bucket_seconds,
         validation=Validation(train_step, ranks) if settings.validation.every_steps else None,

@@ -9,6 +9,9 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # started by its path
     # buckets differ in size: what one leaves of a GPU's memory would not hold the next
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    from trainer import rank_trace
+
+    rank_trace.answer_signals(sys.argv[1])  # before the long imports, which may hang as well
     try:
         from trainer.rank_process import main
     except ImportError:

@@ -31,9 +31,13 @@ from trainer.checkpoints.checkpoint import (
     write_tensors,
 )
 from trainer.config import CheckpointConfig
-from trainer.distributed.parallel import Ranks
+from trainer.distributed.parallel import Ranks, group_on_hosts
 from trainer.manifest import Manifest
 from trainer.run_dir import RunDir
+
+# Ranks wait here for the slowest writer while training goes on; a full network file system takes
+# longer than a collective may.
+SAVE_LIMIT_S = 1800.0
 
 log = logging.getLogger("trainer")
 
@@ -46,7 +50,7 @@ class Saver:
 
     def __init__(self, run: RunDir, ranks: Ranks, config: CheckpointConfig) -> None:
         self._run, self._ranks, self._config = run, ranks, config
-        self._group = dist.new_group(backend="gloo")  # its own, since it is used beside training
+        self._group = group_on_hosts("save", SAVE_LIMIT_S)  # its own: it is used beside training
         self._mesh = init_device_mesh("cpu", (ranks.world_size,))
         self._memory = HostMemory()
         # a new thread begins on GPU 0, where every other rank of the node would take memory too

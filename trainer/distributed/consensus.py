@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer.distributed.parallel import group_on_hosts
+
 SAVE = 1
 _LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -14,8 +16,10 @@ _LEAVE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopSaveConsensus:
     """Ranks vote after each step and read the result one step later, so that none waits for it."""
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo")  # on the host: no GPU is made to wait
+    def __init__(self, collective_timeout_s: float) -> None:
+        # On the host, so that no GPU waits. No rank lags further here than the default group lets
+        # it, so the limit is the same.
+        self._group = group_on_hosts("consensus", collective_timeout_s)
         self._wish = self._voted = 0
         self._voting: tuple[torch.Tensor, Any] | None = None
         for number in _LEAVE_SIGNALS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -10,6 +11,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.distributed.parallel import Ranks
+
+# The ranks wait here for one that reads 10 GB of a text encoder: on a cold network file system
+# that takes longer than a collective may.
+READ_LIMIT_S = 1800.0
 
 
 class HasWeights(Protocol):
@@ -80,5 +85,6 @@ def node_of(ranks: Ranks) -> Node:
         [rank for rank, its_first in enumerate(firsts) if its_first == first]
         for first in sorted(set(firsts))
     ]
-    group, _ = dist.new_subgroups_by_enumeration(nodes)
+    limit = timedelta(seconds=READ_LIMIT_S)
+    group, _ = dist.new_subgroups_by_enumeration(nodes, timeout=limit, group_desc="node")
     return Node(mine, ranks.local_rank == 0, ranks.device, group)

@@ -31,6 +31,16 @@ class Ranks:
         return self.rank == 0
 
 
+def group_on_hosts(description: str, limit_s: float) -> dist.ProcessGroup:
+    """A group of all ranks over gloo, whose collectives end after `limit_s` seconds.
+
+    Every group has a limit of its own, since torch's is 30 minutes, and a description, by which
+    the flight recorder names it.
+    """
+    limit = timedelta(seconds=limit_s)
+    return dist.new_group(backend="gloo", timeout=limit, group_desc=description)
+
+
 @contextmanager
 def process_group(config: TrainerConfig) -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment; leave it together at the end."""

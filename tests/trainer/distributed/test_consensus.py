@@ -6,7 +6,7 @@ from trainer.distributed.consensus import SAVE, StopSaveConsensus
 
 
 def wish_until_it_is_agreed(group):
-    agreement, agreed = StopSaveConsensus(), []
+    agreement, agreed = StopSaveConsensus(60), []
     for _ in range(8):
         agreed.append(agreement.after_step())
         is_due = SAVE not in agreed[-3:]
@@ -20,7 +20,7 @@ def test_a_save_that_is_wished_for_until_it_comes_is_made_once():
 
 
 def leave_at_a_signal(group):
-    agreement = StopSaveConsensus()
+    agreement = StopSaveConsensus(60)
     agreement.after_step()
     if not group.is_first:
         os.kill(os.getpid(), signal.SIGUSR1)
