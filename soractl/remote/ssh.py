@@ -188,7 +188,8 @@ class SshClient:
         done = threading.Event()
         started = Deadline(transport.banner_timeout)
         transport.start_client(done)
-        done.wait(deadline.left())
+        if not done.wait(deadline.left()):  # not yet closed, which happens at the same moment
+            raise DeadlinePassed
         if not transport.is_active():
             deadline.left()
             if not transport.remote_version:
