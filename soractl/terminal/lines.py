@@ -5,6 +5,8 @@ import textwrap
 from dataclasses import dataclass
 
 INDENT = "    "
+_COMMAND = re.compile(r"`[^`]*`")
+_UNBREAKABLE = "\0"  # a space within a command
 _NAME_AND_VALUE = re.compile(r" *\S+(?: \S+)*  +(?=\S)")
 
 
@@ -39,6 +41,7 @@ def styled(line: str, width: int) -> list[Styled]:
 def wrapped(line: str, width: int) -> list[str]:
     """The line broken between words only; a longer word keeps a line of its own.
 
+    A command in backticks is one word, so that it can be copied.
     What follows stands below the value of a name and a value, else indented once more.
 
     >>> wrapped("state  failed on node n1 at step 1200", 28)
@@ -50,10 +53,11 @@ def wrapped(line: str, width: int) -> list[str]:
     indent = found.end() if found else len(line) - len(line.lstrip()) + len(INDENT)
     if indent > width // 2:
         indent = len(INDENT)
-    return textwrap.wrap(
-        line,
+    lines = textwrap.wrap(
+        _COMMAND.sub(lambda found: found[0].replace(" ", _UNBREAKABLE), line),
         width,
         subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace(_UNBREAKABLE, " ") for line in lines]

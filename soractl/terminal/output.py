@@ -70,7 +70,8 @@ def error(fault: SoractlError) -> None:
     """Print an error, and the hint what to type next."""
     note(str(fault) if isinstance(fault, Interrupted) else f"error: {fault}")
     if fault.hint:
-        note(Verbatim(f"hint: {fault.hint}"))
+        is_command = fault.hint.startswith("soractl ")
+        note(Verbatim(f"hint: {fault.hint}") if is_command else f"hint: {fault.hint}")
 
 
 def json_error(fault: SoractlError) -> None:

@@ -9,6 +9,10 @@ from soractl.terminal.lines import BadLine, Styled, Verbatim, styled, wrapped
         ("fits", ["fits"]),
         ("state  failed on n1 at step 1200", ["state  failed on n1 at", "       step 1200"]),
         ("  n1: 2 ranks were stopped by TERM", ["  n1: 2 ranks were stopped", "      by TERM"]),
+        (
+            "to stop: `soractl kill 7 --all` here",
+            ["to stop:", "    `soractl kill 7 --all`", "    here"],
+        ),
         ("see /a/path/that/is/longer/than/it", ["see", "    /a/path/that/is/longer/than/it"]),
         ("a value a long way off       stays in", ["a value a long way off", "    stays in"]),
     ],

@@ -37,7 +37,7 @@ def test_a_terminal_gets_sentences_wrapped_and_commands_as_they_are(capsys, monk
     monkeypatch.setenv("TERM", "dumb")  # without colours
     for stream in (output.sys.stdout, output.sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
-    command = Verbatim("ssh n1 -- env -i HOME=/root sh -c true")
+    command = Verbatim("soractl resume 9 --set data.workers=2")
     output.result([Table(("A", "NOTE"), (("1", "x" * 28),), words=1), "three nodes gave no answer"])
     output.note(["n1 was given up: it did not answer", command])
     output.error(SoractlError("no run 9 in the folder runs/ here", hint=command))
