@@ -1,0 +1,191 @@
+"""Observation of a supervised run: each look becomes a state; one look alone proves nothing. Pure.
+
+Ages come from the watcher's own monotonic clock. A watcher that did not run for a while, or that
+no node answers, is blind: what it did not see is nobody's fault.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from soractl.supervise.states import State
+from soractl.supervise.step_clock import Limits, Phase, StepClock
+
+GAP_S = 15.0  # between two looks: this process was stopped, or its machine asleep
+PEER_GRACE_S = 3.0  # after one node failed the others usually follow
+SILENT_S = 15.0  # nodes are asked every five seconds
+BREAKER_S = 600.0
+BREAKER_NODES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeLook:
+    """What is known of one node in one look."""
+
+    name: str
+    exit_code: int | None = None
+    answered: bool = True  # since the look before
+    vanished: bool = False  # it answers, no process is left, and nothing says why
+    fault: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at a run shows."""
+
+    at_s: float  # monotonic
+    nodes: tuple[NodeLook, ...]
+    step: int | None = None
+    phase: Phase = "training"
+    failed: tuple[str, str] | None = None  # node and words of the first sign of a failure
+    stopped: bool = False  # ranks saved and left at a signal, or a person asked for that
+    second_sign: str = ""  # such as "collectives stand still": a witness beside the step clock
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """State of a run, and the node and reason that led to it."""
+
+    state: State
+    reason: str = ""
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What earlier looks left behind."""
+
+    clock: StepClock
+    looked_s: float
+    answered_s: Mapping[str, float] = field(default_factory=dict)  # by node
+    turned_bad_s: Mapping[str, float] = field(default_factory=dict)  # by node, while it is bad
+    failed_s: float | None = None  # the first sign of a failure
+
+
+def first_memory(now_s: float, nodes: Sequence[str], before: Memory | None = None) -> Memory:
+    """Memory at the beginning of an attempt; `before` is that of the attempt before."""
+    answered = dict.fromkeys(nodes, now_s)
+    if before is None:
+        return Memory(StepClock(None, now_s), now_s, answered)
+    return Memory(before.clock.next_attempt(now_s), now_s, answered, before.turned_bad_s)
+
+
+def observe(memory: Memory, look: Look, limits: Limits) -> tuple[Memory, Verdict]:
+    """The state that a look shows, and the memory for the next one."""
+    gap_s = look.at_s - memory.looked_s
+    if gap_s > GAP_S:
+        return _rebased(memory, look.at_s, gap_s), Verdict(
+            State.BLIND, f"the supervisor did not run for {gap_s:.0f} s"
+        )
+    memory = _remembered(memory, look)
+    verdict = (
+        _ended(look) or _broken(memory, look, limits) or _silent_or_still(memory, look, limits)
+    )
+    return memory, verdict
+
+
+def _rebased(memory: Memory, now_s: float, gap_s: float) -> Memory:
+    answered = {node: at_s + gap_s for node, at_s in memory.answered_s.items()}
+    failed_s = None if memory.failed_s is None else memory.failed_s + gap_s
+    return replace(
+        memory,
+        clock=memory.clock.shifted(gap_s),
+        looked_s=now_s,
+        answered_s=answered,
+        failed_s=failed_s,
+    )
+
+
+def _remembered(memory: Memory, look: Look) -> Memory:
+    now_s = look.at_s
+    answered = {node.name: now_s for node in look.nodes if node.answered}
+    memory = replace(
+        memory,
+        clock=memory.clock.at(now_s, look.step, look.phase),
+        looked_s=now_s,
+        answered_s={**memory.answered_s, **answered},
+    )
+    bad = {node.name for node in look.nodes if node.vanished or _silent_s(memory, node) > SILENT_S}
+    turned = {name: memory.turned_bad_s.get(name, now_s) for name in bad}
+    here = {node.name for node in look.nodes}
+    left_out = {name: at for name, at in memory.turned_bad_s.items() if name not in here}
+    is_failed = bool(look.failed) or any(node.exit_code for node in look.nodes)
+    failed_s = memory.failed_s if memory.failed_s is not None else now_s
+    return replace(
+        memory, turned_bad_s={**left_out, **turned}, failed_s=failed_s if is_failed else None
+    )
+
+
+def _silent_s(memory: Memory, node: NodeLook) -> float:
+    if node.exit_code is not None:  # its script wrote how it ended: nothing more is to be heard
+        return 0.0
+    return memory.looked_s - memory.answered_s.get(node.name, memory.looked_s)
+
+
+def _ended(look: Look) -> Verdict | None:
+    if all(node.exit_code == 0 for node in look.nodes):
+        return Verdict(State.FINISHED, "all nodes ended with exit code 0")
+    gone = all(node.exit_code is not None or node.vanished for node in look.nodes)
+    return Verdict(State.FINISHED, "stopped on purpose") if gone and look.stopped else None
+
+
+def _broken(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
+    """A node without its processes, a long silent one, or a failure: unless too many are bad."""
+    found = _lost(memory, look, limits) or _crashed(memory, look)
+    if found and look.stopped:  # a person's stop takes its time, and needs no help
+        return None
+    if found is None:
+        return None
+    bad = [name for name, at in memory.turned_bad_s.items() if look.at_s - at < BREAKER_S]
+    if len(bad) >= BREAKER_NODES or (len(bad) >= 2 and 3 * len(bad) >= len(look.nodes)):
+        names = ", ".join(sorted(bad))
+        return Verdict(
+            State.BLIND, f"{names} turned bad within ten minutes: too many to be their own fault"
+        )
+    return found
+
+
+def _lost(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
+    for node in look.nodes:
+        if node.vanished:
+            reason = "no process of the run is left, and nothing says why"
+            return Verdict(State.LOST, reason, node.name)
+    seen = [node for node in look.nodes if _silent_s(memory, node) <= SILENT_S]
+    limit_s = memory.clock.hung_after_s("training", limits)
+    without_step_s = memory.clock.age_s(look.at_s)
+    for node in look.nodes:
+        silent_s = _silent_s(memory, node)
+        overdue = min(silent_s, without_step_s) > limit_s
+        explains = memory.failed_s is not None and silent_s > SILENT_S
+        if seen and node not in seen and (overdue or explains):
+            reason = f"no answer for {silent_s:.0f} s ({node.fault})"
+            return Verdict(State.LOST, reason, node.name)
+    return None
+
+
+def _crashed(memory: Memory, look: Look) -> Verdict | None:
+    if memory.failed_s is None or look.at_s - memory.failed_s < PEER_GRACE_S:
+        return None
+    failed = [(node.name, f"exit code {node.exit_code}") for node in look.nodes if node.exit_code]
+    node, words = look.failed or failed[0]
+    return Verdict(State.CRASHED, words, node)
+
+
+def _silent_or_still(memory: Memory, look: Look, limits: Limits) -> Verdict:
+    silent = [node for node in look.nodes if _silent_s(memory, node) > SILENT_S]
+    clock, age_s = memory.clock, memory.clock.age_s(look.at_s)
+    still_s = clock.suspect_after_s(look.phase, limits)
+    if silent and len(silent) == len(look.nodes) and age_s > SILENT_S:
+        return Verdict(State.BLIND, f"no node answers ({silent[0].fault})")
+    no_step = f"no step for {age_s:.0f} s"
+    if not silent and memory.failed_s is None and not look.stopped:
+        if look.second_sign and age_s > still_s:
+            return Verdict(State.HUNG, f"{no_step}, and {look.second_sign}")
+        if age_s > clock.hung_after_s(look.phase, limits):
+            return Verdict(State.HUNG, no_step)
+    if silent:
+        node = silent[0]
+        reason = f"no answer for {_silent_s(memory, node):.0f} s ({node.fault})"
+        return Verdict(State.SUSPECT, reason, node.name)
+    if age_s > still_s:
+        return Verdict(State.SUSPECT, no_step)
+    return Verdict(State(look.phase))

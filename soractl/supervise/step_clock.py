@@ -1,0 +1,102 @@
+"""Step clock: how long a run has gone without a step, and how long that is normal. Pure.
+
+All times are seconds of one monotonic clock, the watcher's own.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+Phase = Literal["starting", "first step", "training", "saving", "validating"]
+
+KEPT_STEPS = 100
+SLOW_RECENT = 10
+SLOW_FACTOR = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds without a step before a run is suspect, and before it counts as hung."""
+
+    suspect_s: float = 20.0  # and with a second sign hung
+    suspect_p95: float = 5.0
+    alone_s: float = 90.0  # hung without a second sign
+    alone_p95: float = 8.0
+    starting_s: float = 180.0  # nodes wait two minutes for each other
+    first_step_s: float = 1800.0  # weights from a slow disk, compiled kernels
+    saving_s: float = 300.0
+    validating_s: float = 900.0
+    learned: float = 3.0  # times the longest that was seen of a phase
+
+
+@dataclass(frozen=True)
+class StepClock:
+    """The last step, when it was first seen, and how long steps and phases took so far."""
+
+    step: int | None
+    seen_s: float
+    steps_s: tuple[float, ...] = ()
+    longest_s: Mapping[str, float] = field(default_factory=dict)  # by phase
+
+    def at(self, now_s: float, step: int | None, phase: Phase) -> "StepClock":
+        """The clock after a look; `phase` is the one in which the time until now was spent."""
+        if step is None or step == self.step:
+            return self
+        took_s = now_s - self.seen_s
+        moved = replace(self, step=step, seen_s=now_s)
+        if self.step is None or phase != "training":
+            spent = "first step" if self.step is None else phase
+            longest = max(took_s, self.longest_s.get(spent, 0.0))
+            return replace(moved, longest_s={**self.longest_s, spent: longest})
+        each_s = took_s / max(1, step - self.step)
+        return replace(moved, steps_s=(*self.steps_s, each_s)[-KEPT_STEPS:])
+
+    def shifted(self, gap_s: float) -> "StepClock":
+        """The clock of a watcher that did not run for a while: that time is nobody's fault."""
+        return replace(self, seen_s=self.seen_s + gap_s)
+
+    def next_attempt(self, now_s: float) -> "StepClock":
+        """The clock of the next attempt, which knows how long phases took in this one."""
+        return StepClock(None, now_s, self.steps_s, self.longest_s)
+
+    def age_s(self, now_s: float) -> float:
+        """Seconds since the last step, or since the attempt began."""
+        return now_s - self.seen_s
+
+    @property
+    def p95_s(self) -> float:
+        """The 95th percentile of the last steps, 0 before the first."""
+        ordered = sorted(self.steps_s)
+        return ordered[int(0.95 * (len(ordered) - 1) + 0.5)] if ordered else 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """The last steps took much longer than those before."""
+        if len(self.steps_s) < 5 * SLOW_RECENT:
+            return False
+        usual_s = statistics.median(self.steps_s)
+        return statistics.median(self.steps_s[-SLOW_RECENT:]) > SLOW_FACTOR * usual_s
+
+    def suspect_after_s(self, phase: Phase, limits: Limits) -> float:
+        """Seconds without a step after which a run is suspect; with a second sign, hung."""
+        if phase == "training":
+            return max(limits.suspect_s, limits.suspect_p95 * self.p95_s)
+        return self._phase_limit_s(phase, limits)
+
+    def hung_after_s(self, phase: Phase, limits: Limits) -> float:
+        """Seconds without a step after which a run counts as hung without a second sign."""
+        alone_s = max(limits.alone_s, limits.alone_p95 * self.p95_s)
+        return alone_s if phase == "training" else max(alone_s, self._phase_limit_s(phase, limits))
+
+    def _phase_limit_s(self, phase: Phase, limits: Limits) -> float:
+        first_s = {
+            "starting": limits.starting_s,
+            "first step": limits.first_step_s,
+            "saving": limits.saving_s,
+            "validating": limits.validating_s,
+        }[phase]
+        past_s = self.longest_s.get(phase)
+        if past_s is None:
+            return first_s
+        return max(limits.alone_s, limits.alone_p95 * self.p95_s, limits.learned * past_s)

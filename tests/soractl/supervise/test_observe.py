@@ -1,0 +1,204 @@
+"""Tables of looks: what a run shows from second to second, and the states that follow."""
+
+from dataclasses import replace
+
+from soractl.supervise.observe import Look, NodeLook, first_memory, observe
+from soractl.supervise.states import FAILED, State, may_follow
+from soractl.supervise.step_clock import Limits
+
+LIMITS = Limits()
+NODES = ("n1", "n2", "n3")
+TRAINING = range(0, 60, 2)  # seconds of a healthy minute, a step of 2 s each
+
+
+def nodes(**changes):
+    """Three healthy nodes, some of them changed."""
+    return tuple(replace(NodeLook(name=name), **changes.get(name, {})) for name in NODES)
+
+
+def silent(**more):
+    return {"answered": False, "fault": "unreachable", **more}
+
+
+def looks_of(steps, **values):
+    return [
+        Look(at_s=float(at_s), nodes=values.get("nodes", nodes()), step=at_s // 2 + 1)
+        for at_s in steps
+    ]
+
+
+def standing(since_s, until_s, every_s=2, **values):
+    """Looks at a run that makes no step any more."""
+    values = {"nodes": nodes(), "step": since_s // 2, **values}
+    return [Look(at_s=float(at_s), **values) for at_s in range(since_s, until_s, every_s)]
+
+
+def seen(looks, memory=None):
+    """The states in order, each once in a row, with the time it began; the table is kept."""
+    memory = memory or first_memory(looks[0].at_s - 1.0, NODES)
+    story, last = [], None
+    for look in looks:
+        memory, verdict = observe(memory, look, LIMITS)
+        if last is not None and verdict.state is not last.state:
+            assert may_follow(last.state, verdict.state)
+        if last is None or (verdict.state, verdict.node) != (last.state, last.node):
+            story.append((look.at_s, verdict.state, verdict.node))
+        last = verdict
+        if verdict.state in FAILED:
+            break
+    return story, last, memory
+
+
+def states(looks):
+    return [state for _, state, _ in seen(looks)[0]]
+
+
+HEALTHY = looks_of(TRAINING)
+
+
+def test_a_healthy_run_is_training():
+    assert states(HEALTHY) == [State.TRAINING]
+
+
+def test_a_run_that_stands_still_is_suspect_first_and_hung_after_ninety_seconds():
+    story, last, _ = seen([*HEALTHY, *standing(60, 400)])
+    assert [(at_s, state) for at_s, state, _ in story] == [
+        (0.0, State.TRAINING),
+        (80.0, State.SUSPECT),
+        (150.0, State.HUNG),
+    ]
+    assert last.reason == "no step for 92 s"
+
+
+def test_with_a_second_sign_it_is_hung_after_twenty_seconds():
+    story, last, _ = seen([*HEALTHY, *standing(60, 400, second_sign="collectives stand still")])
+    assert story[-1][:2] == (80.0, State.HUNG)
+    assert last.reason == "no step for 22 s, and collectives stand still"
+
+
+def test_the_second_sign_alone_is_nothing():
+    looks = [replace(look, second_sign="collectives stand still") for look in HEALTHY]
+    assert states(looks) == [State.TRAINING]
+
+
+def test_a_long_save_or_validation_is_no_hang():
+    for phase in ("saving", "validating"):
+        looks = [*HEALTHY, *standing(60, 300, phase=phase), *looks_of(range(300, 330, 2))]
+        assert states(looks) == [State.TRAINING, State(phase), State.TRAINING]
+
+
+def test_a_start_has_time_and_then_hangs_too():
+    start = standing(0, 2, step=None, phase="starting")
+    first = standing(2, 1790, 10, step=None, phase="first step")
+    assert states([*start, *first]) == [State.STARTING, State.FIRST_STEP]
+    late = standing(1790, 2000, 10, step=None, phase="first step")
+    assert states([*start, *first, *late])[-1] is State.HUNG
+
+
+def test_a_crash_is_named_three_seconds_after_its_first_sign():
+    sign = {"failed": ("n2", "rank 3: ValueError: no")}
+    story, last, _ = seen([*HEALTHY, *standing(60, 70, 1, **sign)])
+    assert story[-1] == (63.0, State.CRASHED, "n2")
+    assert last.reason == "rank 3: ValueError: no"
+
+
+def test_an_exit_code_alone_is_a_crash():
+    ended = nodes(n3={"exit_code": 1})
+    story, last, _ = seen([*HEALTHY, *standing(60, 70, 1, nodes=ended)])
+    assert (story[-1][1:], last.reason) == ((State.CRASHED, "n3"), "exit code 1")
+
+
+def test_a_node_that_answers_without_its_processes_is_lost_at_once():
+    gone = nodes(n2={"vanished": True})
+    assert seen([*HEALTHY, *standing(60, 70, nodes=gone)])[0][-1] == (60.0, State.LOST, "n2")
+
+
+def test_a_silent_node_is_suspect_and_sixty_seconds_without_packets_pass_unharmed():
+    quiet = nodes(n2=silent())
+    looks = [*HEALTHY, *standing(60, 120, nodes=quiet), *looks_of(range(120, 180, 2))]
+    story, _, _ = seen(looks)
+    assert [(at_s, state, node) for at_s, state, node in story] == [
+        (0.0, State.TRAINING, None),
+        (74.0, State.SUSPECT, "n2"),
+        (120.0, State.TRAINING, None),
+    ]
+
+
+def test_a_silent_node_is_lost_after_ninety_seconds_without_a_step():
+    quiet = nodes(n2=silent())
+    story, last, _ = seen([*HEALTHY, *standing(60, 400, nodes=quiet)])
+    assert story[-1] == (150.0, State.LOST, "n2")
+    assert last.reason == "no answer for 92 s (unreachable)"
+
+
+def test_a_silent_node_whose_run_makes_steps_is_never_lost():
+    looks = looks_of(range(0, 600, 2), nodes=nodes(n2=silent()))
+    assert states(looks) == [State.TRAINING, State.SUSPECT]
+
+
+def test_a_silent_node_is_why_the_others_fail():
+    quiet = nodes(n2=silent(), n1={"exit_code": 1})
+    assert seen([*HEALTHY, *standing(60, 90, nodes=quiet)])[0][-1][1:] == (State.CRASHED, "n1")
+    before = standing(60, 80, nodes=nodes(n2=silent()))
+    after = standing(80, 90, nodes=quiet)
+    assert seen([*HEALTHY, *before, *after])[0][-1] == (80.0, State.LOST, "n2")
+
+
+def test_one_lost_probe_changes_nothing():
+    looks = list(HEALTHY)
+    looks[10] = replace(looks[10], nodes=nodes(n1=silent(), n2=silent(), n3=silent()))
+    assert states(looks) == [State.TRAINING]
+
+
+def test_nobody_answers_and_no_step_is_blind_and_never_acted_upon():
+    deaf = nodes(n1=silent(), n2=silent(), n3=silent())
+    looks = [*HEALTHY, *standing(60, 3600, nodes=deaf)]
+    assert states(looks) == [State.TRAINING, State.BLIND]
+
+
+def test_a_supervisor_that_was_stopped_for_ninety_seconds_is_blind_and_then_sees_again():
+    later = [replace(look, at_s=look.at_s + 150.0) for look in standing(60, 80)]
+    assert states([*HEALTHY, *later]) == [State.TRAINING, State.BLIND, State.TRAINING]
+
+
+def test_a_hang_during_the_gap_is_found_by_time_that_was_seen():
+    later = [replace(look, at_s=look.at_s + 150.0) for look in standing(60, 400)]
+    story, last, _ = seen([*HEALTHY, *later])
+    assert [state for _, state, _ in story] == [
+        State.TRAINING, State.BLIND, State.TRAINING, State.SUSPECT, State.HUNG,
+    ]  # fmt: skip
+    assert last.reason == "no step for 92 s"
+
+
+def test_a_third_of_the_nodes_and_at_least_two_turning_bad_is_no_single_nodes_fault():
+    gone = nodes(n2={"vanished": True}, n3={"vanished": True})
+    story, last, _ = seen([*HEALTHY, *standing(60, 70, nodes=gone)])
+    assert story[-1][1] is State.BLIND
+    assert last.reason == "n2, n3 turned bad within ten minutes: too many to be their own fault"
+
+
+def test_the_breaker_opens_ten_minutes_later():
+    gone = nodes(n2={"vanished": True}, n3={"vanished": True})
+    story, _, _ = seen([*HEALTHY, *standing(60, 800, nodes=gone)])
+    assert story[-1] == (660.0, State.LOST, "n2")
+
+
+def test_a_node_lost_in_the_attempt_before_counts_for_the_breaker():
+    _, _, memory = seen([*HEALTHY, *standing(60, 70, nodes=nodes(n2={"vanished": True}))])
+    memory = first_memory(70.0, ("n1", "n3"), memory)
+    two = tuple(node for node in nodes(n3={"vanished": True}) if node.name != "n2")
+    _, verdict = observe(memory, Look(at_s=71.0, nodes=two), LIMITS)
+    assert verdict.state is State.BLIND
+
+
+def test_the_end_is_seen_also_when_a_person_caused_it():
+    ended = nodes(**{name: {"exit_code": 0} for name in NODES})
+    assert states([*HEALTHY, *standing(60, 62, nodes=ended)])[-1] is State.FINISHED
+    stopped = nodes(n1={"exit_code": 1}, n2={"exit_code": 1}, n3={"vanished": True})
+    looks = standing(60, 62, nodes=stopped, stopped=True)
+    assert states([*HEALTHY, *looks]) == [State.TRAINING, State.FINISHED]
+
+
+def test_a_stop_by_a_person_takes_its_time_and_is_no_failure():
+    saving = standing(60, 300, stopped=True, nodes=nodes(n1={"exit_code": 1}))
+    assert State.CRASHED not in states([*HEALTHY, *saving])
