@@ -26,8 +26,11 @@ class ConfigError(UserError):
     """Every fault of a configuration at once, one a line in `faults`."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        super().__init__("\n".join(faults))
+        super().__init__(tuple(faults))  # pickled as its arguments, on the way to other ranks
         self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)
 
 
 def also_named(name: str) -> Any:

@@ -3,36 +3,13 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from trainer.model.attention import (
-    CrossAttention,
-    lay_out_captions,
-    rotate,
-)
-from trainer.model.layers import PendingResidual, modulate, normalise, sinusoid
+from tests.trainer.model.tiny_stdit3 import laid_out, random_inputs, smoke_model
+from trainer.model.layers import PendingResidual
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 
 CASES = ("plain", "text_mask", "x_mask", "image", "cfg_repeat")
 ARGUMENTS = ("x", "timestep", "y", "mask", "x_mask", "fps", "height", "width")
-
-
-@pytest.fixture(scope="module")
-def facts(golden):
-    return json.loads((golden / "stdit3_tiny_a.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def cases(golden):
-    return load_file(golden / "stdit3_tiny_a.cases.safetensors")
-
-
-@pytest.fixture
-def model(golden, facts):
-    model = STDiT3(STDiT3Config(**facts["config"])).eval()
-    state = load_file(golden / "stdit3_tiny_a.state.safetensors")
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return model
 
 
 def inputs(cases, case):
@@ -42,25 +19,6 @@ def inputs(cases, case):
 
 def relative(found, expected):
     return ((found.float() - expected).norm() / expected.norm()).item()
-
-
-def smoke_model(**fields):
-    torch.manual_seed(0)
-    return STDiT3(STDiT3Config(**{**SIZES["STDiT3-smoke"], **fields}))
-
-
-def random_inputs(shape=(2, 4, 3, 7, 9), lengths=(5, 32)):
-    draws = torch.Generator().manual_seed(1)
-    batch = shape[0]
-    return {
-        "x": torch.randn(shape, generator=draws),
-        "timestep": torch.linspace(100, 900, batch),
-        "y": torch.randn(batch, 1, 32, 32, generator=draws),
-        "mask": (torch.arange(32) < torch.tensor(lengths)[:, None]).long(),
-        "fps": torch.full((batch,), 24.0),
-        "height": torch.tensor([56.0]),
-        "width": torch.tensor([72.0]),
-    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -110,49 +68,6 @@ def test_the_gradients_equal_the_references(model, cases, facts, case, mode):
     assert [n for n, p in model.named_parameters() if p.grad is None] == ["rope.freqs"]
 
 
-def test_the_embedders_equal_the_references(model, cases, facts):
-    limits = facts["tolerance"]["pieces"]
-    t = cases["piece.timestep_embedding.t"]
-    expected = cases["piece.timestep_embedding.sinusoid"]
-    # on another machine the last bit of a frequency may differ, which is 6e-5 at t = 1000
-    torch.testing.assert_close(sinusoid(t), expected, rtol=0, atol=6e-5)
-    torch.testing.assert_close(model.t_embedder(t), cases["piece.t_embedder.out"], **limits)
-    fps = cases["piece.fps_embedder.in"]
-    torch.testing.assert_close(model.fps_embedder(fps), cases["piece.fps_embedder.out"], **limits)
-    for number, given in facts["pieces"]["pos_embed"].items():
-        table = model.pos_embed(
-            given["h"], given["w"], scale=given["scale"], base_size=given["base_size"]
-        )
-        torch.testing.assert_close(table[None], cases[f"piece.pos_embed.{number}"], **limits)
-
-
-def test_captions_and_dropped_captions_equal_the_references(model, cases, facts):
-    limits = facts["tolerance"]["pieces"]
-    y = cases["piece.caption.in"]
-    tokens = torch.arange(y.shape[0] * y.shape[2]).view(len(y), -1)
-    for name, drop in (("out", None), ("out_dropped", cases["piece.caption.force_drop_ids"] == 1)):
-        expected = cases[f"piece.caption.{name}"]
-        found = model.y_embedder(y, tokens, drop).view_as(expected)
-        torch.testing.assert_close(found, expected, **limits)
-
-
-def test_attention_equals_the_references(model, cases, facts):
-    limits = facts["tolerance"]["pieces"]
-    x = cases["piece.attn_spatial0.in"]
-    spatial, temporal = model.spatial_blocks[0], model.temporal_blocks[0]
-    seen = spatial.attn.proj(spatial.attn(spatial.attn.qkv(x[:, None])))[:, 0]
-    torch.testing.assert_close(seen, cases["piece.attn_spatial0.out"], **limits)
-    qkv = temporal.attn.qkv(x[:, :, None])
-    turned = temporal.attn.proj(temporal.attn(qkv, model.rope(x.shape[1])))[:, :, 0]
-    torch.testing.assert_close(turned, cases["piece.attn_temporal0.out"], **limits)
-    heads = cases["piece.rope.in"].transpose(1, 2)[:, :, None]
-    rotated = rotate(heads, *model.rope(heads.shape[1]))[:, :, 0].transpose(1, 2)
-    torch.testing.assert_close(rotated, cases["piece.rope.out"], **limits)
-    packed, lengths = (cases[f"piece.cross_attn_spatial0.y_{name}"] for name in ("packed", "lens"))
-    crossed = cross(spatial.cross_attn, x, *laid_out(packed[0], lengths))
-    torch.testing.assert_close(crossed, cases["piece.cross_attn_spatial0.out"], **limits)
-
-
 @pytest.mark.parametrize("scale", ["", "small."])
 @pytest.mark.parametrize("kind", ["spatial", "temporal"])
 def test_a_block_equals_the_references(model, cases, facts, kind, scale):
@@ -169,28 +84,6 @@ def test_a_block_equals_the_references(model, cases, facts, kind, scale):
             rotation = model.rope(shape["T"])
             out = block(PendingResidual(x), y, captions, modulation, rotation).add().flatten(1, 2)
             torch.testing.assert_close(out, cases[f"{stem}.{name}"], **facts["tolerance"]["pieces"])
-
-
-def test_norms_of_small_values_equal_the_references(model, cases, facts):
-    limits = facts["tolerance"]["pieces"]
-    x = cases["piece.small.x"]
-    torch.testing.assert_close(normalise(x), cases["piece.small.norm1.out"], **limits)
-    final = model.final_layer(x[:, None], cases["piece.small.final_layer.t"], None, None)
-    torch.testing.assert_close(final[:, 0], cases["piece.small.final_layer.out"], **limits)
-    normed = model.spatial_blocks[0].attn.q_norm(cases["piece.small.q_norm.in"])
-    torch.testing.assert_close(normed, cases["piece.small.q_norm.out"], **limits)
-
-
-def laid_out(packed, lengths):
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    captions = lay_out_captions(mask, tuple(mask.shape), packed.device)
-    y = packed.new_zeros(*mask.shape, packed.shape[-1])
-    y[mask] = packed
-    return y.flatten(0, 1)[captions.tokens], captions
-
-
-def cross(layer, x, y, captions):
-    return layer.proj(layer(layer.q_linear(x), y, captions))
 
 
 def published_state(golden, name):
@@ -241,37 +134,6 @@ def test_a_frame_mask_that_keeps_all_changes_nothing():
     model, given = smoke_model(), random_inputs()
     every_frame = torch.ones(2, 3, dtype=torch.bool)
     assert torch.equal(model(**given, x_mask=every_frame), model(**given))
-
-
-def test_captions_of_equal_length_need_no_padding_and_give_the_same():
-    model = smoke_model()
-    given = random_inputs(lengths=(9, 9))
-    unequal = random_inputs(lengths=(9, 32))
-    assert lay_out_captions(given["mask"], (2, 32), given["x"].device).lengths is None
-    torch.testing.assert_close(model(**given)[0], model(**unequal)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_padding_of_captions_has_no_weight_and_no_part_in_gradients():
-    layer = CrossAttention(72, 2).double()
-    x, y = torch.randn(2, 12, 72).double(), torch.randn(8, 72).double()
-    weight = torch.randn(x.shape).double()
-
-    def gradients(attend):
-        inputs = [x.clone().requires_grad_(), y.clone().requires_grad_()]
-        layer.zero_grad()
-        out = attend(*inputs)
-        out.backward(weight)
-        return [out, *(one.grad for one in (*inputs, *layer.parameters()))]
-
-    def apart(x, y):
-        pairs = zip(x.split(1), y.split([3, 5]), strict=True)
-        laid = [(a, *laid_out(b, torch.tensor([len(b)]))) for a, b in pairs]
-        return torch.cat([cross(layer, *one) for one in laid])
-
-    def together(x, y):
-        return cross(layer, x, *laid_out(y, torch.tensor([3, 5])))
-
-    torch.testing.assert_close(gradients(together), gradients(apart))
 
 
 def test_a_caption_that_is_no_number_spoils_its_own_clip_alone():
@@ -383,6 +245,80 @@ def test_drop_path_leaves_out_branches_in_training_only():
     assert 400 < gates.count_nonzero() < 600
 
 
-def test_modulation_is_exact():
-    x, shift, scale = torch.randn(3, 2, 4, 8), torch.randn(3, 1, 1, 8), torch.randn(3, 1, 1, 8)
-    torch.testing.assert_close(modulate(x, shift, scale), x * (1 + scale) + shift)
+@pytest.mark.parametrize("mode", ["some", 0, -1])
+def test_an_unknown_way_to_recompute_is_refused(mode):
+    with pytest.raises(ValueError, match="expected none, every_block or n >= 1"):
+        smoke_model().set_grad_checkpoint(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tokens_at_once", "again"),
+    [
+        ("every_block", 0, [0, 1, 2, 3]),
+        ("none", 0, []),
+        (3, 0, [0, 3]),
+        ("every_block", 71, [0, 1, 2, 3]),
+        ("every_block", 72, [0, 1, 2]),  # a block is kept, and the inputs of four
+        ("every_block", 239, [0]),
+        ("every_block", 240, []),
+        (2, 72, [0, 2]),
+    ],
+)
+def test_blocks_are_kept_as_far_as_tokens_at_once_reaches(mode, tokens_at_once, again):
+    model = smoke_model()
+    model.set_grad_checkpoint(mode, tokens_at_once)
+    ran = []
+    for number, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+    out = model(**random_inputs(shape=(2, 4, 6, 8, 10)))  # 2 x 6 x 4 x 5 = 240 tokens
+    assert ran == [0, 1, 2, 3]
+    out.mean().backward()
+    assert sorted(ran[4:]) == again
+
+
+@pytest.mark.parametrize(
+    ("tokens_at_once", "clips"), [(0, 7), (20, 1), (60, 1), (89, 1), (91, 2), (10_000, 167)]
+)
+def test_as_many_clips_go_through_at_once_as_tokens_at_once_holds(tokens_at_once, clips):
+    model = smoke_model()
+    model.set_grad_checkpoint("every_block", tokens_at_once)
+    assert model.clips_at_once(torch.Size((7, 4, 3, 7, 9))) == clips  # 60 tokens each
+
+
+PUBLISHED = {
+    "architectures": ["STDiT3"],
+    "auto_map": {"AutoModel": "configuration_stdit3.STDiT3"},
+    "caption_channels": 4096,
+    "class_dropout_prob": 0.1,
+    "depth": 28,
+    "drop_path": 0.0,
+    "enable_flash_attn": True,
+    "enable_layernorm_kernel": True,
+    "enable_sequence_parallelism": False,
+    "freeze_y_embedder": True,
+    "hidden_size": 1152,
+    "in_channels": 4,
+    "input_size": [None, None, None],
+    "input_sq_size": 512,
+    "mlp_ratio": 4.0,
+    "model_max_length": 300,
+    "model_type": "STDiT3",
+    "num_heads": 16,
+    "only_train_temporal": False,
+    "patch_size": [1, 2, 2],
+    "pred_sigma": True,
+    "qk_norm": True,
+    "skip_y_embedder": False,
+    "torch_dtype": "float32",
+    "transformers_version": "4.36.2",
+}
+
+
+def test_a_published_config_json_is_taken_as_it_is():
+    found = STDiT3Config.published(json.loads(json.dumps(PUBLISHED)))
+    assert found == STDiT3Config(freeze_y_embedder=True)
+
+
+def test_a_key_that_nobody_knows_is_named():
+    with pytest.raises(ValueError, match=r"no setting of STDiT3: depht, rope_base"):
+        STDiT3Config.published({**PUBLISHED, "rope_base": 1, "depht": 28})

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.sampling.prompts import parse_prompt
+from trainer.sampling.sampler import Preset, Sampler
+from trainer.settings import ConfigError
+
+SMALL = Preset(frames=34, height=32, width=48, fps=24)
+
+
+@pytest.fixture(scope="module")
+def sampler(random_checkpoint):
+    return Sampler(random_checkpoint, "ema", torch.device("cpu"))
+
+
+def test_the_seed_and_the_text_make_the_video(sampler):
+    first = sampler.sample(parse_prompt("a cat"), SMALL, 1)
+    assert first.shape == (34, 32, 48, 3)
+    assert torch.equal(sampler.sample(parse_prompt("a cat"), SMALL, 1), first)
+    assert not torch.equal(sampler.sample(parse_prompt("a cat"), SMALL, 2), first)
+    assert not torch.equal(sampler.sample(parse_prompt("a dog"), SMALL, 1), first)
+
+
+def test_frames_come_from_a_reference_where_the_mask_strategy_says(sampler, tmp_path, write_video):
+    path = Path(write_video(tmp_path / "clip.mp4", 20))
+
+    def of(text, strategy):
+        return sampler.sample(
+            parse_prompt(text, references=[path], mask_strategy=strategy), SMALL, 1
+        )
+
+    cat, dog = of("a cat", "0,0,0,0,5"), of("a dog", "0,0,0,0,5")
+    assert torch.equal(cat[:17], dog[:17])
+    assert not torch.equal(cat[17:], dog[17:])
+    at_the_end = of("a cat", "0,0,0,5,5")
+    assert torch.equal(at_the_end[17:], cat[:17])
+    edited = of("a cat", "0,0,0,0,5,0.6")
+    assert not torch.equal(edited[:17], cat[:17])
+
+
+def test_a_loop_begins_where_the_one_before_it_ended(sampler):
+    text = "|0|a cat|1|a dog"
+    alone = sampler.sample(parse_prompt(text), SMALL, 1)
+    both = sampler.sample(parse_prompt(text), Preset(34, 32, 48, 24, loops=2), 1)
+    assert both.shape == (34 + 17, 32, 48, 3)
+    assert torch.equal(both[:34], alone)
+    other = sampler.sample(parse_prompt("a cat"), Preset(34, 32, 48, 24, loops=2), 1)
+    assert torch.equal(other[:34], alone)
+    assert not torch.equal(other[34:], both[34:])
+
+
+def test_a_prompt_is_not_changed_by_being_sampled(sampler, tmp_path, write_video):
+    path = Path(write_video(tmp_path / "clip.mp4", 17))
+    prompt = parse_prompt("a cat", references=[path], mask_strategy="0")
+    twice = Preset(34, 32, 48, 24, loops=2)
+    assert torch.equal(sampler.sample(prompt, twice, 1), sampler.sample(prompt, twice, 1))
+
+
+def test_a_mask_strategy_for_something_that_does_not_exist_is_refused(sampler):
+    with pytest.raises(ConfigError) as caught:
+        sampler.sample(parse_prompt("a cat", mask_strategy="0,2"), SMALL, 1)
+    message = "a mask strategy names reference 2; there are 0, counted from 0"
+    assert str(caught.value) == f"prompt 'a cat': {message}"
