@@ -4,7 +4,7 @@ from soractl.estimate.bucket import encoders_s, flops, memory, model_s
 from soractl.estimate.rates import GPUS, NETWORKS
 from trainer.data.buckets import Bucket
 from trainer.model.flops import forward_flops
-from trainer.model.stdit3 import SIZES, STDiT3Config
+from trainer.model.stdit3 import STDiT3Config
 
 XL = NETWORKS["STDiT3-XL/2"]
 BUCKETS = {
@@ -49,8 +49,3 @@ def test_the_work_is_that_of_the_trainer(name):
     size = (bucket.latent_frames, bucket.height // 8, bucket.width // 8)
     counted = forward_flops(STDiT3Config(), bucket.batch_size, *size, 130 * bucket.batch_size)
     assert sum(flops(bucket, XL)) == pytest.approx(counted, rel=0.02)
-
-
-def test_networks_are_the_trainers():
-    found = {name: (one.width, one.depth) for name, one in NETWORKS.items()}
-    assert found == {name: (size["hidden_size"], size["depth"]) for name, size in SIZES.items()}

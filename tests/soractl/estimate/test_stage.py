@@ -1,18 +1,8 @@
-import json
-
 import pytest
 
 from soractl.errors import SoractlError
 from soractl.estimate.rates import GPUS
 from soractl.estimate.stage import estimate
-
-
-@pytest.fixture
-def table(tmp_path):
-    rows = [f"{number}.mp4,a cat,60,720,1280" for number in range(4000)]
-    file = tmp_path / "clips.csv"
-    file.write_text("\n".join(["path,text,num_frames,height,width", *rows]) + "\n")
-    return file
 
 
 def test_a_stage_takes_what_its_steps_take(table):
@@ -38,17 +28,3 @@ def test_a_last_step_and_accumulation_shorten_a_stage(table):
 def test_a_table_without_a_step_is_refused(table):
     with pytest.raises(SoractlError, match="has no step for 100000 ranks"):
         estimate("stage1", table, 100_000, GPUS["h200"])
-
-
-def test_the_command_says_hours_and_what_they_rest_on(workplace, table):
-    asked = ("estimate", "stage1", str(table), "--ranks", "2", "--gpu", "h200", "--price", "3")
-    printed = workplace.soractl(*asked).stdout
-    assert "BUCKET" in printed
-    assert "GPU-hours, " in printed
-    assert "rates: one H200" in printed
-    found = json.loads(workplace.soractl(*asked, "--json").stdout)
-    assert found["cost"]["cached"] == pytest.approx(3 * found["gpu_hours"]["cached"])
-    everything = workplace.soractl("estimate", "all", str(table), "--ranks", "2").stdout
-    assert [line.split()[0] for line in everything.splitlines()[1:8]] == [
-        f"stage{number}" for number in range(1, 8)
-    ]

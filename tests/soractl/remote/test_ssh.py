@@ -14,7 +14,7 @@ from soractl.remote.connections import Connections
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Request
-from tests.soractl.remote.test_connections import assert_none_sleep, commands
+from tests.soractl.remote.living import assert_none_sleep, commands
 
 pytestmark = pytest.mark.ssh
 HELLO = Request(("echo", "hello"))

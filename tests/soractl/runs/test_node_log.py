@@ -1,4 +1,10 @@
-from soractl.runs.node_log import follow, last_line, tail
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.remote.nodes import Node
+from soractl.runs.find import find_run
+from soractl.runs.node_log import follow, last_line, log_of, tail
+from tests.soractl.runs.test_find import attempt_on
 
 
 def test_a_log_that_is_not_there_has_no_lines(tmp_path):
@@ -40,3 +46,19 @@ def test_new_lines_are_followed_until_the_end(tmp_path):
         return text == "rest\n"
 
     assert list(follow(log, ended)) == ["new 1", "new 2", "rest"]
+
+
+def test_the_log_of_a_node_is_that_of_the_newest_attempt(root):
+    run = find_run(root, "1")
+    with pytest.raises(SoractlError, match="001-stage1 never started"):
+        log_of(run, None)
+    attempt_on(run, Node("n1"))
+    newest = attempt_on(run, Node("n1"), Node("n2"))
+    log, ended = log_of(run, None)
+    assert (log, ended()) == (newest.node_log("n1"), False)
+    newest.node_exit("n1").write_text("0\n")
+    assert ended()
+    assert log_of(run, "n2")[0] == newest.node_log("n2")
+    with pytest.raises(SoractlError) as caught:
+        log_of(run, "n3")
+    assert caught.value.message == "001-stage1 does not run on n3"

@@ -1,42 +1,5 @@
-from pathlib import Path
-
 from soractl.stages import comparison
-from soractl.stages import report as config_report
-from trainer.config import load_stage
-
-CONFIGS = Path(__file__).parent.parent.parent.parent / "configs"
-
-
-def stages(*names, overrides=()):
-    return [load_stage(name, overrides, folder=CONFIGS) for name in names]
-
-
-def test_two_stages_are_compared_in_one_table():
-    names = ["stage3", "stage6"]
-    rows = comparison.folded(comparison.differing(stages(*names)))
-    optim = [row for row in rows if row.setting.startswith("optim")]
-    assert config_report.table(names, optim).lines() == [
-        "setting               stage3  stage6",
-        "optim.lr              0.0002  8e-05",
-        "optim.schedule        warmup  one_cycle",
-        "optim.warmup_steps    1000    400",
-        "optim.cooldown_steps  0       400",
-        "optim.min_lr          -       1.6e-05",
-        "optim.max_lr          -       0.00032",
-        "optim.anneal          -       cos",
-    ]
-
-
-def test_a_stage_tells_where_each_setting_comes_from():
-    [stage] = stages("stage4", overrides=["optim.lr=1e-3"])
-    rows = {row.setting: row for row in comparison.one(stage)}
-    chosen = [rows["seed"], rows["optim.lr"], rows["epochs"]]
-    assert config_report.table(["stage4"], chosen).lines() == [
-        "setting   value  from",
-        f"seed      42     {CONFIGS}/parts/base.toml",
-        "optim.lr  0.001  --set optim.lr=1e-3",
-        f"epochs    3      {CONFIGS}/stage4.toml",
-    ]
+from tests.soractl.stages.test_report import stages
 
 
 def test_of_many_numbers_the_two_that_differ_most_are_shown():
@@ -44,11 +7,4 @@ def test_of_many_numbers_the_two_that_differ_most_are_shown():
     assert [row for row in rows if row.setting.startswith("masks.")] == [
         comparison.Row("masks.random", (0.05, 0.0)),
         comparison.Row("masks.image_head", (0.05, 0.0), "(and 8 more masks)"),
-    ]
-
-
-def test_equal_stages_have_nothing_to_show():
-    same = comparison.differing(stages("smoke", "smoke"))
-    assert config_report.parts(["smoke", "smoke"], same) == [
-        "smoke and smoke have the same settings"
     ]
