@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.atomic_files import read_json, sync_to_disk, write_json
+from trainer.atomic_files import RunDirError, read_json, sync_to_disk, write_json
 from trainer.checkpoint_dir import (
     ANY_CHECKPOINT,
     DRAFT,
@@ -96,8 +96,11 @@ class AttemptDir:
         return self.path / "traces" / f"rank-{rank}{'-full' if full else ''}.json"
 
     def rank_failures(self) -> list[dict[str, Any]]:
-        """Every rank's own account of its failure, the earliest first."""
-        found = [read_json(path) for path in self.path.glob("rank-*.json")]
+        """Every rank's own account of its failure, the earliest first; damaged ones left out."""
+        found = []
+        for path in self.path.glob("rank-*.json"):
+            with suppress(OSError, RunDirError):  # half written at a power cut
+                found.append(read_json(path))
         return sorted(found, key=lambda failure: float(failure["time_unix_s"]))
 
 

@@ -13,6 +13,7 @@ from soractl.remote.requests import NodeResult, Remote, Request
 SIGNALS_WAIT_S = 0.5  # one that comes just before a wait is only seen after it
 GRACE_S = 1.0  # what the end of a thread may take beyond the deadline
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -39,17 +40,17 @@ def run_everywhere(
 
 
 def everywhere(
-    nodes: Sequence[Node],
-    work: Callable[[Node], T],
-    without_answer: Callable[[Node, Fault], T],
+    nodes: Sequence[K],
+    work: Callable[[K], T],
+    without_answer: Callable[[K, Fault], T],
     *,
     deadline_s: float,
     on_result: Callable[[T], None] | None = None,
 ) -> list[T]:
-    """Results of any work on all nodes at once, as `run_everywhere` does with one request."""
+    """Results of any work on all nodes (or runs) at once, as `run_everywhere` does."""
     answers: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
 
-    def do(index: int, node: Node) -> None:
+    def do(index: int, node: K) -> None:
         try:
             answers.put((index, work(node)))
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for

@@ -1,4 +1,4 @@
-"""Commands on runs: `status`, `logs`, `events` and `kill`."""
+"""Commands on runs: `status`, `runs`, `logs`, `events` and `kill`."""
 
 import os
 from pathlib import Path
@@ -14,15 +14,28 @@ from soractl.terminal.options import (
     Json,
     Runs,
     command_with,
+    is_number,
     is_word,
+    positive,
 )
 
 app = typer.Typer()
 
 
-@app.command()
-def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
-    """Show how far a run is, and why it failed if it did."""
+@app.command(cls=command_with({"--watch": ImplicitValue("5", is_number)}))
+def status(
+    run: RunName = "latest",
+    watch: Annotated[
+        float | None,
+        typer.Option(metavar="[S]", callback=positive, help="Again every S seconds; without S: 5."),
+    ] = None,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Show how far a run is, and why it failed if it did.
+
+    The exit code is 1 for a failed run. With --watch until the run has ended.
+    """
     from soractl.errors import ExitCode, raise_if_interrupted
     from soractl.remote.connections import Connections
     from soractl.runs import report
@@ -32,10 +45,26 @@ def status(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
-        result = run_status.read_status(found, remote)
-    raise_if_interrupted((node.fault for node in result.nodes), "not all nodes have answered")
-    output.report(report.status_lines(result), result.as_json(), as_json)
+        for result in run_status.looks(found, remote, watch):
+            faults = (node.fault for node in result.nodes)
+            raise_if_interrupted(faults, "not all nodes have answered")
+            lines = report.status_lines(result)
+            output.look(lines, result.as_json(), as_json, again=watch is not None)
     raise typer.Exit(ExitCode.FAILED if result.state == "failed" else ExitCode.OK)
+
+
+@app.command("runs")
+def list_all(as_json: Json = False, runs: Runs = "runs") -> None:
+    """List all runs, newest first: state, step, newest checkpoint, size, nodes."""
+    from soractl.errors import raise_if_interrupted
+    from soractl.remote.connections import Connections
+    from soractl.runs import report
+    from soractl.runs.status import list_runs
+    from soractl.terminal import output
+
+    rows = list_runs(Path(runs).absolute(), Connections)
+    raise_if_interrupted((row.fault for row in rows), "not all runs were looked at")
+    output.report(report.runs_parts(rows), report.runs_json(rows), as_json)
 
 
 @app.command()
@@ -45,20 +74,27 @@ def logs(
         str | None,
         typer.Option(help="Another node than the head node.", autocompletion=complete_node_of_run),
     ] = None,
+    every_node: Annotated[
+        bool, typer.Option("--all", help="All nodes, each line with its node.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank's own lines.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="An earlier attempt.")] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Number of last lines.")] = 40,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as well.")] = False,
     runs: Runs = "runs",
 ) -> None:
     """Show what the ranks of a node printed."""
-    from soractl.runs import node_log
+    from soractl.runs import node_log, report
     from soractl.runs.find import find_run
-    from soractl.runs.node_log import log_of
     from soractl.terminal import output
 
-    log, ended = log_of(find_run(Path(runs).absolute(), run), node)
-    output.verbatim(node_log.tail(log)[-lines:] if lines else [])
+    options = node_log.LogOptions(node=node, every_node=every_node, rank=rank, attempt=attempt)
+    shown = node_log.logs_of(find_run(Path(runs).absolute(), run), options)
+    last = ((log, line) for log in shown for line in log.last(lines))
+    output.verbatim(report.log_line(*one, named=every_node) for one in last)
     if follow:
-        output.verbatim(node_log.follow(log, ended))
+        added = node_log.follow(shown)
+        output.verbatim(report.log_line(*one, named=every_node) for one in added)
 
 
 @app.command()

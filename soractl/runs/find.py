@@ -24,11 +24,7 @@ def find_run(root: Path, name: str) -> RunDir:
 def choose_run(known: Sequence[RunDir], name: str, root: str) -> RunDir:
     """The one of these runs (oldest first) with this name; exit code 6 if there is none."""
     if not known:
-        raise SoractlError(
-            f"there is no run in {root}/",
-            hint=f"`{to_type('launch', 'STAGE')}` starts one",
-            exit_code=ExitCode.NOTHING_SUITABLE,
-        )
+        raise no_run(root)
     if name == LATEST:
         return known[-1]
     same = [run for run in known if name in (run.name, run.name.partition("-")[0])]
@@ -38,6 +34,15 @@ def choose_run(known: Sequence[RunDir], name: str, root: str) -> RunDir:
     raise SoractlError(
         f"no run {name} in {root}/",
         hint=_suggestion(name, known),
+        exit_code=ExitCode.NOTHING_SUITABLE,
+    )
+
+
+def no_run(root: str) -> SoractlError:
+    """The error of a folder without any run; exit code 6."""
+    return SoractlError(
+        f"there is no run in {root}/",
+        hint=f"`{to_type('launch', 'STAGE')}` starts one",
         exit_code=ExitCode.NOTHING_SUITABLE,
     )
 

@@ -31,6 +31,9 @@ class Progress:
     s_per_step: float | None = None
     clips_per_s: float | None = None
     heartbeat_age_s: float | None = None  # by one clock alone
+    slowest_rank: int | None = None  # of the last logged steps, where there are several ranks
+    slowest_s: float | None = None  # of its own a step, without waiting for others
+    mean_s: float | None = None  # the same of all ranks
     log_line: str = ""  # the newest of the head node, while there is no step yet
 
     @property
@@ -142,6 +145,9 @@ class ProgressReader:
             s_per_step=sum(times) / len(times) if times else None,
             clips_per_s=newest.get("clips_per_s"),
             heartbeat_age_s=age_s,
+            slowest_rank=newest.get("ranks/slowest"),
+            slowest_s=newest.get("ranks/slowest_s"),
+            mean_s=newest.get("ranks/mean_s"),
             log_line="" if step is not None else last_line(self._log),
         )
 

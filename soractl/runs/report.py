@@ -1,6 +1,7 @@
-"""Lines and JSON of `status`, `events` and `kill`."""
+"""Lines and JSON of `status`, `runs`, `logs`, `events` and `kill`."""
 
 import json
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,16 +11,25 @@ from typing import Any
 from soractl.processes.scan import NodeProcesses
 from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
+from soractl.remote.folding import fold_names
 from soractl.runs.events import Event
+from soractl.runs.find import stage_of
 from soractl.runs.kill import Killed
+from soractl.runs.node_log import NodeLog
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
-from soractl.runs.status import RunStatus
+from soractl.runs.status import RunRow, RunStatus
 from soractl.terminal import text
 from soractl.terminal.lines import Verbatim
+from soractl.terminal.table import Table
+from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import RunDir
 
 TRACEBACK_LINES = 25
+DISK_IS_FULL = "full: steps, logs and checkpoints are lost until there is room"
+RUN_HEADERS = ("RUN", "STATE", "STEP", "LAST STEP", "CHECKPOINT", "SIZE", "NODES", "NOTE")
+LONGEST_NOTE = 120  # characters; `status` shows all
+STATE_STYLES = {"running": "green", "failed": "red", "damaged": "red"}
 
 
 def status_lines(status: RunStatus) -> list[str]:
@@ -32,7 +42,10 @@ def status_lines(status: RunStatus) -> list[str]:
         rows.append(("state", status.state))
     if status.progress:
         rows += _progress_rows(status.progress, status.state)
+        rows += _slowest_rows(status)
     rows.append(("saved", checkpoints(status.run)))
+    if status.disk_is_full:
+        rows.append(("disk", DISK_IS_FULL))
     unsettled = status.state in ("running", "unknown")
     for owner in sorted({node.owner for node in status.nodes if unsettled and node.owner}):
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
@@ -52,6 +65,59 @@ def status_lines(status: RunStatus) -> list[str]:
         )
         shown += [why, *failure_details(failure)]
     return shown
+
+
+def runs_parts(rows: Sequence[RunRow]) -> list[str | Table]:
+    """A row for each run, newest first, and how many are in which state."""
+    number = Counter(row.state for row in rows)
+    states = ", ".join(f"{number[state]} {state}" for state in number)
+    styles = tuple(STATE_STYLES.get(row.state, "") for row in rows)
+    table = Table(RUN_HEADERS, tuple(map(_run_cells, rows)), words=2, styles=styles)
+    return [table, f"{text.count(len(rows), 'run')}: {states}"]
+
+
+def runs_json(rows: Sequence[RunRow]) -> dict[str, Any]:
+    """The same for programs."""
+    return {"runs": [_run_json(row) for row in rows]}
+
+
+def _run_cells(row: RunRow) -> tuple[str, ...]:
+    step = "-"
+    if row.global_step is not None:
+        step = f"{row.global_step}/{row.total_steps}"
+    failure = failure_line(row.failure) if row.failure and not row.failure.stopped else ""
+    note = textwrap.shorten(failure or row.note, LONGEST_NOTE, placeholder=" ...")
+    position = step_and_epoch(row.newest_checkpoint or "")
+    return (
+        row.run.name,
+        row.state,
+        step,
+        _when(row),
+        str(position[0]) if position else "-",
+        text.size(row.size_bytes) if row.size_bytes is not None else "-",
+        fold_names(row.nodes) if row.nodes else "-",
+        note or "-",
+    )
+
+
+def _when(row: RunRow) -> str:
+    """Of the last step: how long ago while it runs, else when, by the head node's clock."""
+    if row.last_step_age_s is not None:
+        return f"{text.duration(row.last_step_age_s)} ago"
+    if row.last_step_unix_s is None:
+        return "-"
+    return time.strftime("%m-%d %H:%M", time.localtime(row.last_step_unix_s))
+
+
+def _run_json(row: RunRow) -> dict[str, Any]:
+    values = {**asdict(replace(row, fault=None)), "run": row.run.name, "stage": stage_of(row.run)}
+    del values["fault"]
+    return {**values, "note": row.note or None}
+
+
+def log_line(log: NodeLog, line: str, *, named: bool) -> str:
+    """A line of a node's log, with its node where there are several."""
+    return f"{log.node}: {line}" if named else line
 
 
 def event_line(event: Event) -> str:
@@ -173,6 +239,18 @@ def failure_details(failure: Failure) -> list[str]:
             *(Verbatim(f"  {line}") for line in failure.log_tail),
         ]
     return lines
+
+
+def _slowest_rows(status: RunStatus) -> list[tuple[str, str]]:
+    """The rank that takes most of a step, without waiting for the others."""
+    progress = status.progress
+    if not progress or status.slowest_node is None or len(status.nodes) == 0:
+        return []
+    if not progress.slowest_s or not progress.mean_s or status.state != "running":
+        return []
+    own, mean = f"{progress.slowest_s:.3g} s", f"{progress.mean_s:.3g} s"
+    where = f"rank {progress.slowest_rank} on {status.slowest_node}"
+    return [("slowest", f"{where}: {own} of its own a step, all ranks {mean}")]
 
 
 def _progress_rows(progress: Progress, state: str) -> list[tuple[str, str]]:

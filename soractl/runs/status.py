@@ -1,21 +1,36 @@
-"""State of a run, from its files and, as long as it may run, from its nodes."""
+"""State of a run, and of all runs: from files and, as long as one may run, from its nodes."""
 
-from collections.abc import Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from soractl.errors import ExitCode
+from soractl.errors import ExitCode, Fault
+from soractl.remote.fan_out import everywhere
 from soractl.remote.requests import Remote
-from soractl.runs.find import last_attempt, stage_of
+from soractl.remote.ssh_command import SshOptions
+from soractl.runs.find import last_attempt, no_run, stage_of
 from soractl.runs.lost_nodes import lost_nodes
 from soractl.runs.node_states import NodeState, ask_states, read_states
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
-from soractl.runs.record import read_record
+from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
-from trainer.run_dir import RunDir
+from trainer.atomic_files import RunDirError, read_json
+from trainer.run_dir import AttemptDir, RunDir, runs
 
-State = Literal["never started", "starting", "running", "ended", "failed", "stopped", "unknown"]
+State = Literal[
+    "never started", "starting", "running", "ended", "failed", "stopped", "unknown", "damaged"
+]
+Connect = Callable[[SshOptions], AbstractContextManager[Remote]]
+
+ALL_RUNS_DEADLINE_S = 60.0
+ASKED_AT_ONCE = 4  # runs; a node's sshd takes ten requests at a time
+FULL_BYTES = 2**20  # with less room not even a line of a log is sure to be written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +44,8 @@ class RunStatus:
     nodes: tuple[NodeState, ...] = ()
     progress: Progress | None = None
     first_failure: Failure | None = None
+    slowest_node: str | None = None  # of the slowest rank, where there is more than one
+    disk_is_full: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -43,6 +60,8 @@ class RunStatus:
             "checkpoints": [checkpoint.name for checkpoint in self.run.checkpoints()],
             "incomplete": {path.name: why for path, why in self.run.incomplete().items()},
             "nodes": [node.as_json() for node in self.nodes],
+            "slowest_node": self.slowest_node,
+            "disk_is_full": self.disk_is_full,
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
         }
 
@@ -72,7 +91,153 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
         nodes=tuple(nodes),
         progress=progress,
         first_failure=outcome.first_failure if outcome else None,
+        slowest_node=_node_of(record, progress.slowest_rank),
+        disk_is_full=_disk_is_full(run),
     )
+
+
+def looks(run: RunDir, remote: Remote, every_s: float | None) -> Iterator[RunStatus]:
+    """One status, or one every so many seconds until the run has ended."""
+    while True:
+        status = read_status(run, remote)
+        yield status
+        if every_s is None or status.state in ("ended", "failed", "stopped"):
+            return
+        time.sleep(every_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """A run among all runs; None = not known."""
+
+    run: RunDir
+    state: State
+    attempt: int | None = None
+    global_step: int | None = None
+    total_steps: int | None = None
+    last_step_unix_s: float | None = None  # by the head node's clock
+    last_step_age_s: float | None = None  # by the same clock, while it runs
+    nodes: tuple[str, ...] = ()
+    newest_checkpoint: str | None = None
+    size_bytes: int | None = None
+    failure: Failure | None = None
+    fault: Fault | None = None
+    note: str = ""
+
+
+def list_runs(root: Path, connect: Connect) -> list[RunRow]:
+    """All runs, newest first; only the nodes of those that may run are asked. None: exit code 6.
+
+    A run whose files are damaged is a row that says so; one that was not looked at has a fault.
+    """
+    known = runs(root)
+    if not known:
+        raise no_run(str(root))
+    gate = threading.Semaphore(ASKED_AT_ONCE)
+    return everywhere(
+        known[::-1],
+        lambda run: _row(run, connect, gate),
+        _row_without_answer,
+        deadline_s=ALL_RUNS_DEADLINE_S,
+    )
+
+
+def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
+    facts: dict[str, Any] = {"run": run, "size_bytes": _size_bytes(run.path)}
+    try:
+        facts |= {**_last_step(run), "newest_checkpoint": _newest_checkpoint(run)}
+        attempt = last_attempt(run)
+        if attempt is None:
+            return RunRow(**facts, state="starting" if is_starting(run) else "never started")
+        record = read_record(attempt)
+        facts |= {"attempt": attempt.number, "nodes": tuple(node.name for node in record.nodes)}
+        outcome = _outcome_on_disk(attempt, record)
+        if outcome:
+            failure = outcome.first_failure
+            return RunRow(**facts, state=_state(run, (), outcome), failure=failure)
+        with gate, connect(record.ssh) as remote:
+            return _asked_row(facts, read_status(run, remote))
+    except (OSError, RunDirError) as error:
+        return RunRow(**facts, state="damaged", note=str(error))
+
+
+def _row_without_answer(run: RunDir, fault: Fault) -> RunRow:
+    return RunRow(run=run, state="unknown", fault=fault, note=str(fault))
+
+
+def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
+    notes = [f"{node.node}: {node.fault}" for node in status.nodes if node.fault]
+    notes += [f"{node.node}: its launcher is gone" for node in status.nodes if node.outlived_by]
+    progress = status.progress
+    is_running = status.state == "running"
+    if is_running and progress and progress.is_stalled:
+        notes.append(progress.stall)
+    if is_running and status.disk_is_full:
+        notes.append("the disk is full")
+    age_s = progress.heartbeat_age_s if is_running and progress else None
+    failure = status.first_failure
+    return RunRow(
+        **facts,
+        state=status.state,
+        last_step_age_s=age_s,
+        failure=failure,
+        note="" if failure else "; ".join(notes),
+    )
+
+
+def _outcome_on_disk(attempt: AttemptDir, record: AttemptRecord) -> Outcome | None:
+    """The end as someone noted it, or as every launcher did that ended well."""
+    if outcome := read_outcome(attempt):
+        return outcome
+    states = read_states(attempt, record.nodes)
+    if all(state.exit_code == 0 for state in states):
+        return settle(attempt, record, states, {})
+    return None
+
+
+def _last_step(run: RunDir) -> dict[str, Any]:
+    with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
+        beat = read_json(run.heartbeat)
+        return {
+            "global_step": int(beat["global_step"]),
+            "total_steps": int(beat["total_steps"]),
+            "last_step_unix_s": float(beat["time_unix_s"]),
+        }
+    return {}
+
+
+def _newest_checkpoint(run: RunDir) -> str | None:
+    complete = run.checkpoints()
+    return complete[-1].name if complete else None
+
+
+def _size_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder that can be seen."""
+    total = 0
+    with suppress(OSError), os.scandir(folder) as entries:  # removed at this moment, or not ours
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                total += _size_bytes(Path(entry.path))
+            else:
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def _disk_is_full(run: RunDir) -> bool:
+    """The run's file system has no room, for bytes or for files."""
+    try:
+        disk = os.statvfs(run.path)
+    except OSError:
+        return False
+    no_files_left = disk.f_files > 0 and disk.f_favail == 0
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES or no_files_left
+
+
+def _node_of(record: AttemptRecord, rank: int | None) -> str | None:
+    """The node of one of several ranks."""
+    ranks = sum(record.ranks)
+    return record.node_of_rank(rank) if rank is not None and 1 < ranks > rank else None
 
 
 def _state(run: RunDir, nodes: Sequence[NodeState], outcome: Outcome | None) -> State:
