@@ -13,7 +13,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from soractl.cluster import gpu_report
-from soractl.cluster.gpu_numbers import NUMBERS
+from soractl.cluster.gpu_columns import NUMBERS
 from soractl.cluster.gpus import GpuProcess, NodeGpus, parse
 from soractl.data import bucket_report, buckets
 from soractl.errors import Fault, FaultKind

@@ -52,7 +52,7 @@ def _note_stop(attempt: AttemptDir, training: Training) -> None:
         attempt.stopped,
         {
             "signal": signal.Signals(training.signal).name,
-            "global_step": training.progress.global_step,
+            "global_step": training.position.global_step,
             "time_unix_s": time.time(),
         },
     )

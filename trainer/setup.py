@@ -19,7 +19,7 @@ from trainer.data.cached_features import CachedFeatures, open_features
 from trainer.data.dataset import ClipTable, load_clips
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import check_same_data, fingerprint
-from trainer.data.position import Progress, beginning, resumed
+from trainer.data.position import Position, beginning, resumed
 from trainer.distributed.consensus import StopSaveConsensus
 from trainer.distributed.node_group import node_of
 from trainer.distributed.parallel import Ranks
@@ -50,15 +50,15 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     features = open_features(settings, clips)
     origin = read_json(attempt.plan)["start"]
     checkpoint = _resume_point(origin)
-    progress = _position(checkpoint, origin, clips, features, settings, ranks)
+    position = _position(checkpoint, origin, clips, features, settings, ranks)
     # refuses a table before networks load
-    plan_rest_of_epoch(clips, features, progress, settings, ranks)
+    plan_rest_of_epoch(clips, features, position, settings, ranks)
     with _reading(checkpoint, origin, ranks):
-        train_step = build(settings, ranks, origin, progress, features)
+        train_step = build(settings, ranks, origin, position, features)
         if checkpoint:
             _restore(checkpoint, train_step, ranks)
     if ranks.is_first:
-        roll_back_to(run, attempt, progress.global_step)
+        roll_back_to(run, attempt, position.global_step)
     saver = Saver(run, ranks, settings.checkpoint)
     saver.preallocate_host_memory(train_step.state)
     bucket_seconds = BucketSeconds(run, ranks)
@@ -68,10 +68,10 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         clips=clips,
         features=features,
         ranks=ranks,
-        log=TrainLog(run, attempt, train_step, ranks, bucket_seconds, progress.global_step),
+        log=TrainLog(run, attempt, train_step, ranks, bucket_seconds, position.global_step),
         saver=saver,
         consensus=StopSaveConsensus(settings.trainer.collective_timeout_s),
-        progress=progress,
+        position=position,
         bucket_seconds=bucket_seconds,
         validation=Validation(train_step, ranks) if settings.validation.every_steps else None,
     )
@@ -88,16 +88,16 @@ def _position(
     features: CachedFeatures,
     settings: TrainConfig,
     ranks: Ranks,
-) -> Progress:
+) -> Position:
     """The position to go on at; ConfigError if a checkpoint was trained on other data."""
     if checkpoint is None:
         return beginning(ranks.world_size)
-    progress = resumed(checkpoint.manifest, ranks.world_size)
+    position = resumed(checkpoint.manifest, ranks.world_size)
     if origin.get("reset_data"):
-        return progress.start_of_epoch()
-    draw = features.draw_of(progress.epoch)
+        return position.start_of_epoch()
+    draw = features.draw_of(position.epoch)
     check_same_data(checkpoint, fingerprint(clips, settings, draw))
-    return progress
+    return position
 
 
 def _restore(checkpoint: Checkpoint, train_step: TrainStep, ranks: Ranks) -> None:
@@ -111,7 +111,7 @@ def build(
     settings: TrainConfig,
     ranks: Ranks,
     origin: Mapping[str, Any],
-    progress: Progress,
+    position: Position,
     features: CachedFeatures,
 ) -> TrainStep:
     """The networks on their device and what trains them; no encoder of what is cached."""
@@ -143,7 +143,7 @@ def build(
         flow=RectifiedFlow(settings.flow),
         model=wrapped,
         state=TrainingState(model, optimizer, Ema(optimizer.masters, settings.optim.ema_decay)),
-        lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, progress.global_step),
+        lr_schedule=build_lr_schedule(optimizer.optim, settings.optim, position.global_step),
         phases=phases,
     )
 

@@ -14,7 +14,7 @@ from trainer.data.dataset import ClipTable
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import fingerprint
 from trainer.data.loader import ClipLoader
-from trainer.data.position import Progress
+from trainer.data.position import Position
 from trainer.distributed.consensus import SAVE, StopSaveConsensus
 from trainer.distributed.parallel import Ranks
 from trainer.manifest import Manifest
@@ -46,7 +46,7 @@ class Training:
     log: TrainLog
     saver: Saver
     consensus: StopSaveConsensus
-    progress: Progress
+    position: Position
     bucket_seconds: BucketSeconds
     validation: Validation | None
     signal: int = 0  # at which all ranks agreed to leave
@@ -57,30 +57,30 @@ class Training:
         with ClipLoader(
             self.clips, seed=settings.seed, settings=settings.data, features=self.features
         ) as loader:
-            while self.progress.epoch < settings.epochs and not self._is_over():
+            while self.position.epoch < settings.epochs and not self._is_over():
                 self._run_epoch(loader)
         self.saver.close()
         self.log.close()
 
     def _run_epoch(self, loader: ClipLoader) -> None:
-        epoch = self.progress.epoch
+        epoch = self.position.epoch
         plan, leaves_out = plan_rest_of_epoch(
-            self.clips, self.features, self.progress, self.train_step.config, self.ranks
+            self.clips, self.features, self.position, self.train_step.config, self.ranks
         )
         if leaves_out:
             log.info("clips that this epoch leaves out, of %d: %s", len(self.clips), leaves_out)
         total = self._total_steps(plan)
-        log.info("epoch %d: step %d of %d", epoch, self.progress.step, self._steps_of_epoch(plan))
+        log.info("epoch %d: step %d of %d", epoch, self.position.step, self._steps_of_epoch(plan))
         if unreadable := self.run.unreadable_clips():
             log.info("%d clips that could not be read before are not tried again", len(unreadable))
             loader.leave_out(unreadable)
-        mine = plan.for_rank(self.ranks.rank, self.progress.micro_step)
+        mine = plan.for_rank(self.ranks.rank, self.position.micro_step)
         batches = loader.batches(epoch, mine)
-        while left := plan.steps - self.progress.micro_step:
+        while left := plan.steps - self.position.micro_step:
             micro_steps = min(left, self.train_step.config.optim.accumulate)
             result = self.train_step.run(batches, micro_steps, epoch)
-            self.progress = self.progress.after_step(micro_steps)
-            self.log.step(result, self.progress, total, self._validation_loss())
+            self.position = self.position.after_step(micro_steps)
+            self.log.step(result, self.position, total, self._validation_loss())
             self._stop_if_all_is_skipped()
             decision = self.consensus.after_step()
             self.signal = 0 if decision == SAVE else decision
@@ -91,13 +91,13 @@ class Training:
             if self._is_over():
                 return
         is_measured = self.train_step.config.balance.measured
-        ended, costs = self.progress, self.bucket_seconds.agreed() if is_measured else {}
-        self.progress = ended.next_epoch(costs)
+        ended, costs = self.position, self.bucket_seconds.agreed() if is_measured else {}
+        self.position = ended.next_epoch(costs)
         self._save(ended)
 
     def _validation_loss(self) -> float | None:
         every = self.train_step.config.validation.every_steps
-        is_due = self.validation and self.progress.global_step % every == 0
+        is_due = self.validation and self.position.global_step % every == 0
         return self.validation.loss() if self.validation and is_due else None
 
     def _stop_if_all_is_skipped(self) -> None:
@@ -110,7 +110,7 @@ class Training:
         rate = self.train_step.config.optim.lr
         raise with_remedy(
             TooManySkipsError(
-                f"{skips} steps in a row were left out, up to step {self.progress.global_step}: "
+                f"{skips} steps in a row were left out, up to step {self.position.global_step}: "
                 "their gradients were not finite, or above guard.spike_factor times the usual; "
                 "the weights of the last good step are saved, and may go on with a lower optim.lr "
                 f"(now {rate:g})"
@@ -119,30 +119,30 @@ class Training:
         )
 
     def _steps_of_epoch(self, plan: EpochPlan) -> int:
-        micro_steps = plan.steps - self.progress.micro_step
-        return self.progress.step - (-micro_steps // self.train_step.config.optim.accumulate)
+        micro_steps = plan.steps - self.position.micro_step
+        return self.position.step - (-micro_steps // self.train_step.config.optim.accumulate)
 
     def _total_steps(self, plan: EpochPlan) -> int:
         """The run's steps, if every epoch had as many as this; buckets are drawn anew each time."""
         settings, steps = self.train_step.config, self._steps_of_epoch(plan)
-        left = (settings.epochs - self.progress.epoch) * steps - self.progress.step
-        return min(self.progress.global_step + left, settings.trainer.max_steps or sys.maxsize)
+        left = (settings.epochs - self.position.epoch) * steps - self.position.step
+        return min(self.position.global_step + left, settings.trainer.max_steps or sys.maxsize)
 
     def _is_over(self) -> bool:
         most = self.train_step.config.trainer.max_steps
-        return bool(self.signal) or (most is not None and self.progress.global_step >= most)
+        return bool(self.signal) or (most is not None and self.position.global_step >= most)
 
     def _is_checkpoint_due(self) -> bool:
         settings = self.train_step.config.checkpoint
         minutes = settings.every_minutes
         if self.ranks.is_first and minutes and self.saver.idle_s > minutes * 60:
             self.consensus.request_save()
-        return settings.every_steps > 0 and self.progress.global_step % settings.every_steps == 0
+        return settings.every_steps > 0 and self.position.global_step % settings.every_steps == 0
 
-    def _save(self, ended: Progress | None = None) -> None:
+    def _save(self, ended: Position | None = None) -> None:
         """Here, or at the end of an epoch, which gives the checkpoint its name."""
-        progress, guard = self.progress, self.train_step.state.optimizer.guard
-        place = ended or progress
+        position, guard = self.position, self.train_step.state.optimizer.guard
+        place = ended or position
         manifest = Manifest(
             epoch=place.epoch,
             step=place.step,
@@ -151,9 +151,9 @@ class Training:
             consumed=place.consumed,
             epoch_is_over=ended is not None,
             data_fingerprint=fingerprint(
-                self.clips, self.train_step.config, self.features.draw_of(progress.epoch)
+                self.clips, self.train_step.config, self.features.draw_of(position.epoch)
             ),
-            costs=progress.costs,
+            costs=position.costs,
             recent_grad_norms=tuple(guard.recent_norms),
             skipped_steps=int(guard.counts[0]),
         )

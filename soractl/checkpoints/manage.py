@@ -17,7 +17,7 @@ from trainer.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckpointRow:
     """A folder among a run's checkpoints."""
 
     path: Path
@@ -69,7 +69,7 @@ class Listing:
     """A run's checkpoints, oldest first."""
 
     run: RunDir
-    rows: tuple[Row, ...]
+    rows: tuple[CheckpointRow, ...]
 
 
 def listing(root: Path, name: str) -> Listing:
@@ -80,7 +80,7 @@ def listing(root: Path, name: str) -> Listing:
     for checkpoint in run.checkpoints():
         with suppress(FileNotFoundError):  # the trainer removed it meanwhile
             rows.append(_row(checkpoint, now))
-    rows += [Row(path, why) for path, why in run.incomplete().items()]
+    rows += [CheckpointRow(path, why) for path, why in run.incomplete().items()]
     return Listing(run, tuple(rows))
 
 
@@ -141,9 +141,9 @@ def _none_complete(name: str, incomplete: Mapping[str, str]) -> SoractlError:
     )
 
 
-def _row(checkpoint: Checkpoint, now_unix_s: float) -> Row:
+def _row(checkpoint: Checkpoint, now_unix_s: float) -> CheckpointRow:
     manifest = checkpoint.manifest
-    return Row(
+    return CheckpointRow(
         checkpoint.path,
         epoch=manifest.epoch,
         global_step=manifest.global_step,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from soractl.checkpoints.adopt import Adoption
-from soractl.checkpoints.manage import Listing, Pruned, Row, Verified
+from soractl.checkpoints.manage import CheckpointRow, Listing, Pruned, Verified
 from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
@@ -106,14 +106,14 @@ def adopt_json(adoption: Adoption) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: CheckpointRow) -> tuple[str, ...]:
     size, age = text.size(row.size_bytes or 0), text.duration(row.age_s or 0)
     parts, readers = " ".join(row.parts), " ".join(row.readers)
     counts = str(row.epoch), str(row.global_step)
     return row.path.name, *counts, size, age, parts, readers or "-"
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: CheckpointRow) -> dict[str, Any]:
     return {
         "name": row.path.name,
         "path": str(row.path),

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
-from soractl.cluster import gpu_numbers
-from soractl.cluster.gpu_numbers import Combine, Number, combined
+from soractl.cluster import gpu_columns
+from soractl.cluster.gpu_columns import Combine, Number, combined
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.watch import Look
 from soractl.terminal.lines import Verbatim
@@ -35,7 +35,7 @@ def choose(rows: Sequence[NodeGpus], only: Only | None, order: Order) -> list[No
     """The rows that were asked for; those with the highest number first, or as in the hostfile."""
     wanted = {"busy": lambda r: r.busy, "bad": lambda r: r.bad, "idle": _is_idle}
     chosen = [row for row in rows if only is None or wanted[only](row)]
-    by = next((number for number in gpu_numbers.NUMBERS if number.sort == order), None)
+    by = next((number for number in gpu_columns.NUMBERS if number.sort == order), None)
     if by is None:
         return chosen
     [combine, *_] = by.columns.values()
@@ -76,7 +76,7 @@ def csv_lines(shown: Table) -> list[Verbatim]:
 
 
 def node_columns() -> list[Column]:
-    """Columns of the table of nodes: those of `gpu_numbers.NUMBERS`, and what is counted."""
+    """Columns of the table of nodes: those of `gpu_columns.NUMBERS`, and what is counted."""
     return [
         Column("NODE", lambda row: row.node.name, lambda rows: "total"),
         Column(
@@ -86,7 +86,7 @@ def node_columns() -> list[Column]:
         ),
         *(
             _column(header, number, combine)
-            for number in gpu_numbers.NUMBERS
+            for number in gpu_columns.NUMBERS
             for header, combine in number.columns.items()
         ),
         Column(
@@ -101,7 +101,7 @@ def node_columns() -> list[Column]:
 
 def gpu_headers() -> tuple[str, ...]:
     """Headers of the table of GPUs."""
-    numbers = (number.gpu_header for number in gpu_numbers.NUMBERS if number.gpu_header)
+    numbers = (number.gpu_header for number in gpu_columns.NUMBERS if number.gpu_header)
     return ("NODE", "GPU", "NAME", *numbers, "NOTE")
 
 
@@ -188,7 +188,7 @@ def _note(row: NodeGpus) -> str:
 
 
 def _gpu_cells(row: NodeGpus) -> Iterator[tuple[str, ...]]:
-    shown = [number for number in gpu_numbers.NUMBERS if number.gpu_header]
+    shown = [number for number in gpu_columns.NUMBERS if number.gpu_header]
     if row.fault or not row.gpus:
         yield (row.node.name, UNKNOWN, "", *(UNKNOWN for _ in shown), _note(row))
         return
@@ -209,7 +209,7 @@ def _process_cells(row: NodeGpus) -> Iterator[tuple[str, ...]]:
             UNKNOWN if process.gpu_index is None else str(process.gpu_index),
             str(process.pid),
             process.user or UNKNOWN,
-            UNKNOWN if memory is None else f"{memory / gpu_numbers.GIB:.1f}",
+            UNKNOWN if memory is None else f"{memory / gpu_columns.GIB:.1f}",
             PurePath(process.run_id).name if process.run_id else UNKNOWN,
             process.command or UNKNOWN,
         )

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soractl.cluster import gpu_numbers
-from soractl.cluster.gpu_numbers import MIB, Number
+from soractl.cluster import gpu_columns
+from soractl.cluster.gpu_columns import MIB, Number
 
 APP_FIELDS = ("pid", "gpu_uuid", "used_memory", "process_name")
 
@@ -42,7 +42,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU and its numbers by key, as `gpu_numbers.NUMBERS` lists them; None: not known.
+    """A GPU and its numbers by key, as `gpu_columns.NUMBERS` lists them; None: not known.
 
     >>> Gpu(0, "GPU-5a1e", "NVIDIA H100 80GB HBM3", {"power_w": 612.0, "util_pct": None})
     """
@@ -64,7 +64,7 @@ class Gpu:
 
 def gpu_fields() -> tuple[str, ...]:
     """The fields that are asked for."""
-    numbers = (number.query for number in gpu_numbers.NUMBERS)
+    numbers = (number.query for number in gpu_columns.NUMBERS)
     return ("index", "uuid", "name", *numbers, "mig.mode.current")
 
 
@@ -128,7 +128,7 @@ def _parse_gpu(fields: Mapping[str, str]) -> Gpu:
     notes: list[str] = []
     numbers = {
         number.key: believed(number, _parsed(number, fields.get(number.query, "")), notes)
-        for number in gpu_numbers.NUMBERS
+        for number in gpu_columns.NUMBERS
     }
     used, total = numbers.get("mem_used_bytes"), numbers.get("mem_total_bytes")
     if used is not None and total is not None and used > total:
@@ -148,7 +148,7 @@ def _parsed(number: Number, text: str) -> float | None:
 
 
 def _notes(fields: Mapping[str, str]) -> list[str]:
-    asked = {number.query: number for number in gpu_numbers.NUMBERS}
+    asked = {number.query: number for number in gpu_columns.NUMBERS}
     missing = {
         name: fields.get(name, "")
         for name, number in asked.items()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soractl.cluster import gpu_numbers
+from soractl.cluster import gpu_columns
 from soractl.cluster.nvidia_smi import Gpu, GpuProcess, believed
 
 
@@ -63,7 +63,7 @@ def _gpu(pynvml: Any, index: int, handle: Any) -> Gpu:
 
     numbers = {
         number.key: believed(number, ask(number.query, number.nvml, pynvml, handle), notes)
-        for number in gpu_numbers.NUMBERS
+        for number in gpu_columns.NUMBERS
     }
     return Gpu(
         index=index,

@@ -80,7 +80,7 @@ def check(
     options: CheckOptions,
     environ: Mapping[str, str],
     show: Show,
-    timing: clip_queue.Timing = clip_queue.TIMING,
+    timing: clip_queue.QueueTiming = clip_queue.TIMING,
 ) -> Checked:
     """Decode every clip that is not in the job log; the nodes share the work.
 
@@ -98,7 +98,7 @@ def check(
     cluster, _ = cluster_settings.load(source.hostfile)
     _refuse_existing_journal(options)
     with Journal(options.journal) as journal, Connections(cluster.ssh) as remote:
-        reading = clip_queue.Reading("check", options.workers, options.timeout_s, cluster)
+        reading = clip_queue.ClipReading("check", options.workers, options.timeout_s, cluster)
         nodes = [node for node in source.nodes if not node.spare]
         readers = clip_queue.Readers(nodes, remote, reading, remote.close, timing)
         if options.retry_failed:

@@ -25,7 +25,7 @@ Task = Mapping[str, Any]  # path, num_frames
 
 
 @dataclass(frozen=True)
-class Timing:
+class QueueTiming:
     """Sizes of chunks, and how long a command waits for nodes."""
 
     first_chunk_s: float = 1.0  # short, so that progress is seen soon; each next one is doubled
@@ -36,15 +36,15 @@ class Timing:
     drain_s: float = 3.0  # after Ctrl-C, for answers that are on their way
 
 
-TIMING = Timing()
+TIMING = QueueTiming()
 
 
 @dataclass(frozen=True)
-class Reading:
+class ClipReading:
     """Options of the program that reads clips on a node.
 
-    >>> Reading("check", workers=8, stuck_after_s=300)
-    Reading(what='check', workers=8, stuck_after_s=300, cluster=Cluster(...))
+    >>> ClipReading("check", workers=8, stuck_after_s=300)
+    ClipReading(what='check', workers=8, stuck_after_s=300, cluster=Cluster(...))
     """
 
     what: Literal["info", "check"]
@@ -71,9 +71,9 @@ class Readers:
 
     nodes: Sequence[Node]
     remote: Remote
-    reading: Reading
+    reading: ClipReading
     close: Callable[[], None] = lambda: None  # at Ctrl-C: ends all requests at once
-    timing: Timing = TIMING
+    timing: QueueTiming = TIMING
 
     @property
     def deadline_s(self) -> float:

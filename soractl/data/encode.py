@@ -53,7 +53,7 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True)
-class Site:
+class EncodeSite:
     """The nodes that will encode, and the facts about them."""
 
     origin: str  # of the list of nodes
@@ -64,7 +64,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FeatureSize:
     """Size of one kind of features."""
 
     kind: str
@@ -89,7 +89,7 @@ class EncodePlan:
     requests: Mapping[Node, Request]  # each node's share
     finish: Request  # for the head, when all shares are done
     ranks: int
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[FeatureSize, ...]
     free_bytes: int
 
     @property
@@ -141,7 +141,7 @@ def planned(
         yield _plan(options, site, remote), remote
 
 
-def _site(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
+def _site(options: EncodeOptions, environ: Mapping[str, str]) -> EncodeSite:
     data_output.check_folder(options.out)
     source = find_nodes(options.hostfile, environ=environ)
     nodes = [node for node in source.nodes if not node.spare]
@@ -149,7 +149,7 @@ def _site(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
         raise SoractlError("all nodes are spare: none is left to encode on")
     cluster, _ = cluster_settings.load(source.hostfile)
     machine = cluster_settings.this_machine(environ)
-    return Site(
+    return EncodeSite(
         origin=source.origin,
         ranks={node: ranks_of(node, cluster, machine) for node in nodes},
         cluster=cluster,
@@ -158,7 +158,7 @@ def _site(options: EncodeOptions, environ: Mapping[str, str]) -> Site:
     )
 
 
-def _plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
+def _plan(options: EncodeOptions, site: EncodeSite, remote: Remote) -> EncodePlan:
     """The plan, with the size that the first node answers."""
     job = _job(options)
     head = next(iter(site.ranks))
@@ -169,7 +169,7 @@ def _plan(options: EncodeOptions, site: Site, remote: Remote) -> EncodePlan:
         requests=_shares(site, job),
         finish=_request(site, head, job, "finish"),
         ranks=sum(site.ranks.values()),
-        estimates=tuple(Estimate(**part) for part in parts),
+        estimates=tuple(FeatureSize(**part) for part in parts),
         free_bytes=shutil.disk_usage(data_output.nearest(options.folder)).free,
     )
 
@@ -186,7 +186,7 @@ def _job(options: EncodeOptions) -> dict[str, Any]:
     }
 
 
-def _shares(site: Site, job: Mapping[str, Any]) -> dict[Node, Request]:
+def _shares(site: EncodeSite, job: Mapping[str, Any]) -> dict[Node, Request]:
     """The request of each node for its ranks; they are counted from the first node on."""
     counts = list(site.ranks.values())
     first_ranks = accumulate(counts, initial=0)
@@ -202,7 +202,7 @@ def _shares(site: Site, job: Mapping[str, Any]) -> dict[Node, Request]:
     }
 
 
-def _request(site: Site, node: Node, job: Mapping[str, Any], *arguments: str) -> Request:
+def _request(site: EncodeSite, node: Node, job: Mapping[str, Any], *arguments: str) -> Request:
     environment = environment_of(
         node,
         site.ranks[node],

@@ -78,7 +78,9 @@ class Info:
         return ExitCode.SOME_FAILED if len(self.failed) else ExitCode.OK
 
 
-def info(options: InfoOptions, show: Show, timing: clip_queue.Timing = clip_queue.TIMING) -> Info:
+def info(
+    options: InfoOptions, show: Show, timing: clip_queue.QueueTiming = clip_queue.TIMING
+) -> Info:
     """Measure every clip; clips that a killed command has measured are not measured again.
 
     SoractlError if an input cannot be read or an output cannot be written.
@@ -94,7 +96,7 @@ def info(options: InfoOptions, show: Show, timing: clip_queue.Timing = clip_queu
     repeated = int(clips["path"].duplicated().sum())
     clips = clips.drop_duplicates("path")
     with Journal(options.journal) as journal, Connections() as remote:
-        reading = clip_queue.Reading("info", options.workers, STUCK_AFTER_S)
+        reading = clip_queue.ClipReading("info", options.workers, STUCK_AFTER_S)
         here = this_machine()
         readers = clip_queue.Readers([here], remote, reading, remote.close, timing)
         tasks = [{"path": path} for path in clips["path"]]

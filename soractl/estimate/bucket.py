@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from soractl.estimate.rates import CAPTION_TOKENS, T5_BYTES, VAE_BYTES, Gpu, Network
+from soractl.estimate.rates import CAPTION_TOKENS, T5_BYTES, VAE_BYTES, GpuRates, Network
 
 if TYPE_CHECKING:
     from trainer.data.buckets import Bucket
@@ -13,7 +13,7 @@ _SHARED_BYTES = 16  # of a parameter, shared out: master, two moments and averag
 _BYTES_A_TOKEN = 2.1e6 / (28 * 1152)  # kept for the backward pass, by depth and width
 
 
-def model_s(bucket: "Bucket", network: Network, gpu: Gpu) -> float:
+def model_s(bucket: "Bucket", network: Network, gpu: GpuRates) -> float:
     """Seconds of forward and backward; the update, 0.05 s, is part of the rates."""
     dense, in_frames = flops(bucket, network)
     return _PASSES * (dense / gpu.dense_flops + in_frames / gpu.frame_attention_flops)
@@ -33,7 +33,7 @@ def flops(bucket: "Bucket", network: Network) -> tuple[float, float]:
     return network.depth * (linear + crossing + over_time), network.depth * in_frames
 
 
-def encoders_s(bucket: "Bucket", gpu: Gpu) -> float:
+def encoders_s(bucket: "Bucket", gpu: GpuRates) -> float:
     """Seconds of VAE and T5, where features are not cached."""
     pixels = bucket.batch_size * bucket.frames * bucket.height * bucket.width
     rate = gpu.picture_pixels if bucket.frames == 1 else gpu.vae_pixels

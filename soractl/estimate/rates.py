@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuRates:
     """What one GPU does in a second, in bf16."""
 
     name: str
@@ -22,10 +22,10 @@ class Gpu:
 
 
 GPUS = {
-    "h100": Gpu(
+    "h100": GpuRates(
         "h100", 425e12, 187e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
     ),
-    "h200": Gpu("h200", 439e12, 196e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
+    "h200": GpuRates("h200", 439e12, 196e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
 }
 
 

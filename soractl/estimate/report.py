@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from soractl.estimate.rates import CAPTION_TOKENS
-from soractl.estimate.stage import Estimate
+from soractl.estimate.stage import StageEstimate
 from soractl.terminal import text
 from soractl.terminal.table import Table
 
@@ -14,7 +14,7 @@ _STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "CACHED", "GPU-HOURS", "FRESH",
 _BAR = 24
 
 
-def lines(estimate: Estimate, price: float | None) -> list[str | Table]:
+def lines(estimate: StageEstimate, price: float | None) -> list[str | Table]:
     """Buckets of an epoch, then the stage."""
     days = [
         (
@@ -40,7 +40,7 @@ def lines(estimate: Estimate, price: float | None) -> list[str | Table]:
     ]
 
 
-def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str | Table]:
+def stages_lines(estimates: Sequence[StageEstimate], price: float | None) -> list[str | Table]:
     """A row a stage, with cached features and then without, and the sum."""
     rows = [
         (
@@ -65,7 +65,7 @@ def stages_lines(estimates: Sequence[Estimate], price: float | None) -> list[str
     return [Table(_STAGES, rows), "", *text.pairs(totals), *assumptions(estimates[0])]
 
 
-def assumptions(estimate: Estimate) -> list[str]:
+def assumptions(estimate: StageEstimate) -> list[str]:
     """Assumptions and rates behind the numbers."""
     return [
         f"rates: {estimate.gpu.measured}; captions of {CAPTION_TOKENS} tokens; every epoch as the"
@@ -73,7 +73,7 @@ def assumptions(estimate: Estimate) -> list[str]:
     ]
 
 
-def as_json(estimate: Estimate, price: float | None) -> dict[str, Any]:
+def as_json(estimate: StageEstimate, price: float | None) -> dict[str, Any]:
     """The same for programs; seconds and bytes."""
     hours = {
         name: estimate.gpu_hours(cached=cached)
@@ -91,7 +91,7 @@ def as_json(estimate: Estimate, price: float | None) -> dict[str, Any]:
     }
 
 
-def _bucket_rows(estimate: Estimate) -> list[tuple[object, ...]]:
+def _bucket_rows(estimate: StageEstimate) -> list[tuple[object, ...]]:
     """GPU-hours are those of the stage, as it is set: with cached features or without."""
     scale = estimate.all_steps / max(1, estimate.steps) / 3600
     hours = [
@@ -109,7 +109,7 @@ def _bucket_rows(estimate: Estimate) -> list[tuple[object, ...]]:
     ]
 
 
-def _cost(estimate: Estimate, cached: bool, price: float | None) -> str:
+def _cost(estimate: StageEstimate, cached: bool, price: float | None) -> str:
     if price is None:
         return ""
     return f", {estimate.gpu_hours(cached=cached) * price:,.0f} at {price:g} a GPU-hour"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from soractl.data.buckets import columns_of
 from soractl.errors import SoractlError
 from soractl.estimate import bucket as one_bucket
-from soractl.estimate.rates import CAPTION_BYTES, NETWORKS, Gpu
+from soractl.estimate.rates import CAPTION_BYTES, NETWORKS, GpuRates
 from trainer.config import TrainConfig, load_stage
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _CHECKPOINT_BYTES = 18  # of a parameter: weights in bf16, master, two moments a
 
 
 @dataclass(frozen=True)
-class Row:
+class BucketEstimate:
     """One resolution and length in an epoch."""
 
     name: str  # 240p/51
@@ -33,11 +33,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class StageEstimate:
     """A stage on so many GPUs."""
 
     stage: str
-    gpu: Gpu
+    gpu: GpuRates
     ranks: int
     cached: bool  # whether the stage trains on cached features
     epochs: int
@@ -46,7 +46,7 @@ class Estimate:
     tokens: int  # of an epoch
     cached_s: float  # of an epoch with cached features
     fresh_s: float  # of an epoch without
-    rows: tuple[Row, ...]
+    rows: tuple[BucketEstimate, ...]
     latents: int  # bytes of one draw of all clips that are trained on
     captions: int  # bytes
     checkpoint: int  # bytes of one
@@ -67,8 +67,8 @@ class Estimate:
 
 
 def estimate(
-    stage: str, table: Path, ranks: int, gpu: Gpu, overrides: Sequence[str] = ()
-) -> Estimate:
+    stage: str, table: Path, ranks: int, gpu: GpuRates, overrides: Sequence[str] = ()
+) -> StageEstimate:
     """A stage over a table, from the first epoch as training would plan it.
 
     SoractlError if no step comes of it. Waiting for data, saves and other nodes is not counted.
@@ -88,7 +88,7 @@ def estimate(
     network = NETWORKS[settings.model.arch]
     model = [one_bucket.model_s(bucket, network, gpu) for bucket in plan.buckets]
     encoders = [one_bucket.encoders_s(bucket, gpu) for bucket in plan.buckets]
-    return Estimate(
+    return StageEstimate(
         stage=stage,
         gpu=gpu,
         ranks=ranks,
@@ -124,7 +124,9 @@ def _epoch_s(plan: "EpochPlan", seconds: Sequence[float]) -> float:
     return float(numpy.asarray(seconds)[plan.bucket_of[plan.order]].max(axis=1).sum())
 
 
-def _rows(plan: "EpochPlan", settings: TrainConfig, ranks: int, gpu: Gpu) -> tuple[Row, ...]:
+def _rows(
+    plan: "EpochPlan", settings: TrainConfig, ranks: int, gpu: GpuRates
+) -> tuple[BucketEstimate, ...]:
     """Those with batches; of a resolution's aspect ratios the one that most clips have."""
     import numpy
 
@@ -138,7 +140,7 @@ def _rows(plan: "EpochPlan", settings: TrainConfig, ranks: int, gpu: Gpu) -> tup
     for name, members in groups.items():
         usual = max(members, key=lambda pair: pair[0])[1]
         rows.append(
-            Row(
+            BucketEstimate(
                 name=name,
                 batch_size=usual.batch_size,
                 batches=sum(count for count, _ in members),

@@ -13,7 +13,7 @@ SHOWN = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingRow:
     """One setting and its value in each stage."""
 
     setting: str
@@ -21,23 +21,23 @@ class Row:
     note: str = ""  # the file, or how many like it are not shown
 
 
-def one(stage: Stage) -> list[Row]:
+def one(stage: Stage) -> list[SettingRow]:
     """Every setting of a stage and the file that it comes from."""
     values = settings(stage.config)
-    return [Row(key, (value,), stage.origins.get(key, "")) for key, value in values.items()]
+    return [SettingRow(key, (value,), stage.origins.get(key, "")) for key, value in values.items()]
 
 
-def differing(stages: Sequence[Stage]) -> list[Row]:
+def differing(stages: Sequence[Stage]) -> list[SettingRow]:
     """The settings that are not the same in all stages."""
     columns = [settings(stage.config) for stage in stages]
     keys = dict.fromkeys(key for column in columns for key in column)
-    rows = [Row(key, tuple(column.get(key) for column in columns)) for key in keys]
+    rows = [SettingRow(key, tuple(column.get(key) for column in columns)) for key in keys]
     return [row for row in rows if any(value != row.values[0] for value in row.values)]
 
 
-def folded(rows: Sequence[Row]) -> list[Row]:
+def folded(rows: Sequence[SettingRow]) -> list[SettingRow]:
     """Of many plain numbers in one table the two that differ most, and how many more there are."""
-    short: list[Row] = []
+    short: list[SettingRow] = []
     for table, group in groupby(rows, lambda row: row.setting.rpartition(".")[0]):
         members = list(group)
         if len(members) < FOLD_FROM or not all(map(_is_numbers, members)):
@@ -46,13 +46,13 @@ def folded(rows: Sequence[Row]) -> list[Row]:
         chosen = sorted(members, key=_spread, reverse=True)[:SHOWN]
         kept = [row for row in members if row in chosen]
         more = f"(and {len(members) - SHOWN} more {table})"
-        short += [*kept[:-1], Row(kept[-1].setting, kept[-1].values, more)]
+        short += [*kept[:-1], SettingRow(kept[-1].setting, kept[-1].values, more)]
     return short
 
 
-def _is_numbers(row: Row) -> bool:
+def _is_numbers(row: SettingRow) -> bool:
     return all(isinstance(value, int | float) for value in row.values)
 
 
-def _spread(row: Row) -> float:
+def _spread(row: SettingRow) -> float:
     return float(max(row.values) - min(row.values))

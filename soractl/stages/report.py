@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
-from soractl.stages.comparison import Row
+from soractl.stages.comparison import SettingRow
 from soractl.stages.files import CopyPlan, StageFile
 from soractl.terminal import text
 from soractl.terminal.table import Table
 
 
-def parts(stages: Sequence[str], rows: Sequence[Row]) -> list[str | Table]:
+def parts(stages: Sequence[str], rows: Sequence[SettingRow]) -> list[str | Table]:
     """The table, or that there is nothing to show in one."""
     return [table(stages, rows)] if rows else [f"{' and '.join(stages)} have the same settings"]
 
 
-def table(stages: Sequence[str], rows: Sequence[Row]) -> Table:
+def table(stages: Sequence[str], rows: Sequence[SettingRow]) -> Table:
     """Settings, one column a stage, and where a value comes from."""
     headers = ("setting", "value", "from") if len(stages) == 1 else ("setting", *stages, "")
     cells = tuple((row.setting, *map(text.value, row.values), row.note) for row in rows)
     return Table(headers, cells, words=len(headers) - 1)
 
 
-def as_json(stages: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
+def as_json(stages: Sequence[str], rows: Sequence[SettingRow]) -> dict[str, Any]:
     """The same for programs, nothing folded."""
     values = {row.setting: dict(zip(stages, row.values, strict=True)) for row in rows}
     origins = {row.setting: row.note for row in rows} if len(stages) == 1 else {}

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from trainer.atomic_files import sync_to_disk
 from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.integrity import CheckedReader, refuse_damaged, unreadable
-from trainer.distributed.node_group import Node, node_of
+from trainer.distributed.node_group import NodeGroup, node_of
 from trainer.distributed.parallel import Ranks
 from trainer.distributed.zero import ZeroOptimizer
 from trainer.ema import Ema
@@ -195,7 +195,7 @@ def _restore_averages(
     averages: Mapping[str, Tensor],
     shapes: Mapping[str, torch.Size],
     ranks: Ranks,
-    node: Node,
+    node: NodeGroup,
 ) -> None:
     found = dict(read_whole(folder)) if node.is_reader else {}
     for name, shard in averages.items():

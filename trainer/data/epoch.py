@@ -7,7 +7,7 @@ from trainer.data.batch_sampler import EpochPlan, left_out, plan_epoch
 from trainer.data.buckets import assign_epoch
 from trainer.data.cached_features import CachedFeatures
 from trainer.data.dataset import ClipTable
-from trainer.data.position import Progress
+from trainer.data.position import Position
 from trainer.distributed.parallel import Ranks
 from trainer.settings import ConfigError
 
@@ -15,7 +15,7 @@ from trainer.settings import ConfigError
 def plan_rest_of_epoch(
     clips: ClipTable,
     features: CachedFeatures,
-    progress: Progress,
+    position: Position,
     settings: TrainConfig,
     ranks: Ranks,
 ) -> tuple[EpochPlan, str]:
@@ -23,15 +23,15 @@ def plan_rest_of_epoch(
 
     ConfigError says why these are all.
     """
-    assignment = assign_epoch(clips, settings, features.draw_of(progress.epoch))
+    assignment = assign_epoch(clips, settings, features.draw_of(position.epoch))
     plan = plan_epoch(
-        replace(assignment, epoch=progress.epoch),
+        replace(assignment, epoch=position.epoch),
         world_size=ranks.world_size,
         window=settings.balance.window,
-        consumed=progress.finished_segments,
-        costs=progress.costs,
+        consumed=position.finished_segments,
+        costs=position.costs,
     )
-    if progress.finished_segments:
+    if position.finished_segments:
         return plan, ""
     counts = left_out(clips, assignment, plan)
     reasons = "; ".join(f"{count} {reason}" for reason, count in counts.items() if count)

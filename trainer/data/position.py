@@ -7,7 +7,7 @@ from trainer.manifest import Manifest
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """A position in training; `consumed` has a segment for each number of ranks of this epoch."""
 
     epoch: int
@@ -26,7 +26,7 @@ class Progress:
         """Micro steps done since the number of ranks last changed, or since the epoch began."""
         return self.consumed[-1][1]
 
-    def after_step(self, micro_steps: int) -> "Progress":
+    def after_step(self, micro_steps: int) -> "Position":
         """One optimizer step later, that took so many micro batches a rank."""
         ranks, before = self.consumed[-1]
         consumed = (*self.consumed[:-1], (ranks, before + micro_steps))
@@ -34,24 +34,24 @@ class Progress:
             self, step=self.step + 1, global_step=self.global_step + 1, consumed=consumed
         )
 
-    def start_of_epoch(self) -> "Progress":
+    def start_of_epoch(self) -> "Position":
         """The same epoch, with nothing of it consumed."""
         ranks, _ = self.consumed[-1]
         return replace(self, step=0, consumed=((ranks, 0),))
 
-    def next_epoch(self, costs: Mapping[str, float]) -> "Progress":
+    def next_epoch(self, costs: Mapping[str, float]) -> "Position":
         """The start of the next epoch, in an order by these costs."""
         return replace(self.start_of_epoch(), epoch=self.epoch + 1, costs=costs)
 
 
-def beginning(world_size: int) -> Progress:
+def beginning(world_size: int) -> Position:
     """Before the first step."""
-    return Progress(0, 0, 0, ((world_size, 0),))
+    return Position(0, 0, 0, ((world_size, 0),))
 
 
-def resumed(manifest: Manifest, world_size: int) -> Progress:
+def resumed(manifest: Manifest, world_size: int) -> Position:
     """The position of a checkpoint; another number of ranks opens a new segment."""
-    found = Progress(
+    found = Position(
         manifest.epoch, manifest.step, manifest.global_step, manifest.consumed, manifest.costs
     )
     if manifest.epoch_is_over:

@@ -36,7 +36,7 @@ class Make(Protocol[B]):
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeGroup:
     """This rank's node; its first rank is the one that reads."""
 
     first: int  # its first rank
@@ -76,7 +76,7 @@ class Node:
 
 
 @cache  # a process has one group of ranks in its life
-def node_of(ranks: Ranks) -> Node:
+def node_of(ranks: Ranks) -> NodeGroup:
     """The node of this rank; when it is first asked for, all ranks take part."""
     firsts: list[int] = [0] * ranks.world_size
     mine = ranks.rank - ranks.local_rank
@@ -87,4 +87,4 @@ def node_of(ranks: Ranks) -> Node:
     ]
     limit = timedelta(seconds=READ_LIMIT_S)
     group, _ = dist.new_subgroups_by_enumeration(nodes, timeout=limit, group_desc="node")
-    return Node(mine, ranks.local_rank == 0, ranks.device, group)
+    return NodeGroup(mine, ranks.local_rank == 0, ranks.device, group)

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from trainer.atomic_files import append_jsonl
-from trainer.data.position import Progress
+from trainer.data.position import Position
 from trainer.distributed.parallel import Ranks
 from trainer.metrics.bucket_seconds import BucketSeconds
 from trainer.metrics.peak import peak_of
@@ -50,7 +50,7 @@ class TrainLog:
     def step(
         self,
         result: StepResult,
-        progress: Progress,
+        position: Position,
         total_steps: int,
         validation_loss: float | None,
     ) -> None:
@@ -59,18 +59,18 @@ class TrainLog:
         self._note_skipped(result)
         if self._ranks.is_first:
             with best_effort("the heartbeat"):
-                self._run.beat(progress.global_step, total_steps, self._attempt.number)
+                self._run.beat(position.global_step, total_steps, self._attempt.number)
         every = self._train_step.config.log.every_steps
-        if progress.global_step % every == 0 or validation_loss is not None:
+        if position.global_step % every == 0 or validation_loss is not None:
             validation = {} if validation_loss is None else {"validation_loss": validation_loss}
-            self._write(result, progress, validation)
+            self._write(result, position, validation)
 
     def close(self) -> None:
         """Finish the sinks."""
         for sink in self._sinks:
             sink.close()
 
-    def _write(self, result: StepResult, progress: Progress, more: dict[str, float]) -> None:
+    def _write(self, result: StepResult, position: Position, more: dict[str, float]) -> None:
         settings, guard = self._train_step.config, self._train_step.state.optimizer.guard
         phases = self._train_step.phases.read()
         mine = report(self._steps, phases, settings.flow.num_timesteps, self._seen_buckets)
@@ -88,8 +88,8 @@ class TrainLog:
         for one in reports:
             self._bucket_seconds.add(one.buckets)
         values = {
-            "epoch": progress.epoch,
-            "step": progress.step,
+            "epoch": position.epoch,
+            "step": position.step,
             **summary(reports, elapsed, self._peak),
             **norms,
             **more,
@@ -101,10 +101,10 @@ class TrainLog:
         }
         for sink in self._sinks:
             with best_effort("the numbers of a step"):
-                sink.write(values, progress.global_step)
+                sink.write(values, position.global_step)
         log.info(
             "step %d  loss %.4f  grad_norm %.3g  lr %.3g  %.2f s/step",
-            progress.global_step,
+            position.global_step,
             *(values[name] for name in ("loss", "grad_norm", "lr", "s_per_step")),
         )
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from soractl.checkpoints.manage import Row, Rule, latest, listing, prune, verify
+from soractl.checkpoints.manage import CheckpointRow, Rule, latest, listing, prune, verify
 from soractl.errors import SoractlError
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
@@ -30,7 +30,7 @@ def test_the_list_has_complete_checkpoints_with_their_facts_and_others_with_the_
     [reader] = rows[0].readers
     assert rows[0].age_s is not None
     assert rows[0].age_s < 60
-    assert rows[0] == Row(
+    assert rows[0] == CheckpointRow(
         run.checkpoints()[0].path,
         epoch=0,
         global_step=1,
@@ -40,7 +40,9 @@ def test_the_list_has_complete_checkpoints_with_their_facts_and_others_with_the_
         readers=(reader,),
     )
     assert [row.global_step for row in rows] == [1, 2, 3, 4, 5, None]
-    assert rows[-1] == Row(run.checkpoints_folder / "epoch0-global_step9", "no checkpoint.json")
+    assert rows[-1] == CheckpointRow(
+        run.checkpoints_folder / "epoch0-global_step9", "no checkpoint.json"
+    )
 
 
 def test_the_newest_is_the_last_complete_one(run, tmp_path):

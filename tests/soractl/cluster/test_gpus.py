@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from soractl.cluster.gpu_numbers import combined
+from soractl.cluster.gpu_columns import combined
 from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus, read_gpus
 from soractl.errors import Fault, FaultKind
 from soractl.remote.connections import Connections

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from soractl.cluster import nvml
-from soractl.cluster.gpu_numbers import NUMBERS
+from soractl.cluster.gpu_columns import NUMBERS
 from soractl.cluster.gpus import read_gpus
 from soractl.errors import Fault, FaultKind
 from soractl.remote.nodes import this_machine

@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from soractl.data.check import CheckOptions, check
-from soractl.data.clip_queue import Timing
+from soractl.data.clip_queue import QueueTiming
 from soractl.data.report import check_lines
 from tests.soractl.data.odd_files import write_odd_files, write_video
 
@@ -100,7 +100,7 @@ def test_a_job_log_that_cannot_be_written_is_one_error(workplace, small_disk, od
 def test_clips_stay_unchecked_if_no_node_can_be_reached(workplace, table):
     workplace.write("hostfiles/far.txt", "soractl@127.0.77.99:9\n")
     options = CheckOptions(Path("clips.csv"), hostfile="far.txt")
-    checked = check(options, {}, lambda count: None, Timing(pause_s=0))
+    checked = check(options, {}, lambda count: None, QueueTiming(pause_s=0))
     first, last = check_lines(checked, None)
     assert first.startswith("127.0.77.99 was given up: unreachable")
     assert last == "0 healthy, 0 failed, 5 not checked; continue with --resume"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from soractl.data.clip_queue import Readers, Reading, Timing, read_clips
+from soractl.data.clip_queue import ClipReading, QueueTiming, Readers, read_clips
 from soractl.data.journal import Journal
 from soractl.errors import INTERRUPTED, Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
@@ -14,8 +14,8 @@ from soractl.remote.requests import NodeResult
 
 NODES = [Node("n1"), Node("n2"), Node("n3")]
 TASKS = [{"path": f"{number}.mp4", "num_frames": None} for number in range(100)]
-READING = Reading("check", workers=1, stuck_after_s=10)
-NO_PAUSE = Timing(pause_s=0)
+READING = ClipReading("check", workers=1, stuck_after_s=10)
+NO_PAUSE = QueueTiming(pause_s=0)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_after_ctrl_c_answers_on_their_way_are_recorded_and_no_clips_are_begun(j
             node, stdout=answers(asked(request)[:2]) + '{"path": "half', exit_code=143
         )
 
-    readers = Readers(NODES, remote, READING, close=closed.set, timing=Timing(drain_s=60))
+    readers = Readers(NODES, remote, READING, close=closed.set, timing=QueueTiming(drain_s=60))
     lost = read_clips(TASKS, readers, journal, lambda count: None)
     assert lost == dict.fromkeys(("n1", "n2", "n3"), INTERRUPTED)
     assert len(logged(journal)) == 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from soractl.data.clip_queue import Timing
+from soractl.data.clip_queue import QueueTiming
 from soractl.data.info import InfoOptions, info
 from tests.soractl.data.odd_files import write_odd_files, write_video
 
@@ -109,7 +109,7 @@ def measure_some_and_die():
         if count.done >= 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    info(InfoOptions((Path("in.csv"),), Path("out.csv")), show, Timing(most_clips=4))
+    info(InfoOptions((Path("in.csv"),), Path("out.csv")), show, QueueTiming(most_clips=4))
 
 
 def test_a_killed_command_continues_without_measuring_clips_again(workplace, many):

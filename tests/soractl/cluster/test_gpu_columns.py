@@ -1,5 +1,5 @@
-from soractl.cluster import gpu_numbers, gpu_report
-from soractl.cluster.gpu_numbers import NUMBERS, Number
+from soractl.cluster import gpu_columns, gpu_report
+from soractl.cluster.gpu_columns import NUMBERS, Number
 from tests.soractl.cluster.test_gpus import (
     MIB,
     RECORDED,
@@ -26,7 +26,7 @@ def test_a_new_number_is_one_line_from_the_question_to_the_table(stand_in, monke
     fan = Number(
         key="fan_pct", query="fan.speed", most=100, columns={"FAN %": max}, nvml=lambda *_: 30
     )
-    monkeypatch.setattr(gpu_numbers, "NUMBERS", (*NUMBERS, fan))
+    monkeypatch.setattr(gpu_columns, "NUMBERS", (*NUMBERS, fan))
     (stand_in / "gpus.csv").write_text(
         "index, uuid, name, utilization.gpu, memory.used, memory.total, power.draw, "
         "temperature.gpu, mig.mode.current, fan.speed\n"

@@ -1,4 +1,4 @@
-"""The numbers of a GPU as data: each line is asked of the driver, parsed, combined and shown."""
+"""Columns of `gpus` as data: each line is asked of the driver, parsed, combined and shown."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
