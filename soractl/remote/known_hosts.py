@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import fnmatch
 import hmac
 import os
@@ -53,8 +54,9 @@ class KnownHosts:
         return any(_matches(patterns, name.lower()) for patterns in self._authorities)
 
     def add(self, name: str, kind: str, key: str) -> None:
-        """Accept a key: remember it, and append it to the first file."""
-        with self._lock:
+        """Accept a key: remember it, and append it to the first file, if that can be written."""
+        # ssh goes on too where it cannot write the file.
+        with self._lock, contextlib.suppress(OSError):
             self._remember(name, HostKey(kind, key, str(self._append_to)))
             self._append_to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._append_to.open("a+b") as file:

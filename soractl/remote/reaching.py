@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+from soractl.errors import SoractlError
 from soractl.remote.deadline import Deadline, DeadlinePassed
 from soractl.remote.local import Processes
 from soractl.remote.nodes import Node
@@ -33,6 +34,12 @@ class Clients:
             return self._by_paramiko(node, answer, deadline)
         except DeadlinePassed:
             raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+        except SshFailure:
+            raise
+        except SoractlError as error:
+            raise SshFailure(str(error)) from None
+        except Exception as error:  # whatever one node answers is its row
+            raise SshFailure(f"odd answer: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Ends what belongs to no single node: jump hosts' connections, the sockets' folder."""

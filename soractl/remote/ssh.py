@@ -288,6 +288,7 @@ def _agent_keys(keys: "list[paramiko.AgentKey]") -> "Iterator[tuple[paramiko.PKe
 def _load_key(file: Path) -> "paramiko.PKey | str | None":
     """The key of an identity file, None where there is no file, else why it is of no use."""
     import paramiko
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
         return paramiko.PKey.from_path(file)
@@ -295,6 +296,8 @@ def _load_key(file: Path) -> "paramiko.PKey | str | None":
         return None
     except (paramiko.PasswordRequiredException, TypeError):
         return f"{file} (encrypted: add it to ssh-agent)"
+    except UnsupportedAlgorithm:
+        return f"{file} (on a security key, which ssh itself must ask)"
     except (paramiko.SSHException, paramiko.pkey.UnknownKeyType, OSError, ValueError) as error:
         return f"{file} (not a usable private key: {_reason(error)})"
 
@@ -343,7 +346,7 @@ def _dial(route: Route, deadline: Deadline) -> socket.socket:
 
 def _resolve(route: Route, deadline: Deadline) -> list[tuple[int, Any]]:
     """getaddrinfo, which knows no timeout, under one: address families and addresses."""
-    answers: queue.SimpleQueue[list[tuple[int, Any]] | OSError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[tuple[int, Any]] | OSError | UnicodeError] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
@@ -351,7 +354,7 @@ def _resolve(route: Route, deadline: Deadline) -> list[tuple[int, Any]]:
                 route.host, route.port, route.family, type=socket.SOCK_STREAM
             )
             answers.put([(family, address) for family, _, _, _, address in found])
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a label that is too long
             answers.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
@@ -361,7 +364,7 @@ def _resolve(route: Route, deadline: Deadline) -> list[tuple[int, Any]]:
         raise SshFailure(
             f"no answer about the name {route.host} within {deadline.seconds:g} s"
         ) from None
-    if isinstance(answer, OSError):
+    if isinstance(answer, Exception):
         raise SshFailure(f"{route.host}: {_reason(answer)}")
     return answer
 

@@ -127,11 +127,16 @@ def last_words(stderr: str) -> str:
 
 
 def route(node: Node, answer: Answer, usual: Answer, options: SshOptions) -> Route:
-    """The route of an answer; NotServed names what paramiko does not do or cannot know."""
+    """The route of an answer; NotServed names what paramiko does not do or cannot know.
+
+    SshFailure for an answer that is none.
+    """
     for key in sorted(answer.keys() | usual.keys()):
         if answer.get(key) != usual.get(key) and key not in SERVED:
             raise NotServed(f"{key} {' '.join(answer.get(key, ['none']))}")
     one = {key: values[0] for key, values in answer.items()}
+    if "hostname" not in one or not one.get("port", "").isdecimal():
+        raise SshFailure(f"`ssh -G {node.name}` prints no host name and port")
     host, port, user = one["hostname"], int(one["port"]), one.get("user") or getpass.getuser()
     alias = one.get("hostkeyalias", "none")
     agent = one.get("identityagent", "SSH_AUTH_SOCK")
@@ -194,7 +199,10 @@ def _file(name: str, tokens: Mapping[str, str]) -> Path:
     if name.startswith("~/") or name == "~":
         name = home() + name[1:]
     elif name.startswith("~"):
-        name = str(Path(name).expanduser())
+        try:
+            name = str(Path(name).expanduser())
+        except RuntimeError:
+            raise NotServed(f"identityfile {name}: no such user") from None
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
@@ -222,6 +230,7 @@ def _files(value: str) -> tuple[Path, ...]:
         raise NotServed(f"names with blanks in {value}")
     for begin in range(len(words)):
         for end in range(begin + 2, len(words) + 1):
-            if Path(" ".join(words[begin:end])).exists():
+            # Unlike Path.exists, this bears a name that is too long, or a folder that is closed.
+            if os.path.exists(" ".join(words[begin:end])):  # noqa: PTH110
                 raise NotServed(f"names with blanks in {value}")
     return tuple(Path(word) for word in words)

@@ -80,7 +80,7 @@ def command(job: RsyncJob, link: Link) -> list[str]:
     if job.remote:
         argv.append(f"--rsh={shlex.join(_ssh(job.remote, link))}")
     if job.remote and (wrapper := _wrapper(job)):
-        argv.append(f"--rsync-path={shlex.join([*wrapper, 'rsync'])}")
+        argv.append(f"--rsync-path={_for_any_shell([*wrapper, 'rsync'])}")
     return [*argv, f"{_address(job.source)}/", f"{_address(job.destination)}/"]
 
 
@@ -112,6 +112,11 @@ def _report_bytes(output: bytes, on_bytes: Callable[[int], None]) -> None:
     number = bytes_so_far(output)
     if number is not None:
         on_bytes(number)
+
+
+def _for_any_shell(argv: Sequence[str]) -> str:
+    """A command line for the login shell; csh takes `!` for history inside quotes too."""
+    return shlex.join(argv).replace("!", "'\\!'")
 
 
 def _ssh(location: Location, link: Link) -> list[str]:

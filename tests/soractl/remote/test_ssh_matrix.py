@@ -1,71 +1,22 @@
 """What `ssh NODE true` reaches, a Remote reaches: each configuration beside plain ssh."""
 
-import dataclasses
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.soractl.conftest import CLUSTER_SH, Cluster
+from tests.soractl.remote.plain_ssh import (
+    ASK,
+    BY_SSH,
+    Row,
+    both,
+    in_head,
+    ssh_folder,
+    start_sshd,
+    write,
+)
 
 pytestmark = [pytest.mark.ssh, pytest.mark.slow]
-ASK = """
-import sys
-from soractl.remote.connections import Connections, SshOptions
-from soractl.remote.nodes import parse_node_list
-from soractl.remote.requests import Request
-with Connections(SshOptions()) as remote:
-    for node in parse_node_list(sys.argv[1]):
-        result = remote(node, Request(("printf", "%s|", "one!two", "a\\nb", "it's")), 15)
-        print(node.name, result.stdout == "one!two|a\\nb|it's|" or result.reason)
-"""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """Nodes n1 to n3; the home of the head's account is `lab.folder / "home"`."""
-    if os.getuid() != 0:
-        pytest.skip("only root may make namespaces")
-    cluster = Cluster(tmp_path_factory.mktemp("matrix") / "cluster", 3)
-    cluster.do("up", "3")
-    yield cluster
-    cluster.do("down")
-
-
-@dataclasses.dataclass
-class Row:
-    """One configuration: lines of ~/.ssh/config, `@HOME` being the home folder."""
-
-    lines: str
-    node: str = "n1"
-
-
-def write(lab, row: Row) -> None:
-    ssh = lab.folder / "home" / ".ssh"
-    (ssh / "config").write_bytes(row.lines.replace("@HOME", str(ssh.parent)).encode("latin-1"))
-    (ssh / "config").chmod(0o600)
-
-
-def in_head(lab, *argv: str, env: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [CLUSTER_SH, "head", "env", f"PYTHONPATH={Path.cwd()}", *env, *argv],
-        env={**os.environ, "SORACTL_CLUSTER": str(lab.folder)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def both(lab, row: Row, *, env: tuple[str, ...] = ()) -> tuple[bool, str]:
-    """Whether plain ssh reaches the node, and what a Remote answers."""
-    write(lab, row)
-    plain = in_head(lab, "ssh", "-o", "BatchMode=yes", row.node, "true", env=env)
-    asked = in_head(lab, sys.executable, "-c", ASK, f"{row.node},", env=env)
-    return plain.returncode == 0, asked.stdout.strip() or asked.stderr[-300:]
-
 
 ROWS = {
     "no configuration": Row(""),
@@ -89,7 +40,7 @@ ROWS = {
     "ProxyJump by name": Row("Host n3\n ProxyJump n2\n", "n3"),
     "ProxyJump by address": Row("Host n3\n ProxyJump 10.77.0.12:22\n", "n3"),
     "ProxyCommand": Row("Host n3\n ProxyCommand ssh -W %h:%p n2\n", "n3"),
-    "a cipher that paramiko lacks": Row("Ciphers chacha20-poly1305@openssh.com\n"),
+    "a cipher that paramiko lacks": Row(BY_SSH),
     "GSSAPI and SendEnv, as Debian has them": Row("GSSAPIAuthentication yes\nSendEnv LANG LC_*\n"),
     "ForwardAgent": Row("ForwardAgent yes\n"),
     "StrictHostKeyChecking no": Row("StrictHostKeyChecking no\n"),
@@ -98,7 +49,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_ssh_reaches_a_remote_reaches(lab, name):
-    ssh = lab.folder / "home" / ".ssh"
+    ssh = ssh_folder(lab)
     known = (ssh / "known_hosts").read_text()
     for file in ("kh_n1", "kh two"):
         (ssh / file).write_text(known)
@@ -136,7 +87,7 @@ def test_a_match_that_hangs_costs_one_node_its_deadline(lab):
 
 def test_a_living_control_path_is_used(lab):
     write(lab, Row("Host n1\n ControlPath @HOME/.ssh/cm-%h\n IdentityFile @HOME/nothing\n"))
-    key = lab.folder / "home" / ".ssh" / "id_ed25519"
+    key = ssh_folder(lab) / "id_ed25519"
     master = in_head(lab, "ssh", "-i", str(key), "-M", "-o", "ControlPersist=30", "-fN", "n1")
     assert master.returncode == 0, master.stderr
     asked = in_head(lab, sys.executable, "-c", ASK, "n1,")
@@ -148,18 +99,13 @@ SERVERS = {
     "only chacha20": ("Ciphers=chacha20-poly1305@openssh.com",),
     "only sntrup761": ("KexAlgorithms=sntrup761x25519-sha512@openssh.com",),
     "aes-ctr with umac": ("Ciphers=aes256-ctr", "MACs=umac-64-etm@openssh.com"),
+    "aes-gcm with umac": ("Ciphers=aes256-gcm@openssh.com", "MACs=umac-128@openssh.com"),
 }
 
 
 @pytest.mark.parametrize(("name", "port"), [(name, 2300 + i) for i, name in enumerate(SERVERS)])
 def test_a_server_with_algorithms_that_paramiko_lacks_is_reached(lab, name, port):
-    options = [word for line in SERVERS[name] for word in ("-o", line)]
-    config = lab.folder / "keys" / "n1.conf"
-    lab.do("node", "1", "/usr/sbin/sshd", "-f", str(config), "-p", str(port), *options)
-    known = lab.folder / "home" / ".ssh" / "known_hosts"
-    key = known.read_text().splitlines()[0].split(" ", 1)[1]
-    with known.open("a") as file:
-        file.write(f"[10.77.0.11]:{port} {key}\n")
+    start_sshd(lab, 1, port, *SERVERS[name])
     row = Row(f"Host odd\n HostName 10.77.0.11\n Port {port}\n", "odd")
     assert both(lab, row) == (True, "odd True")
 
@@ -183,7 +129,7 @@ def test_a_host_certificate_of_a_known_authority_is_accepted(lab, make_key):
     )
     options = ("-p", "2310", "-o", f"HostCertificate={lab.folder}/keys/n2-cert.pub")
     lab.do("node", "2", "/usr/sbin/sshd", "-f", str(lab.folder / "keys" / "n2.conf"), *options)
-    file = lab.folder / "home" / ".ssh" / "kh_authority"
+    file = ssh_folder(lab) / "kh_authority"
     file.write_text(f"@cert-authority certified {authority}\n")
     lines = "Host certified\n HostName 10.77.0.12\n Port 2310\n HostKeyAlias certified\n"
     row = Row(f"{lines} UserKnownHostsFile {file}\n", "certified")
@@ -191,10 +137,10 @@ def test_a_host_certificate_of_a_known_authority_is_accepted(lab, make_key):
 
 
 def test_a_changed_host_key_is_refused_by_both_clients(lab):
-    ssh = lab.folder / "home" / ".ssh"
+    ssh = ssh_folder(lab)
     other = (lab.folder / "keys" / "n2.pub").read_text()
     (ssh / "kh_wrong").write_text(f"n1,10.77.0.11 {other}")
-    for extra in ("", "Ciphers chacha20-poly1305@openssh.com\n"):
+    for extra in ("", BY_SSH):
         row = Row(
             f"Host n1\n UserKnownHostsFile {ssh}/kh_wrong\n StrictHostKeyChecking no\n{extra}"
         )
@@ -206,11 +152,11 @@ def test_a_changed_host_key_is_refused_by_both_clients(lab):
 def test_a_long_folder_for_temporary_files_is_no_hindrance(lab):
     folder = lab.folder / ("x" * 93)
     folder.mkdir()
-    row = Row("Ciphers chacha20-poly1305@openssh.com\n")
+    row = Row(BY_SSH)
     assert both(lab, row, env=(f"TMPDIR={folder}",)) == (True, "n1 True")
 
 
-@pytest.mark.parametrize("client", ["", "Ciphers chacha20-poly1305@openssh.com\n"])
+@pytest.mark.parametrize("client", ["", BY_SSH])
 def test_login_shell_tcsh_and_a_bashrc_that_prints_change_no_answer(lab, client):
     passwd = lab.folder / "passwd"
     usual = passwd.read_text()
@@ -224,11 +170,11 @@ def test_login_shell_tcsh_and_a_bashrc_that_prints_change_no_answer(lab, client)
         (lab.folder / "home" / ".bashrc").unlink()
 
 
-@pytest.mark.parametrize("client", ["", "Ciphers chacha20-poly1305@openssh.com\n"])
+@pytest.mark.parametrize("client", ["", BY_SSH])
 def test_ipv6_addresses_of_nodes_and_of_jump_hosts(lab, client):
     lab.do("head", "ip", "address", "replace", "fd77::1/64", "dev", "bridge", "nodad")
     lab.do("node", "2", "ip", "address", "replace", "fd77::12/64", "dev", "eth0", "nodad")
-    known = lab.folder / "home" / ".ssh" / "known_hosts"
+    known = ssh_folder(lab) / "known_hosts"
     known.write_text(known.read_text().replace("n2,10.77.0.12 ", "n2,10.77.0.12,fd77::12 "))
     assert both(lab, Row(f"Host n3\n ProxyJump [fd77::12]:22\n{client}", "n3")) == (True, "n3 True")
     asked = in_head(lab, sys.executable, "-c", ASK, "[fd77::12]:22,")
