@@ -17,14 +17,16 @@ PROGRAM = """
 import os, sys, time
 from trainer import rank_trace
 rank_trace.answer_signals(sys.argv[1])
-print("ready", flush=True)
 def busy():
+    print("ready", flush=True)
     while True:
         pass
 def asleep():
+    print("ready", flush=True)
     time.sleep(60)
 def lock_held_in_c():
     import ctypes
+    print("ready", flush=True)
     ctypes.PyDLL(None).usleep(1_500_000)
     time.sleep(60)
 globals()[sys.argv[2]]()

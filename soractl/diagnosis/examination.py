@@ -1,0 +1,42 @@
+"""Examination of a run that seems to hang: looks at all ranks until two in a row agree."""
+
+import time
+from dataclasses import dataclass
+
+from soractl.diagnosis.culprit import Verdict, VerdictKind, verdict
+from soractl.diagnosis.flight_recorder import Look, look
+from soractl.remote.requests import Remote
+from soractl.runs.record import AttemptRecord
+from trainer.run_dir import AttemptDir
+
+PAUSE_S = 2.0  # between two looks; a healthy rank enters a collective more often
+MOST_LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Two looks and their verdict."""
+
+    first: Look
+    second: Look
+    verdict: Verdict
+
+
+def examine(
+    attempt: AttemptDir,
+    record: AttemptRecord,
+    remote: Remote,
+    *,
+    pause_s: float = PAUSE_S,
+    most_looks: int = MOST_LOOKS,
+) -> Examination:
+    """Look, wait, look again, until collectives stand still between two looks or have not."""
+    first = look(attempt, record, remote, full=True)
+    for _ in range(most_looks - 1):
+        time.sleep(pause_s)
+        second = look(attempt, record, remote, full=True)
+        found = Examination(first, second, verdict(first, second))
+        if found.verdict.kind is not VerdictKind.MOVING:
+            break
+        first = second
+    return found
