@@ -15,6 +15,7 @@ from soractl.terminal import text
 
 WHERE_FRAMES = 5
 JOINING = "init_process_group"
+SAVER_WAIT = "Saver.wait"  # of the trainer: a save begins when the last one is on disk
 
 
 class VerdictKind(StrEnum):
@@ -70,7 +71,7 @@ def verdict(first: Look, second: Look) -> Verdict:
         return _in_the_start(ranks)
     if lagging and not _wait_inside(lagging, ranks, main):
         behind = _least(ranks, side)
-        if behind and set(behind) < set(lagging):  # the others of them wait for a save to end
+        if behind and all(_waits_for_its_save(one) for one in (*behind, *lagging)):
             return _blame(VerdictKind.SAVING, behind, ranks, groups=side)
         return _blame(VerdictKind.LAGGING, lagging, ranks, groups=main)
     if any(_moved(before[one.rank], one, side) for one in ranks):
@@ -112,6 +113,10 @@ def _wait_inside(
         )
         for one in lagging
     )
+
+
+def _waits_for_its_save(rank: RankLook) -> bool:
+    return any(frame.function == SAVER_WAIT for frame in rank.main_stack)
 
 
 def _at(rank: RankLook, group: str) -> int:

@@ -1,0 +1,136 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from soractl.diagnosis.culprit import VerdictKind
+from soractl.diagnosis.examination import examine
+from soractl.diagnosis.flight_recorder import Collective, RankLook, look, rank_of_trace
+from soractl.errors import Fault, FaultKind
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
+from soractl.remote.ssh_command import SshOptions
+from soractl.runs.record import AttemptRecord
+from trainer.run_dir import AttemptDir
+
+TRAIN = """
+import signal, sys, time
+from trainer import rank_trace
+what = sys.argv[2]
+if what != "early":
+    rank_trace.answer_signals(sys.argv[1])
+print("ready", flush=True)
+if what == "lock":
+    import ctypes
+    ctypes.PyDLL(None).sleep(60)
+time.sleep(60)
+"""
+ENTRY = {
+    "pg_id": 2,
+    "collective_seq_id": 5,
+    "profiling_name": "nccl:_reduce_scatter_base",
+    "process_group": ["4", "save"],
+    "retired": False,
+    "state": "scheduled",
+    "is_p2p": False,
+    "thread_id": "11",
+    "time_created_ns": 7,
+}
+STATUS = {
+    "last_enqueued_collective": "5",
+    "last_completed_collective": "-1",
+    "last_started_collective": "5",
+}
+TRACE = {
+    "main_thread": "10",
+    "stacks": [{"thread": "10", "name": "MainThread", "frames": [["/a/trainer/step.py", 3, "f"]]}],
+    "recorders": {"nccl": {"entries": [ENTRY], "pg_status": {"2": STATUS}}},
+}
+
+
+@pytest.fixture
+def record(tmp_path):
+    (tmp_path / "attempts/1").mkdir(parents=True)
+    node = Node("here", local=True)
+    return AttemptRecord(str(tmp_path), (node,), (2,), SshOptions(), 0.0)
+
+
+@pytest.fixture
+def start(tmp_path, record):
+    """Start a rank that answers, that does so later, or never."""
+    (tmp_path / "trainer").mkdir()
+    program = tmp_path / "trainer/train.py"
+    program.write_text(TRAIN)
+    processes = []
+
+    def go(rank, what, **environment):
+        process = subprocess.Popen(
+            [sys.executable, str(program), str(tmp_path), what],
+            env={**os.environ, "SORACTL_RUN_ID": record.run_id, "RANK": str(rank), **environment},
+            stdout=subprocess.PIPE,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    yield go
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_trace_is_read_by_group_id_recorder_and_thread():
+    found = rank_of_trace(TRACE, rank=3, node="n2")
+    expected = Collective("nccl:2", 5, "reduce_scatter_base", "save", False, False, 7)
+    assert found.collectives == (expected,)
+    assert (found.enqueued, found.completed) == ({"nccl:2": 5}, {"nccl:2": 0})
+    assert [str(frame) for frame in found.main_stack] == ["trainer/step.py:3 f"]
+
+
+@pytest.mark.slow  # a rank that gives no answer is waited for
+def test_ranks_are_asked_where_the_signal_is_blocked_and_nobody_else(start, record, tmp_path):
+    answers, early = start(0, "answers"), start(1, "early")
+    start(7, "early", SORACTL_RUN_ID="/another/run")
+    with Connections() as remote:
+        found = look(AttemptDir(tmp_path / "attempts/1"), record, remote)
+    assert found.faults == {}
+    assert [one.pid for one in found.ranks] == [answers.pid, early.pid]
+    assert [one.can_answer for one in found.ranks] == [True, False]
+    assert [one.answered for one in found.ranks] == [True, False]
+    assert found.ranks[0].main_stack[0].function == "<module>"
+    assert early.poll() is None
+
+
+@pytest.mark.slow  # a rank that gives no answer is waited for
+def test_a_rank_that_holds_the_interpreter_in_c_is_silent_and_a_missing_one_is_gone(
+    start, record, tmp_path
+):
+    attempt = AttemptDir(tmp_path / "attempts/1")
+    start(0, "answers")
+    with Connections() as remote:
+        gone = examine(attempt, record, remote, pause_s=0)
+        start(1, "lock")
+        time.sleep(0.5)  # until the lock is held
+        silent = examine(attempt, record, remote, pause_s=0)
+    assert (gone.verdict.kind, gone.verdict.ranks) == (VerdictKind.GONE, (1,))
+    assert (silent.verdict.kind, silent.verdict.ranks) == (VerdictKind.SILENT, (1,))
+    assert silent.verdict.reason == "its process lives; C code holds the interpreter's lock"
+
+
+def test_the_ranks_of_a_node_that_gives_no_answer_are_unknown_not_gone(record, tmp_path):
+    fault = Fault(FaultKind.UNREACHABLE, "connection refused")
+
+    def remote(node, request, deadline_s):
+        return NodeResult(node, fault=fault)
+
+    found = look(AttemptDir(tmp_path / "attempts/1"), record, remote)
+    assert (found.ranks, found.faults) == ((), {"here": fault})
+
+
+def test_a_node_without_ranks_says_so(record, tmp_path):
+    with Connections() as remote:
+        found = look(AttemptDir(tmp_path / "attempts/1"), record, remote)
+    assert found.ranks == tuple(RankLook(rank=rank, node="here") for rank in range(2))
