@@ -34,7 +34,7 @@ from trainer.data.batch_sampler import EpochPlan, plan_epoch
 from trainer.data.buckets import Assignment, BucketRule, assign, bucket_rules
 from trainer.data.costs import work
 from trainer.data.decode import read_frames
-from trainer.data.resolutions import RESOLUTIONS
+from trainer.data.resolutions import RESOLUTIONS, ResolutionTable
 from trainer.data.transforms import resize_crop
 
 CLIPS, RANKS, WINDOW, SEED = 1_300_000, 192, 8, 42
@@ -132,6 +132,11 @@ def measure_assignment(clips: int, sample: int, rounds: int) -> Assigned:
     return Assigned(float(np.median(ours)), float(np.median(by_row)) * clips / sample, sample)
 
 
+def closest_label(resolution: ResolutionTable, ratio: float) -> str:
+    """The label nearest to height / width; the first in the table on a tie."""
+    return min(resolution.sizes, key=lambda label: abs(float(label) - ratio))
+
+
 def bucket_of_row(
     clip: int, frames: int, height: int, width: int, rules: Sequence[BucketRule]
 ) -> tuple[int, str] | None:
@@ -147,7 +152,7 @@ def bucket_of_row(
                 continue
             if frames == 1 if rule.frames == 1 else frames > rule.frames:
                 if rule.keep >= 1 or draws.random() < rule.keep:
-                    return number, resolution.closest_label(height / width)
+                    return number, closest_label(resolution, height / width)
                 break
     return None
 

@@ -177,14 +177,6 @@ class RectifiedFlow:
         return _choose(entering, self.add_noise(z, noise, t), z)
 
 
-def reference_latent_frames(num_frames: int) -> int:
-    """The latent length that the reference shifts timesteps by: remainders of 17 are dropped.
-
-    It is wrong for 2 to 16 frames (0) and for every remainder; it is here to compare with.
-    """
-    return 1 if num_frames == 1 else num_frames // 17 * 5
-
-
 def _guided(
     model: Model, conditions: Mapping[str, Any], null_caption: Tensor, cfg_scale: float
 ) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -8,6 +8,7 @@ from soractl.cluster import nvml
 from soractl.cluster.nvidia_smi import APP_FIELDS, fold_notes, gpu_fields, parse_apps, parse_gpus
 from soractl.cluster.nvidia_smi import Gpu as Gpu
 from soractl.cluster.nvidia_smi import GpuProcess as GpuProcess
+from soractl.cluster.rank_environment import RUN_ID
 from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node, this_machine
@@ -109,10 +110,11 @@ def parse(result: NodeResult) -> NodeGpus:
     if gpus and code != 0:
         notes.append("processes not known: nvidia-smi did not list them")
     owners = dict(line.split(" ", 1) for line in found.get("owners", ("", 0))[0].splitlines())
+    marker = f"/environ:{RUN_ID}="
     runs = dict(
-        line.split("/environ:SORACTL_RUN_ID=", 1)
+        line.split(marker, 1)
         for line in found.get("runs", ("", 0))[0].splitlines()
-        if "/environ:SORACTL_RUN_ID=" in line
+        if marker in line
     )
     processes = tuple(
         replace(p, user=owners.get(f"/proc/{p.pid}"), run_id=runs.get(f"/proc/{p.pid}"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from soractl.cluster import gpu_columns
 from soractl.cluster.nvidia_smi import Gpu, GpuProcess, believed
+from soractl.cluster.rank_environment import RUN_ID
 
 
 @dataclass
@@ -82,7 +83,7 @@ def _processes(pynvml: Any, index: int, handle: Any) -> list[GpuProcess]:
             process.usedGpuMemory,
             _first_line(Path(f"/proc/{process.pid}/cmdline"), b""),
             user=_owner(process.pid),
-            run_id=_first_line(Path(f"/proc/{process.pid}/environ"), b"SORACTL_RUN_ID="),
+            run_id=_first_line(Path(f"/proc/{process.pid}/environ"), f"{RUN_ID}=".encode()),
         )
         for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     ]

@@ -1,11 +1,10 @@
-"""The ranks of a node: how many, in which folder, with which environment."""
+"""The environment of ranks: what they get, and what could not travel to a node."""
 
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from soractl.cluster.settings import RANKS_WITHOUT_GPUS, Cluster, Machine
+from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.remote.nodes import Node
 
@@ -14,17 +13,11 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FROM_THE_OPERATOR = ("WANDB_MODE",)
 # when this machine is all there is
 FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")
-IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 SECRET = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$")
 
 # `colossalai run` exports every value as NAME="value" through a shell, and prints it on a failure.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNSAFE = re.compile(r"""["$`\\]|[^ -~]""")
-
-
-def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
-    """The number of processes of a node, one a GPU; SoractlError if nothing states it."""
-    return node.slots or cluster.ranks_per_node or _ranks_here(node, machine)
 
 
 def environment_of(
@@ -42,30 +35,6 @@ def environment_of(
         run=run,
         bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
         operator=operator,
-    )
-
-
-def working_directory(cluster: Cluster, machine: Machine) -> Path:
-    """Where the ranks run, on every node."""
-    return Path(cluster.workdir) if cluster.workdir else machine.workdir
-
-
-def python_on(
-    node: Node, cluster: Cluster, *arguments: str, environment: Mapping[str, str] | None = None
-) -> tuple[str, ...]:
-    """The command that runs the trainer's Python on a node, in the folder that nodes share.
-
-    >>> cluster = Cluster(environment="/env/bin", workdir="/work")
-    >>> python_on(Node("n1"), cluster, "-m", "trainer.encode", environment={"LANG": "C"})[4:]
-    ('/work', 'env', 'LANG=C', '/env/bin/python', '-m', 'trainer.encode')
-    """
-    here = Path(sys.executable)
-    python = str(here) if node.local else f"{cluster.environment or here.parent}/python"
-    variables = [f"{key}={value}" for key, value in (environment or {}).items()]
-    return (
-        *("sh", "-c", IN_FOLDER, "sh", cluster.workdir or str(Path.cwd())),
-        *(["env", *variables] if variables else []),
-        *(python, *arguments),
     )
 
 
@@ -115,16 +84,6 @@ def check(environment: Mapping[str, str]) -> None:
                 f"{name} cannot travel to the nodes: {seen}",
                 hint='a value is plain text without ", $, `, \\ and line breaks',
             )
-
-
-def _ranks_here(node: Node, machine: Machine) -> int:
-    if not node.local:
-        raise SoractlError(
-            f"how many ranks does {node.name} run?",
-            hint=f"write `{node.name} slots=8` into the hostfile, or ranks_per_node = 8 into the "
-            ".toml beside it",
-        )
-    return machine.gpus or RANKS_WITHOUT_GPUS
 
 
 def _threads(node: Node, ranks: int, machine: Machine) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from soractl.cluster.rank_environment import python_on
+from soractl.cluster.node_python import python_on
 from soractl.cluster.settings import Cluster
 from soractl.data.journal import Journal
 from soractl.errors import Fault, FaultKind

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soractl.cluster import settings as cluster_settings
-from soractl.cluster.rank_environment import carried, environment_of, python_on, ranks_of
+from soractl.cluster.node_python import python_on
+from soractl.cluster.rank_environment import carried, environment_of
+from soractl.cluster.ranks import ranks_of
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import INTERRUPTED, ExitCode, Fault, SoractlError, exit_code_of
 from soractl.files import output as data_output

@@ -8,13 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soractl.cluster.rank_environment import (
-    RUN_ID,
-    carried,
-    environment_of,
-    ranks_of,
-    working_directory,
-)
+from soractl.cluster.rank_environment import RUN_ID, carried, environment_of
+from soractl.cluster.ranks import ranks_of, working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from soractl.cluster import settings as cluster
 from soractl.cluster.nccl_names import doubtful_names
-from soractl.cluster.rank_environment import working_directory
+from soractl.cluster.ranks import working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch import plan as launch_plan

@@ -7,12 +7,20 @@ from safetensors.torch import load_file
 
 from trainer.config import load_stage
 from trainer.model.stdit3 import STDiT3, STDiT3Config
-from trainer.rectified_flow import RectifiedFlow, reference_latent_frames
+from trainer.rectified_flow import RectifiedFlow
 
 CONFIG = load_stage("stage1").config.flow
 FLOW = RectifiedFlow(CONFIG)
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 IMAGE = {"height": 512, "width": 512, "latent_frames": 1}  # a size at which nothing is shifted
+
+
+def reference_latent_frames(num_frames: int) -> int:
+    """Latent length by which the reference shifts timesteps: remainders of 17 are dropped.
+
+    It is wrong for 2 to 16 frames (0) and for every remainder.
+    """
+    return 1 if num_frames == 1 else num_frames // 17 * 5
 
 
 def published_formula(z, t):
@@ -139,9 +147,6 @@ def test_sizes_in_fp16_do_not_overflow():
 
 
 def test_short_videos_and_odd_lengths_are_shifted_by_their_latent_length():
-    assert [reference_latent_frames(frames) for frames in (1, 2, 16, 17, 51, 60)] == [
-        *(1, 0, 0, 5, 15, 15)
-    ]
     t = torch.tensor([500.0])
     shifted = [
         FLOW.transform(t, height=512, width=512, latent_frames=frames).item()

@@ -136,7 +136,7 @@ def assign(
         rule_of = _rule_of(own, candidates, clips.num_frames, draw)
         taken = rule_of >= 0
         chosen = candidates[taken]
-        label = _closest_labels(name, ratio[chosen])
+        label = closest_labels(name, ratio[chosen])
         index[chosen] = first_of_rule[rule_of[taken]] + label
         undecided = undecided[index[undecided] < 0]
     return Assignment(seed, epoch, buckets, index, rules)
@@ -219,7 +219,7 @@ def _all_buckets(rules: Sequence[BucketRule]) -> tuple[list[Bucket], IntArray]:
     return buckets, np.array(first)
 
 
-def _closest_labels(resolution: str, ratio: np.ndarray[Any, Any]) -> IntArray:
+def closest_labels(resolution: str, ratio: np.ndarray[Any, Any]) -> IntArray:
     """Position in the resolution's table of the label nearest to height / width (first on ties)."""
     labels = np.array([float(label) for label in RESOLUTIONS[resolution].sizes])
     ascending = np.argsort(labels)

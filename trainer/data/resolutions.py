@@ -15,10 +15,6 @@ class ResolutionTable:
     pixels: int
     sizes: Mapping[str, tuple[int, int]]  # in the order in which ties are decided
 
-    def closest_label(self, ratio: float) -> str:
-        """The label nearest to height / width; the first in the table on a tie."""
-        return min(self.sizes, key=lambda label: abs(float(label) - ratio))
-
 
 def _table(pixels: int, text: str, times: float = 1) -> ResolutionTable:
     sizes = {}

@@ -1,12 +1,10 @@
-import sys
 from pathlib import Path
 
 import pytest
 
 from soractl.cluster import rank_environment
-from soractl.cluster.settings import Cluster, load
+from soractl.cluster.settings import load
 from soractl.errors import SoractlError
-from soractl.remote.nodes import Node, this_machine
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
 
@@ -70,21 +68,3 @@ def test_the_operators_environment_gives_only_what_is_named():
     environ = {**everywhere, **here, "WANDB_API_KEY": "k", "X": "y"}
     assert rank_environment.carried(environ, alone=False) == everywhere
     assert rank_environment.carried(environ, alone=True) == {**everywhere, **here}
-
-
-def test_python_runs_in_the_shared_folder_with_the_environment_of_the_cluster_on_other_nodes():
-    cluster = Cluster(environment="/env/bin", workdir="/work")
-    argv = rank_environment.python_on(
-        Node("n1"), cluster, "-m", "trainer.encode", environment={"LANG": "C"}
-    )
-    assert argv == (
-        *("sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", "/work"),
-        *("env", "LANG=C", "/env/bin/python", "-m", "trainer.encode"),
-    )
-
-
-def test_python_is_this_interpreter_in_this_folder_if_the_cluster_names_no_other():
-    here = rank_environment.python_on(this_machine(), Cluster(environment="/env/bin"), "-V")
-    there = rank_environment.python_on(Node("n1"), Cluster(), "-V")
-    assert here[4:] == (str(Path.cwd()), sys.executable, "-V")
-    assert there[4:] == (str(Path.cwd()), f"{Path(sys.executable).parent}/python", "-V")

@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
+from trainer.data.buckets import closest_labels
 from trainer.data.resolutions import RATIOS, RESOLUTIONS, frame_count, image_size
 
 
@@ -25,7 +27,8 @@ def test_sizes_lengths_and_closest_ratios_are_the_published_ones(golden):
             else:
                 assert image_size(resolution, ratio) == tuple(size)
     for resolution, height, width, label in published["get_closest_ratio"]:
-        assert RESOLUTIONS[resolution].closest_label(height / width) == label
+        [position] = closest_labels(resolution, np.array([height / width]))
+        assert list(RESOLUTIONS[resolution].sizes)[position] == label
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "three", "2.5"])
