@@ -13,18 +13,21 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
+from trainer import packages
 from trainer.atomic_files import describe_file
-from trainer.checkpoints.checkpoint import lay_out, write_index, write_tensors
 from trainer.config import TrainConfig
 from trainer.manifest import Manifest
-from trainer.model.build import build_model
-from trainer.model.pretrained import LoadReport, WeightsError, load_weights
-from trainer.precision import DTYPES
 from trainer.run_dir import RunDir
 from trainer.settings import UserError, resolve, without_nulls
+
+with packages.needed():
+    import torch
+    from torch import Tensor, nn
+
+    from trainer.checkpoints.checkpoint import lay_out, write_index, write_tensors
+    from trainer.model.build import build_model
+    from trainer.model.pretrained import LoadReport, WeightsError, load_weights
+    from trainer.precision import DTYPES
 
 STATES = "running_states.json"
 _MAY_LACK = re.compile(r"rope\.freqs")  # a constant, which not every version saves

@@ -28,7 +28,10 @@ def main() -> int:
     values = json.load(sys.stdin)
     if arguments.what == "work":
         return _work(values, arguments.first_rank, arguments.ranks, arguments.world_size)
-    from trainer.data import encoding
+    from trainer import packages
+
+    with packages.needed():
+        from trainer.data import encoding
     from trainer.settings import UserError
 
     do = encoding.plan if arguments.what == "plan" else encoding.finish
@@ -67,7 +70,10 @@ def _work(values: dict[str, Any], first_rank: int, ranks: int, world_size: int) 
 def _serve(
     values: dict[str, Any], rank: int, local_rank: int, world_size: int, lifeline: Connection
 ) -> None:
-    from trainer.data import encoding
+    from trainer import packages
+
+    with packages.needed():
+        from trainer.data import encoding
     from trainer.data.clip_workers import end_with
     from trainer.settings import UserError
 

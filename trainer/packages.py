@@ -1,10 +1,23 @@
 """The packages that training needs, compared with those that are installed."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 
 COLOSSALAI = "colossalai==0.5.0"  # not in the extra: its own list of needs fits nobody
 TRAIN_EXTRA = "pip install 'soractl[train]'"
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Imports of a program: where a package is missing or does not fit, one sentence ends it."""
+    try:
+        yield
+    except ImportError:
+        if sentence := fault(needs()):
+            sys.exit(f"error: {sentence}")
+        raise
 
 
 def needs() -> list[str]:

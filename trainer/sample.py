@@ -5,19 +5,22 @@ import logging
 import sys
 from pathlib import Path
 
-import av
-import torch
-from torch import Tensor
-
+from trainer import packages
 from trainer.checkpoint_dir import DRAFT, Checkpoint, read_checkpoint, step_and_epoch
-from trainer.checkpoints.integrity import files_of, refuse_damaged
 from trainer.data.resolutions import frame_count, image_size
 from trainer.manifest import MANIFEST
 from trainer.model.latent_size import MICRO_FRAMES
 from trainer.run_dir import RunDir, run_of, runs
-from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
-from trainer.sampling.sampler import Preset, Sampler, read_reference
 from trainer.settings import ConfigError, UserError
+
+with packages.needed():
+    import av
+    import torch
+    from torch import Tensor
+
+    from trainer.checkpoints.integrity import files_of, refuse_damaged
+    from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
+    from trainer.sampling.sampler import Preset, Sampler, read_reference
 
 log = logging.getLogger("trainer")
 

