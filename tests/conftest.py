@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.making import make_manifest
+from tests.missing import give_up
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -118,9 +119,8 @@ def small_disk(tmp_path):
     def make(size):
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0 and not os.environ.get("CI"):
-            pytest.skip(f"no small file system: {done.stderr.strip()}")
-        assert done.returncode == 0, done.stderr
+        if done.returncode != 0:
+            give_up(f"no small file system: {done.stderr.strip()}")
         return folder
 
     yield make

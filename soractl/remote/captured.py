@@ -51,7 +51,7 @@ class AfterLine:
                 if after:
                     return after
             else:
-                self.before = after[-KEEP_BYTES:]
+                self.before = self.before[-KEEP_BYTES:]
         return self._read(size)
 
 

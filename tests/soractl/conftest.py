@@ -16,6 +16,7 @@ import pytest
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_command import SshOptions
 from tests.making import make_manifest, publish_random_files
+from tests.missing import give_up
 from tests.soractl.sync.copying import Lab
 
 CLUSTER_SH = Path(__file__).parent.parent / "cluster" / "cluster.sh"
@@ -51,7 +52,7 @@ def start_sshd(tmp_path_factory) -> Iterator:
     """Starts an sshd: `start_sshd("127.0.77.1", "MaxSessions 1", ...)`."""
     missing = [name for name in ("sshd", "ssh-keygen") if not _where(name)]
     if missing:
-        _give_up(f"{', '.join(missing)} not installed")
+        give_up(f"{', '.join(missing)} not installed")
     processes: list[subprocess.Popen] = []
 
     def start(host: str, *lines: str) -> SshServer:
@@ -156,7 +157,7 @@ def start_cluster(tmp_path) -> Iterator:
         try:
             cluster.do("up", str(size))
         except subprocess.CalledProcessError as error:
-            _give_up(f"no test cluster: {error.stderr}")
+            give_up(f"no test cluster: {error.stderr}")
         clusters.append(cluster)
         return cluster
 
@@ -213,16 +214,9 @@ def _run_sshd(folder: Path) -> subprocess.Popen:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     while "Server listening" not in (folder / "log").read_text():
         if process.poll() is not None:
-            _give_up(f"sshd does not start: {(folder / 'log').read_text()}")
+            give_up(f"sshd does not start: {(folder / 'log').read_text()}")
         time.sleep(0.01)
     return process
-
-
-def _give_up(reason: str) -> None:
-    """In CI a test that cannot run has failed; elsewhere it is skipped."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def _where(name: str) -> str | None:

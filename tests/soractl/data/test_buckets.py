@@ -1,33 +1,14 @@
-import json
-
 import numpy as np
 import pandas
 import pytest
-from PIL import Image
 
 from soractl.data import buckets as data_buckets
-from soractl.data.picture import bucket_map
 from trainer.config import load_stage
 from trainer.data import batch_sampler
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign_epoch
 from trainer.data.costs import work
 from trainer.data.dataset import load_clips
-
-SMALL = """\
-extends = ["base", "tiny"]
-epochs = 1
-[balance]
-window = 4
-[buckets]
-frames = [1, 17]
-[buckets.batch_size]
-144p = [2, 2]
-240p = [1]
-[buckets.keep]
-144p = [1.0, 1.0]
-240p = [0.0]
-"""
 
 
 def write_table(path, clips):
@@ -36,17 +17,6 @@ def write_table(path, clips):
     columns = ["path", "text", "num_frames", "height", "width"]
     pandas.DataFrame(rows, columns=columns).to_csv(path, index=False)
     return path
-
-
-@pytest.fixture
-def stage(workplace, monkeypatch):
-    import shutil
-
-    from tests.conftest import REPOSITORY
-
-    shutil.copytree(REPOSITORY / "configs", workplace.folder / "configs", dirs_exist_ok=True)
-    workplace.write("configs/small.toml", SMALL)
-    return workplace
 
 
 def test_every_clip_is_counted_where_it_goes(stage):
@@ -93,43 +63,6 @@ def test_the_epoch_shown_is_the_epoch_that_training_plans(stage):
     share = sum(map(sum, cost)) / 4 / sum(map(max, cost))
     assert epoch.balance[config.balance.window] == pytest.approx(share)
     assert epoch.balance[config.balance.window] > epoch.balance[0]
-
-
-def test_table_picture_and_json_show_the_same_numbers(stage):
-    kept = [*[(18, 144, 256)] * 4, *[(1, 240, 426)] * 5]
-    write_table(stage.folder / "clips.csv", [*kept, (17, 144, 256), (90, 90, 160)])
-    done = stage.soractl("data", "buckets", "small", "clips.csv", "--picture", "map.png")
-    assert done.stdout == (
-        "RESOLUTION  FRAMES  CLIPS  SHARE   BATCH  BATCHES  REMAINDER  TOKENS  SHARE\n"
-        "144p        17      4      36.4 %  2      2        0          2.88 k  83.3 %\n"
-        "144p        1       5      45.5 %  2      2        1          576     16.7 %\n"
-        "no clip in 240p/1\n"
-        "\n"
-        "3 of 11 clips are not trained on in this epoch\n"
-        "  1  too small for every resolution\n"
-        "  1  too short for every length\n"
-        "  1  left over when a bucket is cut into batches\n"
-        "\n"
-        "an epoch for 1 rank: 4 steps, 4 micro batches, 3.46 k tokens\n"
-        "balance.window = 0: ranks work 100.0 % of a step's time\n"
-        "balance.window = 4: ranks work 100.0 % of a step's time\n"
-        "picture: map.png\n"
-    )
-    with Image.open("map.png") as picture:
-        coloured = {colour for _, colour in picture.convert("RGB").getcolors(2**20)}
-    assert len(coloured) > 10
-    values = json.loads(stage.soractl("data", "buckets", "small", "clips.csv", "--json").stdout)
-    assert values["balance_by_window"] == {"0": 1.0, "4": 1.0}
-    assert [row["clips"] for row in values["buckets"]] == [0, 4, 5]
-    epoch = data_buckets.first_epoch("small", stage.folder / "clips.csv", 1, ())
-    figure = bucket_map(epoch)
-    drawn = [[text.get_text() for text in axis.texts] for axis in figure.axes]
-    assert epoch.axes() == (["240p", "144p"], [1, 17])
-    assert drawn == [
-        ["0", "45.5 %", "36.4 %"],
-        ["0", "16.7 %", "83.3 %"],
-        ["1 (9.1 %)", "1 (9.1 %)", "0 (0.0 %)", "1 (9.1 %)", "0 (0.0 %)"],
-    ]
 
 
 def test_buckets_that_can_hold_no_clip_are_a_failure(stage):

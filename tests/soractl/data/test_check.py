@@ -13,14 +13,9 @@ import pytest
 from soractl.data.check import CheckOptions, check
 from soractl.data.clip_queue import QueueTiming
 from soractl.data.report import check_lines
-from tests.soractl.data.odd_files import write_odd_files, write_video
+from tests.soractl.data.odd_files import write_video
 
 CLIPS = 160
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
 
 
 def logged(workplace):

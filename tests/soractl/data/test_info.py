@@ -9,14 +9,9 @@ import pytest
 
 from soractl.data.clip_queue import QueueTiming
 from soractl.data.info import InfoOptions, info
-from tests.soractl.data.odd_files import write_odd_files, write_video
+from tests.soractl.data.odd_files import write_video
 
 XVID = Path(__file__).parents[2] / "recorded/clips/xvid_b_frames.avi"
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
 
 
 @pytest.fixture(scope="module")

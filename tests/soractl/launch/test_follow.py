@@ -1,19 +1,24 @@
 import os
 import threading
+import time
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
+from soractl.launch import follow as follower
+from soractl.launch import start as launcher
 from soractl.launch.follow import attempt_to_follow, follow
 from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start import launch
 from soractl.remote.connections import Connections
+from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from soractl.runs.find import find_run
 from soractl.runs.post_mortem import read_outcome
 from soractl.runs.status import read_status
 from soractl.terminal.progress_bar import PlainDisplay
+from tests.soractl.launch.test_start import launch_and_follow, prepared
 from tests.waiting import wait_for
 from trainer.run_dir import create_run
 
@@ -137,3 +142,42 @@ def test_an_end_that_cannot_be_noted_is_shown_all_the_same(two_nodes):
         follower.join(30)
     assert follower.outcome.exit_code == 0
     assert follower.said == [f"{started.attempt.exit} cannot be written: Is a directory"]
+
+
+def test_one_failed_node_ends_the_others_and_is_named(two_nodes):
+    two_nodes.ranks("""
+        if sys.argv[-3].endswith("node_rank=0"):
+            time.sleep(60)
+        print("out of luck")
+        sys.exit(1)
+    """)
+    began = time.monotonic()
+    started, outcome, _ = launch_and_follow()
+    assert time.monotonic() - began < 15
+    failure = outcome.first_failure
+    assert (outcome.exit_code, failure.node, failure.log_tail) == (1, "n2", ("out of luck",))
+    assert started.attempt.node_exit("n1").exists()
+
+
+def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(two_nodes, capsys):
+    two_nodes.ranks("time.sleep(60)")
+    with Connections() as remote:
+
+        def n2_is_lost(node, request, deadline_s):
+            if node.name == "n2":
+                return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
+            return remote(node, request, deadline_s)
+
+        started = launcher.launch(prepared(), ["soractl"], remote)
+        outcome, _ = follower.follow(
+            started.run,
+            started.attempt,
+            n2_is_lost,
+            PlainDisplay(),
+            Timing(look_every_s=0.1, min_silence_s=1),
+        )
+    assert outcome.first_failure.node == "n2"
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "n2 failed; stopping all nodes",
+        "n2 may still run it; `soractl kill 001-smoke` stops that",
+    ]

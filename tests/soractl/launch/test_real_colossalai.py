@@ -12,14 +12,10 @@ from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.runs.post_mortem import Failure
 from soractl.terminal.progress_bar import PlainDisplay
+from tests.missing import give_up
 from tests.soractl.conftest import free_port
 
-pytestmark = [
-    pytest.mark.slow,  # each start of `colossalai run` takes eight seconds
-    pytest.mark.skipif(
-        not Path(sys.executable).with_name("colossalai").exists(), reason="needs colossalai"
-    ),
-]
+pytestmark = pytest.mark.slow  # each start of `colossalai run` takes eight seconds
 
 TRAIN = """
 import os, signal, sys, time
@@ -40,6 +36,8 @@ NAMES = ["127.0.0.2", "127.0.0.3"]
 @pytest.fixture
 def launch(workplace, monkeypatch):
     """Launch TRAIN on two nodes with two ranks each, below a folder with a space in its name."""
+    if not Path(sys.executable).with_name("colossalai").exists():
+        give_up("ColossalAI is not installed")
     monkeypatch.setattr(nodes, "_own_names", lambda: set(NAMES))
     monkeypatch.setattr(launch_plan, "TRAIN_SCRIPT", workplace.write("a folder/train.py", TRAIN))
     port = free_port()

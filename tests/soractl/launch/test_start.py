@@ -1,17 +1,14 @@
 import json
 import os
 import threading
-import time
 
 import pytest
 
-from soractl.errors import Fault, FaultKind, SoractlError
+from soractl.errors import SoractlError
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
-from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.remote.connections import Connections
-from soractl.remote.requests import NodeResult
 from soractl.runs.node_states import ask_states
 from soractl.runs.record import read_record
 from soractl.terminal.progress_bar import PlainDisplay
@@ -53,45 +50,6 @@ def test_every_node_starts_with_its_rank_and_leaves_log_and_exit_code(two_nodes)
     assert written["command"] == "soractl launch smoke"
     assert written["nodes"] == ["n1", "n2"]
     assert written["hostfile"] == str(two_nodes.folder / "hostfiles/two.txt")
-
-
-def test_one_failed_node_ends_the_others_and_is_named(two_nodes):
-    two_nodes.ranks("""
-        if sys.argv[-3].endswith("node_rank=0"):
-            time.sleep(60)
-        print("out of luck")
-        sys.exit(1)
-    """)
-    began = time.monotonic()
-    started, outcome, _ = launch_and_follow()
-    assert time.monotonic() - began < 15
-    failure = outcome.first_failure
-    assert (outcome.exit_code, failure.node, failure.log_tail) == (1, "n2", ("out of luck",))
-    assert started.attempt.node_exit("n1").exists()
-
-
-def test_a_lost_node_may_still_run_it_and_the_command_to_type_is_named(two_nodes, capsys):
-    two_nodes.ranks("time.sleep(60)")
-    with Connections() as remote:
-
-        def n2_is_lost(node, request, deadline_s):
-            if node.name == "n2":
-                return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
-            return remote(node, request, deadline_s)
-
-        started = launcher.launch(prepared(), ["soractl"], remote)
-        outcome, _ = follower.follow(
-            started.run,
-            started.attempt,
-            n2_is_lost,
-            PlainDisplay(),
-            Timing(look_every_s=0.1, min_silence_s=1),
-        )
-    assert outcome.first_failure.node == "n2"
-    assert capsys.readouterr().err.splitlines()[-2:] == [
-        "n2 failed; stopping all nodes",
-        "n2 may still run it; `soractl kill 001-smoke` stops that",
-    ]
 
 
 def test_a_node_that_cannot_start_stops_the_launch_and_leaves_nothing_running(two_nodes):

@@ -143,3 +143,9 @@ def wait_for_log(attempt):
     while not any(log.read_text() for log in attempt.glob("*.log")):
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_another_users_run_is_not_stopped_and_that_is_said(roots_run, as_nobody):
+    with pytest.raises(SoractlError, match="belongs to root, whose processes") as no:
+        targets(roots_run.path.parent, KillOptions(run="1"), {})
+    assert no.value.exit_code == 5

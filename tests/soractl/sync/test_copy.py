@@ -8,6 +8,7 @@ import pytest
 from soractl.checkpoints.manage import Rule, prune, verify
 from soractl.errors import SoractlError
 from soractl.launch.start_point import for_resume
+from tests.missing import give_up
 from tests.soractl.sync.copying import (
     COPIED,
     Lab,
@@ -167,7 +168,7 @@ def test_a_full_destination_is_told_and_the_next_sync_goes_on(lab, save_weights)
     small = f"mount -t tmpfs -o size=4500k none {lab.here}/runs && "
     prefix = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if subprocess.run([*prefix, f"{small} true"], capture_output=True).returncode:
-        pytest.skip("no mount namespaces")
+        give_up("no mount namespaces")
     script = f'{small} "$@"; code=$?; ls runs/*/checkpoints >&2; exit $code'
     stdout, stderr = lab.sync(prefix=[*prefix, script, "sh"], code=1)
     assert stdout == ""

@@ -1,0 +1,56 @@
+import os
+import subprocess
+import sys
+
+from soractl.errors import Fault, FaultKind
+from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
+from soractl.remote.ssh_command import SshOptions
+from soractl.runs.node_states import NO_ANSWER, NodeState, ask_states, read_states
+from soractl.runs.record import AttemptRecord
+from tests.soractl.runs.users import ask_as_nobody
+from trainer.run_dir import create_run
+
+
+def test_processes_that_cannot_be_seen_are_unknown_and_have_an_owner(roots_run):
+    [attempt] = roots_run.attempts()
+    record = AttemptRecord(str(roots_run.path), (Node("n1"),), (1,), SshOptions(), 0.0)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={**os.environ, "SORACTL_RUN_ID": str(roots_run.path)},
+    ) as process:
+        [state] = ask_states(attempt, record, ask_as_nobody)
+        process.kill()
+    assert (state.owner, state.processes, state.vanished) == ("root", None, False)
+
+
+NODES = (Node("n1"), Node("n2"), Node("n3"))
+LOOKS = {
+    "n1": NodeResult(
+        NODES[0], "=== processes 3\n=== age 70\n=== clock 500\n=== exit 1\n", exit_code=0
+    ),
+    "n2": NodeResult(NODES[1], "", exit_code=0),
+    "n3": NodeResult(NODES[2], fault=Fault(FaultKind.UNREACHABLE, "no route")),
+}
+
+
+def test_each_node_says_its_processes_its_clock_and_how_it_ended_or_why_it_says_nothing(tmp_path):
+    attempt = create_run(tmp_path, "smoke").new_attempt()
+    record = AttemptRecord("r", NODES, (1, 1, 1), SshOptions(), 0.0)
+    states = ask_states(attempt, record, lambda node, request, deadline_s: LOOKS[node.name])
+    assert states == [
+        NodeState("n1", 1, processes=3, clock_unix_s=500, age_s=70),
+        NodeState("n2", fault=NO_ANSWER),
+        NodeState("n3", fault=Fault(FaultKind.UNREACHABLE, "no route")),
+    ]
+
+
+def test_on_disk_alone_only_exit_codes_are_known_and_half_a_file_is_none(tmp_path):
+    attempt = create_run(tmp_path, "smoke").new_attempt()
+    attempt.node_exit("n1").write_text("3\n")
+    attempt.node_exit("n2").write_text("")
+    states = read_states(attempt, NODES)
+    assert states == [NodeState("n1", exit_code=3), NodeState("n2"), NodeState("n3")]
+    assert [state.ended for state in states] == [True, False, False]
+    assert [state.vanished for state in states] == [False, False, False]
+    assert NodeState("n2", processes=0).vanished
