@@ -192,6 +192,19 @@ def test_only_remote_starts_processes_and_only_output_prints():
             assert not {c for c in called if c.startswith(("sys.stdout", "sys.stderr"))}, name
 
 
+def test_what_is_not_linted_or_not_run_has_its_reason_on_its_line():
+    bare = re.compile(r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^\]]*\])?)\s*$")
+    roots = ("soractl", "trainer", "tests")
+    files = [path for root in roots for path in (REPOSITORY / root).rglob("*.py")]
+    lines = [
+        f"{file.name}: {line}"
+        for file in files
+        for line in file.read_text().splitlines()
+        if bare.search(line) or re.search(r"pytest\.(mark\.)?(skip|xfail)(\(\))?$", line)
+    ]
+    assert lines == []
+
+
 def test_the_trainer_knows_of_the_cluster_only_through_the_run_directory():
     for name in modules("trainer"):
         text = (REPOSITORY / f"{name.replace('.', '/')}.py").read_text()

@@ -6,6 +6,7 @@ import pytest
 import typer.main
 
 from soractl.cli import app
+from trainer.run_dir import AttemptDir, RunDir
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -49,6 +50,20 @@ def test_every_module_says_what_it_is(generate):
 def test_every_command_has_help():
     told = dict(commands(typer.main.get_command(app), "soractl"))
     assert [name for name, text in told.items() if not text] == []
+
+
+def names_in_a_run():
+    """Every name that the contract knows in a run's folder and in an attempt's."""
+    for folder in (RunDir(Path("r")), AttemptDir(Path("r/attempts/1"))):
+        for name, value in vars(type(folder)).items():
+            path = getattr(folder, name) if isinstance(value, property) else None
+            if isinstance(path, Path):
+                yield path.name
+
+
+def test_the_tree_of_a_run_has_every_name_of_the_contract():
+    tree = (REPOSITORY / "docs/ARCHITECTURE.md").read_text().split("```")[3]
+    assert [name for name in names_in_a_run() if name not in tree] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

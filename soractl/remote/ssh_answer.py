@@ -230,7 +230,7 @@ def _files(value: str) -> tuple[Path, ...]:
         raise NotServed(f"names with blanks in {value}")
     for begin in range(len(words)):
         for end in range(begin + 2, len(words) + 1):
-            # Unlike Path.exists, this bears a name that is too long, or a folder that is closed.
-            if os.path.exists(" ".join(words[begin:end])):  # noqa: PTH110
+            name = " ".join(words[begin:end])
+            if os.path.exists(name):  # noqa: PTH110 - Path.exists raises: long name, closed folder
                 raise NotServed(f"names with blanks in {value}")
     return tuple(Path(word) for word in words)

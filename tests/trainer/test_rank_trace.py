@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from tests.end_to_end.conftest import clips_csv  # noqa: F401 - a fixture
+from tests.end_to_end import conftest
 from tests.end_to_end.forked import Trainer
 from trainer import rank_process, rank_trace
 from trainer.atomic_files import read_json
 from trainer.run_dir import FULL_TRACE_SIGNAL, SHORT_TRACE_SIGNAL, AttemptDir
 
+clips_csv = conftest.clips_csv
 PROGRAM = """
 import os, sys, time
 from trainer import rank_trace
@@ -97,7 +98,7 @@ def traced(run_path):
 
 
 @pytest.mark.slow  # a start of two ranks
-def test_every_group_of_a_running_job_has_its_limit_and_its_name(tmp_path, clips_csv):  # noqa: F811
+def test_every_group_of_a_running_job_has_its_limit_and_its_name(tmp_path, clips_csv):
     trainer = Trainer(tmp_path, clips_csv, "checkpoint.every_steps=1", program=traced)
     attempt = trainer.launch("trainer.collective_timeout_s=77.0")
     attempt.wait_for(attempt.run.checkpoints)
