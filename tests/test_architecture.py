@@ -28,7 +28,7 @@ READERS = {
 SHARED = CONTRACT - {"trainer.seeds"} | TABLES | READERS.keys()
 MOST_LINES = 450
 MOST_MODULES = 16
-STARTS_PROGRAMS = {"soractl.remote.local"}
+STARTS_PROGRAMS = {"soractl.remote.local", "soractl.processes.reserve"}  # the second on nodes
 
 
 def modules(package, root=REPOSITORY):

@@ -13,6 +13,7 @@ from soractl.cluster.ranks import ranks_of, working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint
+from soractl.processes.reservation import Reservation
 from soractl.remote.nodes import Node
 from soractl.runs.record import node_as_json
 from trainer import run_dir
@@ -50,6 +51,12 @@ class NodePlan:
     environment: Mapping[str, str]
     command: tuple[str, ...]
 
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The chosen GPUs by index or UUID; none: the node's first ones."""
+        chosen = self.environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        return tuple(word.strip() for word in chosen if word.strip())
+
 
 @dataclass(frozen=True)
 class LaunchPlan:
@@ -71,6 +78,16 @@ class LaunchPlan:
     def at(self, run: Path, attempt: int) -> "LaunchPlan":
         """The same plan for the run and attempt that were made: nothing else is decided anew."""
         return replace(self, run=run, nodes=tuple(_at(node, run, attempt) for node in self.nodes))
+
+    def reservation(self, node: NodePlan, attempt: int) -> Reservation:
+        """What one node uses: its GPUs or rank slots and, on the head, the port."""
+        return Reservation(
+            run=str(self.run),
+            attempt=attempt,
+            ranks=node.ranks,
+            gpus=node.gpus,
+            port=self.port if node.node_rank == 0 else None,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """As `plan.json` says it."""

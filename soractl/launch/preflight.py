@@ -14,26 +14,14 @@ from soractl.launch.prepare import Prepared
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.remote.scripts import script
+from soractl.remote.scripts import python, script, variables
 from soractl.terminal import text
 
 DEADLINE_S = 20.0
 MIN_FREE_BYTES = 2**30
 PACKAGES = ("torch", "colossalai")
 
-SCRIPT = """\
-PATH={path}
-refuse() {{ echo "$@" >&2; exit 1; }}
-cd {workdir} 2>/dev/null || refuse "there is no folder" {workdir}
-[ -r {train_script} ] || refuse "there is no" {train_script}
-for program in colossalai torchrun python3; do
-  command -v $program >/dev/null || refuse "no $program in" {path}
-done
-exec python3 - {question} <<'END'
-{probe}
-END
-"""
-
+READY = script("soractl.launch", "ready.sh")
 PROBE = script("soractl.launch", "probe.py")
 
 
@@ -96,14 +84,9 @@ def ask(plan: LaunchPlan, marker: Path, remote: Remote) -> list[NodeFacts]:
     }
 
     def request(node: Node) -> Request:
-        program = SCRIPT.format(
-            path=shlex.quote(by_name[node.name].environment["PATH"]),
-            workdir=shlex.quote(str(plan.workdir)),
-            train_script=shlex.quote(str(TRAIN_SCRIPT)),
-            question=shlex.quote(json.dumps(question)),
-            probe=PROBE,
-        )
-        return Request(("bash", "-s"), program)
+        path = by_name[node.name].environment["PATH"]
+        ready = variables(path=path, folder=str(plan.workdir), file=str(TRAIN_SCRIPT)) + READY
+        return Request(("sh", "-s"), ready + python(PROBE, question, path))
 
     nodes = [node.node for node in plan.nodes]
     return [_facts(r) for r in run_everywhere(nodes, request, remote, deadline_s=DEADLINE_S)]

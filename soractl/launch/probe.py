@@ -5,6 +5,7 @@ Its argument is a JSON object: marker, head, port, code, packages.
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import socket
@@ -39,6 +40,21 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+def machine() -> str:
+    """The same for two names of one machine: its boot, and its network where it is a container."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    network = Path("/proc/self/ns/net").readlink()
+    return f"{boot} {network}"
+
+
+def free_bytes(folder: str) -> int | None:
+    """Bytes free where a folder lies; None where there is no such folder."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def digest_of(code: Path) -> str:
     """Short checksum of all Python files below a folder."""
     digest = hashlib.sha256()
@@ -55,7 +71,10 @@ def facts(question: dict[str, Any]) -> dict[str, Any]:
         "marker": marker.read_text() if marker.exists() else None,
         "head_addresses": head_addresses(question["head"]),
         "port_is_free": port_is_free(question["port"]),
-        "free_bytes": shutil.disk_usage(runs).free if runs.exists() else None,
+        "machine": machine(),
+        "can_write": os.access(runs, os.W_OK),
+        "free_bytes": free_bytes(str(runs)),
+        "shared_memory_free_bytes": free_bytes("/dev/shm"),
         "versions": {
             "python": platform.python_version(),
             "trainer code": digest_of(Path(question["code"])),

@@ -1,9 +1,12 @@
 """A prepared attempt becomes started processes, and never two attempts of a run at once."""
 
 import shlex
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from soractl.errors import (
     INTERRUPTED,
@@ -12,13 +15,15 @@ from soractl.errors import (
     SoractlError,
     raise_if_interrupted,
 )
-from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, node_script
+from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, NodePlan, node_script
+from soractl.launch.preflight import cannot_write
 from soractl.launch.prepare import Prepared
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
-from soractl.remote.nodes import Node, this_machine
+from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import script, variables
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
 from soractl.runs.node_states import ask_states
@@ -32,17 +37,7 @@ from trainer.settings import dump
 
 START_DEADLINE_S = 30.0
 GIT_DEADLINE_S = 5.0
-
-# `setsid` detaches the ranks from this connection; the run's name is in the environment of the
-# session's first process too, so that whoever looks for the run's processes finds it.
-START_SCRIPT = """\
-refuse() {{ echo "$@" >&2; exit 1; }}
-[ -r {script} ] || refuse "there is no" {script} "here; all nodes must share the folder of runs"
-for program in colossalai torchrun; do
-  PATH={path} command -v $program >/dev/null || refuse "no $program in" {path}
-done
-SORACTL_RUN_ID={run} setsid bash {script} </dev/null >/dev/null 2>&1 &
-"""
+READY = script("soractl.launch", "ready.sh")
 
 
 @dataclass(frozen=True)
@@ -57,22 +52,18 @@ class Started:
 
 def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
-    run = prepared.run or _create(prepared, command_line, remote)
+    with _can_write(prepared.plan.run.parent):
+        run = prepared.run or _create(prepared, command_line, remote)
     with start_lock(run):
         refuse_if_alive(run, remote)
-        attempt = run.new_attempt()
-        if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
-            write_json(run.config_json, dump(prepared.config))
-        write_json(attempt.config_json, dump(prepared.config))
-        plan = prepared.plan.at(run.path, attempt.number)
-        started = Started(run, attempt, plan, time.time())
-        write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
-        results = start(plan, attempt, remote)
+        with _can_write(run.path, made=prepared.run is None):
+            started = _new_attempt(prepared, run)
+        results = start(started.plan, started.attempt, remote)
     if refused := [result for result in results if not result.ok]:
         raise _rolled_back(started, refused, remote)
-    nodes = ", ".join(node.node.name for node in plan.nodes)
-    text = f"{plan.start.kind.replace('_', ' ')} on {nodes}"
-    EventLog(run, "launch").write(EventKind.STARTED, attempt=attempt.number, text=text)
+    nodes = ", ".join(node.node.name for node in started.plan.nodes)
+    text = f"{started.plan.start.kind.replace('_', ' ')} on {nodes}"
+    EventLog(run, "launch").write(EventKind.STARTED, attempt=started.attempt.number, text=text)
     return started
 
 
@@ -101,22 +92,50 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
 
 
 def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeResult]:
-    """Start every node of a plan at once."""
-    paths = {}
+    """Start the head node, then all others at once; without the head nobody else is asked.
+
+    Each reserves what it uses. The head comes first, so that of two starts exactly one goes on.
+    """
+    requests = {node.node: _request(plan, node, attempt) for node in plan.nodes}
+    head, *others = requests
+    results: list[NodeResult] = []
+    for nodes in ([head], others):
+        if all(result.ok for result in results):
+            results += run_everywhere(
+                nodes, requests.__getitem__, remote, deadline_s=START_DEADLINE_S
+            )
+    return results
+
+
+def _new_attempt(prepared: Prepared, run: RunDir) -> Started:
+    """Everything that an attempt's nodes read, written."""
+    attempt = run.new_attempt()
+    if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
+        write_json(run.config_json, dump(prepared.config))
+    write_json(attempt.config_json, dump(prepared.config))
+    plan = prepared.plan.at(run.path, attempt.number)
+    started = Started(run, attempt, plan, time.time())
     for node in plan.nodes:
         attempt.node_script(node.node.name).write_text(node_script(plan, node, attempt))
-        paths[node.node.name] = node.environment["PATH"]
+    write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
+    return started
 
-    def request(node: Node) -> Request:
-        script = START_SCRIPT.format(
-            script=shlex.quote(str(attempt.node_script(node.name))),
-            path=shlex.quote(paths[node.name]),
-            run=shlex.quote(str(plan.run)),
-        )
-        return Request(("bash", "-s"), script)
 
-    nodes = [node.node for node in plan.nodes]
-    return run_everywhere(nodes, request, remote, deadline_s=START_DEADLINE_S)
+@contextmanager
+def _can_write(folder: Path, *, made: bool = False) -> Iterator[None]:
+    """SoractlError, exit code 5, for a disk that is full or read-only; a folder made now goes."""
+    try:
+        yield
+    except OSError as error:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise cannot_write(folder, error) from None
+
+
+def _request(plan: LaunchPlan, node: NodePlan, attempt: AttemptDir) -> Request:
+    path, file = node.environment["PATH"], str(attempt.node_script(node.node.name))
+    ready = variables(path=path, folder=str(plan.workdir), file=file) + READY
+    return Request(("sh", "-s"), ready + plan.reservation(node, attempt.number).start(path, file))
 
 
 def _rolled_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:

@@ -1,12 +1,34 @@
 """Programs that run on nodes: files beside their module, and the format of their answers."""
 
+import json
 import re
+import shlex
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 
 def script(room: str, file: str) -> str:
     """Text of a program in a room: `script("soractl.processes", "scan.sh")`."""
     return resources.files(room).joinpath(file).read_text()
+
+
+def variables(**values: str) -> str:
+    r"""Lines that set shell variables, for a program of ours that is sent after them.
+
+    >>> variables(folder="/my work", run_id="7")
+    "folder='/my work'\nrun_id=7\n"
+    """
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+
+
+def python(program: str, question: Mapping[str, Any], path: str) -> str:
+    """Shell lines that run a Python program with a question, as JSON, by the python3 of a PATH."""
+    asked = shlex.quote(json.dumps(question))
+    return (
+        f"python3=$(PATH={shlex.quote(path)} command -v python3) && "
+        f"exec \"$python3\" - {asked} << 'END OF PROGRAM'\n{program}\nEND OF PROGRAM\n"
+    )
 
 
 def sections(text: str) -> dict[str, tuple[str, int]]:
