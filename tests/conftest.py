@@ -84,9 +84,17 @@ class Workplace:
         path.chmod(0o755)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_locks(tmp_path_factory):
+    """Other runs on this machine, and other tests, reserve nothing of this process's runs."""
+    os.environ["SORACTL_LOCKS"] = str(tmp_path_factory.mktemp("locks"))
+
+
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setenv("SORACTL_LOCKS", str(tmp_path / "locks"))
     for name in ("SORACTL_HOSTFILE", "SLURM_JOB_NODELIST", "CUDA_VISIBLE_DEVICES", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     yield Workplace(tmp_path)

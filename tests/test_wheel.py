@@ -75,7 +75,7 @@ def test_in_an_empty_folder_the_shipped_stages_are_there(run, installed):
     assert rows == [[name, f"{installed}/trainer/configs/{name}.toml"] for name in STAGES]
     assert "buckets.keep.240p" in run("config", "show", "stage4")
     assert "masks.random" in run("config", "diff", "stage1", "stage4")
-    assert f"{installed}/trainer/train.py" in run("launch", "smoke", "--dry-run")
+    assert f"{installed}/trainer/train.py" in run("launch", "smoke", "--dry-run", "--force")
 
 
 def test_plain_pip_and_make_take_colossalai_by_the_same_line():

@@ -13,6 +13,7 @@ from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes
 from soractl.terminal.meter import Show
+from soractl.terminal.text import span
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -89,7 +90,7 @@ def check(
     """
     if not 0 < options.timeout_s <= LONGEST_S:
         raise SoractlError(
-            f"--timeout must be more than 0 s and at most {LONGEST_S:g} s: {options.timeout_s:g}"
+            f"--timeout must be more than 0 s and at most {span(LONGEST_S)}: {options.timeout_s:g}"
         )
     if options.out is not None:
         data_table.check_output(options.out, [options.table])

@@ -21,6 +21,7 @@ from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.terminal import output
+from soractl.terminal.text import span
 from trainer.data.formats import Unfit
 
 Read = Callable[[str, int | None], dict[str, Any]]
@@ -55,7 +56,7 @@ class _Reader:
     def end(self) -> dict[str, Any]:
         """The answer to the task, or the reason why none came."""
         assert self._task is not None
-        answer: dict[str, Any] = _failure(f"not finished within {self._stuck_after_s:g} s")
+        answer: dict[str, Any] = _failure(f"not finished within {span(self._stuck_after_s)}")
         try:
             is_well = self.connection.poll()
             answer = self.connection.recv() if is_well else answer

@@ -60,7 +60,7 @@ def launch(
     )
     prepared = prepare_launch(stage, options, os.environ)
     if dry_run:
-        return _show_plan(prepared, as_json)
+        return _show_plan(prepared, force, as_json)
     return _start(prepared, detach, force, as_json)
 
 
@@ -96,7 +96,7 @@ def resume(
     )
     prepared = prepare_resume(run, options, os.environ)
     if dry_run:
-        return _show_plan(prepared, as_json)
+        return _show_plan(prepared, force, as_json)
     return _start(prepared, detach, force, as_json)
 
 
@@ -117,12 +117,21 @@ def follow(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
         _follow(found, attempt, remote, as_json)
 
 
-def _show_plan(prepared: "Prepared", as_json: bool) -> None:
+def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:
+    from soractl.errors import ExitCode
+    from soractl.launch import preflight
     from soractl.launch import report as launch_report
+    from soractl.remote.connections import Connections
     from soractl.terminal import output
 
-    plan = launch_report.plan_json(prepared)
-    output.report(launch_report.whole_plan(prepared), plan, as_json)
+    found = None
+    if not force:
+        with Connections(prepared.site.cluster.ssh) as remote:
+            found = preflight.examine(prepared.plan, remote)
+    values = launch_report.plan_json(prepared, found)
+    output.report(launch_report.whole_plan(prepared, found), values, as_json)
+    if found and found.faults:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> None:
@@ -137,7 +146,7 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
         if prepared.run is not None:
             # Before the nodes are judged: its own ranks would count against it.
             launcher.refuse_if_alive(prepared.run, remote)
-        preflight.check(prepared, remote, force=force)
+        output.note(f"note: {note}" for note in preflight.check(prepared, remote, force=force))
         started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
         output.note(launch_report.started(started))
         if detach:

@@ -7,6 +7,7 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.launch.node_watch import NodeWatch, Timing
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
+from soractl.remote.folding import fold_names
 from soractl.remote.requests import Remote
 from soractl.runs.events import EventKind, EventLog, TrainerEvents
 from soractl.runs.find import last_attempt
@@ -101,7 +102,7 @@ class _Follower:
 
     def _settled(self) -> Outcome | None:
         """Note the end, after stopping what is left; None while another command is at it."""
-        failed = ", ".join(self._watch.failed_nodes)
+        failed = fold_names(self._watch.failed_nodes)
         if self._owner and not self._watch.ended:
             self._say(f"{failed} failed; {self._owner} can stop the other nodes")
             return None
@@ -125,7 +126,7 @@ class _Follower:
         stopped = stop(record.nodes, self._remote, which, grace_s=grace_s)
         if left := [result.node.name for result in stopped if not result.ok]:
             stop_it = to_type("kill", self._run.name)
-            self._display.say(f"{', '.join(left)} may still run it; `{stop_it}` stops that")
+            self._display.say(f"{fold_names(left)} may still run it; `{stop_it}` stops that")
         self._watch.states = read_states(self._attempt, record.nodes)
 
     def _noted(self) -> Outcome:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from soractl.launch.plan import NodePlan
+from soractl.launch.preflight import Findings
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import Started
 from soractl.runs.find import stage_of
@@ -39,8 +40,8 @@ def summary(prepared: Prepared) -> list[str]:
     return lines + [f"note: {note}" for note in prepared.notes]
 
 
-def whole_plan(prepared: Prepared) -> list[str | Table]:
-    """Everything that would happen, and what is missing for it."""
+def whole_plan(prepared: Prepared, found: Findings | None) -> list[str | Table]:
+    """Everything that would happen, and what is in the way; `found` None: nobody was asked."""
     plan = prepared.plan
     cluster_file = text.path(prepared.site.cluster_file) if prepared.site.cluster_file else "-"
     lines: list[str | Table] = [*summary(prepared)]
@@ -56,19 +57,30 @@ def whole_plan(prepared: Prepared) -> list[str | Table]:
         where = "here" if node.node.local else f"ssh {node.node.name}"
         lines += [f"{node.node.name}: {text.count(node.ranks, 'rank')}, {where}"]
         lines += [Verbatim(f"  {' '.join([*own, *node.command])}")]
-    missing = prepared.missing
-    lines += [""] + ([f"missing: {what}" for what in missing] or ["ready to start"])
-    return lines
+    return [*lines, "", *_readiness(prepared, found)]
 
 
-def plan_json(prepared: Prepared) -> dict[str, Any]:
+def _readiness(prepared: Prepared, found: Findings | None) -> list[str]:
+    missing = [f"missing: {what}" for what in prepared.missing]
+    if found is None:
+        return [*missing, "--force: no node was asked whether it is ready"]
+    lines = [*missing, *(f"note: {note}" for note in found.notes)]
+    if found.faults:
+        lines += ["not ready:", *(f"  {fault}" for fault in found.faults)]
+        return [*lines, f"hint: {found.hint}"] if found.hint else lines
+    return lines if missing else [*lines, "ready to start"]
+
+
+def plan_json(prepared: Prepared, found: Findings | None) -> dict[str, Any]:
     """The same for programs."""
     return {
         "run": prepared.plan.run.name,
         "stage": prepared.stage,
         "source": prepared.site.source.origin,
         "missing": prepared.missing,
-        "notes": prepared.notes,
+        "asked": found is not None,
+        "faults": list(found.faults) if found else [],
+        "notes": [*prepared.notes, *(found.notes if found else ())],
         "plan": prepared.plan.as_json(),
     }
 
@@ -155,7 +167,6 @@ def _start(prepared: Prepared) -> str:
 
 
 def _own_settings(prepared: Prepared) -> list[tuple[str, str, str]]:
-
     values = settings(prepared.config)
     return [
         (key, text.value(values[key]), origin)

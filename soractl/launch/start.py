@@ -4,7 +4,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from soractl.launch.prepare import Prepared
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
+from soractl.remote.folding import fold_lines, fold_names
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script, variables
@@ -54,7 +55,9 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
     with _can_write(prepared.plan.run.parent):
         run = prepared.run or _create(prepared, command_line, remote)
-    with start_lock(run):
+    with ExitStack() as held:
+        with _can_write(run.path):
+            held.enter_context(start_lock(run))
         refuse_if_alive(run, remote)
         with _can_write(run.path, made=prepared.run is None):
             started = _new_attempt(prepared, run)
@@ -150,11 +153,11 @@ def _rolled_back(started: Started, refused: Sequence[NodeResult], remote: Remote
     code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
     write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
     name = started.run.name
-    unsure = ", ".join(node.node.name for node in stopped if not node.ok)
+    unsure = fold_names([node.node.name for node in stopped if not node.ok])
     hint = f"{unsure} may still run it; `{to_type('kill', name)}` stops that" if unsure else None
     if interrupted:
         return Interrupted(f"{name} was stopped again", hint=hint)
-    faults = [f"{result.node.name}: {result.reason}" for result in refused]
+    faults = fold_lines((result.node.name, result.reason) for result in refused)
     return SoractlError("\n".join(faults), hint=hint, exit_code=code)
 
 

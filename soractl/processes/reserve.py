@@ -1,10 +1,10 @@
 """Places of a node, locked for an attempt; runs there, and imports nothing of soractl.
 
-A place is a GPU (by its UUID), a rank slot of a machine without GPUs (it has one a core), or a
-port. Its lock is an `flock` of a file in a folder of this machine: SORACTL_LOCKS, else /run/lock
-where everybody may write there, else /dev/shm. The session that runs the attempt's script inherits
-the locks, so they end with it, however it ends. Since ranks may outlive it, a lock that is free is
-taken only when no process of the run that had it is left.
+A place is a GPU (by its UUID), a rank slot of a machine without GPUs, or a port. Its lock is an
+`flock` of a file in a folder of this machine: SORACTL_LOCKS, else /run/lock where everybody may
+write there, else /dev/shm. The session that runs the attempt's script inherits the locks, so they
+end with it, however it ends. Since ranks may outlive it, a lock that is free is taken only when no
+process of the run that had it is left.
 
 The argument is a JSON object: run, attempt, ranks, gpus (as in CUDA_VISIBLE_DEVICES; none: the
 first ones), port (or null), script (or null: look, and take nothing).
@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 NVIDIA_SMI_S = 10
+LEAST_SLOTS = 16  # a machine without GPUs has one a core; small ones try small runs side by side
 OTHER_STARTS_S = 10.0  # how long other starts on this node are waited for
 Holder = tuple[str, str, str]  # run, user, since; empty where not known
 
@@ -167,10 +168,10 @@ class Places:
             holder = holder_of(descriptor)
             if holder is None:
                 self.held.append(descriptor)
+                count -= 1
             else:
                 os.close(descriptor)
                 used.append((described(holder), label))
-            count -= holder is None or (kind == "slot" and self._is_ours(holder))
         for who, label in used if count else ():
             self.used.setdefault(who, {}).setdefault(kind, []).append(label)
 
@@ -186,10 +187,6 @@ class Places:
         """Unlock all of them."""
         while self.held:
             os.close(self.held.pop())
-
-    def _is_ours(self, holder: dict[str, Any]) -> bool:
-        # A machine that is two nodes of one run: on CPUs they can share it.
-        return all(holder.get(key) == self.question[key] for key in ("run", "attempt"))
 
 
 def user_name() -> str:
@@ -246,15 +243,14 @@ def reserve(question: dict[str, Any]) -> list[int]:
     """Lock all that an attempt uses on this node; the sentence of a refusal ends the program."""
     there, ranks, port = gpus(), question["ranks"], question["port"]
     chosen = question["gpus"] or [str(index) for index in range(ranks)]
-    cores = os.cpu_count() or 1
+    slots = max(LEAST_SLOTS, os.cpu_count() or 1, ranks)
     with alone():
         places = Places(question)
         if there:
             wanted = gpu_places(chosen[:ranks], there)
             places.take("gpu", wanted, len(wanted))
         else:
-            slots = {f"slot-{index}": str(index) for index in range(cores)}
-            places.take("slot", slots, min(ranks, cores))
+            places.take("slot", {f"slot-{i}": str(i) for i in range(slots)}, ranks)
         if port is not None:
             places.take("port", {f"port-{port}": str(port)}, 1)
         if places.used:

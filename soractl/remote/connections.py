@@ -16,6 +16,7 @@ from soractl.remote.reaching import Clients
 from soractl.remote.requests import NodeResult, Request
 from soractl.remote.ssh_command import NoChannel, SshFailure
 from soractl.remote.ssh_command import SshOptions as SshOptions
+from soractl.terminal.text import span
 
 ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
 BEGIN = b"soractl: begin\n"
@@ -129,7 +130,7 @@ class Connections(AbstractContextManager["Connections"]):
             if self._clients is None:
                 self._clients = Clients(self._options, self._processes)
         if not link.lock.acquire(timeout=deadline.left()):
-            raise SshFailure(f"no answer within {deadline.seconds:g} s")
+            raise SshFailure(f"no answer within {span(deadline.seconds)}")
         try:
             if link.connection is None or not link.connection.alive:
                 link.connection = self._clients.connect(node, deadline)

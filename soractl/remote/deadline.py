@@ -3,6 +3,7 @@
 import time
 
 from soractl.errors import Fault, FaultKind
+from soractl.terminal.text import span
 
 
 class DeadlinePassed(Exception):
@@ -30,4 +31,4 @@ class Deadline:
 
 def no_end_within(seconds: float) -> Fault:
     """The fault of a request whose deadline passed."""
-    return Fault(FaultKind.DEADLINE, f"no end within {seconds:g} s")
+    return Fault(FaultKind.DEADLINE, f"no end within {span(seconds)}")

@@ -1,10 +1,13 @@
 """Equal answers of many nodes become one entry with folded names."""
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from soractl.remote.requests import NodeResult
+
+_ADDRESS = r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9a-fA-F:.%]+\]"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,30 @@ def fold_names(names: Sequence[str]) -> str:
     from ClusterShell.NodeSet import NodeSet
 
     return str(NodeSet.fromlist(list(names)))
+
+
+def fold_lines(sentences: Iterable[tuple[str, str]]) -> list[str]:
+    """Nodes and a sentence about each, equal ones in one line.
+
+    >>> no = "unreachable: {}:22: Connection refused"
+    >>> fold_lines([("n1", no.format("10.0.0.1")), ("n2", no.format("10.0.0.2"))])
+    ['n[1-2]: unreachable: Connection refused']
+    """
+    same: dict[str, list[tuple[str, str]]] = {}
+    for name, sentence in sentences:
+        same.setdefault(_without_own_name(name, sentence), []).append((name, sentence))
+    return [
+        f"{fold_names([name for name, _ in found])}: {sentence if len(found) > 1 else found[0][1]}"
+        for sentence, found in same.items()
+    ]
+
+
+def _without_own_name(name: str, sentence: str) -> str:
+    """A sentence about a connection as it is for all nodes of a kind."""
+    if not sentence.startswith("unreachable: "):
+        return sentence
+    own = rf"(?:\b{re.escape(name)}\b|{_ADDRESS})(?::[0-9]+)?:? ?"
+    return re.sub(own, "", sentence)
 
 
 def group(results: Sequence[NodeResult]) -> list[Group]:

@@ -25,6 +25,7 @@ from soractl.remote.ssh_command import (
     connecting,
     jump_arguments,
 )
+from soractl.terminal.text import span
 
 MOST_CHANNELS = 10  # sshd's MaxSessions
 LONGEST_FOLDER = 60  # a socket's path has 108 bytes, of which ssh takes 18 while it makes one
@@ -195,7 +196,7 @@ def _await_socket(socket: Path, master: Background, deadline: Deadline) -> None:
         try:
             time.sleep(min(POLL_S, deadline.left()))
         except DeadlinePassed:
-            raise SshFailure(f"ssh has no connection within {deadline.seconds:g} s") from None
+            raise SshFailure(f"ssh has no connection within {span(deadline.seconds)}") from None
 
 
 def _text(file: IO[bytes]) -> str:

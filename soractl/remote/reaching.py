@@ -11,6 +11,7 @@ from soractl.remote.openssh import OpensshClient, OpensshConnection
 from soractl.remote.ssh import SshClient, SshConnection
 from soractl.remote.ssh_answer import Answer, Route, configuration, defaults, need_ssh, route
 from soractl.remote.ssh_command import NotServed, SshFailure, SshOptions
+from soractl.terminal.text import span
 
 
 class Clients:
@@ -33,7 +34,7 @@ class Clients:
                 return self._by_ssh(node, answer, deadline)
             return self._by_paramiko(node, answer, deadline)
         except DeadlinePassed:
-            raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+            raise SshFailure(f"no answer within {span(deadline.seconds)}") from None
         except SshFailure:
             raise
         except SoractlError as error:

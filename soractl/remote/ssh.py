@@ -19,6 +19,7 @@ from soractl.remote.known_hosts import KnownHosts
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_answer import Route
 from soractl.remote.ssh_command import NoChannel, NotServed, SshFailure
+from soractl.terminal.text import span
 
 if TYPE_CHECKING:
     import paramiko
@@ -112,7 +113,7 @@ class SshClient:
         try:
             return self._open(route, deadline, depth=0)
         except DeadlinePassed:
-            raise SshFailure(f"no answer within {deadline.seconds:g} s") from None
+            raise SshFailure(f"no answer within {span(deadline.seconds)}") from None
 
     def has_authority(self, route: Route) -> bool:
         """known_hosts names an authority for the node, whose certificate paramiko cannot check."""
@@ -135,8 +136,9 @@ class SshClient:
                 self._log_in(transport, route, deadline)
         except DeadlinePassed:
             stage = "authentication" if transport.initial_kex_done else "the key exchange"
+            given = span(deadline.seconds)
             raise SshFailure(
-                f"{route.host}:{route.port} hangs at {stage}, given up after {deadline.seconds:g} s"
+                f"{route.host}:{route.port} hangs at {stage}, given up after {given}"
             ) from None
         finally:
             if not transport.is_authenticated():
@@ -362,7 +364,7 @@ def _resolve(route: Route, deadline: Deadline) -> list[tuple[int, Any]]:
         answer = answers.get(timeout=deadline.left())
     except queue.Empty:
         raise SshFailure(
-            f"no answer about the name {route.host} within {deadline.seconds:g} s"
+            f"no answer about the name {route.host} within {span(deadline.seconds)}"
         ) from None
     if isinstance(answer, Exception):
         raise SshFailure(f"{route.host}: {_reason(answer)}")

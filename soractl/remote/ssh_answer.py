@@ -23,6 +23,7 @@ from soractl.remote.ssh_command import (
     arguments,
     connect_timeout_s,
 )
+from soractl.terminal.text import span
 
 Answer = Mapping[str, list[str]]
 """Values by lower-case keyword, in ssh's order: `{"hostname": ["10.77.0.11"], ...}`."""
@@ -85,7 +86,7 @@ def ask_ssh(argv: list[str], processes: Processes, deadline: Deadline) -> Answer
         processes.run(Request(tuple(argv)), captured, deadline)
     except DeadlinePassed:
         raise SshFailure(
-            f"no answer from `ssh -G {argv[-1]}` within {deadline.seconds:g} s"
+            f"no answer from `ssh -G {argv[-1]}` within {span(deadline.seconds)}"
         ) from None
     if captured.exit_code != 0:
         raise SshFailure(last_words(captured.stderr.text) or f"ssh ended with {captured.exit_code}")

@@ -22,6 +22,7 @@ from soractl.runs.status import RunRow, RunStatus
 from soractl.terminal import text
 from soractl.terminal.lines import Verbatim
 from soractl.terminal.table import Table
+from soractl.terminal.text import span
 from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import RunDir
 
@@ -160,8 +161,8 @@ def kill_lines(killed: Killed | None) -> list[str]:
 
 def kill_progress(killed: Killed, grace_s: float) -> str:
     """Line of `kill` while processes have time to end."""
-    number = sum(len(node.processes) for node in killed.found)
-    return f"{killed.title}: asking {_processes(number)} to end; KILL after {grace_s:g} s (--grace)"
+    asked = _processes(sum(len(node.processes) for node in killed.found))
+    return f"{killed.title}: asking {asked} to end; KILL after {span(grace_s)} (--grace)"
 
 
 def kill_json(killed: Killed | None) -> dict[str, Any]:

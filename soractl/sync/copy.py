@@ -21,6 +21,7 @@ from soractl.sync.remote_store import ASK_S, RemoteStore
 from soractl.sync.rsync import Link, SourceGone
 from soractl.sync.stores import LocalStore, Store
 from soractl.terminal.meter import BYTES, Display, Reading, Show
+from soractl.terminal.text import span
 from trainer.checkpoint_dir import Checkpoint
 from trainer.run_dir import RunDir
 
@@ -76,7 +77,7 @@ def rounds(
         except SoractlError as fault:
             if every_s is None or fault.exit_code == ExitCode.BAD_REQUEST:
                 raise
-            log(f"{fault}; trying again in {every_s:g} s")
+            log(f"{fault}; trying again in {span(every_s)}")
         if every_s is None:
             return
         time.sleep(every_s)

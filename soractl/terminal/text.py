@@ -33,6 +33,12 @@ def duration(seconds: float) -> str:
     return f"{whole // size} {large} {whole % size // part:02d} {small}"
 
 
+def span(seconds: float) -> str:
+    """A limit in seconds with at most one decimal: `20 s`, `3.5 s`, `0.2 s`."""
+    short = f"{seconds:.1f}".removesuffix(".0")
+    return f"{short if seconds >= 0.1 else f'{seconds:.1g}'} s"
+
+
 def size(number: float) -> str:
     """`812 B`, `1.2 GB`: bytes in powers of ten."""
     units = ("B", "kB", "MB", "GB", "TB")

@@ -337,7 +337,8 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
     workplace.write(
         "hostfiles/two.toml", f'environment = "{workplace.bin}"\n[env]\nNCCL_IB_HCA = "=mlx5_1"\n'
     )
-    shown = workplace.soractl("launch", "smoke", "--hostfile", "two.txt", "--dry-run").stdout
+    asked = ("launch", "smoke", "--hostfile", "two.txt", "--dry-run")
+    shown = workplace.soractl(*asked, "--force").stdout
     train = f"{REPOSITORY}/trainer/train.py {workplace.folder}/runs/001-smoke"
     head = "--nproc_per_node 2 --master_addr n1 --master_port 29500"
     assert shown.splitlines()[:6] == [
@@ -363,15 +364,28 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
         "n2: 2 ranks, ssh n2",
         f"  colossalai run {head} --extra_launch_args {fence},nnodes=2,node_rank=1 {train}",
         "",
-        "ready to start",
+        "--force: no node was asked whether it is ready",
     ]
     assert not (workplace.folder / "runs").exists()
 
 
+def test_a_dry_run_asks_the_nodes_and_makes_nothing(workplace):
+    workplace.write("hostfiles/dead.txt", "127.0.0.[2-201]:1 slots=2\n")
+    done = workplace.soractl("launch", "smoke", "--hostfile", "dead.txt", "--dry-run", code=5)
+    assert done.stdout.splitlines()[-3:] == [
+        "not ready:",
+        "  127.0.0.[2-201]: unreachable: Connection refused",
+        "hint: --force starts all the same",
+    ]
+    assert workplace.soractl("launch", "smoke", "--dry-run").stdout.endswith("\nready to start\n")
+    assert not (workplace.folder / "runs").exists()
+
+
 def test_a_dry_run_says_exactly_what_is_missing(workplace):
-    told = json.loads(workplace.soractl("launch", "stage2", "--dry-run", "--json").stdout)
-    assert (told["schema_version"], told["missing"]) == (
+    plan = json.loads(workplace.soractl("launch", "stage2", "--dry-run", "--json").stdout)
+    assert (plan["schema_version"], plan["faults"], plan["missing"]) == (
         1,
+        [],
         [
             "a complete checkpoint of stage1 (looked at: no run of stage1 in "
             f"{workplace.folder}/runs/)",

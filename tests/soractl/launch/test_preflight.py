@@ -8,7 +8,7 @@ from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.settings import Cluster
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch.plan import LaunchPlan, NodePlan
-from soractl.launch.preflight import NodeFacts, ask, check, judge, judge_gpus
+from soractl.launch.preflight import INSTALL, NodeFacts, ask, check, judge, judge_clocks, judge_gpus
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
@@ -64,10 +64,51 @@ def test_good_nodes_have_no_faults():
             {"versions": {"python": "3.11.7", "torch": None}},
             "not the same torch everywhere: 2.13.0 on n1; None on n2",
         ),
+        (1, {"can_write": False}, "n2: /shared/runs cannot be written there"),
+        (
+            1,
+            {"shared_memory_free_bytes": 4096},
+            "n2: /dev/shm is full: 4.1 kB are free, ranks need it",
+        ),
+        (1, {"used": "GPU 0 is used by 002-smoke of ana"}, "n2: GPU 0 is used by 002-smoke of ana"),
     ],
 )
 def test_each_fault_is_one_sentence_that_names_the_node(index, change, fault):
     assert faults((index, change)) == [fault]
+
+
+def test_a_fault_of_many_nodes_is_one_line():
+    dead = [
+        replace(GOOD, node=Node(f"n{i}"), fault=Fault(FaultKind.UNREACHABLE, f"n{i}:22: refused"))
+        for i in range(1, 201)
+    ]
+    assert list(judge(PLAN, dead, "secret")) == ["n[1-200]: unreachable: refused"]
+
+
+def test_a_port_that_another_run_uses_is_said_once():
+    used = "GPUs 0-7 and port 29500 are used by 002-smoke of ana since 02:10"
+    assert faults((0, {"used": used, "port_is_free": False})) == [f"n1: {used}"]
+
+
+def test_one_machine_under_two_names_is_refused():
+    same = {"machine": "boot net:[1]"}
+    assert faults((0, same), (1, same)) == ["n1 and n2 are one machine; it can be a node only once"]
+    assert faults((0, same), (1, {"machine": "boot net:[2]"})) == []
+
+
+def test_clocks_that_are_certainly_off_are_noted():
+    offsets = (0.0, 1.9, -61.2, -60.9, 3600.0)
+    facts = [replace(GOOD, node=Node(f"n{i}"), clock_offset_s=o) for i, o in enumerate(offsets)]
+    assert judge_clocks(facts) == [
+        "n[2-3]: its clock is 1 min 01 s behind this machine's",
+        "n4: its clock is 1 h 00 min ahead of this machine's",
+    ]
+
+
+def test_the_command_that_installs_stands_on_the_first_page():
+    page = (Path(__file__).parents[3] / "README.md").read_text()
+    install = [line.split("#")[0].strip() for line in page.splitlines()]
+    assert [line for line in install if line in INSTALL and line.startswith("pip install --no-")]
 
 
 def test_a_port_is_wanted_of_the_head_alone():
@@ -138,7 +179,8 @@ def test_a_node_without_the_program_says_so_and_nothing_is_left_behind(workplace
         5,
         f"not started:\n  {name}: no colossalai in {path}",
     )
-    assert list((workplace.folder / "runs").iterdir()) == []
+    assert caught.value.hint == f"{INSTALL} install them"
+    assert not (workplace.folder / "runs").exists()
 
 
 def interrupting(remote, mark):

@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from soractl.errors import SoractlError
@@ -24,3 +26,23 @@ def test_a_run_is_starting_while_a_command_holds_its_lock(tmp_path):
             start_lock(run).__enter__()
     assert not is_starting(run)
     assert no.value.exit_code == 5
+
+
+def test_readers_never_disturb_who_starts(tmp_path):
+    run, end = create_run(tmp_path, "smoke"), threading.Event()
+
+    def read():
+        while not end.is_set():
+            is_starting(run)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(300):
+            with start_lock(run):
+                pass
+    finally:
+        end.set()
+        for reader in readers:
+            reader.join()
