@@ -16,7 +16,7 @@ from trainer.checkpoints.rollback import roll_back_to
 from trainer.checkpoints.saver import Saver
 from trainer.config import TrainConfig
 from trainer.data.cached_features import CachedFeatures, open_features
-from trainer.data.dataset import ClipTable, load_clips
+from trainer.data.dataset import load_clips
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import check_same_data, fingerprint
 from trainer.data.position import Position, beginning, resumed
@@ -45,12 +45,19 @@ log = logging.getLogger("trainer")
 
 
 def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Ranks) -> Training:
-    """Clips, networks and state, as the attempt's plan says where to start."""
+    """Clips, networks and state, as the attempt's plan says where to start.
+
+    ConfigError if its checkpoint was trained on other data.
+    """
     clips = load_clips(Path(settings.data.path))
     features = open_features(settings, clips)
     origin = read_json(attempt.plan)["start"]
     checkpoint = _resume_point(origin)
-    position = _position(checkpoint, origin, clips, features, settings, ranks)
+    reset_data = bool(origin.get("reset_data"))
+    position = _position(checkpoint, ranks.world_size, reset_data=reset_data)
+    if checkpoint and not reset_data:
+        draw = features.draw_of(position.epoch)
+        check_same_data(checkpoint, fingerprint(clips, settings, draw))
     # refuses a table before networks load
     plan_rest_of_epoch(clips, features, position, settings, ranks)
     with _reading(checkpoint, origin, ranks):
@@ -81,23 +88,12 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
     return training
 
 
-def _position(
-    checkpoint: Checkpoint | None,
-    origin: Mapping[str, Any],
-    clips: ClipTable,
-    features: CachedFeatures,
-    settings: TrainConfig,
-    ranks: Ranks,
-) -> Position:
-    """The position to go on at; ConfigError if a checkpoint was trained on other data."""
+def _position(checkpoint: Checkpoint | None, world_size: int, *, reset_data: bool) -> Position:
+    """The position to go on at."""
     if checkpoint is None:
-        return beginning(ranks.world_size)
-    position = resumed(checkpoint.manifest, ranks.world_size)
-    if origin.get("reset_data"):
-        return position.start_of_epoch()
-    draw = features.draw_of(position.epoch)
-    check_same_data(checkpoint, fingerprint(clips, settings, draw))
-    return position
+        return beginning(world_size)
+    position = resumed(checkpoint.manifest, world_size)
+    return position.start_of_epoch() if reset_data else position
 
 
 def _restore(checkpoint: Checkpoint, train_step: TrainStep, ranks: Ranks) -> None:

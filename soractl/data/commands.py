@@ -1,10 +1,10 @@
 """The `data` commands: read arguments, call one function, hand the result to output."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Prepare and examine tables of clips.", no_args_is_help=True)
 
+WorkHosts = Annotated[
+    str | None,
+    typer.Option("--hostfile", help="Nodes that share the work.", autocompletion=complete_hosts),
+]
 Out = Annotated[Path, typer.Option("--out", help="The table to write: .csv or .parquet.")]
 Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of clips.")]
 
@@ -42,14 +46,14 @@ def info(
     """
     from soractl.data import info as data_info
     from soractl.data import report as data_report
-    from soractl.terminal import output, progress_bar
+    from soractl.terminal import progress_bar
 
     options = data_info.InfoOptions(tuple(inputs), out, root, workers)
     with progress_bar.display() as display:
         result = data_info.info(options, display.show)
-    with _histograms(result.series, out) as picture:
-        lines, values = data_report.info_lines, data_report.info_json
-        output.report(lines(result, picture), values(result, picture), as_json)
+    lines = partial(data_report.info_lines, result)
+    values = partial(data_report.info_json, result)
+    _report(result.series, lines, values, out, as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -78,23 +82,19 @@ def keep(
     """
     from soractl.data import filter as data_filter
     from soractl.data import report as data_report
-    from soractl.terminal import output
 
     limits = (min_frames, max_mb, min_pixels)
     result = data_filter.keep(data_filter.FilterOptions(table, out, *limits, no_empty_captions))
-    with _histograms(result.series, out) as picture:
-        lines, values = data_report.filter_lines, data_report.filter_json
-        output.report(lines(result, picture), values(result, picture), as_json)
+    lines = partial(data_report.filter_lines, result)
+    values = partial(data_report.filter_json, result)
+    _report(result.series, lines, values, out, as_json)
     raise typer.Exit(result.exit_code)
 
 
 @app.command("check")
 def check(
     table: Table,
-    hostfile: Annotated[
-        str | None,
-        typer.Option("--hostfile", help="Nodes that share the work and the files."),
-    ] = None,
+    hostfile: WorkHosts = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="A table of the healthy clips to write.")
     ] = None,
@@ -114,15 +114,15 @@ def check(
     """
     from soractl.data import check as data_check
     from soractl.data import report as data_report
-    from soractl.terminal import output, progress_bar
+    from soractl.terminal import progress_bar
 
     again = (resume, retry_failed)
     options = data_check.CheckOptions(table, out, hostfile, workers, timeout, *again)
     with progress_bar.display() as display:
         result = data_check.check(options, os.environ, display.show)
-    with _histograms(result.series, out or table) as picture:
-        lines, values = data_report.check_lines, data_report.check_json
-        output.report(lines(result, picture), values(result, picture), as_json)
+    lines = partial(data_report.check_lines, result)
+    values = partial(data_report.check_json, result)
+    _report(result.series, lines, values, out or table, as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -138,24 +138,18 @@ def merge(
     """
     from soractl.data import merge as data_merge
     from soractl.data import report as data_report
-    from soractl.terminal import output
 
     result = data_merge.merge(tables, out)
-    with _histograms(result.series, out) as picture:
-        lines, values = data_report.merge_lines, data_report.merge_json
-        output.report(lines(result, picture), values(result, picture), as_json)
+    lines = partial(data_report.merge_lines, result)
+    values = partial(data_report.merge_json, result)
+    _report(result.series, lines, values, out, as_json)
 
 
 @app.command("encode")
 def encode(
     stage: StageName,
     out: Annotated[Path, typer.Option("--out", help="The folder of features; all nodes share it.")],
-    hostfile: Annotated[
-        str | None,
-        typer.Option(
-            "--hostfile", help="Nodes that share the work.", autocompletion=complete_hosts
-        ),
-    ] = None,
+    hostfile: WorkHosts = None,
     variants: Annotated[
         int, typer.Option(min=1, help="Draws of bucket and window to keep for each clip.")
     ] = 1,
@@ -177,14 +171,12 @@ def encode(
     from soractl.terminal import output, progress_bar
 
     kinds = (only,) if only else data_encode.KINDS
-    options = data_encode.EncodeOptions(
-        stage, out, hostfile, variants, kinds, tuple(overrides or ())
-    )
+    settings = tuple(overrides or ())
+    options = data_encode.EncodeOptions(stage, out, hostfile, variants, kinds, settings)
     with data_encode.planned(options, os.environ) as (plan, remote):
         lines = encode_report.size_lines(plan)
         if dry_run:
-            output.report(lines, encode_report.size_json(plan), as_json)
-            return
+            return output.report(lines, encode_report.size_json(plan), as_json)
         output.note(lines)
         with progress_bar.display() as display:
             result = data_encode.encode(plan, remote, display.show)
@@ -221,12 +213,17 @@ def buckets(
     raise typer.Exit(epoch.exit_code)
 
 
-@contextmanager
-def _histograms(series: "Mapping[str, DataFrame]", table: Path) -> Iterator[Path | None]:
-    """Draw tables into a PNG beside a table; a note after the report says why there is none."""
+def _report(
+    series: "Mapping[str, DataFrame]",
+    lines: Callable[[Path | None], Iterable[Any]],
+    values: Callable[[Path | None], dict[str, Any]],
+    beside: Path,
+    as_json: bool,
+) -> None:
+    """Report on tables, with their histograms drawn beside one; a note says why there are none."""
     from soractl.data import picture as data_picture
     from soractl.terminal import output
 
-    picture = data_picture.save(data_picture.histograms(series), table.with_suffix(".png"))
-    yield picture.file
+    picture = data_picture.save(data_picture.histograms(series), beside.with_suffix(".png"))
+    output.report(lines(picture.file), values(picture.file), as_json)
     output.note(picture.notes)
