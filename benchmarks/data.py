@@ -180,18 +180,18 @@ def check_same(
         raise RuntimeError("the two ways give other buckets")
 
 
-def show_assignment(told: Assigned) -> None:
+def show_assignment(measured: Assigned) -> None:
     headers = ("ASSIGNMENT OF ALL CLIPS, STAGE 1", "S", "TIMES FASTER")
-    by_row = f"row by row, a generator a draw (from {told.sample} rows)"
+    by_row = f"row by row, a generator a draw (from {measured.sample} rows)"
     rows = [
-        ("soractl (goal: < 2 s, 100 times)", f"{told.ours_s:.2f}", ratio(told)),
-        (by_row, f"{told.by_row_s:.0f}", "1"),
+        ("soractl (goal: < 2 s, 100 times)", f"{measured.ours_s:.2f}", ratio(measured)),
+        (by_row, f"{measured.by_row_s:.0f}", "1"),
     ]
     print("\n".join(Table(headers, rows).lines()), end="\n\n")
 
 
-def ratio(told: Assigned) -> str:
-    return f"{told.by_row_s / told.ours_s:.0f}"
+def ratio(measured: Assigned) -> str:
+    return f"{measured.by_row_s / measured.ours_s:.0f}"
 
 
 # --- sampler and balance
@@ -227,7 +227,7 @@ def measure_sampler(stage: str, clips: int) -> Sampled:
     return Sampled(steps, first, resumed, seconds_to(0, 160, consumed=[(RANKS, late)]), peak_mb())
 
 
-def show_sampler(told: Mapping[str, Sampled]) -> None:
+def show_sampler(measured: Mapping[str, Sampled]) -> None:
     headers = (
         *("SAMPLER, 192 RANKS", "STEPS", "FIRST BATCH S", "10 STEPS BEFORE THE END S"),
         *("THERE ON 160 RANKS S", "PEAK MB"),
@@ -237,7 +237,7 @@ def show_sampler(told: Mapping[str, Sampled]) -> None:
             *(stage, found.steps, f"{found.first_s:.2f}", f"{found.resumed_s:.2f}"),
             *(f"{found.fewer_ranks_s:.2f}", f"{found.peak_mb:.0f}"),
         )
-        for stage, found in told.items()
+        for stage, found in measured.items()
     ]
     rows.append(("goal", "", "< 3", "< 3", "< 3", "< 1000"))
     print("\n".join(Table(headers, rows).lines()), end="\n\n")
@@ -261,10 +261,10 @@ def evenness(plan: EpochPlan) -> float:
     return float(cost.mean(axis=1).sum() / cost.max(axis=1).sum())
 
 
-def show_balance(told: Mapping[str, Mapping[int, float]]) -> None:
+def show_balance(measured: Mapping[str, Mapping[int, float]]) -> None:
     headers = ("MEAN OVER MAXIMUM OF A STEP'S WORK", *STAGES)
     names = {0: "window 0, the order of Open-Sora 1.2", WINDOW: f"window {WINDOW} (goal: >= 0.95)"}
-    rows = [(name, *(f"{told[stage][w]:.3f}" for stage in STAGES)) for w, name in names.items()]
+    rows = [(name, *(f"{measured[stage][w]:.3f}" for stage in STAGES)) for w, name in names.items()]
     print("\n".join(Table(headers, rows).lines()), end="\n\n")
 
 
@@ -303,7 +303,7 @@ def decode_in_turns(film: str, reads: int) -> dict[str, Decoded]:
     """Both ways read the same clips; RuntimeError unless all frames are bit-identical."""
     starts = np.random.default_rng(2).integers(0, FILM_FRAMES - FRAMES, reads).tolist()
     found: dict[str, Decoded] = {way: alone(decode, way, film, starts) for way in WAYS}
-    if len({told.digests for told in found.values()}) != 1:
+    if len({measured.digests for measured in found.values()}) != 1:
         raise RuntimeError("the two ways give other frames")
     return found
 
@@ -347,22 +347,22 @@ WAYS = {
 }
 
 
-def show_decoding(film: Path, told: Mapping[str, Decoded]) -> None:
+def show_decoding(film: Path, measured: Mapping[str, Decoded]) -> None:
     size = film.stat().st_size / 1e6
     headers = (
         f"{FRAMES} FRAMES AT {TARGET[0]}p OF A MINUTE OF 720p ({size:.0f} MB)",
         *("S/CLIP", "SLOWEST", "TIMES FASTER", "MB BEFORE", "PEAK MB"),
     )
-    slowest = max(np.mean(found.seconds) for found in told.values())
+    slowest = max(np.mean(found.seconds) for found in measured.values())
     rows = [
         (
             *(way, f"{np.mean(found.seconds):.2f}", f"{max(found.seconds):.2f}"),
             f"{slowest / np.mean(found.seconds):.1f}",
             *(f"{found.before_mb:.0f}", f"{found.peak_mb:.0f}"),
         )
-        for way, found in told.items()
+        for way, found in measured.items()
     ]
-    reads = len(next(iter(told.values())).seconds)
+    reads = len(next(iter(measured.values())).seconds)
     print("\n".join(Table(headers, rows).lines()))
     print(f"{reads} clips from random frames, bit-identical in both ways")
 

@@ -72,11 +72,11 @@ class Launched:
         self.soractl("status", "latest")
         for attempt in self.run_dir.attempts():
             logs = "".join(log.read_text() for log in attempt.path.glob("*.log"))
-            told = [line for line in logs.splitlines() if "stood still" in line]
-            told += [
+            measured = [line for line in logs.splitlines() if "stood still" in line]
+            measured += [
                 f"rank {one['rank']} failed: {one['error']}" for one in attempt.rank_failures()
             ]
-            print(f"attempt {attempt.path.name}", *told, sep="\n  ", flush=True)
+            print(f"attempt {attempt.path.name}", *measured, sep="\n  ", flush=True)
 
     def soractl(self, *words: str) -> None:
         """Run a command as people do, its output here."""

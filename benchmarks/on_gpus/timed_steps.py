@@ -107,10 +107,10 @@ class Steps:
                 ]
                 self.take(trained, shapes)  # what comes for the first time takes longer
                 seconds = self.clocked(partial(self.take, trained, shapes))
-                told = (
+                measured = (
                     f"{seconds / len(shapes):.3f} s/step, {len(shapes)} steps of {self.size.stage}"
                 )
-                self.say(f"{f'window {window}':34}{told}")
+                self.say(f"{f'window {window}':34}{measured}")
 
     def take(self, trained: Trained, shapes: Iterable[Shape]) -> None:
         """A step of each shape."""

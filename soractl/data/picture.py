@@ -190,7 +190,7 @@ def _legend(figure: "Figure", labels: Sequence[str]) -> None:
 
 
 def _cut(label: str, most: int) -> str:
-    """Both ends of a long one: tables are often told apart by the last letters of their names."""
+    """Both ends of a long one: tables often differ in the last letters of their names."""
     half = most // 2
     return label if len(label) <= most else f"{label[: half - 1]}…{label[-half:]}"
 

@@ -27,10 +27,10 @@ def flops(bucket: "Bucket", network: Network) -> tuple[float, float]:
     width, tokens = network.width, bucket.tokens
     captions = bucket.batch_size * CAPTION_TOKENS
     linear = 2 * (28 * width**2 * tokens + 4 * width**2 * captions)
-    crossing = 8 * width * tokens * CAPTION_TOKENS
+    cross_attention = 8 * width * tokens * CAPTION_TOKENS
     over_time = 4 * width * tokens * bucket.latent_frames
     in_frames = 4 * width * tokens * bucket.patches
-    return network.depth * (linear + crossing + over_time), network.depth * in_frames
+    return network.depth * (linear + cross_attention + over_time), network.depth * in_frames
 
 
 def encoders_s(bucket: "Bucket", gpu: GpuRates) -> float:

@@ -41,8 +41,8 @@ def aside(path: Path) -> Iterator[Path]:
         yield draft
         draft.replace(path)
     except OSError as error:
-        said = error.strerror or str(error)
-        raise SoractlError(f"{path}: {said}", exit_code=ExitCode.FAILED) from None
+        reason = error.strerror or str(error)
+        raise SoractlError(f"{path}: {reason}", exit_code=ExitCode.FAILED) from None
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

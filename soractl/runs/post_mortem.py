@@ -31,7 +31,7 @@ _TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
 
 @dataclass(frozen=True)
 class Failure:
-    """The first thing that went wrong, as far as can be told."""
+    """The first thing that went wrong, as far as is known."""
 
     node: str
     error: str

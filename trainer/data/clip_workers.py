@@ -20,7 +20,7 @@ from trainer.data.features import FeatureError, read_latents
 
 _START_S = 300.0  # a process may take this long to load its libraries from a busy file server
 _LOOK_UP_S = 0.5  # whoever waits for answers may be asked to stop
-_BURIAL_S = 5.0  # a process that waits for a dead file server may not end at all
+_REAP_TIMEOUT_S = 5.0  # a process that waits for a dead file server may not end at all
 
 
 class ClipTask(NamedTuple):
@@ -79,7 +79,7 @@ class ClipWorkers:
     def submit(self, number: int, task: Task) -> None:
         """Read a clip when a worker is free; its answer will carry `number`."""
         self._waiting.append((number, task))
-        self._hand_out()
+        self._assign_next()
 
     def answers(self) -> Iterator[tuple[int, ClipAnswer]]:
         """The clips that were read, or given up, since the last call; waits a moment for one."""
@@ -91,7 +91,7 @@ class ClipWorkers:
             answer = worker.answer(worker.connection in ready)
             if number is not None and answer is not None:
                 yield number, answer
-        self._hand_out()
+        self._assign_next()
 
     def forget(self) -> None:
         """Drop what no worker has begun; what they are at will still be answered."""
@@ -103,7 +103,7 @@ class ClipWorkers:
         for worker in self._workers:
             worker.stop()
 
-    def _hand_out(self) -> None:
+    def _assign_next(self) -> None:
         for worker in self._workers:
             if worker.number is None and self._waiting:
                 worker.begin(*self._waiting.popleft())
@@ -151,7 +151,7 @@ class _Worker:
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join(_BURIAL_S)
+            self._process.join(_REAP_TIMEOUT_S)
             if self._process.exitcode is not None:
                 self._process.close()
             self._process = None

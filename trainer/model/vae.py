@@ -41,14 +41,14 @@ VAE_SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Noise(NamedTuple):
-    """Standard normal values with which latents are drawn from the posteriors."""
+    """Standard normal values with which latents are drawn from both posteriors."""
 
     spatial: Tensor  # [B x T, 4, h, w]
     temporal: Tensor  # [B, 4, t, h, w]
 
 
 class SpatialVae(nn.Module):
-    """diffusers' AutoencoderKL on single frames, a few at a time."""
+    """diffusers' AutoencoderKL on frames [N, 3, H, W], a few at a time."""
 
     def __init__(self, config: dict[str, Any], micro_batch_size: int | None) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class SpatialVae(nn.Module):
 
 
 class VideoVAE(nn.Module):
-    """The two parts in sequence; time goes in chunks that know nothing of each other."""
+    """Video [B, 3, T, H, W] to latents [B, 4, t, h, w] and back; chunks of time are independent."""
 
     scale: Tensor
     shift: Tensor
@@ -159,7 +159,7 @@ class VideoVAE(nn.Module):
         return (latents - self.shift) / self.scale
 
     def encode_each(self, video: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Latents of each clip of a video, drawn from its posteriors with its own seed.
+        """Latents [B, 4, t, h, w] of clips [B, 3, T, H, W], each drawn with its own seed.
 
         Clip by clip, so that not one bit depends on what a clip is batched with.
         """

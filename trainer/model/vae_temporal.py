@@ -33,20 +33,20 @@ class TemporalVaeConfig:
 
 
 class Posterior(NamedTuple):
-    """A Gaussian for every latent value."""
+    """A Gaussian for every latent value: mean and log variance, each [B, C, T, H, W]."""
 
     mean: Tensor
     logvar: Tensor
 
     @classmethod
     def of(cls, moments: Tensor) -> Self:
-        """From what a network makes, [B, 2C, ...]."""
+        """Of a network's moments [B, 2C, T, H, W]."""
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation."""
+        """Standard deviations [B, C, T, H, W]."""
         return (0.5 * self.logvar).exp()
 
 
@@ -175,7 +175,7 @@ class TemporalVae(nn.Module):
         return Posterior.of(self.moments(x))
 
     def moments(self, x: Tensor) -> Tensor:
-        """What the posterior is made of, [B, 2C, ceil(T / 4), H, W]."""
+        """Means and log variances [B, 2C, ceil(T / 4), H, W] of spatial latents [B, C, T, H, W]."""
         x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % self.time_factor, 0))
         hidden = (self._fast_encoder if has_kernels(x) else self.encoder)(x)
         return self.quant_conv(hidden)
