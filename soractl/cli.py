@@ -11,6 +11,7 @@ from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
 from soractl.errors import Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
+from soractl.evaluation import commands as evaluation_commands
 from soractl.launch import commands as launch_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
@@ -23,6 +24,7 @@ SECTIONS = {
     "Run": ("launch", "resume", "kill"),
     "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "exec"),
     "Keep": ("sync", "ckpt"),
+    "See": ("sample",),
 }
 
 
@@ -52,7 +54,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (estimate_commands, launch_commands, run_commands, cluster_commands, sync_commands):
+for room in (
+    estimate_commands,
+    launch_commands,
+    run_commands,
+    cluster_commands,
+    sync_commands,
+    evaluation_commands,
+):
     app.add_typer(room.app)
 app.add_typer(stage_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="ckpt")

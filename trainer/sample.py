@@ -1,139 +1,127 @@
-"""`python -m trainer.sample CHECKPOINT --prompt ...`: a checkpoint and prompts become videos."""
+"""`python -m trainer.sample CHECKPOINT --prompt ...`: a checkpoint and prompts become videos.
+
+`--serve` answers requests instead, one JSON object a line on stdin and stdout, and ends with stdin:
+`{"plan": [arguments as above]}` gives `{"tasks": [...]}`; `{"perform": task}` gives
+`{"step", "steps"}` as it goes and `{"made", "seconds", "loading_s"}`; `{"contact_sheet": [[file,
+caption], ...]}` gives `{"made"}`. What fails gives `{"error", "exit_code"}`, and the next follows.
+"""
 
 import argparse
+import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from trainer import packages
-from trainer.checkpoint_dir import DRAFT, Checkpoint, read_checkpoint, step_and_epoch
-from trainer.data.resolutions import frame_count, image_size
-from trainer.manifest import MANIFEST
-from trainer.model.latent_size import MICRO_FRAMES
-from trainer.run_dir import RunDir, run_of, runs
+from trainer.run_dir import run_of
 from trainer.settings import ConfigError, UserError
 
 with packages.needed():
-    import av
-    import torch
-    from torch import Tensor
-
-    from trainer.checkpoints.integrity import files_of, refuse_damaged
-    from trainer.sampling.prompts import Prompt, Scores, parse_prompt, read_prompts
-    from trainer.sampling.sampler import Preset, Sampler, read_reference
+    from trainer.sampling.films import CONTACT_SHEET, write_contact_sheet
+    from trainer.sampling.job import Choices, NoCheckpoint, Task, Worker, find_checkpoint, plan
+    from trainer.sampling.prompt_files import Entry, read_entries
+    from trainer.sampling.prompts import Scores
 
 log = logging.getLogger("trainer")
 
 
-class NoCheckpoint(ConfigError):
-    """There is nothing to sample from; soractl's exit code for that is 6."""
-
-
-def write_video(video: Tensor, path: Path, fps: int) -> None:
-    """uint8 [T, H, W, 3] as H.264 mp4, or PNG for one frame; under its name only when whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{DRAFT}{path.name}")
-    if len(video) == 1:
-        av.VideoFrame.from_ndarray(video[0].numpy(), "rgb24").to_image().save(draft)
-    else:
-        _, height, width, _ = video.shape
-        even = video[:, : height - height % 2, : width - width % 2].numpy()  # yuv420p halves both
-        with av.open(str(draft), "w") as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-            stream.height, stream.width = even.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for frame in even:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-            container.mux(stream.encode())
-    draft.replace(path)
-
-
-def find_checkpoint(text: str, root: Path) -> Checkpoint:
-    """A checkpoint, or the newest complete one of a run or of `latest`; else NoCheckpoint."""
-    path = Path(text)
-    if (path / MANIFEST).exists() or step_and_epoch(path.name):
-        found = read_checkpoint(path)
-        if isinstance(found, Checkpoint):
-            return found
-        raise NoCheckpoint([f"{path} is no complete checkpoint: {found.reason}"])
-    paths = dict.fromkeys((path, root / text))  # one, where `text` is absolute
-    candidates = runs(root) if text == "latest" else [RunDir(path) for path in paths]
-    complete = [checkpoint for run in candidates for checkpoint in run.checkpoints()]
-    if not complete:
-        looked = ", ".join(str(run.path) for run in candidates) or f"{root}/"
-        raise NoCheckpoint([f"no complete checkpoint in {looked}"])
-    return complete[-1]
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, sample every prompt, say where the videos are."""
-    options = _options(arguments)
+    """Parse, sample every prompt, say where the videos are; or serve."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given == ["--serve"]:
+        return _serve()
+    options = _options(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _sample(options)
+        _sample(_plan(options))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(6 if isinstance(error, NoCheckpoint) else 2) from None
+        raise SystemExit(_exit_code(error)) from None
 
 
-def _sample(options: argparse.Namespace) -> None:
-    prompts = _prompts(options)
-    preset = _preset(options)
-    checkpoint = find_checkpoint(options.checkpoint, options.runs)
-    run = run_of(checkpoint.path)
-    step = f"global_step{checkpoint.manifest.global_step}"
-    folder = options.out or run.samples / preset.folder / step
-    for path in {path for prompt in prompts for path in prompt.references}:
-        read_reference(path, preset.height, preset.width)  # before networks are loaded for nothing
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with checkpoint.being_read():
-        refuse_damaged(checkpoint, files_of(checkpoint, checkpoint.path / options.weights))
-        sampler = Sampler(checkpoint, options.weights, device)
-    log.info("%s/%s, %s weights", run.name, checkpoint.name, options.weights)
-    for number, prompt in enumerate(prompts):
-        suffix = ".png" if preset.frames == 1 else ".mp4"
-        path = folder / f"sample_{number:04d}{suffix}"
-        write_video(sampler.sample(prompt, preset, options.seed), path, preset.fps)
-        log.info("%s", path)
+def _sample(tasks: list[Task]) -> None:
+    worker = Worker()
+    checkpoint = Path(tasks[0].checkpoint)
+    log.info("%s/%s, %s weights", run_of(checkpoint).name, checkpoint.name, tasks[0].weights)
+    for task in tasks:
+        if not task.is_done():
+            worker.perform(task)
+        log.info("%s", task.file)
 
 
-def _prompts(options: argparse.Namespace) -> list[Prompt]:
-    lines = [*options.prompt, *(read_prompts(options.prompts) if options.prompts else ())]
-    if not lines:
+def _serve() -> None:
+    """Answer requests until stdin ends."""
+    worker = Worker()
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+
+    def answer(values: dict[str, Any]) -> None:
+        answers.write(f"{json.dumps(values)}\n")
+        answers.flush()
+
+    for line in sys.stdin:
+        try:
+            answer(_answered(json.loads(line), worker, answer))
+        except UserError as error:
+            answer({"error": str(error), "exit_code": _exit_code(error)})
+
+
+def _answered(request: dict[str, Any], worker: Worker, answer: Any) -> dict[str, Any]:
+    match request:
+        case {"plan": arguments}:
+            tasks = _plan(_options(arguments))
+            return {"tasks": [{**asdict(task), "done": task.is_done()} for task in tasks]}
+        case {"perform": values}:
+            task = Task.of({key: value for key, value in values.items() if key != "done"})
+            loading_s, seconds = worker.perform(
+                task, lambda step, steps: answer({"step": step, "steps": steps})
+            )
+            return {"made": task.file, "seconds": seconds, "loading_s": loading_s}
+        case {"contact_sheet": films}:
+            path = Path(films[0][0]).with_name(CONTACT_SHEET)
+            write_contact_sheet([(Path(film), caption) for film, caption in films], path)
+            return {"made": str(path)}
+    raise ConfigError([f"no such request: {sorted(request)}"])
+
+
+def _exit_code(error: UserError) -> int:
+    return 6 if isinstance(error, NoCheckpoint) else 2
+
+
+def _plan(options: argparse.Namespace) -> list[Task]:
+    entries = [Entry(text) for text in options.prompt]
+    entries += read_entries(options.prompts) if options.prompts else []
+    if not entries:
         raise ConfigError(["nothing to sample; give --prompt TEXT or --prompts FILE"])
-    scores = Scores(options.aesthetic_score, options.motion_score, options.camera_motion)
-    given = {"references": options.reference, "mask_strategy": options.mask_strategy}
-    return [parse_prompt(line, scores=scores, **given) for line in lines]
+    choices = Choices(
+        weights=options.weights,
+        frames=options.frames,
+        resolution=options.resolution,
+        ratio=options.ratio,
+        fps=options.fps,
+        loops=options.loops,
+        seed=options.seed,
+        samples=options.num_samples,
+        steps=options.steps,
+        cfg_scale=options.cfg_scale,
+        references=tuple(options.reference),
+        mask_strategy=options.mask_strategy,
+        scores=Scores(options.aesthetic_score, options.motion_score, options.camera_motion),
+    )
+    checkpoint = find_checkpoint(options.checkpoint, options.runs)
+    return plan(checkpoint, entries, choices, options.out)
 
 
-def _preset(options: argparse.Namespace) -> Preset:
-    try:
-        height, width = image_size(options.resolution, options.ratio)
-        frames = frame_count(options.frames)
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
-    if options.fps < 1:
-        raise ConfigError([f"--fps {options.fps}; expected at least 1"])
-    if options.loops < 1:
-        raise ConfigError([f"--loops {options.loops}; expected at least 1"])
-    if options.loops > 1 and (frames % MICRO_FRAMES or frames == MICRO_FRAMES):
-        raise ConfigError(
-            [
-                f"--loops {options.loops} of {frames} frames: a loop begins with the last "
-                f"{MICRO_FRAMES} frames of the one before it; give `--frames` a multiple of "
-                f"{MICRO_FRAMES}, and at least {2 * MICRO_FRAMES}"
-            ]
-        )
-    return Preset(frames, height, width, options.fps, options.loops)
-
-
-def _options(arguments: list[str] | None) -> argparse.Namespace:
+def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer.sample", description=__doc__)
     parser.add_argument("checkpoint", help="a checkpoint folder, a run, or latest")
     parser.add_argument(
         "--prompt", action="append", default=[], help="may be given again; {{ is a brace"
     )
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line, UTF-8")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="one prompt a line; or .toml, .csv"
+    )
     parser.add_argument(
         "--reference",
         action="append",
@@ -149,6 +137,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         help="loop,reference,reference start,target start,length,edit; groups joined by ';'; "
         "frames are latent ones (5 for 17), edit is 0 (keep) to 1 (make anew)",
     )
+    parser.add_argument("--num-samples", type=int, default=1, help="videos of each prompt")
     parser.add_argument("--loops", type=int, default=1, help="parts that continue one another")
     parser.add_argument("--aesthetic-score", type=float, help="for the prompt's end; 6.5")
     parser.add_argument("--motion-score", type=float, help="likewise")
@@ -157,6 +146,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolution", default="240p")
     parser.add_argument("--ratio", default="9:16", help="height:width")
     parser.add_argument("--fps", type=int, default=24)
+    parser.add_argument("--steps", type=int, help="of the sampler; default: as the run's settings")
+    parser.add_argument("--cfg-scale", type=float, help="of the guidance; default: likewise")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--weights", choices=("ema", "model"), default="ema")
     parser.add_argument("--out", type=Path, help="folder; default: samples/ in the run")

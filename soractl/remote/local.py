@@ -9,11 +9,11 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from soractl.remote.captured import Captured
+from soractl.remote.captured import Captured, Stream
 from soractl.remote.deadline import Deadline, DeadlinePassed
 from soractl.remote.requests import Request
 
@@ -125,6 +125,60 @@ class Processes:
         """End every program that still runs."""
         for process in list(self._running):
             _end(process)
+
+
+class Conversation:
+    """A program here that answers lines with lines; it ends when its stdin does.
+
+    >>> with Conversation(("cat",)) as program:
+    ...     program.send("hello")
+    ...     next(program.answers())
+    'hello'
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._stderr = Stream()
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        errors = self._process.stderr
+        assert errors is not None
+        self._reader = threading.Thread(target=self._stderr.read, args=(errors.read,), daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, line: str) -> None:
+        """Ask; nothing happens if the program has ended: `answers` then ends."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{line}\n".encode())
+
+    def answers(self) -> Iterator[str]:
+        """The lines that the program prints, until it ends."""
+        assert self._process.stdout is not None
+        rest = b""
+        while chunk := self._process.stdout.read(2**16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+
+    def last_words(self) -> str:
+        """The end of what the program printed to stderr, once it has ended."""
+        self._reader.join(GRACE_S)
+        return self._stderr.text.strip()
+
+    def close(self) -> None:
+        """End the program, at once."""
+        _end(self._process)
 
 
 def stream(

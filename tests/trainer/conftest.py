@@ -1,4 +1,3 @@
-import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -6,13 +5,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-
-from tests.making import make_manifest
-from trainer.atomic_files import describe_file, write_json
-from trainer.config import load_stage
-from trainer.run_dir import create_run
-from trainer.settings import dump
 
 
 @pytest.fixture(scope="session")
@@ -68,30 +60,6 @@ def t5_folder(tmp_path):
     config = T5Config(vocab_size=5, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     T5EncoderModel(config).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def random_checkpoint(tmp_path_factory):
-    """Random weights of the smoke networks, as training leaves them."""
-    from trainer.checkpoints.checkpoint import INDEX
-    from trainer.model import build as networks
-
-    settings = load_stage("smoke", ["flow.sampling_steps=2", "trainer.dtype=fp32"]).config
-    run = create_run(tmp_path_factory.mktemp("runs"), "smoke")
-    write_json(run.config_json, dump(settings))
-    model = networks.build_model(settings)
-    draft = run.draft_path(0, 1)
-    for name in ("model", "ema"):
-        (draft / name).mkdir(parents=True)
-        save_file(model.state_dict(), draft / name / "weights.safetensors")
-        index = {"weight_map": dict.fromkeys(model.state_dict(), "weights.safetensors")}
-        (draft / name / INDEX).write_text(json.dumps(index))
-    files = {
-        f"{name}/{file}": describe_file(draft / name / file)
-        for name in ("model", "ema")
-        for file in ("weights.safetensors", INDEX)
-    }
-    return run.publish(draft, make_manifest(1, files=files))
 
 
 @pytest.fixture

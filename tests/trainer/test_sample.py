@@ -12,7 +12,8 @@ def test_the_command_writes_a_video_of_every_prompt(random_checkpoint, tmp_path,
     options = ["--frames", "17", "--resolution", "144p", "--out", str(tmp_path / "out")]
     sample.main([str(random_checkpoint.path), "--prompts", str(prompts), *options])
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["sample_0000.mp4", "sample_0001.mp4"]
+    kinds = (".json", ".mp4", ".poster.png")
+    assert written == [f"sample_000{n}{kind}" for n in (0, 1) for kind in kinds]
     sample.main([str(random_checkpoint.path), "--prompt", "a cat", *options, "--frames", "1"])
     assert (tmp_path / "out" / "sample_0000.png").exists()
 

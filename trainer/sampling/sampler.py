@@ -1,6 +1,6 @@
 """The networks of a checkpoint, ready to sample: a prompt and its references become a video."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class Preset:
     width: int
     fps: int
     loops: int = 1
+    steps: int | None = None  # of the sampler; None: as the run's settings
+    cfg_scale: float | None = None  # of the guidance; None: as the run's settings
 
     @property
     def folder(self) -> str:
@@ -38,30 +40,56 @@ class Preset:
         return f"{self.frames}x{self.height}x{self.width}"
 
 
-class Sampler:
-    """The networks of a checkpoint."""
+Progress = Callable[[int, int], None]  # (sampling steps done, of how many)
 
-    def __init__(self, checkpoint: Checkpoint, weights: str, device: torch.device) -> None:
-        settings = config.read(run_of(checkpoint.path).config_json)
+
+class Sampler:
+    """The networks of a run; the weights of its checkpoints take turns.
+
+    >>> sampler = Sampler.of(checkpoint, "ema", torch.device("cpu"))
+    >>> video = sampler.sample(parse_prompt("a cat"), Preset(51, 144, 256, 24), seed=42)
+    """
+
+    def __init__(self, settings: config.TrainConfig, device: torch.device) -> None:
         dtype = DTYPES[settings.trainer.dtype]
-        model = networks.build_model(settings)
-        folder = checkpoint.ema if weights == "ema" else checkpoint.model
-        model.load_state_dict(dict(read_whole(folder)))
+        self.settings = settings
         self._device, self._dtype = device, dtype
-        self._model = model.to(device, dtype).eval().requires_grad_(False)
+        self._model = networks.build_model(settings).to(device, dtype).eval().requires_grad_(False)
         self._vae = networks.build_vae(settings.vae, settings.seed, device=device, dtype=dtype)
         self._captions = networks.build_caption_encoder(
             settings.text_encoder, settings.seed, device=device, dtype=dtype
         )
         self._flow = RectifiedFlow(settings.flow)
         self._chunk = settings.vae.micro_frame_size
+        self._features: dict[str, tuple[Tensor, Tensor]] = {}  # of texts, kept on the host
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, weights: str, device: torch.device) -> "Sampler":
+        """The networks of a checkpoint's run with its weights, `model` or `ema`."""
+        sampler = cls(config.read(run_of(checkpoint.path).config_json), device)
+        sampler.load(checkpoint, weights)
+        return sampler
+
+    def load(self, checkpoint: Checkpoint, weights: str) -> None:
+        """Take the weights of another checkpoint of the same networks."""
+        folder = checkpoint.ema if weights == "ema" else checkpoint.model
+        self._model.load_state_dict(dict(read_whole(folder)))
 
     @torch.no_grad()
-    def sample(self, prompt: Prompt, preset: Preset, seed: int) -> Tensor:
-        """One video, uint8 [T, H, W, 3]; noise depends on `seed`, text and loop alone.
+    def sample(
+        self,
+        prompt: Prompt,
+        preset: Preset,
+        seed: int,
+        *,
+        number: int = 0,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """One video, uint8 [T, H, W, 3]; noise depends on `seed`, text, loop and `number` alone.
 
-        A loop begins with the last chunk of the one before it. ConfigError for a reference that
-        cannot be read, and for a mask strategy that names what does not exist.
+        `number` counts the videos of one prompt. A loop begins with the last chunk of the one
+        before it. ConfigError for a reference that cannot be read, and for a mask strategy that
+        names what does not exist.
         """
         draws = torch.Generator(self._device).manual_seed(derive_seed(seed, "references"))
         references = [
@@ -74,7 +102,10 @@ class Sampler:
             if parts:
                 groups.append(self._continue(loop, len(references)))
                 references.append(self._encode(parts[-1], draws))
-            latents = self._latents(prompt.text(loop), preset, seed, (references, groups, loop))
+            draw = derive_seed(seed, prompt.text(loop), loop, *([number] if number else ()))
+            latents = self._latents(
+                prompt.text(loop), preset, draw, (references, groups, loop), progress
+            )
             video = self._vae.decode(latents.to(self._dtype), preset.frames).clamp(-1, 1)
             parts.append(video)
         shown = [parts[0], *(part[:, :, self._chunk :] for part in parts[1:])]
@@ -96,10 +127,11 @@ class Sampler:
         preset: Preset,
         seed: int,
         condition: tuple[Sequence[Tensor], Sequence[MaskGroup], int],
+        progress: Progress | None,
     ) -> Tensor:
         references, groups, loop = condition
         size = latent_size((preset.frames, preset.height, preset.width), self._chunk)
-        draws = torch.Generator(self._device).manual_seed(derive_seed(seed, text, loop))
+        draws = torch.Generator(self._device).manual_seed(seed)
         noise, again = (
             torch.randn((1, 4, *size), generator=draws, device=self._device, dtype=self._dtype)
             for _ in range(2)
@@ -109,8 +141,8 @@ class Sampler:
             z, mask = apply_mask_strategy(noise, [references], [groups], loop, align=chunk)
         except ValueError as fault:
             raise ConfigError([f"prompt {text!r}: {fault}"]) from None
-        y, caption_mask = self._captions.encode([text])
-        fps = IMAGE_FPS if preset.frames == 1 else preset.fps
+        y, caption_mask = self._encoded(text)
+        fps, flow = IMAGE_FPS if preset.frames == 1 else preset.fps, self.settings.flow
         return self._flow.sample(
             self._model,
             z,
@@ -127,7 +159,18 @@ class Sampler:
             latent_frames=z.shape[2],
             frame_mask=None if bool((mask == 1).all()) else mask,
             noise=again,
+            steps=preset.steps or flow.sampling_steps,
+            cfg_scale=flow.cfg_scale if preset.cfg_scale is None else preset.cfg_scale,
+            progress=progress,
         )
+
+    def _encoded(self, text: str) -> tuple[Tensor, Tensor]:
+        """A text's features and mask, both made once; the mask stays on the host."""
+        if text not in self._features:
+            features, mask = self._captions.encode([text])
+            self._features[text] = features.cpu(), mask
+        features, mask = self._features[text]
+        return features.to(self._device), mask
 
 
 def read_reference(path: Path, height: int, width: int) -> Tensor:

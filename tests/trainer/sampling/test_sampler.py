@@ -12,7 +12,7 @@ SMALL = Preset(frames=34, height=32, width=48, fps=24)
 
 @pytest.fixture(scope="module")
 def sampler(random_checkpoint):
-    return Sampler(random_checkpoint, "ema", torch.device("cpu"))
+    return Sampler.of(random_checkpoint, "ema", torch.device("cpu"))
 
 
 def test_the_seed_and_the_text_make_the_video(sampler):

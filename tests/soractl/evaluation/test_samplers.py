@@ -1,0 +1,79 @@
+import sys
+
+import pytest
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.evaluation.samplers import Made, Sampler, SamplerEnded, devices, perform
+from soractl.remote.local import Conversation
+
+# Answers as the trainer's program does; a task is the name of what happens.
+SERVER = """
+import json, os, sys
+for line in sys.stdin:
+    task = json.loads(line)["perform"]
+    if task == "die":
+        sys.exit("RuntimeError: no more")
+    for step in (1, 2):
+        print(json.dumps({"step": step, "steps": 2}), flush=True)
+    made = {"made": task, "seconds": 1.5, "loading_s": 0.5}
+    fault = {"error": f"{task} cannot be", "exit_code": 2}
+    print(json.dumps(fault if task == "wrong" else made), flush=True)
+"""
+
+
+@pytest.fixture
+def sampler():
+    with Conversation((sys.executable, "-c", SERVER)) as program:
+        yield Sampler(program)
+
+
+def test_steps_are_shown_and_the_answer_is_returned(sampler):
+    steps = []
+    answer = sampler.ask({"perform": "cat"}, lambda *step: steps.append(step))
+    assert answer == {"made": "cat", "seconds": 1.5, "loading_s": 0.5}
+    assert steps == [(1, 2), (2, 2)]
+
+
+def test_a_request_that_fails_is_an_error_and_the_next_one_works(sampler):
+    with pytest.raises(SoractlError, match="wrong cannot be") as caught:
+        sampler.ask({"perform": "wrong"})
+    assert caught.value.exit_code is ExitCode.BAD_REQUEST
+    assert sampler.ask({"perform": "cat"})["made"] == "cat"
+
+
+def test_a_process_that_ends_is_an_error_with_its_last_line(sampler):
+    with pytest.raises(SamplerEnded, match="the sampling process ended: RuntimeError: no more"):
+        sampler.ask({"perform": "die"})
+
+
+def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
+    seen = []
+    made = perform(["cat", "wrong", "dog"], sampler, [], seen.append, lambda *_: None)
+    assert made == [
+        Made("cat", 1.5, 0.5),
+        Made("wrong", reason="wrong cannot be"),
+        Made("dog", 1.5, 0.5),
+    ]
+    assert seen == made
+
+
+def test_tasks_that_no_process_is_left_for_are_rows(sampler):
+    made = perform(["die", "cat"], sampler, [], lambda one: None, lambda *_: None)
+    assert [one.reason for one in made] == [
+        "the sampling process ended: RuntimeError: no more",
+        "no sampling process was left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus", "found"),
+    [
+        ({}, 0, [None]),
+        ({}, 2, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "4, 5"}, 2, ["4", "5"]),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, 2, ["GPU-a", "GPU-b"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0, [None]),
+    ],
+)
+def test_a_process_a_visible_gpu_or_one_on_the_cpu(environ, gpus, found):
+    assert devices(environ, gpus) == found

@@ -1,0 +1,83 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from trainer.atomic_files import describe_file
+from trainer.sampling.job import Choices, Task, Worker, plan
+from trainer.sampling.prompt_files import Entry
+from trainer.sampling.prompts import Scores
+from trainer.settings import ConfigError
+
+SMALL = Choices(frames="17", resolution="144p", steps=1)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    return Worker()
+
+
+def test_a_task_travels_as_json(random_checkpoint):
+    choices = replace(SMALL, scores=Scores(6.5, None, "pan left"), samples=2)
+    tasks = plan(random_checkpoint, [Entry("a cat", id="cat")], choices, None)
+    assert [Task.of(json.loads(json.dumps(asdict(task)))) for task in tasks] == tasks
+    folder = random_checkpoint.path.parent.parent / "samples" / "17x144x256" / "global_step1"
+    assert [task.path for task in tasks] == [folder / "cat-0.mp4", folder / "cat-1.mp4"]
+
+
+def test_a_prompt_of_a_file_may_have_its_own_size_and_seed(random_checkpoint):
+    entry = Entry("a cat", seed=7, frames="1", resolution="240p", ratio="1:1", fps=8)
+    task, other = plan(random_checkpoint, [entry, Entry("a dog")], SMALL, None)
+    assert (task.seed, task.frames, task.height, task.width, task.fps) == (7, 1, 320, 320, 8)
+    assert task.path.suffix == ".png"
+    assert (other.seed, other.frames, other.height, other.width) == (42, 17, 144, 256)
+
+
+@pytest.mark.parametrize(
+    ("choices", "fault"),
+    [
+        (replace(SMALL, samples=0), "--num-samples 0; expected at least 1"),
+        (replace(SMALL, steps=0), "--steps 0; expected at least 1"),
+        (replace(SMALL, fps=0), "--fps 0; expected at least 1"),
+    ],
+)
+def test_numbers_that_make_no_video_are_refused(random_checkpoint, choices, fault):
+    with pytest.raises(ConfigError) as caught:
+        plan(random_checkpoint, [Entry("a cat")], choices, None)
+    assert str(caught.value) == fault
+
+
+def test_files_are_equal_in_any_order_and_process_and_samples_differ(
+    random_checkpoint, tmp_path, worker
+):
+    two = replace(SMALL, samples=2)
+    entries = [Entry("a cat"), Entry("a dog")]
+    tasks = plan(random_checkpoint, entries, two, tmp_path / "one")
+    for task in tasks:
+        worker.perform(task)
+    again = plan(random_checkpoint, entries, two, tmp_path / "other")
+    other = Worker()
+    for task in reversed(again):
+        other.perform(task)
+    sums = [describe_file(task.path)["sha256"] for task in tasks]
+    assert [describe_file(task.path)["sha256"] for task in again] == sums
+    assert len(set(sums)) == 4
+
+
+def test_a_video_counts_as_done_only_with_its_manifest_and_for_the_same_task(
+    random_checkpoint, tmp_path, worker
+):
+    (task,) = plan(random_checkpoint, [Entry("a cat")], SMALL, tmp_path)
+    assert not task.is_done()
+    worker.perform(task)
+    assert task.is_done()
+    manifest = json.loads(task.manifest.read_text())
+    assert manifest["video"] == {"name": "sample_0000.mp4", **describe_file(task.path)}
+    assert (manifest["task"]["text"], manifest["task"]["seed"]) == ("a cat", 42)
+    assert not replace(task, seed=43).is_done()
+    assert not replace(task, digest="0").is_done()
+    task.path.write_bytes(task.path.read_bytes()[:-1])
+    assert not task.is_done()
+    worker.perform(task)
+    task.manifest.write_text("{")
+    assert not task.is_done()

@@ -1,0 +1,311 @@
+"""A job of sampling: a task a video, planned before networks are loaded, skipped where done."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import config
+from trainer.atomic_files import RunDirError, describe_file, read_json, write_json
+from trainer.checkpoint_dir import Checkpoint, read_checkpoint, step_and_epoch
+from trainer.checkpoints.integrity import files_of, refuse_damaged
+from trainer.data.resolutions import frame_count, image_size
+from trainer.manifest import MANIFEST
+from trainer.model.latent_size import MICRO_FRAMES
+from trainer.run_dir import RunDir, run_of, runs
+from trainer.sampling.films import poster_of, write_poster, write_video
+from trainer.sampling.prompt_files import Entry
+from trainer.sampling.prompts import Prompt, Scores, parse_prompt
+from trainer.sampling.sampler import Preset, Sampler, read_reference
+from trainer.settings import ConfigError, UserError
+
+SCHEMA_VERSION = 1
+NO_SCORES = Scores()
+_PACKAGES = ("soractl", "torch", "diffusers", "transformers", "av")
+
+
+class NoCheckpoint(ConfigError):
+    """There is nothing to sample from; soractl's exit code for that is 6."""
+
+
+class TooLarge(UserError):
+    """A video does not fit the device's memory."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Options that hold for every prompt that does not state its own."""
+
+    weights: str = "ema"
+    frames: str = "51"
+    resolution: str = "240p"
+    ratio: str = "9:16"
+    fps: int = 24
+    loops: int = 1
+    seed: int = 42
+    samples: int = 1
+    steps: int | None = None
+    cfg_scale: float | None = None
+    references: tuple[Path, ...] = ()
+    mask_strategy: str = ""
+    scores: Scores = NO_SCORES
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to make; its fields travel as JSON from the program that plans to those that work.
+
+    The same task makes the same file: on CPUs bit for bit, in any process and any order.
+    """
+
+    file: str
+    checkpoint: str
+    digest: str  # of the checkpoint's manifest
+    weights: str
+    text: str  # the prompt's line as it was given
+    references: tuple[str, ...]
+    mask_strategy: str
+    scores: tuple[float | None, float | None, str | None]
+    frames: int
+    height: int
+    width: int
+    fps: int
+    loops: int
+    seed: int
+    sample: int
+    steps: int | None
+    cfg_scale: float | None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Task":
+        """From JSON, whose lists are tuples here."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
+
+    @property
+    def path(self) -> Path:
+        """The video."""
+        return Path(self.file)
+
+    @property
+    def manifest(self) -> Path:
+        """The video's manifest, written after it: without one there is no video."""
+        return self.path.with_suffix(".json")
+
+    @property
+    def preset(self) -> Preset:
+        """Size, speed and sampling of the video."""
+        return Preset(
+            self.frames, self.height, self.width, self.fps, self.loops, self.steps, self.cfg_scale
+        )
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt that the line makes; else ConfigError."""
+        return parse_prompt(
+            self.text,
+            references=[Path(path) for path in self.references],
+            mask_strategy=self.mask_strategy,
+            scores=Scores(*self.scores),
+        )
+
+    def is_done(self) -> bool:
+        """The video is there, and was made from the same checkpoint by the same options."""
+        try:
+            found = read_json(self.manifest)
+            same = found["task"] == json.loads(json.dumps(self._identity()))
+            return bool(same and self.path.stat().st_size == found["video"]["bytes"])
+        except (OSError, RunDirError, KeyError, TypeError):
+            return False
+
+    def _identity(self) -> dict[str, Any]:
+        places = ("file", "checkpoint")  # the same video elsewhere is the same
+        return {key: value for key, value in asdict(self).items() if key not in places}
+
+
+def find_checkpoint(text: str, root: Path) -> Checkpoint:
+    """A checkpoint, or the newest complete one of a run or of `latest`; else NoCheckpoint."""
+    path = Path(text)
+    if (path / MANIFEST).exists() or step_and_epoch(path.name):
+        found = read_checkpoint(path)
+        if isinstance(found, Checkpoint):
+            return found
+        raise NoCheckpoint([f"{path} is no complete checkpoint: {found.reason}"])
+    paths = dict.fromkeys((path, root / text))  # one, where `text` is absolute
+    candidates = runs(root) if text == "latest" else [RunDir(path) for path in paths]
+    complete = [checkpoint for run in candidates for checkpoint in run.checkpoints()]
+    if not complete:
+        looked = ", ".join(str(run.path) for run in candidates) or f"{root}/"
+        raise NoCheckpoint([f"no complete checkpoint in {looked}"])
+    return complete[-1]
+
+
+def plan(
+    checkpoint: Checkpoint, entries: Iterable[Entry], choices: Choices, out: Path | None
+) -> list[Task]:
+    """A task for each prompt and sample, in order.
+
+    ConfigError for anything that would fail later: sizes, mask strategies, references.
+    """
+    digest = describe_file(checkpoint.path / MANIFEST)["sha256"]
+    tasks = [
+        _task(checkpoint, digest, (number, entry, sample), choices, out)
+        for number, entry in enumerate(entries)
+        for sample in range(choices.samples)
+    ]
+    wanted = {(path, task.height, task.width) for task in tasks for path in task.prompt.references}
+    for path, height, width in sorted(wanted):
+        read_reference(path, height, width)
+    return tasks
+
+
+def perform(
+    task: Task, sampler: Sampler, progress: Callable[[int, int], None] | None = None
+) -> float:
+    """Make a video, its poster and, last, its manifest; the seconds that it took.
+
+    TooLarge if the device's memory does not hold it.
+    """
+    began = time.monotonic()
+    try:
+        video = sampler.sample(
+            task.prompt, task.preset, task.seed, number=task.sample, progress=progress
+        )
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        raise TooLarge(
+            f"{task.frames} frames of {task.height}x{task.width} do not fit this GPU's memory; "
+            "fewer --frames or a smaller --resolution need less"
+        ) from None
+    write_video(video, task.path, task.fps)
+    if (poster := poster_of(task.path)) != task.path:
+        write_poster(video, poster)
+    seconds = time.monotonic() - began
+    write_json(task.manifest, _manifest(task, seconds))
+    return seconds
+
+
+class Worker:
+    """Performs tasks one after another; networks stay loaded, weights change when they must."""
+
+    def __init__(self) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._sampler: Sampler | None = None
+        self._loaded = ("", "")  # digest, weights
+
+    def perform(
+        self, task: Task, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[float, float]:
+        """Seconds of (loading, making) a task's video."""
+        began = time.monotonic()
+        if self._loaded != (task.digest, task.weights):
+            self._load(task)
+        assert self._sampler is not None
+        return time.monotonic() - began, perform(task, self._sampler, progress)
+
+    def _load(self, task: Task) -> None:
+        checkpoint = find_checkpoint(task.checkpoint, Path())
+        settings = config.read(run_of(checkpoint.path).config_json)
+        with checkpoint.being_read():
+            refuse_damaged(checkpoint, files_of(checkpoint, checkpoint.path / task.weights))
+            self._loaded = ("", "")
+            if self._sampler is None or not _same_networks(self._sampler.settings, settings):
+                self._sampler = None  # its memory first
+                self._sampler = Sampler(settings, self._device)
+            self._sampler.load(checkpoint, task.weights)
+        self._loaded = (task.digest, task.weights)
+
+
+def _same_networks(one: config.TrainConfig, other: config.TrainConfig) -> bool:
+    def parts(settings: config.TrainConfig) -> tuple[object, ...]:
+        networks = settings.model, settings.vae, settings.text_encoder, settings.flow
+        return *networks, settings.seed, settings.trainer.dtype
+
+    return parts(one) == parts(other)
+
+
+def _task(
+    checkpoint: Checkpoint,
+    digest: str,
+    video: tuple[int, Entry, int],
+    choices: Choices,
+    out: Path | None,
+) -> Task:
+    number, entry, sample = video
+    preset = _preset(entry, choices)
+    name = entry.id or f"sample_{number:04d}"
+    name += f"-{sample}" if choices.samples > 1 else ""
+    references = choices.references if entry.reference is None else entry.reference.split(";")
+    folder = out or _default_folder(checkpoint, preset)
+    scores = choices.scores
+    task = Task(
+        file=str(folder / f"{name}{'.png' if preset.frames == 1 else '.mp4'}"),
+        checkpoint=str(checkpoint.path),
+        digest=digest,
+        weights=choices.weights,
+        text=entry.text,
+        references=tuple(str(path) for path in references if path),
+        mask_strategy=choices.mask_strategy if entry.mask_strategy is None else entry.mask_strategy,
+        scores=(scores.aesthetic, scores.motion, scores.camera_motion),
+        **{
+            key: value for key, value in asdict(preset).items() if key not in ("steps", "cfg_scale")
+        },
+        seed=choices.seed if entry.seed is None else entry.seed,
+        sample=sample,
+        steps=choices.steps,
+        cfg_scale=choices.cfg_scale,
+    )
+    _ = task.prompt  # its faults come now
+    return task
+
+
+def _default_folder(checkpoint: Checkpoint, preset: Preset) -> Path:
+    step = f"global_step{checkpoint.manifest.global_step}"
+    return run_of(checkpoint.path).samples / preset.folder / step
+
+
+def _preset(entry: Entry, choices: Choices) -> Preset:
+    def chosen(name: str) -> Any:
+        own = getattr(entry, name)
+        return getattr(choices, name) if own is None else own
+
+    try:
+        height, width = image_size(chosen("resolution"), chosen("ratio"))
+        frames = frame_count(chosen("frames"))
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    fps, loops = chosen("fps"), chosen("loops")
+    for name, value in (("fps", fps), ("loops", loops), ("num-samples", choices.samples)):
+        if value < 1:
+            raise ConfigError([f"--{name} {value}; expected at least 1"])
+    if choices.steps is not None and choices.steps < 1:
+        raise ConfigError([f"--steps {choices.steps}; expected at least 1"])
+    if loops > 1 and (frames % MICRO_FRAMES or frames == MICRO_FRAMES):
+        raise ConfigError(
+            [
+                f"--loops {loops} of {frames} frames: a loop begins with the last "
+                f"{MICRO_FRAMES} frames of the one before it; give `--frames` a multiple of "
+                f"{MICRO_FRAMES}, and at least {2 * MICRO_FRAMES}"
+            ]
+        )
+    return Preset(frames, height, width, fps, loops)
+
+
+def _manifest(task: Task, seconds: float) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task": task._identity(),
+        "checkpoint": task.checkpoint,
+        "video": {"name": task.path.name, **describe_file(task.path)},
+        "seconds": round(seconds, 3),
+        "made_with": {name: version(name) for name in _PACKAGES},
+        "made_unix_s": time.time(),
+    }
