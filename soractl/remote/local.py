@@ -179,6 +179,10 @@ class Conversation:
     def close(self) -> None:
         """End the program, at once."""
         _end(self._process)
+        self._reader.join(GRACE_S)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def stream(

@@ -155,6 +155,7 @@ def plan(
 
     ConfigError for anything that would fail later: sizes, mask strategies, references.
     """
+    _check_positive(num_samples=choices.samples, steps=choices.steps)
     digest = describe_file(checkpoint.path / MANIFEST)["sha256"]
     tasks = [
         _task(checkpoint, digest, (number, entry, sample), choices, out)
@@ -283,11 +284,7 @@ def _preset(entry: Entry, choices: Choices) -> Preset:
     except ValueError as error:
         raise ConfigError([str(error)]) from None
     fps, loops = chosen("fps"), chosen("loops")
-    for name, value in (("fps", fps), ("loops", loops), ("num-samples", choices.samples)):
-        if value < 1:
-            raise ConfigError([f"--{name} {value}; expected at least 1"])
-    if choices.steps is not None and choices.steps < 1:
-        raise ConfigError([f"--steps {choices.steps}; expected at least 1"])
+    _check_positive(fps=fps, loops=loops)
     if loops > 1 and (frames % MICRO_FRAMES or frames == MICRO_FRAMES):
         raise ConfigError(
             [
@@ -297,6 +294,12 @@ def _preset(entry: Entry, choices: Choices) -> Preset:
             ]
         )
     return Preset(frames, height, width, fps, loops)
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError([f"--{name.replace('_', '-')} {value}; expected at least 1"])
 
 
 def _manifest(task: Task, seconds: float) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_steps_are_shown_and_the_answer_is_returned(sampler):
 def test_a_request_that_fails_is_an_error_and_the_next_one_works(sampler):
     with pytest.raises(SoractlError, match="wrong cannot be") as caught:
         sampler.ask({"perform": "wrong"})
-    assert caught.value.exit_code is ExitCode.BAD_REQUEST
+    assert caught.value.exit_code == ExitCode.BAD_REQUEST
     assert sampler.ask({"perform": "cat"})["made"] == "cat"
 
 
