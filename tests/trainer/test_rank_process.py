@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from trainer import rank_process
+from trainer.atomic_files import write_json
+from trainer.config import load_stage
+from trainer.run_dir import create_run
+from trainer.settings import dump
+
+
+@pytest.fixture
+def attempt(tmp_path, monkeypatch):
+    """A new attempt of a run, of which this process is rank 3."""
+    monkeypatch.setenv("RANK", "3")
+    return create_run(tmp_path, "smoke").new_attempt()
+
+
+def failure_of(attempt):
+    [found] = attempt.rank_failures()
+    assert found.pop("time_unix_s") > 0
+    assert found.pop("node")
+    return found
+
+
+def test_a_fault_of_the_user_is_left_for_the_launcher_as_one_sentence(attempt):
+    values = json.loads(json.dumps(dump(load_stage("smoke").config)))
+    values["optim"]["lrr"] = 1
+    write_json(attempt.config_json, values)
+    with pytest.raises(SystemExit) as ended:
+        rank_process.main(str(attempt.path.parent.parent))
+    fault = f"{attempt.config_json}: no setting optim.lrr; did you mean optim.lr?"
+    assert ended.value.code == f"error: {fault}"
+    assert failure_of(attempt) == {
+        "rank": 3,
+        "error": fault,
+        "remedy": None,
+        "traceback": None,
+    }
+
+
+def test_a_bug_is_left_with_its_traceback_and_raised(attempt):
+    with pytest.raises(FileNotFoundError):
+        rank_process.main(str(attempt.path.parent.parent))
+    found = failure_of(attempt)
+    assert found.pop("traceback").splitlines()[-1] == found["error"]
+    assert (found["rank"], found["remedy"]) == (3, None)
+    assert found["error"].startswith("FileNotFoundError: ")
