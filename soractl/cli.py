@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
+from soractl.diagnosis import commands as diagnosis_commands
 from soractl.errors import Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
@@ -23,6 +24,7 @@ SECTIONS = {
     "Before training": ("config", "data", "estimate"),
     "Run": ("launch", "resume", "kill"),
     "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "exec"),
+    "Diagnose": ("diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
     "See": ("sample",),
 }
@@ -58,6 +60,7 @@ for room in (
     estimate_commands,
     launch_commands,
     run_commands,
+    diagnosis_commands,
     cluster_commands,
     sync_commands,
     evaluation_commands,

@@ -95,6 +95,11 @@ class AttemptDir:
         """A rank's collectives and stacks, written when a signal asks for it."""
         return self.path / "traces" / f"rank-{rank}{'-full' if full else ''}.json"
 
+    @property
+    def evidence(self) -> Path:
+        """Folders of what was seen of a hang before anything was done about it."""
+        return self.path / "evidence"
+
     def rank_failures(self) -> list[dict[str, Any]]:
         """Every rank's own account of its failure, the earliest first; damaged ones left out."""
         found = []

@@ -31,8 +31,9 @@ while [ "$ticks" -gt 0 ]; do
 done
 for one in $ranks; do
   file="$traces/rank-${one%%:*}$suffix.json"
+  text=
+  [ "${one##*:}" = 1 ] && text=$({ gzip -c < "$file" | base64 | tr -d '\n'; } 2> /dev/null)
   echo "$one" | tr ':\n' '  '
-  if [ "${one##*:}" = 1 ] && [ -e "$file" ]; then gzip -c < "$file" | base64 | tr -d '\n'; else printf -- -; fi
-  echo
+  echo "${text:--}"
 done
 echo "=== ranks 0"

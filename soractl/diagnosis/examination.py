@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from soractl.diagnosis.culprit import Verdict, VerdictKind, verdict
 from soractl.diagnosis.flight_recorder import Look, look
+from soractl.errors import ExitCode, SoractlError
 from soractl.remote.requests import Remote
-from soractl.runs.record import AttemptRecord
-from trainer.run_dir import AttemptDir
+from soractl.runs.find import last_attempt
+from soractl.runs.record import AttemptRecord, read_record
+from trainer.run_dir import AttemptDir, RunDir
 
 PAUSE_S = 2.0  # between two looks; a healthy rank enters a collective more often
 MOST_LOOKS = 4
@@ -22,6 +24,14 @@ class Examination:
     verdict: Verdict
 
 
+def started(run: RunDir) -> tuple[AttemptDir, AttemptRecord]:
+    """The newest attempt of a run and where it runs; exit code 6 if it was never started."""
+    attempt = last_attempt(run)
+    if attempt is None:
+        raise SoractlError(f"{run.name} was never started", exit_code=ExitCode.NOTHING_SUITABLE)
+    return attempt, read_record(attempt)
+
+
 def examine(
     attempt: AttemptDir,
     record: AttemptRecord,
@@ -33,7 +43,7 @@ def examine(
     """Look, wait, look again, until collectives stand still between two looks or have not."""
     first = look(attempt, record, remote, full=True)
     for _ in range(most_looks - 1):
-        time.sleep(pause_s)
+        time.sleep(max(0.0, first.taken_s + pause_s - time.monotonic()))
         second = look(attempt, record, remote, full=True)
         found = Examination(first, second, verdict(first, second))
         if found.verdict.kind is not VerdictKind.MOVING:

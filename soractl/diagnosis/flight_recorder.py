@@ -21,7 +21,7 @@ from soractl.remote.scripts import script, sections
 from soractl.runs.record import AttemptRecord
 from trainer.run_dir import FULL_TRACE_SIGNAL, SHORT_TRACE_SIGNAL, AttemptDir
 
-ANSWER_S = 4.0  # what a rank may take to write its trace; 1.7 s was seen on a busy machine
+ANSWER_S = 3.0  # what a rank may take to write its trace; 1.7 s was seen on a busy machine
 ROUND_TRIP_S = 4.0
 NO_RANKS = Fault(FaultKind.FAILED, "it did not list its ranks")
 
@@ -92,7 +92,7 @@ class Look:
     """All ranks at one time."""
 
     ranks: tuple[RankLook, ...]
-    taken_s: float  # this machine's monotonic clock
+    taken_s: float  # this machine's monotonic clock when the ranks were asked
     faults: Mapping[str, Fault] = field(default_factory=dict)  # of nodes that could not be asked
     raw: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)  # the traces, by rank
 
@@ -110,8 +110,9 @@ def look(attempt: AttemptDir, record: AttemptRecord, remote: Remote, *, full: bo
     )
     request = Request(("sh", "-s"), names + script("soractl.diagnosis", "ask_ranks.sh"))
     deadline_s = ANSWER_S + ROUND_TRIP_S
+    began_s = time.monotonic()
     results = run_everywhere(record.nodes, lambda _: request, remote, deadline_s=deadline_s)
-    return look_of(record, results, time.monotonic())
+    return look_of(record, results, began_s)
 
 
 def look_of(record: AttemptRecord, results: list[NodeResult], taken_s: float) -> Look:

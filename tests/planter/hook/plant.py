@@ -99,7 +99,7 @@ class _Planter:
             is_main = threading.current_thread() is threading.main_thread()
             if plan.get("thread", "main") not in ("any", "main" if is_main else "side"):
                 return None
-            if not _is_within(plan.get("within", "")):
+            if call != plan.get("within") and not _is_within(plan.get("within", "")):
                 return None
             if (call == "init_process_group") != (plan.get("within") == call):
                 return None

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 import time
 
 import pytest
@@ -10,24 +7,9 @@ from soractl.diagnosis.examination import examine
 from soractl.diagnosis.flight_recorder import Collective, RankLook, look, rank_of_trace
 from soractl.errors import Fault, FaultKind
 from soractl.remote.connections import Connections
-from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
-from soractl.remote.ssh_command import SshOptions
-from soractl.runs.record import AttemptRecord
 from trainer.run_dir import AttemptDir
 
-TRAIN = """
-import signal, sys, time
-from trainer import rank_trace
-what = sys.argv[2]
-if what != "early":
-    rank_trace.answer_signals(sys.argv[1])
-print("ready", flush=True)
-if what == "lock":
-    import ctypes
-    ctypes.PyDLL(None).sleep(60)
-time.sleep(60)
-"""
 ENTRY = {
     "pg_id": 2,
     "collective_seq_id": 5,
@@ -49,37 +31,6 @@ TRACE = {
     "stacks": [{"thread": "10", "name": "MainThread", "frames": [["/a/trainer/step.py", 3, "f"]]}],
     "recorders": {"nccl": {"entries": [ENTRY], "pg_status": {"2": STATUS}}},
 }
-
-
-@pytest.fixture
-def record(tmp_path):
-    (tmp_path / "attempts/1").mkdir(parents=True)
-    node = Node("here", local=True)
-    return AttemptRecord(str(tmp_path), (node,), (2,), SshOptions(), 0.0)
-
-
-@pytest.fixture
-def start(tmp_path, record):
-    """Start a rank that answers, that does so later, or never."""
-    (tmp_path / "trainer").mkdir()
-    program = tmp_path / "trainer/train.py"
-    program.write_text(TRAIN)
-    processes = []
-
-    def go(rank, what, **environment):
-        process = subprocess.Popen(
-            [sys.executable, str(program), str(tmp_path), what],
-            env={**os.environ, "SORACTL_RUN_ID": record.run_id, "RANK": str(rank), **environment},
-            stdout=subprocess.PIPE,
-        )
-        processes.append(process)
-        assert process.stdout.readline() == b"ready\n"
-        return process
-
-    yield go
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def test_a_trace_is_read_by_group_id_recorder_and_thread():

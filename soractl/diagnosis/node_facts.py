@@ -1,0 +1,125 @@
+"""Facts of a node that may explain a hang: kernel messages, clock, links that lose packets."""
+
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from soractl.errors import Fault
+from soractl.remote.fan_out import everywhere, run_everywhere
+from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import script, sections
+from soractl.terminal import text
+
+FACTS_S = 9.0
+SSH = 22
+
+_END = r"\[?(?:::ffff:)?([^\]\s]+?)\]?:(\d+)"
+_CONNECTION = re.compile(rf"^\d+ +\d+ +{_END} +{_END}")
+_BACKOFF = re.compile(r"\b(?:backoff:|retrans:)(\d+)")
+
+
+@dataclass(frozen=True)
+class Link:
+    """Packets that one node sends again and again to another."""
+
+    node: str
+    peer: str  # the node's name, else its address
+    connections: int
+
+    def __str__(self) -> str:
+        """`n1 -> n3: packets are lost on 2 connections`."""
+        connections = text.count(self.connections, "connection")
+        return f"{self.node} -> {self.peer}: packets are lost on {connections}"
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What one node printed, by section; see `evidence.sh`."""
+
+    node: str
+    texts: Mapping[str, str] = field(default_factory=dict)
+    fault: Fault | None = None
+
+    @property
+    def kernel(self) -> tuple[str, ...]:
+        """Messages about GPUs, memory, disks and links, oldest first."""
+        return tuple(self.texts.get("kernel", "").splitlines())
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Its own addresses."""
+        return tuple(self.texts.get("addresses", "").split())
+
+
+@dataclass(frozen=True)
+class Offset:
+    """A node's clock beside this machine's."""
+
+    node: str
+    ahead_s: float
+    error_s: float  # the truth lies within ahead_s +- error_s
+
+    def __str__(self) -> str:
+        """`+0.25 s +- 0.02 s`."""
+        return f"{self.ahead_s:+.2f} s +- {self.error_s:.2f} s"
+
+
+def ask(nodes: Sequence[Node], folder: Path, remote: Remote) -> list[NodeFacts]:
+    """Facts of all nodes; `folder` is the run's."""
+    program = f"folder={shlex.quote(str(folder))}\n" + script("soractl.diagnosis", "evidence.sh")
+    request = Request(("bash", "-s"), program)
+    results = run_everywhere(nodes, lambda _: request, remote, deadline_s=FACTS_S)
+    return [facts_of(result) for result in results]
+
+
+def facts_of(result: NodeResult) -> NodeFacts:
+    """The answer of `evidence.sh`."""
+    texts = {name: printed for name, (printed, _) in sections(result.stdout).items()}
+    return NodeFacts(result.node.name, texts, result.problem)
+
+
+def bad_links(facts: Sequence[NodeFacts]) -> list[Link]:
+    """Links on which connections, other than ssh, wait to send again; by the answers of `ss`."""
+    names = {address: one.node for one in facts for address in one.addresses}
+    counts: dict[tuple[str, str], int] = {}
+    for one in facts:
+        for peer in _peers_sent_to_again(one.texts.get("sockets", "")):
+            link = one.node, names.get(peer, peer)
+            counts[link] = counts.get(link, 0) + 1
+    return [Link(*link, count) for link, count in sorted(counts.items())]
+
+
+def ask_offsets(nodes: Sequence[Node], remote: Remote) -> list[Offset]:
+    """The clocks of nodes that answer, each within half of its round trip."""
+
+    def measure(node: Node) -> Offset | None:
+        before, began_s = time.time(), time.monotonic()
+        result = remote(node, Request(("date", "+%s.%N")), FACTS_S)
+        took_s = time.monotonic() - began_s
+        if not result.ok:
+            return None
+        ahead_s = float(result.stdout) - (before + took_s / 2)
+        return Offset(node.name, ahead_s, took_s / 2)
+
+    found = everywhere(nodes, measure, lambda node, fault: None, deadline_s=FACTS_S)
+    return [offset for offset in found if offset is not None]
+
+
+def _peers_sent_to_again(sockets: str) -> list[str]:
+    """Peers of connections whose line of numbers says so; that line follows the addresses."""
+    peers, connection = [], None
+    for line in sockets.splitlines():
+        if found := _CONNECTION.match(line):
+            connection = found
+        elif connection and str(SSH) not in (connection[2], connection[4]) and _sends_again(line):
+            peers.append(connection[3])
+    return peers
+
+
+def _sends_again(line: str) -> bool:
+    """`backoff:N` is there while a packet is sent again; `retrans:N/M` has N under way."""
+    return any(int(number) > 0 for number in _BACKOFF.findall(line))
