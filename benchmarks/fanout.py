@@ -28,7 +28,7 @@ GPUS = "--query-gpu=index,name,utilization.gpu,memory.used,memory.total,power.dr
 APPS = "--query-compute-apps=pid,gpu_uuid,used_memory,process_name"
 BOTH = f"nvidia-smi {GPUS} --format=csv,noheader; nvidia-smi {APPS} --format=csv,noheader"
 DEADLINE_S = 10
-PATIENCE_S = 20  # how long a tool is watched when nodes are bad
+WATCHED_S = 20  # how long a tool is watched when nodes are bad
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def warm_refresh() -> list[float]:
 def with_bad_nodes(size: int) -> None:
     """When the rows come if one node drops packets, one is mute, and one's nvidia-smi hangs."""
     print(f"\n{size} nodes, of which one drops all packets, one takes connections and is mute,")
-    print(f"and the nvidia-smi of one hangs; watched for {PATIENCE_S} s\n")
+    print(f"and the nvidia-smi of one hangs; watched for {WATCHED_S} s\n")
     print("| tool | good rows | the last good one after s | end after s |\n|---|---|---|---|")
     with cluster(size):
         cluster_sh("lose", "3")
@@ -204,13 +204,13 @@ def with_bad_nodes(size: int) -> None:
         for name in ("soractl", "reference"):
             times, end = watch(name, bad={"n3", "n5", "n7"})
             last = f"{max(times):.2f}" if times else "-"
-            ended = f"{end:.2f}" if end < PATIENCE_S else "still running"
+            ended = f"{end:.2f}" if end < WATCHED_S else "still running"
             print(f"| {name} | {len(times)} | {last} | {ended} |")
 
 
 def watch(name: str, bad: set[str]) -> tuple[list[float], float]:
     started = time.perf_counter()
-    process = on_head(("timeout", "-k", "1", str(PATIENCE_S), *part(name)))
+    process = on_head(("timeout", "-k", "1", str(WATCHED_S), *part(name)))
     times = [time.perf_counter() - started for line in process.stdout if line.split()[0] not in bad]
     process.wait()
     return times, time.perf_counter() - started
