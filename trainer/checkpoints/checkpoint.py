@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from trainer.atomic_files import sync_to_disk
 from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.integrity import CheckedReader, refuse_damaged, unreadable
+from trainer.distributed import adamw
 from trainer.distributed.node_group import NodeGroup, node_of
 from trainer.distributed.parallel import Ranks
 from trainer.distributed.zero import ZeroOptimizer
@@ -55,7 +56,7 @@ class TrainingState:
         """This rank's flat slices, as `master.NAME` and `exp_avg.NAME`; `step.NAME` is a count."""
         moments = self.optimizer.optim.state
         if not moments:
-            _begin_moments(self.optimizer)
+            adamw.begin(self.optimizer.optim, self.optimizer.masters)
         return {
             f"{kind}.{name}": tensor
             for name, master in zip(self.trainable_names, self.optimizer.masters, strict=True)
@@ -270,16 +271,6 @@ def _sharded(
             tensor.detach()[:mine], mesh, [Shard(0)], shape=(length,), stride=(1,)
         )
     return shards
-
-
-def _begin_moments(optimizer: ZeroOptimizer) -> None:
-    """AdamW's state as it is before its first step, which would make it itself."""
-    for master in optimizer.masters:
-        optimizer.optim.state[master] = {
-            "step": torch.zeros((), dtype=torch.float32, device=master.device),
-            "exp_avg": torch.zeros_like(master),
-            "exp_avg_sq": torch.zeros_like(master),
-        }
 
 
 def _places_for(tensors: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Tensor]:

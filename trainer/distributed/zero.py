@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig, TrainerConfig
+from trainer.distributed import adamw
 from trainer.guard import Guard
 from trainer.phases import Phases
 from trainer.precision import DTYPES
@@ -46,14 +47,6 @@ def wrap_with_zero(
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model = model.to(DTYPES[trainer.dtype])
-    adamw = torch.optim.AdamW(
-        trainable,
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        fused=True,  # its kernel clips gradients and leaves out a step without asking the host
-    )
     plugin = _ZeroPlugin(
         guard or Guard(),
         phases or Phases(),
@@ -64,7 +57,7 @@ def wrap_with_zero(
         overlap_communication=torch.cuda.is_available(),
         cast_inputs=False,  # timesteps and sizes keep their precision
     )
-    model, optimizer, *_ = Booster(plugin=plugin).boost(model, adamw)
+    model, optimizer, *_ = Booster(plugin=plugin).boost(model, adamw.make(trainable, optim))
     return model, optimizer
 
 
@@ -235,10 +228,10 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         )
         dist.all_reduce(squares)
         self.grad_norm, self.weight_norm = squares.sqrt().unbind()
-        self.optim.found_inf = self.guard.skips(self.grad_norm).float()
+        divisor = None
         if self._clip_grad_norm > 0:
-            scale = (self.grad_norm + 1e-6) / self._clip_grad_norm
-            self.optim.grad_scale = scale.clamp(min=1.0)
+            divisor = ((self.grad_norm + 1e-6) / self._clip_grad_norm).clamp(min=1.0)
+        adamw.prepare_step(self.optim, self.guard.skips(self.grad_norm), divisor)
 
     def _sanity_checks(self) -> None:  # upstream's also asks for a GPU
         dtypes = {p.dtype for group in self.optim.param_groups for p in group["params"]}
