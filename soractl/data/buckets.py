@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from soractl.data import table as data_table
 from soractl.errors import ExitCode, SoractlError
-from trainer.config import load_stage
+from trainer.config import TrainConfig, load_stage
 
 if TYPE_CHECKING:
     from trainer.data.batch_sampler import EpochPlan
@@ -111,6 +111,16 @@ def first_epoch(stage: str, path: Path, ranks: int, overrides: Sequence[str]) ->
         balance={window: _balance(plan) for window, plan in plans.items() if plan.steps},
         is_possible=any(rule.keep > 0 and rule.batch_size for rule in assignment.rules),
     )
+
+
+def steps_of_epoch(settings: TrainConfig, path: Path, ranks: Sequence[int]) -> list[int]:
+    """Optimizer steps of the first epoch on each number of ranks; errors as in `first_epoch`."""
+    from trainer.data.batch_sampler import plan_epoch
+    from trainer.data.buckets import assign_epoch
+
+    assignment, window = assign_epoch(columns_of(path), settings, 0), settings.balance.window
+    plans = [plan_epoch(assignment, world_size=number, window=window) for number in ranks]
+    return [-(-plan.steps // settings.optim.accumulate) for plan in plans]
 
 
 def columns_of(path: Path) -> Columns:

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soractl.cluster.gpus import BUSY_BYTES, NodeGpus, read_gpus
-from soractl.errors import ExitCode, Fault, SoractlError, raise_if_interrupted
+from soractl.errors import ExitCode, Fault, FaultKind, SoractlError, raise_if_interrupted
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, NodePlan
 from soractl.launch.prepare import Prepared
 from soractl.remote.fan_out import everywhere
 from soractl.remote.folding import fold_lines, fold_names
-from soractl.remote.nodes import Node
+from soractl.remote.nodes import Node, address
 from soractl.remote.requests import Remote, Request
 from soractl.remote.scripts import python, script, variables
 from soractl.terminal import text
+from soractl.terminal.hints import to_type
 
 DEADLINE_S = 20.0
 MIN_FREE_BYTES = 2**30
@@ -25,6 +26,7 @@ MIN_SHARED_MEMORY_BYTES = 2**24  # ranks and their loaders pass data through it
 MAX_CLOCK_OFFSET_S = 2.0
 PACKAGES = ("torch", "colossalai")
 INSTALL = "`pip install 'soractl[train]'` and then `pip install --no-deps colossalai==0.5.0`"
+LOST = (FaultKind.UNREACHABLE, FaultKind.DEADLINE)
 CLOCK = Request(("date", "+%s.%N"))
 READY = script("soractl.launch", "ready.sh")
 PROBE = script("soractl.launch", "probe.py")
@@ -90,7 +92,8 @@ def examine(plan: LaunchPlan, remote: Remote) -> Findings:
         rows = read_gpus(nodes, remote, deadline_s=DEADLINE_S)
         raise_if_interrupted((row.fault for row in rows), "nothing was started")
         faults = list(judge_gpus(plan, rows))
-    return Findings(tuple(faults), tuple(judge_clocks(facts)), _hint(facts) if faults else None)
+    hint = hint_of(plan, facts) if faults else None
+    return Findings(tuple(faults), tuple(judge_clocks(facts)), hint)
 
 
 def cannot_write(folder: Path, error: OSError) -> SoractlError:
@@ -263,8 +266,14 @@ def _names_by(pairs: Sequence[tuple[str | None, str]]) -> dict[str | None, list[
     return found
 
 
-def _hint(facts: Sequence[NodeFacts]) -> str | None:
+def hint_of(plan: LaunchPlan, facts: Sequence[NodeFacts]) -> str | None:
     """What to type next; some faults are in the way of `--force` too."""
+    lost = [node.node.name for node in facts if node.fault and node.fault.kind in LOST]
+    left = [node.node for node in facts if node.node.name not in lost]
+    if plan.start.kind == "resume" and lost and left:
+        nodes = ",".join(map(address, left)) + ("," if len(left) == 1 else "")
+        resume = to_type("resume", plan.run.name, "--hostfile", nodes)
+        return f"`{resume}` goes on without {fold_names(lost)}"
     words = ("no colossalai in ", "no torchrun in ", "no python3 in ")
     if any(str(node.fault or "").startswith(words) for node in facts):
         return f"{INSTALL} install them"

@@ -1,7 +1,8 @@
 """Preparation of a launch or resume: settings, nodes, start, plan, what is missing."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from soractl.cluster import settings as cluster
 from soractl.cluster.nccl_names import doubtful_names
 from soractl.cluster.ranks import working_directory
 from soractl.cluster.settings import Cluster, Machine
+from soractl.data.buckets import steps_of_epoch
 from soractl.errors import SoractlError
 from soractl.launch import plan as launch_plan
 from soractl.launch import start_point
@@ -17,6 +19,7 @@ from soractl.launch.start_point import StartPoint
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
 from soractl.runs.record import read_record
+from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
@@ -89,6 +92,7 @@ class Prepared:
         notes = [
             f"passed over {path.name}, which is not complete: {why}" for path, why in passed_over
         ]
+        notes += _note_on_ranks(self)
         notes += doubtful_names(list(self.site.cluster.env))
         if self.config.log.wandb and "WANDB_API_KEY" in environ and not _has_netrc(environ):
             notes.append(
@@ -121,7 +125,9 @@ def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]
     run, start = _resumed(Path(options.runs).absolute(), what)
     start = replace(start, reset_data=options.reset_data)
     config, origins = _resumed_config(run, options.overrides)
-    source = find_nodes(options.hostfile, run_nodes=_nodes_of(run), environ=environ)
+    known = _nodes_of(run)
+    source = find_nodes(options.hostfile, run_nodes=known, environ=environ)
+    source = replace(source, nodes=tuple(_with_slots(node, known) for node in source.nodes))
     site = _site(source, _hostfile_of(run), environ)
     return Prepared(
         stage=stage_of(run),
@@ -157,7 +163,7 @@ def _resumed_config(
     run: RunDir, overrides: tuple[str, ...]
 ) -> tuple[TrainConfig, Mapping[str, str]]:
     layers = [(str(run.config_json), without_nulls(read_json(run.config_json)))]
-    layers += [(f"--set {text}", parse_override(text)) for text in overrides]
+    layers += [(f"--set {one}", parse_override(one)) for one in overrides]
     config, origins = resolve(TrainConfig, layers)
     if faults := check_consistency(config):
         raise ConfigError([f"{run.config_json}: {fault}" for fault in faults])
@@ -167,6 +173,27 @@ def _resumed_config(
 def _nodes_of(run: RunDir) -> tuple[Node, ...]:
     attempt = last_attempt(run)
     return read_record(attempt).nodes if attempt else ()
+
+
+def _with_slots(node: Node, known: Sequence[Node]) -> Node:
+    """A node that is named without its slots has those of the run's attempt before."""
+    slots = {other.name: other.slots for other in known}
+    return node if node.slots else replace(node, slots=slots.get(node.name))
+
+
+def _note_on_ranks(prepared: Prepared) -> list[str]:
+    """The consequence of another number of ranks than in the attempt before."""
+    attempt = last_attempt(prepared.run) if prepared.run else None
+    before = sum(read_record(attempt).ranks) if attempt else 0
+    now = prepared.plan.world_size
+    if not before or before == now:
+        return []
+    note = f"{text.count(now, 'rank')} instead of {before}"
+    with suppress(SoractlError, ImportError, OSError, ValueError):
+        path = prepared.site.workdir / prepared.config.data.path
+        then, after = steps_of_epoch(prepared.config, path, (before, now))
+        note += f": {text.count(after, 'step')} an epoch instead of {then}"
+    return [note]
 
 
 def _hostfile_of(run: RunDir) -> Path | None:

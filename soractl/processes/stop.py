@@ -49,16 +49,20 @@ def stop(
     TERM goes to `torchrun`, which passes it on to its ranks; KILL goes to all that is left
     after `grace_s` seconds.
     """
+    asked: dict[Node, StopResult] = {}
     return everywhere(
         nodes,
-        lambda node: _stop_on(node, remote, which, grace_s),
-        lambda node, fault: StopResult(node, fault=fault),
+        lambda node: _stop_on(node, remote, which, grace_s, asked),
+        lambda node, fault: replace(asked.get(node) or StopResult(node), fault=fault),
         deadline_s=SCAN_S + grace_s + ROUNDS * STOP_S,
         on_result=on_result,
     )
 
 
-def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> StopResult:
+def _stop_on(
+    node: Node, remote: Remote, which: Selection, grace_s: float, asked: dict[Node, StopResult]
+) -> StopResult:
+    """Stops a node's processes; `asked` gets those that TERM was sent to."""
     before = find_on(node, remote, which, SCAN_S)
     outcome = StopResult(node, found=before.processes, fault=before.fault)
     remaining = before.processes
@@ -67,6 +71,7 @@ def _stop_on(node: Node, remote: Remote, which: Selection, grace_s: float) -> St
         if not newcomers:
             break
         request = shell(which, _stop_script(remaining, grace_s))
+        asked[node] = replace(outcome, survivors=remaining)
         result = remote(node, request, grace_s + STOP_S)
         if not result.ok:
             return replace(outcome, fault=result.problem, survivors=remaining)

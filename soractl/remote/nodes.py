@@ -118,6 +118,17 @@ def parse_node_list(text: str) -> list[Node]:
     return list(dict.fromkeys(nodes))
 
 
+def address(node: Node) -> str:
+    """A node as `parse_node_list` reads it.
+
+    >>> address(Node("fd77::11", user="ana", port=2222))
+    'ana@[fd77::11]:2222'
+    """
+    name = f"[{node.name}]" if ":" in node.name else node.name
+    user = f"{node.user}@" if node.user else ""
+    return f"{user}{name}{f':{node.port}' if node.port else ''}"
+
+
 def is_hostfile(name: str) -> bool:
     """Whether this names a host file that is there, and no program."""
     there = [path for path in _candidates(name) if path.is_file()]

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from soractl.remote.nodes import Node, parse_node_list
+from soractl.remote.nodes import Node, address, parse_node_list
 from soractl.remote.ssh_command import SshOptions
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir
@@ -45,6 +45,6 @@ def node_as_json(node: Node) -> dict[str, Any]:
 
 def _node(values: dict[str, Any]) -> Node:
     user, port = values["user"], values["port"]
-    address = (f"{user}@" if user else "") + values["name"] + (f":{port}" if port else "")
+    there = address(Node(values["name"], user=user, port=port))
     # Read anew: whether it is this machine depends on where we are now.
-    return replace(parse_node_list(address)[0], slots=values["slots"])
+    return replace(parse_node_list(there)[0], slots=values["slots"])

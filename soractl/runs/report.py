@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from soractl.errors import INTERRUPTED
 from soractl.processes.scan import NodeProcesses
 from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
@@ -156,6 +157,11 @@ def kill_lines(killed: Killed | None) -> list[str]:
     if not killed.stopped:
         return [f"would stop {killed.title}", *map(_found_line, killed.found)]
     gone = sum(len(node.found) - len(node.survivors) for node in killed.stopped)
+    if any(node.fault == INTERRUPTED for node in killed.stopped):
+        return [
+            *map(_stopped_line, killed.stopped),
+            f"interrupted: {_processes(gone)} of {killed.title} stopped; what ignores TERM stays",
+        ]
     return [*map(_stopped_line, killed.stopped), f"{killed.title}: {_processes(gone)} stopped"]
 
 
@@ -185,6 +191,10 @@ def _found_line(node: NodeProcesses) -> str:
 
 
 def _stopped_line(node: StopResult) -> str:
+    if node.fault == INTERRUPTED and node.found:
+        return f"{node.node.name}: {_kinds(node.found)}; TERM was sent, KILL was not"
+    if node.fault == INTERRUPTED:
+        return f"{node.node.name}: interrupted before anything was sent"
     if node.fault and not node.found:
         return f"{node.node.name}: {node.fault}"
     parts = [_kinds(node.found)]

@@ -1,9 +1,12 @@
 import os
+import re
 import threading
 
 import pytest
 
+from soractl.errors import SoractlError
 from soractl.launch import follow as follower
+from soractl.launch import preflight
 from soractl.launch import start as launcher
 from soractl.launch.node_watch import Timing
 from soractl.launch.prepare import LaunchOptions, prepare_launch
@@ -14,6 +17,7 @@ from soractl.runs import kill as killing
 from soractl.terminal.progress_bar import PlainDisplay
 
 pytestmark = pytest.mark.ssh
+N123 = ["n1", "n2", "n3"]
 
 TRAIN_ONE_STEP = """
     if sys.argv[-3].endswith("node_rank=0"):
@@ -95,3 +99,82 @@ def test_a_node_that_is_switched_off_is_named_and_the_others_are_stopped(launch)
     assert (outcome.exit_code, failure.node) == (1, "n2")
     assert failure.error.startswith("the node does not answer (unreachable: ")
     assert left == [()] * 2
+
+
+@pytest.mark.slow  # nodes with a network of their own
+def test_of_two_starts_at_once_on_three_nodes_one_goes_on(launch):
+    launch.workplace.ranks("time.sleep(120)")
+    started, refused = [], []
+
+    def start():
+        try:
+            with launch.cluster.network(), Connections(launch.cluster.options) as remote:
+                started.append(launch(remote).run.name)
+        except SoractlError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [run], [error] = started, refused
+    with launch.cluster.network(), Connections(launch.cluster.options) as remote:
+        running = [{p.run_id for p in there} for there in left_on(launch.cluster, remote, N123)]
+    assert running == [{str(launch.workplace.folder / "runs" / run)}] * 3
+    used = rf"n1: GPUs 0-1 and port 29500 are used by {run} of root since \d\d:\d\d"
+    assert (error.exit_code, bool(re.fullmatch(used, str(error)))) == (5, True)
+
+
+@pytest.fixture
+def findings(launch):
+    """What preflight finds on three nodes."""
+
+    def find(hostfile="n[1-3] slots=2\n"):
+        launch.workplace.write("hostfiles/three.txt", hostfile)
+        prepared = prepare_launch("smoke", LaunchOptions(hostfile="three.txt"), os.environ)
+        with launch.cluster.network(), Connections(launch.cluster.options) as remote:
+            return preflight.examine(prepared.plan, remote)
+
+    find.cluster, find.workplace = launch.cluster, launch.workplace
+    return find
+
+
+@pytest.mark.slow  # nodes with a network of their own
+def test_a_full_or_read_only_folder_of_one_node_is_one_sentence(findings):
+    assert findings() == preflight.Findings()
+    runs = findings.workplace.folder / "runs"
+    runs.mkdir()
+    node = findings.cluster.do
+    node("node", "2", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/dev/shm")
+    node("node", "3", "mount", "--bind", str(runs), str(runs))
+    node("node", "3", "mount", "-o", "remount,ro,bind", str(runs))
+    assert findings().faults == (
+        "n2: /dev/shm is full: 1.0 MB are free, ranks need it",
+        f"n3: {runs} cannot be written there",
+    )
+
+
+@pytest.mark.slow  # nodes with a network of their own
+def test_one_machine_under_two_names_is_refused(findings):
+    assert findings("n[1-2] slots=2\n10.77.0.12 slots=2\n").faults == (
+        "n2 and 10.77.0.12 are one machine; it can be a node only once",
+    )
+
+
+@pytest.mark.slow  # nodes with a network of their own
+def test_clocks_that_differ_are_noted_and_the_start_goes_on(findings):
+    date = findings.workplace.write(
+        "late/date",
+        "#!/bin/sh\nnow=$(/bin/date +%s)\n"
+        "case $(hostname) in n1) by=3600 ;; n2) by=-1 ;; *) by=-60 ;; esac\n"
+        'exec /bin/date -d "@$((now + by))" "$@"\n',
+    )
+    date.chmod(0o755)
+    bashrc = findings.cluster.folder / "home/.bashrc"
+    bashrc.write_text(f"export PATH={date.parent}:$PATH\n")
+    found = findings()
+    assert found.faults == ()
+    ahead, behind = found.notes
+    assert re.fullmatch(r"n1: its clock is (1 h 00|59) min( 59 s)? ahead of this machine's", ahead)
+    assert re.fullmatch(r"n3: its clock is (1 min 00|1 min 01|5[89]) s behind .*", behind)

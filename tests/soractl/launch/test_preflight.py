@@ -8,7 +8,16 @@ from soractl.cluster.gpus import Gpu, GpuProcess, NodeGpus
 from soractl.cluster.settings import Cluster
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch.plan import LaunchPlan, NodePlan
-from soractl.launch.preflight import INSTALL, NodeFacts, ask, check, judge, judge_clocks, judge_gpus
+from soractl.launch.preflight import (
+    INSTALL,
+    NodeFacts,
+    ask,
+    check,
+    hint_of,
+    judge,
+    judge_clocks,
+    judge_gpus,
+)
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
@@ -83,6 +92,20 @@ def test_a_fault_of_many_nodes_is_one_line():
         for i in range(1, 201)
     ]
     assert list(judge(PLAN, dead, "secret")) == ["n[1-200]: unreachable: refused"]
+
+
+def test_a_resume_without_a_lost_node_is_the_command_to_type():
+    nodes = (Node("n1"), Node("n2"), Node("n3", user="ana", port=2222))
+    facts = [replace(GOOD, node=node) for node in nodes]
+    facts[1] = replace(facts[1], fault=NO_ROUTE)
+    resumed = replace(PLAN, start=StartPoint("resume"))
+    assert hint_of(resumed, facts) == (
+        "`soractl resume 001-smoke --hostfile n1,ana@n3:2222` goes on without n2"
+    )
+    assert hint_of(resumed, facts[:2]) == (
+        "`soractl resume 001-smoke --hostfile n1,` goes on without n2"
+    )
+    assert hint_of(PLAN, facts) == "--force starts all the same"
 
 
 def test_a_port_that_another_run_uses_is_said_once():

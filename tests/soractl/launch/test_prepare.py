@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -20,7 +21,7 @@ def existing_run(workplace, nodes=()):
     run = create_run(workplace.folder / "runs", "smoke")
     write_json(run.run_json, {"stage": "smoke", "hostfile": None})
     write_json(run.config_json, dump(prepared.config))
-    values = [{**node_as_json(node), "ranks": 2} for node in nodes]
+    values = [{**node_as_json(node), "ranks": node.slots or 2} for node in nodes]
     plan = {"run_id": str(run.path), "nodes": values, "ssh": {}, "started_unix_s": 0}
     write_json(run.new_attempt().plan, plan)
     return run
@@ -76,6 +77,22 @@ def test_resume_goes_on_in_the_same_run_on_the_same_nodes(workplace, save_checkp
     assert prepared.notes == [
         "passed over epoch0-global_step9, which is not complete: no checkpoint.json"
     ]
+
+
+def test_another_number_of_ranks_is_noted_with_the_steps_of_an_epoch(workplace, save_checkpoint):
+    rows = "".join(f"c{i}.mp4,a cat,20,144,256,0.5625,25.0,36864\n" for i in range(48))
+    workplace.write(
+        "data/smoke/clips.csv",
+        f"path,text,num_frames,height,width,aspect_ratio,fps,resolution\n{rows}",
+    )
+    save_checkpoint(existing_run(workplace, (Node("n1", slots=2), Node("n2", slots=2))), 5)
+    prepared = prepare_resume("latest", LaunchOptions(hostfile="n2,"), os.environ)
+    assert prepared.plan.world_size == 2  # a node that is named without its slots keeps them
+    [note] = prepared.notes
+    found = re.fullmatch(r"2 ranks instead of 4: (\d+) steps an epoch instead of (\d+)", note)
+    after, before = int(found[1]), int(found[2])
+    assert before > 0
+    assert after in (2 * before, 2 * before + 1)
 
 
 def test_resume_can_leave_the_position_in_the_data_behind(workplace, save_checkpoint):

@@ -17,6 +17,9 @@ from trainer.atomic_files import write_json
 SLEEP = "print('up', flush=True)\ntime.sleep(60)"
 
 
+NONE_STOPPED = "interrupted: 0 processes of 007-stage2 stopped; what ignores TERM stays"
+
+
 def interrupted_at(call):
     """A Remote that answers nothing; Ctrl-C comes at one of its calls."""
     calls = []
@@ -39,19 +42,19 @@ SCANNED = (
 
 
 @pytest.mark.parametrize(
-    ("call", "last"),
+    ("call", "lines"),
     [
-        (1, "interrupted: nothing of 007-stage2 was stopped"),
-        (2, "007-stage2: 0 processes stopped"),
+        (1, ["n1: interrupted", "interrupted: nothing of 007-stage2 was stopped"]),
+        (2, ["n1: interrupted before anything was sent", NONE_STOPPED]),
+        (3, ["n1: 1 other; TERM was sent, KILL was not", NONE_STOPPED]),
     ],
 )
-def test_ctrl_c_ends_a_kill_at_once(call, last):
+def test_ctrl_c_ends_a_kill_at_once_and_says_what_was_sent(call, lines):
     remote = interrupted_at(call)
     target = Target("007-stage2", (Node("n1"),), SshOptions(), Selection(run_id="/r"))
     killed = kill([target], lambda ssh: contextlib.nullcontext(remote), grace_s=1)
     assert len(remote.calls) == call
-    lines = report.kill_lines(killed)
-    assert (lines, killed.exit_code) == (["n1: interrupted", last], 130)
+    assert (report.kill_lines(killed), killed.exit_code) == (lines, 130)
 
 
 def test_a_pattern_goes_to_the_nodes_that_are_named(workplace):
