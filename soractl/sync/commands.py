@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from soractl.checkpoints.options import complete_checkpoint
 from soractl.remote.options import Hostfile
-from soractl.runs.options import RunName
 from soractl.terminal.options import DryRun, Json, positive
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ app = typer.Typer()
 
 @app.command()
 def sync(
-    run: RunName = "latest",
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="latest, 7, 007-stage2, its folder, or a checkpoint's folder.",
+            autocompletion=complete_checkpoint,
+        ),
+    ] = "latest",
     source: Annotated[
         str | None, typer.Option("--from", metavar="[HOST:]DIR", help="A folder of runs.")
     ] = None,
@@ -36,7 +42,7 @@ def sync(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Copy complete checkpoints to another machine, or from one.
+    """Copy complete checkpoints, the newest first, to another machine, or from one.
 
     Without --from they come from the head node's runs/, or with --to from runs/ here.
     """

@@ -146,7 +146,7 @@ class _Copier:
             if not self._fetch(item, what):
                 verifier.transfer.abort()
                 return previous
-            self._settle(previous)  # first, so that the oldest gets its name first
+            self._settle(previous)  # in the order of the plan: the newest gets its name first
         except BaseException:
             verifier.transfer.abort()
             raise
@@ -264,7 +264,7 @@ def _stores(endpoints: Endpoints) -> Iterator[tuple[Endpoints, Store, Store]]:
 def _plan(
     options: SyncOptions, endpoints: Endpoints, source: Store, destination: Store
 ) -> SyncPlan:
-    run = choose_run(source.runs(), Path(options.run).name, str(endpoints.source))
+    run = choose_run(source.runs(), options.run_path.name, str(endpoints.source))
     copied = RunDir(endpoints.destination.folder / run.name)
     return plan(endpoints, run, source.list(run), destination.list(copied), options)
 

@@ -18,22 +18,34 @@ from soractl.sync.locations import LOCK, Location, incoming_path, parse_location
 from soractl.sync.rsync import Link, RsyncJob
 from soractl.sync.stores import CheckpointListing
 from soractl.terminal.hints import to_type
-from trainer.checkpoint_dir import Checkpoint
+from trainer.checkpoint_dir import Checkpoint, step_and_epoch
 from trainer.manifest import Manifest
-from trainer.run_dir import RunDir
+from trainer.run_dir import RunDir, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOptions:
     """Options of `sync`."""
 
-    run: str = "latest"
+    run: str = "latest"  # or the path of one of its checkpoints
     source: str | None = None
     destination: str | None = None
     hostfile: str | None = None
     with_optimizer: bool = False
     ema_only: bool = False
     bwlimit: int | None = None  # KiB/s
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The name of the one checkpoint to copy, where `run` is the path of one."""
+        path = Path(self.run).absolute()
+        is_checkpoint = step_and_epoch(path.name) and path.parent == run_of(path).checkpoints_folder
+        return path.name if is_checkpoint else None
+
+    @property
+    def run_path(self) -> Path:
+        """The run's name or folder."""
+        return run_of(Path(self.run).absolute()).path if self.checkpoint else Path(self.run)
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -73,7 +85,7 @@ class CheckpointCopy:
 
 @dataclass(frozen=True)
 class SyncPlan:
-    """A sync before it runs; checkpoints oldest first."""
+    """A sync before it runs; checkpoints newest first."""
 
     endpoints: Endpoints
     run: RunDir  # at the source
@@ -114,8 +126,8 @@ def find_endpoints(options: SyncOptions, environ: Mapping[str, str]) -> Endpoint
     source = destination = runs_here
     if options.source:
         source = parse_location(options.source, this_machine())
-    elif RunDir(Path(options.run)).run_json.is_file():
-        source = Location(this_machine(), Path(options.run).absolute().parent)
+    elif RunDir(options.run_path).run_json.is_file():
+        source = Location(this_machine(), options.run_path.absolute().parent)
     elif options.hostfile or not options.destination:
         workdir = cluster.load(found.hostfile)[0].workdir or Path.cwd()
         source = Location(found.nodes[0], Path(workdir) / "runs")
@@ -144,16 +156,18 @@ def plan(
     options: SyncOptions,
 ) -> SyncPlan:
     """The plan of one run; SoractlError, exit code 6, without a complete checkpoint."""
+    at_source = _selected(at_source, options.checkpoint)
     if not at_source.complete:
         reasons = "; ".join(f"{name}: {why}" for name, why in at_source.incomplete.items())
+        missing = f"{options.checkpoint}: it is not there" if options.checkpoint else "none at all"
         raise SoractlError(
-            f"{endpoints.source}/{run.name} has no complete checkpoint: {reasons or 'none at all'}",
+            f"{endpoints.source}/{run.name} has no complete checkpoint: {reasons or missing}",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     copy_of_run = RunDir(endpoints.destination.folder / run.name)
     known = {checkpoint.name: checkpoint for checkpoint in there.complete}
     copies, same = [], []
-    for checkpoint in at_source.complete:
+    for checkpoint in reversed(at_source.complete):
         manifest = reduced(checkpoint.manifest, options.left_out)
         earlier = known.get(checkpoint.name)
         if earlier and manifest.files.items() <= earlier.manifest.files.items():
@@ -182,6 +196,14 @@ def plan(
         there=tuple(same),
         incomplete=at_source.incomplete,
     )
+
+
+def _selected(listing: CheckpointListing, name: str | None) -> CheckpointListing:
+    """All checkpoints, or the one of this name."""
+    if name is None:
+        return listing
+    complete = tuple(checkpoint for checkpoint in listing.complete if checkpoint.name == name)
+    return CheckpointListing(complete, {k: v for k, v in listing.incomplete.items() if k == name})
 
 
 def reduced(manifest: Manifest, left_out: tuple[str, ...]) -> Manifest:

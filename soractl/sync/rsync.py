@@ -24,6 +24,8 @@ DESCRIPTION = tuple(path.name for path in RunDir(Path()).description)
 _MARKED = 'touch -- "$0" 2>/dev/null; "$@"; code=$?; rm -f -- "$0"; exit $code'
 _NO_CIPHER = ("no matching cipher", "Unknown cipher", "Bad SSH2 cipher")
 _SOURCE_GONE = (23, 24)  # some files could not be read, or are gone
+# Checksums decide; what a file system refuses of owners, rights and times means nothing.
+_ATTRIBUTES = re.compile(r"rsync: (\[\w+\] )?(failed to set|chown|chgrp|chmod|utime)\b")
 _LOST = (10, 12, 30, 35, 255)  # socket, protocol stream, silence, no connection, ssh
 
 
@@ -95,7 +97,7 @@ def run(
     argv = command(job, link)
     done = stream(argv, lambda output: _report_bytes(output, on_bytes), held=held)
     stderr = done.stderr.text
-    if done.exit_code == 0:
+    if done.exit_code == 0 or _only_attributes(done.exit_code, stderr):
         return link
     if link.cipher and any(words in stderr for words in _NO_CIPHER):
         return run(job, replace(link, cipher=None), on_bytes, held=held)
@@ -106,6 +108,12 @@ def bytes_so_far(output: bytes) -> int | None:
     """The newest number of bytes in a piece of rsync's progress output."""
     found = re.findall(rb"(?:^|\r|\n)\s*([0-9]+)\s+[0-9]+%", output)
     return int(found[-1]) if found else None
+
+
+def _only_attributes(code: int | None, stderr: str) -> bool:
+    """All contents arrived, though the destination refused some attributes of files."""
+    faults = [line for line in stderr.splitlines() if line.startswith("rsync: ")]
+    return code == _SOURCE_GONE[0] and bool(faults) and all(map(_ATTRIBUTES.match, faults))
 
 
 def _report_bytes(output: bytes, on_bytes: Callable[[int], None]) -> None:

@@ -39,7 +39,7 @@ def test_the_head_nodes_newest_run_comes_here_without_its_optimizer(lab, save_we
         run.metrics.read_bytes(),
     )
     assert re.sub(r"in .*", "in T", stdout).splitlines() == [
-        *(f"copied {copy.checkpoints_folder}/epoch0-global_step{step}" for step in (5, 7, 10)),
+        *(f"copied {copy.checkpoints_folder}/epoch0-global_step{step}" for step in (10, 7, 5)),
         "is not complete: epoch0-global_step12: no checkpoint.json",
         "copied 3 checkpoints, 6.1 kB in T",
     ]
@@ -174,9 +174,9 @@ def test_a_full_destination_is_told_and_the_next_sync_goes_on(lab, save_weights)
     assert stdout == ""
     assert [line for line in stderr.splitlines()[1:] if "/s" not in line] == [
         f"error: no space left on {lab.here}/runs/{run.name}/checkpoints/"
-        ".incoming-epoch0-global_step6",
+        ".incoming-epoch0-global_step5",
         "hint: what was copied stays for the next sync; `soractl ckpt prune` makes room",
-        "epoch0-global_step5",
+        "epoch0-global_step6",
     ]
     lab.sync()
     assert_copied(run, lab.copy_of(run))

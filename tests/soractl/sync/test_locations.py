@@ -1,9 +1,11 @@
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from soractl.remote.nodes import Node
-from soractl.sync.locations import Location, parse_location
+from soractl.sync.locations import Location, parse_location, under_lock
 from tests.soractl.sync.test_plan import HERE
 
 
@@ -22,3 +24,23 @@ from tests.soractl.sync.test_plan import HERE
 )
 def test_a_place_is_written_as_rsync_writes_it(words, node, folder):
     assert parse_location(words, HERE) == Location(node, Path(folder.format(cwd=Path.cwd())))
+
+
+@pytest.mark.parametrize(
+    ("flock", "code"),
+    [
+        ("echo 'flock: 9: Function not implemented' >&2; exit 65", 0),  # Lustre without -o flock
+        ("exit 127", 0),  # no such program
+        ("exit 75", 75),
+    ],
+)
+def test_a_node_without_locks_goes_on_and_one_whose_lock_is_held_does_not(tmp_path, flock, code):
+    (tmp_path / "flock").write_text(f"#!/bin/sh\n{flock}\n")
+    (tmp_path / "flock").chmod(0o755)
+    done = subprocess.run(
+        [*under_lock(tmp_path / "a.lock"), "echo", "works"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "" if code else "works\n", "")

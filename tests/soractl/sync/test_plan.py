@@ -10,10 +10,17 @@ from soractl.sync.locations import Location
 from soractl.sync.plan import Endpoints, SyncOptions, find_endpoints, plan
 from soractl.sync.stores import CheckpointListing
 from tests.soractl.sync.copying import COPIED
+from trainer.atomic_files import write_json
 from trainer.checkpoint_dir import Checkpoint
 from trainer.run_dir import create_run
 
 HERE = Node("here", local=True)
+
+
+def here_to_there(folder):
+    return Endpoints(
+        Location(HERE, folder), Location(Node("far"), Path("/copy")), SshOptions(user="me")
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,9 +61,7 @@ def test_ends_that_cannot_be_are_refused(workplace, options, message):
 def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
     run = create_run(tmp_path, "stage1")
     first, second = save_weights(run, 1), save_weights(run, 2)
-    endpoints = Endpoints(
-        Location(HERE, tmp_path), Location(Node("far"), Path("/copy")), SshOptions(user="me")
-    )
+    endpoints = here_to_there(tmp_path)
     files = {name: facts for name, facts in first.manifest.files.items() if name in COPIED}
     there = Checkpoint(Path("/copy") / first.name, replace(first.manifest, files=files))
     seen = CheckpointListing((first, second), {"epoch0-global_step3": "no checkpoint.json"})
@@ -79,6 +84,42 @@ def test_the_plan_is_made_from_what_both_ends_have(tmp_path, save_weights):
         f"{second.path}/",
         f"far:{checkpoints}/.incoming-{second.name}/",
     ]
+
+
+def test_the_newest_checkpoint_is_copied_first(tmp_path, save_weights):
+    run = create_run(tmp_path, "stage1")
+    at_source = CheckpointListing(tuple(save_weights(run, step) for step in (1, 2, 3)))
+    made = plan(here_to_there(tmp_path), run, at_source, CheckpointListing(), SyncOptions())
+    steps = [item.manifest.global_step for item in made.copies]
+    assert steps == [3, 2, 1]
+
+
+def test_a_checkpoints_path_is_all_that_is_copied(workplace, save_weights):
+    run = create_run(workplace.folder / "elsewhere", "stage1")
+    write_json(run.run_json, {})
+    first, second = save_weights(run, 1), save_weights(run, 2)
+    options = SyncOptions(run=f"elsewhere/001-stage1/checkpoints/{first.name}/")
+    assert find_endpoints(options, {}).source.folder == run.path.parent
+    at_source = CheckpointListing((first, second), {"epoch0-global_step3": "no checkpoint.json"})
+    made = plan(here_to_there(run.path.parent), run, at_source, CheckpointListing(), options)
+    assert [item.checkpoint for item in made.copies] == [first]
+    assert made.incomplete == {}
+
+
+@pytest.mark.parametrize(("step", "reason"), [(3, "no checkpoint.json"), (4, "it is not there")])
+def test_a_checkpoint_that_is_not_complete_is_named_with_the_reason(
+    tmp_path, save_weights, step, reason
+):
+    run = create_run(tmp_path, "stage1")
+    at_source = CheckpointListing(
+        (save_weights(run, 1),), {"epoch0-global_step3": "no checkpoint.json"}
+    )
+    name = f"epoch0-global_step{step}"
+    options = SyncOptions(run=f"{run.path}/checkpoints/{name}")
+    with pytest.raises(SoractlError) as caught:
+        plan(here_to_there(tmp_path), run, at_source, CheckpointListing(), options)
+    assert caught.value.exit_code == 6
+    assert caught.value.message.endswith(f"has no complete checkpoint: {name}: {reason}")
 
 
 def test_two_ways_to_say_what_to_copy_exclude_each_other(workplace):
