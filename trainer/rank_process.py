@@ -14,6 +14,7 @@ from torch.distributed.checkpoint import CheckpointException
 from trainer import config
 from trainer.atomic_files import write_json
 from trainer.distributed.parallel import process_group
+from trainer.metrics.sinks import best_effort
 from trainer.remedy import remedy_of
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import UserError
@@ -37,13 +38,15 @@ def main(run_path: str) -> None:
             training = prepare(run, attempt, settings, ranks)
             training.run_to_the_end()
     except (Exception, CheckpointException) as error:  # torch's is no Exception
-        _write_rank_failure(attempt, rank, error)
+        with best_effort("why this rank failed"):
+            _write_rank_failure(attempt, rank, error)
         if isinstance(error, UserError):
             sys.exit(f"error: {error}")
         raise
     if training.signal:
         if ranks.is_first:
-            _note_stop(attempt, training)
+            with best_effort("the signal at which training ended"):
+                _note_stop(attempt, training)
         sys.exit(128 + training.signal)
 
 

@@ -61,6 +61,8 @@ class Training:
                 self._run_epoch(loader)
         self.saver.close()
         self.log.close()
+        if self.saver.given_up and not self.signal:
+            raise UserError(f"training is over, but {self.saver.given_up}")
 
     def _run_epoch(self, loader: ClipLoader) -> None:
         epoch = self.position.epoch

@@ -32,12 +32,29 @@ _COLOSSALAI_CD_UNSAFE = re.compile(r"[^A-Za-z0-9_@%+=:,./ -]")
 
 NODE_SCRIPT = """\
 # The ranks of {node} (node rank {node_rank}) in attempt {attempt} of {run}. Written by soractl.
-exec >>{log} 2>&1 </dev/null
+# Through `keep` goes what is printed: on a full disk lines are lost, and later ones are kept again.
+# A program that writes to the log itself may end at the first line that is lost.
+keep() {{
+  trap '' HUP INT TERM
+  while IFS= read -r -t 1 line; got=$?; [ $got = 0 ] || [ $got -gt 128 ] || [ -n "$line" ]; do
+    end=; [ $got = 0 ] && end='\\n'
+    [ -z "$line$end" ] || printf "%s$end" "$line" >>{log}
+  done
+}} 2>/dev/null
 # A signal to all processes must not keep the exit code below from being written.
 trap : HUP INT TERM
+# Room for the exit code is taken now: the disk may be full when it is known.
+: >>{log}
+echo '   ' >{exit}.draft
+exec > >(keep) 2>&1 </dev/null
+keeper=$!
 cd {workdir} && env -i {environment} \\
   {command}
-echo $? >{exit}.draft && mv {exit}.draft {exit}
+code=$?
+exec >/dev/null 2>&1
+# The log is whole before the end is known; ranks that outlive their launcher would hold it open.
+for _ in {{1..20}}; do kill -0 $keeper || break; sleep 0.1; done
+echo $code 1<>{exit}.draft && mv {exit}.draft {exit}
 """
 
 

@@ -8,11 +8,10 @@ from soractl.launch.plan import NodePlan
 from soractl.launch.preflight import Findings
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import Started
-from soractl.runs.find import stage_of
 from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
 from soractl.runs.record import read_record
-from soractl.runs.report import checkpoints, failure_details, failure_line
+from soractl.runs.report import checkpoints, failure_details, failure_line, next_command
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Verbatim
@@ -133,19 +132,6 @@ def outcome(run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress
     lines += [*failure_details(failure), f"logs: {text.path(attempt.path)}/", saved]
     following = next_command(run, failure.remedy or {})
     return [*lines, *([f"next: `{following}`"] if following else [])]
-
-
-def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
-    """What to type after a failure, with the options that the trainer's remedy asks for."""
-    if folder := remedy.get("encode_features"):
-        return to_type("data", "encode", stage_of(run), "--out", folder)
-    if not run.checkpoints():
-        return None
-    words = [remedy.get("checkpoint") or run.name]
-    words += ["--reset-data"] if remedy.get("reset_data") else []
-    for name, value in remedy.get("settings", {}).items():
-        words += ["--set", f"{name}={value}"]
-    return to_type("resume", *words)
 
 
 def outcome_json(

@@ -45,6 +45,7 @@ class Target:
     nodes: tuple[Node, ...]
     ssh: SshOptions
     which: Selection
+    is_guess: bool = False  # its launchers have ended, and ranks may be left
     run: RunDir | None = None  # None: processes that are not of one run
 
 
@@ -113,12 +114,13 @@ def kill(
 
     `on_found` gets them before they are stopped, which may take as long as a save.
     """
-    killed = None
+    nothing = None
     for target in candidates:
         with connect(target.ssh) as remote:
             found = find(target.nodes, remote, target.which, deadline_s=FIND_DEADLINE_S)
             killed = Killed(target.title, tuple(found), ())
             if not any(node.processes or node.fault for node in found):
+                nothing = nothing if target.is_guess else killed
                 continue
             if grace_s is not None and not killed.interrupted:
                 if on_found:
@@ -128,7 +130,7 @@ def kill(
                 killed = Killed(target.title, tuple(found), tuple(stopped))
                 _write_event(target, EventKind.KILLED)
             return killed
-    return killed
+    return nothing
 
 
 def _write_event(target: Target, kind: EventKind) -> None:
@@ -166,14 +168,21 @@ def _target_of(run: RunDir) -> list[Target]:
 
 
 def _running_runs(root: Path) -> list[Target]:
-    """Runs that nobody saw the end of; then the newest that ended without one of its nodes."""
+    """Runs that nobody saw the end of; then the newest of those whose ranks may yet be alive.
+
+    A node that was lost may be back, and a launcher that failed may have left its ranks.
+    """
     unsettled: list[Target] = []
+    orphaned: list[Target] = []
     given_up: list[Target] = []
     for run in reversed(runs(root)):
         attempt = last_attempt(run)
         if attempt is None:
             continue
-        if not all(state.ended for state in read_states(attempt, read_record(attempt).nodes)):
-            # A node that was lost may be back, and its ranks alive.
+        codes = [state.exit_code for state in read_states(attempt, read_record(attempt).nodes)]
+        if None in codes:
             (given_up if attempt.exit.exists() else unsettled).extend(_target_of(run))
-    return unsettled + given_up[:1]
+        elif any(codes) and not attempt.exit.exists():
+            orphaned += _target_of(run)
+    guesses = orphaned[:1] + given_up[:1]
+    return unsettled + [replace(target, is_guess=True) for target in guesses]

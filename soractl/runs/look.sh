@@ -4,6 +4,7 @@
 pids=$(grep -lzxF "SORACTL_RUN_ID=$run_id" /proc/[0-9]*/environ 2> /dev/null | cut -d / -f 3)
 count=0
 ranks=0
+agents=0
 oldest=
 for pid in $pids; do
   line=
@@ -15,11 +16,14 @@ for pid in $pids; do
   # Launchers have no rank, and a rank's workers are not started as train.py.
   if grep -qz '^RANK=' "/proc/$pid/environ" && grep -qz 'train\.py$' "/proc/$pid/cmdline"; then
     ranks=$((ranks + 1))
+  elif tr '\0' '\n' < "/proc/$pid/cmdline" | head -n 3 | grep -qE '(/|^)torch(run|\.distributed\.run)$'; then
+    agents=$((agents + 1))
   fi 2> /dev/null
   if [ -z "$oldest" ] || [ "${20}" -lt "$oldest" ]; then oldest=${20}; fi
 done
 echo "=== processes $count"
 echo "=== ranks $ranks"
+echo "=== agents $agents"
 if [ -n "$oldest" ]; then
   read -r up _ < /proc/uptime
   echo "=== age $((${up%.*} - oldest / $(getconf CLK_TCK || echo 100)))"

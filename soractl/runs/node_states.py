@@ -25,6 +25,7 @@ class NodeState:
     exit_code: int | None = None
     processes: int | None = None  # of the run and alive; None = not asked, or not to be seen
     ranks: int | None = None  # of these processes
+    agents: int | None = None  # of these processes: torchrun, which starts the ranks
     fault: Fault | None = None  # why the node could not be asked
     clock_unix_s: float | None = None  # the node's own, when it answered
     age_s: float | None = None  # of its oldest process
@@ -48,8 +49,8 @@ class NodeState:
 
     @property
     def outlived_by(self) -> int:
-        """Number of ranks that go on though their launcher has failed."""
-        return (self.ranks or 0) if self.exit_code else 0
+        """Number of ranks that go on though their launcher has failed, or torchrun is gone."""
+        return (self.ranks or 0) if self.exit_code or self.agents == 0 else 0
 
     @property
     def may_run(self) -> bool:
@@ -101,6 +102,7 @@ def _state(result: NodeResult, exit_code: int | None) -> NodeState:
         numbers.get("exit", exit_code),
         processes=None if owner else numbers["processes"],
         ranks=None if owner else numbers.get("ranks"),
+        agents=None if owner else numbers.get("agents"),
         clock_unix_s=numbers.get("clock"),
         age_s=numbers.get("age"),
         owner=owner,

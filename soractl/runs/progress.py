@@ -48,8 +48,10 @@ class Progress:
 
     @property
     def news(self) -> str:
-        """A new step, or before the first one a new line of the log; not that time passes."""
-        return self.log_line if self.global_step is None else f"step {self.global_step}"
+        """A new step, or none for long; before the first one a line of the log; never the time."""
+        if self.global_step is None:
+            return self.log_line
+        return f"step {self.global_step}{' stalled' if self.is_stalled else ''}"
 
     @property
     def eta_s(self) -> float | None:

@@ -4,7 +4,7 @@ import json
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
 from soractl.runs.status import RunRow, RunStatus
 from soractl.terminal import text
+from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Verbatim
 from soractl.terminal.table import Table
 from soractl.terminal.text import span
@@ -51,7 +52,11 @@ def status_lines(status: RunStatus) -> list[str]:
     unsettled = status.state in ("running", "unknown")
     for owner in sorted({node.owner for node in status.nodes if unsettled and node.owner}):
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
-    odd = [node for node in status.nodes if unsettled and (node.fault or node.exit_code)]
+    odd = [
+        node
+        for node in status.nodes
+        if unsettled and (node.fault or node.exit_code or node.outlived_by)
+    ]
     for node in odd:
         if node.outlived_by:
             left = text.count(node.outlived_by, "rank")
@@ -66,6 +71,8 @@ def status_lines(status: RunStatus) -> list[str]:
             else f"failure: {failure_line(failure)}"
         )
         shown += [why, *failure_details(failure)]
+        if following := next_command(status.run, failure.remedy or {}):
+            shown.append(Verbatim(f"next: `{following}`"))
     return shown
 
 
@@ -237,6 +244,19 @@ def failure_line(failure: Failure) -> str:
     """Rank, node and error of a failure."""
     rank = f"rank {failure.rank} on " if failure.rank is not None else ""
     return f"{rank}{failure.node}: {failure.error}"
+
+
+def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
+    """What to type after a failure, with the options that the trainer's remedy asks for."""
+    if folder := remedy.get("encode_features"):
+        return to_type("data", "encode", stage_of(run), "--out", folder)
+    if not run.checkpoints():
+        return None
+    words = [remedy.get("checkpoint") or run.name]
+    words += ["--reset-data"] if remedy.get("reset_data") else []
+    for name, value in remedy.get("settings", {}).items():
+        words += ["--set", f"{name}={value}"]
+    return to_type("resume", *words)
 
 
 def failure_details(failure: Failure) -> list[str]:

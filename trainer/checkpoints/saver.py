@@ -58,6 +58,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint", on_own_gpu)
         self._writing: Future[None] | None = None
         self._last_save = time.monotonic()
+        self.given_up = ""  # why the last save is no checkpoint; known to the first rank
 
     @property
     def idle_s(self) -> float:
@@ -130,7 +131,9 @@ class Saver:
         if fault:
             shutil.rmtree(draft, ignore_errors=True)
             log.error("checkpoint %s given up, training goes on: %s", manifest.name, fault)
+            self.given_up = f"{manifest.name} could not be saved: {fault}"
             return
+        self.given_up = ""
         log.info("saved %s", manifest.name)
         if fault := _fault_in(self._remove_superseded):
             log.warning("an old checkpoint is still there: %s", fault)

@@ -63,17 +63,27 @@ class _Jsonl:
 
 class _TensorBoard:
     def __init__(self, run: RunDir, global_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # half a second, so only when wanted
-
+        self._folder = str(run.tensorboard)
         # what an attempt logged past its last checkpoint is hidden: it is logged again
-        self._writer = SummaryWriter(str(run.tensorboard), purge_step=global_step + 1)
+        self._open(purge_step=global_step + 1)
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
-        for key, value in values.items():
-            self._writer.add_scalar(key, value, global_step)
+        try:
+            for key, value in values.items():
+                self._writer.add_scalar(key, value, global_step)
+        except OSError:  # as of a full disk, after which its thread writes nothing any more
+            with suppress(OSError):
+                self._writer.close()
+            self._open()
+            raise
 
     def close(self) -> None:
         self._writer.close()
+
+    def _open(self, purge_step: int | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # half a second, so only when wanted
+
+        self._writer = SummaryWriter(self._folder, purge_step=purge_step)
 
 
 class _Wandb:

@@ -68,7 +68,8 @@ class TrainLog:
     def close(self) -> None:
         """Finish the sinks."""
         for sink in self._sinks:
-            sink.close()
+            with best_effort("the end of the numbers"):
+                sink.close()
 
     def _write(self, result: StepResult, position: Position, more: dict[str, float]) -> None:
         settings, guard = self._train_step.config, self._train_step.state.optimizer.guard

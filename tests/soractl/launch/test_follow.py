@@ -122,11 +122,7 @@ def test_ranks_that_outlive_their_launcher_train_on_and_that_is_said(two_nodes):
         follower = Following(started, remote)
         wait_for(lambda: follower.said)
         status = read_status(started.run, remote)
-        assert (status.state, status.nodes[0].outlived_by, status.nodes[0].exit_code) == (
-            "running",
-            1,
-            137,
-        )
+        assert (status.state, status.nodes[0].outlived_by) == ("running", 1)
         assert follower.outcome is None
         (started.run.path / "end").touch()
         follower.join(30)

@@ -111,14 +111,38 @@ def test_a_path_that_colossalai_would_mangle_is_refused():
         plan(HERE, run=Path("/runs/$HOME/001-x"))
 
 
+def put_in_place_of_colossalai(bin_folder, code):
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "colossalai").write_text(f"#!/bin/bash\n{code}\nexit 3\n")
+    (bin_folder / "colossalai").chmod(0o755)
+
+
+def test_a_log_goes_on_after_a_full_disk_and_the_exit_code_is_noted_on_one(small_disk, tmp_path):
+    disk = small_disk("200k")
+    full = f"dd if=/dev/zero of={disk}/filler bs=4096 2>/dev/null"
+    lost = 'for i in {1..3000}; do echo "lost $i"; done'
+    put_in_place_of_colossalai(
+        tmp_path / "bin",
+        f"{full}; {lost}; sleep 0.5; rm {disk}/filler; echo kept; sleep 0.5; {full}; sleep 0.2",
+    )
+    run = disk / "001-x"
+    attempt = AttemptDir(run / "attempts/1")
+    attempt.path.mkdir(parents=True)
+    machine = Machine(tmp_path, tmp_path / "bin", gpus=0, cores=1, free_port=5)
+    made = plan(HERE, machine=machine, run=run)
+    attempt.node_script("here").write_text(node_script(made, made.nodes[0], attempt))
+    subprocess.run(["bash", attempt.node_script("here")], check=True)
+    lines = attempt.node_log("here").read_text().splitlines()
+    assert (lines[-1], len(lines) < 3000) == ("kept", True)
+    assert int(attempt.node_exit("here").read_text()) == 3
+
+
 def test_a_nodes_script_survives_spaces_and_writes_how_it_ended(tmp_path):
     folder = tmp_path / "a folder"
     bin_folder = folder / "bin"
-    bin_folder.mkdir(parents=True)
-    (bin_folder / "colossalai").write_text(
-        '#!/bin/bash\necho "$NCCL_IB_HCA|$X|$SECRET|$HOME|$PWD"\nprintf "<%s>" "$@"\nexit 3\n'
+    put_in_place_of_colossalai(
+        bin_folder, 'echo "$NCCL_IB_HCA|$X|$SECRET|$HOME|$PWD"\nprintf "<%s>" "$@"'
     )
-    (bin_folder / "colossalai").chmod(0o755)
     run = folder / "runs/001-x"
     attempt = AttemptDir(run / "attempts/1")
     attempt.path.mkdir(parents=True)
@@ -134,7 +158,7 @@ def test_a_nodes_script_survives_spaces_and_writes_how_it_ended(tmp_path):
         "<run><--nproc_per_node><2><--master_addr><127.0.0.1><--master_port><5>"
         f"<--extra_launch_args><{fence},nnodes=1,node_rank=0><{launch_plan.TRAIN_SCRIPT}><{shown}>"
     )
-    assert attempt.node_exit("here").read_text() == "3\n"
+    assert int(attempt.node_exit("here").read_text()) == 3
 
 
 def test_torchrun_takes_the_last_value_of_a_repeated_option():

@@ -41,7 +41,7 @@ def test_every_node_starts_with_its_rank_and_leaves_log_and_exit_code(two_nodes)
     assert [attempt.node_log(name).read_text() for name in ("n1", "n2")] == [
         f"node rank {rank} {run.path}\n" for rank in (0, 1)
     ]
-    assert [attempt.node_exit(name).read_text() for name in ("n1", "n2")] == ["0\n", "0\n"]
+    assert [int(attempt.node_exit(name).read_text()) for name in ("n1", "n2")] == [0, 0]
     assert read_json(attempt.exit) == outcome.as_json()
     plan = read_json(attempt.plan)
     assert plan["start"] == {"kind": "fresh", "path": None, "reset_data": False}

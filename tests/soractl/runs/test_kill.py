@@ -122,12 +122,12 @@ def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
     assert dry.stdout.splitlines()[0] == "would stop 002-smoke"
     done = workplace.soractl("kill", "--grace", "5")
     name = os.uname().nodename
-    assert done.stdout.splitlines() == [f"{name}: 2 other", "002-smoke: 2 processes stopped"]
-    assert done.stderr == "002-smoke: asking 2 processes to end; KILL after 5 s (--grace)\n"
+    assert done.stdout.splitlines() == [f"{name}: 3 other", "002-smoke: 3 processes stopped"]
+    assert done.stderr == "002-smoke: asking 3 processes to end; KILL after 5 s (--grace)\n"
     assert "stopped (attempt 1" in workplace.soractl("status", "2").stdout
     assert "running (attempt 1" in workplace.soractl("status", "1").stdout
     assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
-    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill").stdout
+    assert "001-smoke: 3 processes stopped" in workplace.soractl("kill").stdout
     assert workplace.soractl("kill").stdout == "no run is running\n"
 
 
@@ -138,7 +138,7 @@ def test_ranks_on_a_node_that_was_lost_and_is_back_are_found(workplace):
     wait_for_log(attempt)
     lost = Failure(os.uname().nodename, "the node does not answer")
     write_json(attempt / "exit.json", Outcome(1, time.time(), lost).as_json())
-    assert "001-smoke: 2 processes stopped" in workplace.soractl("kill", "--grace", "5").stdout
+    assert "001-smoke: 3 processes stopped" in workplace.soractl("kill", "--grace", "5").stdout
 
 
 def wait_for_log(attempt):

@@ -23,6 +23,7 @@ class Nodes:
 
     def __init__(self, **answers):
         self.answers = {"n1": (3, 2, None), "n2": (3, 2, None), **answers}
+        self.agents = {}
         self.asked = []
 
     def __call__(self, node, request, deadline_s):
@@ -32,6 +33,7 @@ class Nodes:
             return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
         processes, ranks, code = answer
         lines = [f"=== processes {processes}", f"=== ranks {ranks}", "=== clock 1000"]
+        lines += [f"=== agents {self.agents.get(node.name, 1)}"]
         lines += [f"=== exit {code}"] if code is not None else []
         return NodeResult(node, stdout="\n".join(lines) + "\n", exit_code=0)
 
@@ -118,6 +120,16 @@ def test_a_node_that_lost_its_launcher_is_named_and_the_run_goes_on(tmp_path):
         "n2",
         "its launcher is gone, 2 ranks of the run go on",
     ]
+
+
+def test_ranks_without_torchrun_are_said_before_any_exit_code(tmp_path):
+    """As `kill -9` of torchrun leaves them: what started it waits for the ranks' output."""
+    run, _ = begin(tmp_path)
+    nodes = Nodes()
+    nodes.agents = {"n1": 1, "n2": 0}
+    lines = report.status_lines(read_status(run, nodes))
+    assert lines[-1].split(maxsplit=1) == ["n2", "its launcher is gone, 2 ranks of the run go on"]
+    assert not any(line.startswith("n1 ") for line in lines)
 
 
 def test_processes_that_are_no_ranks_do_not_keep_a_failed_node_alive(tmp_path):
