@@ -45,8 +45,8 @@ class Target:
     nodes: tuple[Node, ...]
     ssh: SshOptions
     which: Selection
-    is_guess: bool = False  # its launchers have ended, and ranks may be left
     run: RunDir | None = None  # None: processes that are not of one run
+    is_guess: bool = False  # its launchers have ended, and ranks may be left
 
 
 @dataclass(frozen=True)
