@@ -48,8 +48,8 @@ def test_every_module_says_what_it_is(generate):
 
 
 def test_every_command_has_help():
-    told = dict(commands(typer.main.get_command(app), "soractl"))
-    assert [name for name, text in told.items() if not text] == []
+    helps = dict(commands(typer.main.get_command(app), "soractl"))
+    assert [name for name, text in helps.items() if not text] == []
 
 
 def names_in_a_run():

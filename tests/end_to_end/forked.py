@@ -58,13 +58,13 @@ class Trainer:
 
     def launch(self, *settings, world_size=2):
         """Start a new run."""
-        wishes = LaunchOptions(runs=str(self._folder), overrides=(*self._settings, *settings))
-        return self._start(prepare_launch("smoke", wishes, os.environ), world_size)
+        options = LaunchOptions(runs=str(self._folder), overrides=(*self._settings, *settings))
+        return self._start(prepare_launch("smoke", options, os.environ), world_size)
 
     def resume(self, what="latest", *settings, world_size=2):
         """Start a run's next attempt."""
-        wishes = LaunchOptions(runs=str(self._folder), overrides=settings)
-        return self._start(prepare_resume(what, wishes, os.environ), world_size)
+        options = LaunchOptions(runs=str(self._folder), overrides=settings)
+        return self._start(prepare_resume(what, options, os.environ), world_size)
 
     def _start(self, prepared, world_size):
         started = launch(prepared, ["soractl"], _nothing_runs_there)

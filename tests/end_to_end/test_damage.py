@@ -19,12 +19,12 @@ def test_a_damaged_checkpoint_ends_a_resume_with_one_sentence(tmp_path, clips_cs
         assert damaged.end() == [1, 1]
     assert len([name for name in opened if name.startswith(".read-by-")]) == 1  # of the node
     assert second.readers() == []
-    told = f"{shard} is damaged: it is not what checkpoint.json says; "
-    told += f"the complete checkpoint before it is {first.path}"
+    message = f"{shard} is damaged: it is not what checkpoint.json says; "
+    message += f"the complete checkpoint before it is {first.path}"
     failures = damaged.dir.rank_failures()
     remedy = {"checkpoint": str(first.path)}
     found = [(row["error"], row["traceback"], row["remedy"]) for row in failures]
-    assert found == [(told, None, remedy)] * 2
+    assert found == [(message, None, remedy)] * 2
 
     [weights] = second.model.glob("*.safetensors")
     with flipped(weights):

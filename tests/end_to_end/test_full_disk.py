@@ -39,8 +39,8 @@ def test_on_a_full_disk_saves_are_given_up_and_training_goes_on_until_there_is_r
 
     def is_noticed():
         fill(disk / "filler")  # a draft that was given up has made room again
-        told = errors.read_text()
-        return len(set(re.findall(given_up, told))) >= 3 and no_beat in told
+        log = errors.read_text()
+        return len(set(re.findall(given_up, log))) >= 3 and no_beat in log
 
     attempt.wait_for(is_noticed)
     before = run.checkpoints()[-1].manifest.global_step

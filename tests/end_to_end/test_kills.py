@@ -23,20 +23,20 @@ def test_killed_at_any_moment_training_goes_on_as_if_nothing_had_happened(tmp_pa
     steps, drafts = [0], 0
     for kill in range(KILLS):
         moment = draws.uniform(0, WINDOW_S)
-        told = f"kill {kill}, {moment:.3f} s after a step, at step {steps[-1]} or later"
+        where = f"kill {kill}, {moment:.3f} s after a step, at step {steps[-1]} or later"
         attempt.wait_for_a_step()
         time.sleep(moment)
         for pid in draws.sample(attempt.pids, 2):
             with suppress(ProcessLookupError):  # it noticed that the other was lost
                 os.kill(pid, signal.SIGKILL)
             time.sleep(draws.choice((0, 0.03)))  # the other may go on for a moment
-        assert -signal.SIGKILL in attempt.end(), told
+        assert -signal.SIGKILL in attempt.end(), where
         drafts += any(attempt.run.checkpoints_folder.glob(".draft-*"))
         attempt = trainer.resume("latest")
         chosen = read_checkpoint(attempt.start)
-        assert isinstance(chosen, Checkpoint), (told, chosen)
-        assert broken_files(chosen.path, chosen.manifest.files, lambda _: None) == {}, told
-        assert chosen.manifest.global_step >= steps[-1], told
+        assert isinstance(chosen, Checkpoint), (where, chosen)
+        assert broken_files(chosen.path, chosen.manifest.files, lambda _: None) == {}, where
+        assert chosen.manifest.global_step >= steps[-1], where
         steps.append(chosen.manifest.global_step)
     assert drafts > 5  # kills that came amid a save
     attempt.wait_for_a_step()

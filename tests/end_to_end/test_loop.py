@@ -57,10 +57,10 @@ def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, 
     trainer = Trainer(tmp_path, clips_csv, "optim.lr=1e30", "optim.warmup_steps=0")
     attempt = trainer.launch("guard.most_skips=3")
     assert attempt.end() == [1, 1]
-    said = [failure["error"] for failure in attempt.dir.rank_failures()]
+    errors = [failure["error"] for failure in attempt.dir.rank_failures()]
     last = rows(attempt.run)[-1]["global_step"]
-    assert said == [said[0]] * 2
-    assert said[0].startswith(f"3 steps in a row were left out, up to step {last}: ")
+    assert errors == [errors[0]] * 2
+    assert errors[0].startswith(f"3 steps in a row were left out, up to step {last}: ")
     assert all(failure["traceback"] is None for failure in attempt.dir.rank_failures())
     assert attempt.dir.rank_failures()[0]["remedy"] == {"settings": {"optim.lr": 5e29}}
     assert attempt.run.checkpoints()[-1].manifest.global_step == last
@@ -69,15 +69,15 @@ def test_training_that_diverges_ends_with_a_checkpoint_and_a_sentence(tmp_path, 
 
 
 @pytest.mark.slow  # a start of two ranks
-def test_a_table_of_no_use_says_at_the_start_why_its_clips_fall_out(tmp_path, clips_csv):
+def test_a_table_without_a_step_ends_training_at_the_start_with_the_reasons(tmp_path, clips_csv):
     trainer = Trainer(tmp_path, clips_csv)
     attempt = trainer.launch(
         "buckets.batch_size={144p=[99,99],240p=[1,1]}", "vae.weights=is/not/looked/for"
     )
     assert attempt.end() == [1, 1]
     clips = len(pd.read_csv(clips_csv))
-    said = {failure["error"] for failure in attempt.dir.rank_failures()}
-    assert said == {
+    errors = {failure["error"] for failure in attempt.dir.rank_failures()}
+    assert errors == {
         f"{clips_csv}: none of its {clips} clips can be trained on by 2 ranks: {clips} left over "
         "when a bucket is cut into batches; change data.path or buckets"
     }

@@ -41,7 +41,7 @@ def run(folder, *arguments, module=None, codes=(0,)):
     return done
 
 
-def test_it_is_shown_whole(recorded):
+def test_a_run_of_a_former_version_is_shown_whole(recorded):
     status = json.loads(run(recorded, "status", "--json", codes=(0, 1)).stdout)
     shown = [status[key] for key in ("run", "stage", "state", "attempt", "checkpoints")]
     assert shown == [RUN, "smoke", "failed", 4, CHECKPOINTS]
@@ -57,11 +57,11 @@ def test_it_is_shown_whole(recorded):
     assert verified["broken"] == verified["incomplete"] == {}
 
 
-def test_nothing_of_it_is_left_to_stop(recorded):
+def test_nothing_of_a_run_of_a_former_version_is_left_to_stop(recorded):
     assert "nothing of 001-smoke is running" in run(recorded, "kill", "1").stdout
 
 
-def test_its_checkpoints_are_copied(recorded):
+def test_checkpoints_of_a_former_version_are_copied(recorded):
     run(recorded, "sync", RUN, "--to", str(recorded / "archive"))
     copied = recorded / "archive" / RUN / "checkpoints" / "epoch0-global_step6"
     assert (copied / "checkpoint.json").is_file()
@@ -72,7 +72,7 @@ def test_its_checkpoints_are_copied(recorded):
 
 
 @pytest.mark.slow  # a start of a rank
-def test_it_is_resumed(recorded):
+def test_a_run_of_a_former_version_is_resumed(recorded):
     run(recorded, "resume", RUN, "--set", "trainer.max_steps=10", "--set", "optim.grad_clip=1.0")
     rows = (recorded / "runs" / RUN / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["global_step"] for row in rows] == list(range(1, 11))
@@ -80,7 +80,7 @@ def test_it_is_resumed(recorded):
 
 
 @pytest.mark.slow  # a start of a rank
-def test_its_features_are_trained_on(recorded):
+def test_features_of_a_former_version_are_trained_on(recorded):
     settings = run_settings(recorded) | {"data.features": "features", "trainer.max_steps": "2"}
     options = [f"--set={key}={value}" for key, value in settings.items()]
     run(recorded, "launch", "smoke", *options, "--init-from", f"runs/{RUN}")
@@ -89,7 +89,7 @@ def test_its_features_are_trained_on(recorded):
 
 
 @pytest.mark.slow  # loads the networks
-def test_a_video_is_sampled_from_it(recorded):
+def test_a_video_is_sampled_from_a_checkpoint_of_a_former_version(recorded):
     options = ("--frames", "17", "--resolution", "144p", "--prompt", "a rabbit")
     run(recorded, "latest", *options, module="trainer.sample")
     [video] = recorded.glob("runs/*/samples/**/*.mp4")

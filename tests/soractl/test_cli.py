@@ -115,8 +115,8 @@ def test_a_failed_launch_shows_the_ranks_own_account_and_passes_the_exit_code_on
         "logs: runs/001-smoke/attempts/1/",
         "0 complete checkpoints",
     ]
-    told = json.loads(workplace.soractl("status", "--json", code=1).stdout)
-    assert (told["schema_version"], told["state"], told["first_failure"]["rank"]) == (
+    values = json.loads(workplace.soractl("status", "--json", code=1).stdout)
+    assert (values["schema_version"], values["state"], values["first_failure"]["rank"]) == (
         1,
         "failed",
         1,
@@ -246,8 +246,8 @@ def test_a_run_that_lives_is_not_resumed_and_its_own_port_is_no_reason(workplace
 def test_a_detached_launch_returns_with_the_runs_name(workplace):
     workplace.ranks(TRAIN_UNTIL_TOLD)
     assert workplace.soractl("launch", "smoke", "--detach").stdout == "001-smoke\n"
-    told = json.loads(workplace.soractl("launch", "smoke", "--detach", "--json").stdout)
-    assert told == {
+    values = json.loads(workplace.soractl("launch", "smoke", "--detach", "--json").stdout)
+    assert values == {
         "schema_version": 1,
         "run": "002-smoke",
         "path": str(workplace.folder / "runs/002-smoke"),
@@ -257,7 +257,7 @@ def test_a_detached_launch_returns_with_the_runs_name(workplace):
     }
 
 
-def test_a_stopped_run_says_so_and_goes_on_with_resume(workplace):
+def test_a_stopped_run_is_shown_as_stopped_and_goes_on_with_resume(workplace):
     workplace.ranks("""
         train(2, 5)
         save(2)
@@ -401,6 +401,6 @@ def test_settings_are_shown_and_compared(workplace):
     difference = workplace.soractl("config", "diff", "stage1", "stage4").stdout
     assert "masks.image_head      0.05" in difference
     assert "(and 8 more masks)" in difference
-    told = json.loads(workplace.soractl("config", "diff", "stage1", "stage4", "--json").stdout)
-    assert list(told) == ["schema_version", "stages", "settings", "origins"]
-    assert told["settings"]["epochs"] == {"stage1": 5, "stage4": 3}
+    values = json.loads(workplace.soractl("config", "diff", "stage1", "stage4", "--json").stdout)
+    assert list(values) == ["schema_version", "stages", "settings", "origins"]
+    assert values["settings"]["epochs"] == {"stage1": 5, "stage4": 3}

@@ -116,7 +116,9 @@ def damage(folder, what):
         ("pixart", r"model does not fit the model; tensors: \d+ missing"),
     ],
 )
-def test_what_does_not_fit_is_said_and_nothing_is_left_behind(folder, run, what, reason):
+def test_a_checkpoint_that_does_not_fit_is_refused_and_leaves_nothing_behind(
+    folder, run, what, reason
+):
     damage(folder, what)
     for into in (None, run):
         with pytest.raises(WeightsError, match=reason):
@@ -137,8 +139,8 @@ def test_the_command_makes_a_run_that_the_next_stage_starts_from(folder, workpla
     shown = workplace.soractl("ckpt", "adopt", str(folder), "smoke", "--dry-run").stdout
     assert shown.startswith(f"would adopt {folder.name} as runs/001-smoke/checkpoints/")
     assert not (workplace.folder / "runs" / "001-smoke").exists()
-    told = json.loads(workplace.soractl("ckpt", "adopt", str(folder), "smoke", "--json").stdout)
-    assert (told["run"], told["global_step"], told["dry_run"]) == ("001-smoke", 300, False)
+    values = json.loads(workplace.soractl("ckpt", "adopt", str(folder), "smoke", "--json").stdout)
+    assert (values["run"], values["global_step"], values["dry_run"]) == ("001-smoke", 300, False)
     newest = workplace.folder / "runs" / "001-smoke" / "checkpoints" / folder.name
     assert workplace.soractl("ckpt", "latest").stdout.strip() == str(newest)
     plan = workplace.soractl("launch", "smoke", "--init-from", "runs/001-smoke", "--dry-run")

@@ -221,7 +221,7 @@ def test_masks_may_be_spelled_as_the_references_files_spell_them():
         load_stage("smoke", [both])
 
 
-def test_an_unknown_stage_is_told_which_ones_there_are(tmp_path):
+def test_an_unknown_stage_is_refused_with_those_that_there_are(tmp_path):
     for name in ("one", "two"):
         write(tmp_path, f"{name}.toml", "")
     with pytest.raises(ConfigError) as caught:

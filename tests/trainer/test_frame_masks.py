@@ -122,10 +122,10 @@ def drawn_from(config, seeds):
     return torch.ones(len(seeds), 15, dtype=torch.bool) if mask is None else mask
 
 
-def test_what_is_said_to_be_unmasked_changes_no_mask():
+def test_a_share_of_unmasked_clips_that_is_spelled_out_changes_no_mask():
     config = load_stage("stage2").config.masks
-    said = dataclasses.replace(config, identity=0.75)
-    assert torch.equal(drawn(said, 15, 500), drawn(config, 15, 500))
+    spelled = dataclasses.replace(config, identity=0.75)
+    assert torch.equal(drawn(spelled, 15, 500), drawn(config, 15, 500))
     assert draw_frame_masks(dataclasses.replace(NONE, identity=1.0), 15, range(10)) is None
 
 

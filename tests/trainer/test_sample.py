@@ -59,7 +59,7 @@ def test_a_users_mistake_is_one_sentence(random_checkpoint, capsys, arguments, m
         ("epoch0-global_step1", "epoch0-global_step1 is no complete checkpoint: no "),
     ],
 )
-def test_nothing_to_sample_from_is_said_once_with_soractls_exit_code(capsys, checkpoint, message):
+def test_nothing_to_sample_from_is_one_error_with_soractls_exit_code(capsys, checkpoint, message):
     with pytest.raises(SystemExit) as caught:
         sample.main([checkpoint, "--prompt", "a cat"])
     assert caught.value.code == 6

@@ -61,7 +61,7 @@ def test_a_wrong_override_is_quoted_with_what_was_expected(override, fault):
     assert caught.value.faults == (f"--set {override}: {fault}",)
 
 
-def test_all_faults_of_all_layers_are_told_at_once():
+def test_all_faults_of_all_layers_are_reported_at_once():
     with pytest.raises(ConfigError) as caught:
         load_stage("stage1", ["optim.lrr=1", "seed=x", "data.workers=no"])
     assert str(caught.value).splitlines() == [

@@ -25,7 +25,7 @@ def prepared(run, ranks, *, rows=8, start=None):
     return prepare(run, attempt, settings, ranks)
 
 
-def test_a_table_of_no_use_is_refused_before_any_network_is_loaded(run, group_of_one):
+def test_a_table_without_a_step_is_refused_before_any_network_is_loaded(run, group_of_one):
     with pytest.raises(ConfigError, match="none of its 1 clips can be trained on by 1 ranks"):
         prepared(run, group_of_one, rows=1)
 

@@ -52,10 +52,10 @@ def test_a_micro_batch_that_does_not_fit_is_named_and_what_takes_less():
     full = Full(**vars(without_networks(state=SimpleNamespace(model=None, optimizer=None))))
     bucket = SimpleNamespace(batch_size=8, name="360p/51/0.56", tokens=110_400)
     batch = SimpleNamespace(micro_batch=SimpleNamespace(bucket=bucket))
-    with pytest.raises(GpuMemoryError) as told:
+    with pytest.raises(GpuMemoryError) as caught:
         full._backward(iter([batch]), 1, 0)
-    assert str(told.value) == (
+    assert str(caught.value) == (
         "8 clips of 360p/51/0.56 do not fit into the GPU's memory: CUDA out of memory. Tried to "
         "allocate 2.00 GiB; a smaller model.tokens_at_once takes less of it (now 110400)"
     )
-    assert remedy_of(told.value) == Remedy(settings={"model.tokens_at_once": 55200})
+    assert remedy_of(caught.value) == Remedy(settings={"model.tokens_at_once": 55200})

@@ -49,9 +49,9 @@ def test_the_loss_is_the_same_each_time_on_any_number_of_ranks_and_with_features
     for world_size in (1, 2):
         ranks.run(world_size, validate, stage(clips_csv), tmp_path)
     ranks.run(2, validate, stage(clips_csv), tmp_path, True)
-    told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
-    [value] = {loss for losses in told for loss in losses}
-    assert len(told) == 5
+    found = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    [value] = {loss for losses in found for loss in losses}
+    assert len(found) == 5
     assert 0 < value < 100
 
 
@@ -60,7 +60,7 @@ def fail(it, settings):
         validate(it, settings, None)
 
 
-def test_clips_of_no_use_are_refused_at_the_start(clips_csv, tmp_path):
+def test_validation_clips_of_which_none_can_be_read_are_refused_at_the_start(clips_csv, tmp_path):
     table = pd.read_csv(clips_csv).iloc[[1, 3]]  # one is no film, one is too small
     table.to_csv(tmp_path / "bad.csv", index=False)
     ranks.run(1, fail, stage(clips_csv, f"validation.path={tmp_path / 'bad.csv'}"))

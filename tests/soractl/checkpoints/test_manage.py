@@ -77,7 +77,7 @@ def test_every_byte_is_read_and_every_kind_of_damage_named(run, tmp_path):
     assert bad.value.exit_code == 1
 
 
-def test_pruning_takes_the_runs_own_rule_where_nothing_is_said(run, tmp_path):
+def test_pruning_follows_the_runs_own_rule_where_no_option_is_given(run, tmp_path):
     planned = prune(tmp_path, "latest", Rule(), dry_run=True)
     assert names(planned.removed) == ["epoch0-global_step1", "epoch0-global_step3"]
     assert len(run.checkpoints()) == 5
@@ -93,7 +93,7 @@ def test_what_is_being_read_is_not_pruned(run, tmp_path):
     assert names(run.checkpoints()) == ["epoch0-global_step1", "epoch0-global_step5"]
 
 
-def test_a_run_without_settings_needs_the_rule_said(run, tmp_path):
+def test_a_run_without_settings_is_pruned_only_by_a_rule_that_is_given(run, tmp_path):
     run.config_json.unlink()
     with pytest.raises(SoractlError) as unsaid:
         prune(tmp_path, "latest", Rule(keep_last=1), dry_run=False)
@@ -115,9 +115,9 @@ def test_the_commands_say_what_they_found_and_end_with_its_code(workplace, save_
         ["epoch0-global_step1", "0", "1", "4.0", "kB"],
     ]
     assert listed[-1] == "001-stage1: 2 checkpoints, 8.0 kB"
-    told = json.loads(workplace.soractl("ckpt", "list", "--json").stdout)
-    assert [row["name"] for row in told["checkpoints"]] == [first.name, second.name]
-    assert told["checkpoints"][0]["age_s"] < time.time() - now + 60
+    values = json.loads(workplace.soractl("ckpt", "list", "--json").stdout)
+    assert [row["name"] for row in values["checkpoints"]] == [first.name, second.name]
+    assert values["checkpoints"][0]["age_s"] < time.time() - now + 60
     assert workplace.soractl("ckpt", "verify").stdout == "2 ok, 0 broken; 8.0 kB read\n"
     (second.ema / "model.safetensors").write_bytes(bytes(1000))
     assert workplace.soractl("ckpt", "verify", code=1).stdout.splitlines() == [
@@ -135,5 +135,5 @@ def test_a_run_without_a_complete_checkpoint_is_not_verified(tmp_path):
     (run.checkpoints_folder / "epoch0-global_step5").mkdir()
     with pytest.raises(SoractlError) as caught:
         verify(tmp_path, "1", lambda _: None)
-    told = "1 has no complete checkpoint; epoch0-global_step5: no checkpoint.json"
-    assert (caught.value.exit_code, caught.value.message) == (6, told)
+    message = "1 has no complete checkpoint; epoch0-global_step5: no checkpoint.json"
+    assert (caught.value.exit_code, caught.value.message) == (6, message)

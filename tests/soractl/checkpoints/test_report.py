@@ -88,7 +88,7 @@ def test_every_broken_file_is_a_line_and_the_bytes_that_were_read_are_counted(ru
         ((0, 0), True, "would remove 1 checkpoint, 4.0 kB; kept 1 (all, and what is being read)"),
     ],
 )
-def test_what_is_pruned_is_said_with_the_rule(run, rule, dry_run, last_line):
+def test_pruned_checkpoints_are_shown_with_the_rule(run, rule, dry_run, last_line):
     first, second = run.checkpoints()
     pruned = Pruned(run, (first,), (second,), *rule, dry_run)
     assert prune_lines(pruned)[1:] == [last_line]

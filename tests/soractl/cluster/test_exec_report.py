@@ -46,5 +46,5 @@ def test_only_differences_are_shown_when_asked():
 
 
 def test_the_count_says_how_many_answered():
-    told = Answers(NodeSource((), "nodes.txt"), (*SAME, OTHER, DEAD), 0.31)
-    assert exec_report.count(told) == "nodes.txt: 4 ok, 1 failed, 1 unreachable in 0.3 s"
+    answers = Answers(NodeSource((), "nodes.txt"), (*SAME, OTHER, DEAD), 0.31)
+    assert exec_report.count(answers) == "nodes.txt: 4 ok, 1 failed, 1 unreachable in 0.3 s"

@@ -20,7 +20,7 @@ def test_hosts_stand_before_the_dashes(words, parts):
 
 
 @pytest.mark.parametrize("words", [["a", "b", "--", "ls"], ["nodes.txt", "--"]])
-def test_hosts_and_command_that_cannot_be_told_apart_are_an_error(words):
+def test_words_that_do_not_separate_hosts_from_command_are_an_error(words):
     with pytest.raises(SoractlError, match="cannot tell hosts from command"):
         split(words)
 

@@ -63,7 +63,7 @@ def test_each_process_has_a_row():
     ]
 
 
-def test_what_the_driver_does_not_tell_is_unknown_and_not_none():
+def test_numbers_that_the_driver_does_not_report_are_unknown_and_not_none():
     silent = NodeGpus(
         Node("n5"), notes=("versions differ",), gpus_known=False, processes_known=False
     )

@@ -170,7 +170,7 @@ def test_nvidia_smi_that_hangs_is_a_note_of_its_node(stand_in):
     assert (row.gpu_count, row.process_count) == (None, None)
 
 
-def test_a_node_without_nvidia_smi_says_so(monkeypatch, tmp_path):
+def test_a_node_without_nvidia_smi_has_a_note(monkeypatch, tmp_path):
     for name in ("sh", "timeout", "stat", "grep", "tr", "sed"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -30,7 +30,7 @@ def test_without_a_hostfile_the_local_file_counts(tmp_path, monkeypatch):
     assert cluster.load(None)[1] == cluster.LOCAL
 
 
-def test_faults_of_a_cluster_file_are_told_all_at_once(tmp_path):
+def test_faults_of_a_cluster_file_are_reported_all_at_once(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text('rank_per_node = 8\nworkdir = 3\n[env]\nA = 1.5\n[ssh]\nusr = "x"\n')
     with pytest.raises(ConfigError) as caught:

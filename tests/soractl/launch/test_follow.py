@@ -23,7 +23,7 @@ from tests.waiting import wait_for
 from trainer.run_dir import create_run
 
 SOON = Timing(tick_s=0.05, look_every_s=0.1, peer_exit_grace_s=0.5)
-UNTIL_TOLD = """
+UNTIL_AN_END = """
     if sys.argv[-3].endswith("node_rank=0"): train(1, 5)
     while not (run.path / "end").exists(): time.sleep(0.05)
     sys.exit(3 if (run.path / "end").read_text() == sys.argv[-3][-1] else 0)
@@ -51,7 +51,7 @@ class Following(threading.Thread):
 
     def __init__(self, started, remote):
         super().__init__(daemon=True)
-        self.said, self.outcome = [], None
+        self.shown, self.outcome = [], None
         self._followed, self._remote = started, remote
         self.start()
 
@@ -59,7 +59,7 @@ class Following(threading.Thread):
         pass
 
     def say(self, text):
-        self.said.append(text)
+        self.shown.append(text)
 
     def run(self):
         run, attempt = self._followed.run, self._followed.attempt
@@ -87,7 +87,7 @@ def test_a_run_that_never_started_cannot_be_followed(tmp_path):
 
 
 def test_two_followers_see_one_end_and_stop_the_nodes_once(two_nodes):
-    two_nodes.ranks(UNTIL_TOLD)
+    two_nodes.ranks(UNTIL_AN_END)
     with Connections() as remote:
         started = begin(remote)
         followers = [Following(started, remote) for _ in range(2)]
@@ -120,13 +120,13 @@ def test_ranks_that_outlive_their_launcher_train_on_and_that_is_said(two_nodes):
     with Connections() as remote:
         started = begin(remote)
         follower = Following(started, remote)
-        wait_for(lambda: follower.said)
+        wait_for(lambda: follower.shown)
         status = read_status(started.run, remote)
         assert (status.state, status.nodes[0].outlived_by) == ("running", 1)
         assert follower.outcome is None
         (started.run.path / "end").touch()
         follower.join(30)
-    assert (follower.said[0], follower.outcome.exit_code) == (lost, 1)
+    assert (follower.shown[0], follower.outcome.exit_code) == (lost, 1)
 
 
 def test_an_end_that_cannot_be_noted_is_shown_all_the_same(two_nodes):
@@ -137,7 +137,7 @@ def test_an_end_that_cannot_be_noted_is_shown_all_the_same(two_nodes):
         follower = Following(started, remote)
         follower.join(30)
     assert follower.outcome.exit_code == 0
-    assert follower.said == [f"{started.attempt.exit} cannot be written: Is a directory"]
+    assert follower.shown == [f"{started.attempt.exit} cannot be written: Is a directory"]
 
 
 def test_one_failed_node_ends_the_others_and_is_named(two_nodes):

@@ -191,7 +191,7 @@ def test_what_a_node_answers_is_understood(workplace):
     assert list(facts.versions) == ["python", "trainer code", "torch", "colossalai"]
 
 
-def test_a_node_without_the_program_says_so_and_nothing_is_left_behind(workplace):
+def test_a_node_without_python_is_named_and_nothing_is_left_behind(workplace):
     prepared = prepare_launch("smoke", LaunchOptions(), os.environ)
     (workplace.bin / "colossalai").unlink()
     with Connections() as remote, pytest.raises(SoractlError) as caught:

@@ -12,8 +12,8 @@ from trainer.run_dir import create_run
 from trainer.settings import ConfigError, dump
 
 
-def launch(stage="smoke", environ=(), **wishes):
-    return prepare_launch(stage, LaunchOptions(**wishes), {**os.environ, **dict(environ)})
+def launch(stage="smoke", environ=(), **options):
+    return prepare_launch(stage, LaunchOptions(**options), {**os.environ, **dict(environ)})
 
 
 def existing_run(workplace, nodes=()):
@@ -37,7 +37,7 @@ def test_a_launch_is_settled_without_making_anything(workplace):
     assert (prepared.missing, prepared.notes) == ([], [])
 
 
-def test_what_is_missing_is_told_all_at_once(workplace):
+def test_missing_files_are_reported_all_at_once(workplace):
     assert launch("stage2").missing == [
         "a complete checkpoint of stage1 (looked at: no run of stage1 in "
         f"{workplace.folder}/runs/)",

@@ -14,7 +14,7 @@ def asked(tmp_path, **changes):
     return facts({**question, **changes})
 
 
-def test_a_node_without_the_shared_folder_says_so(tmp_path):
+def test_a_node_without_the_shared_folder_answers_that_it_sees_no_marker(tmp_path):
     found = asked(tmp_path)
     assert (found["marker"], found["free_bytes"]) == (None, None)
     (tmp_path / "runs").mkdir()

@@ -23,8 +23,8 @@ import torch, torch.distributed as dist
 dist.init_process_group("gloo")
 total = torch.tensor(dist.get_rank() + 1)
 dist.all_reduce(total)
-told = f"rank {dist.get_rank()} of {dist.get_world_size()}: {total}, {sys.argv[1:]}\\n"
-os.write(1, told.encode())  # at once, so that no other rank's line begins within it
+line = f"rank {dist.get_rank()} of {dist.get_world_size()}: {total}, {sys.argv[1:]}\\n"
+os.write(1, line.encode())  # at once, so that no other rank's line begins within it
 if os.environ["FATE"] == "killed" and dist.get_rank() == 3:
     os.kill(os.getpid(), signal.SIGKILL)
 dist.barrier()
@@ -50,8 +50,8 @@ def launch(workplace, monkeypatch):
             f'environment = "{environment}"\nmaster_port = {port}\n[env]\nFATE = "{fate}"\n'
             'OMP_NUM_THREADS = 1\nGLOO_SOCKET_IFNAME = "lo"\n',
         )
-        wishes = LaunchOptions(hostfile="two.txt", runs="a folder/runs")
-        prepared = prepare_launch("smoke", wishes, os.environ)
+        options = LaunchOptions(hostfile="two.txt", runs="a folder/runs")
+        prepared = prepare_launch("smoke", options, os.environ)
         with Connections() as remote:
             started = launcher.launch(prepared, ["soractl"], remote)
             outcome, _ = follower.follow(started.run, started.attempt, remote, PlainDisplay())

@@ -171,9 +171,9 @@ def test_of_launches_at_the_same_moment_one_goes_on_and_each_has_a_run_of_its_ow
 def test_resume_keeps_the_settings_of_each_attempt(two_nodes):
     two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(7)")
     started, _, _ = launch_and_follow()
-    wishes = LaunchOptions(overrides=("trainer.max_steps=20",))
+    options = LaunchOptions(overrides=("trainer.max_steps=20",))
     with Connections() as remote:
-        second = launcher.launch(prepare_resume("latest", wishes, os.environ), ["s"], remote)
+        second = launcher.launch(prepare_resume("latest", options, os.environ), ["s"], remote)
         follower.follow(second.run, second.attempt, remote, PlainDisplay())
     run = started.run
     settings = [

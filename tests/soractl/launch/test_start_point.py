@@ -50,7 +50,7 @@ def test_a_stage_starts_from_the_newest_run_of_the_stage_before_that_has_a_check
     assert launch(root, AFTER_STAGE1) == StartPoint("init_from", expected)
 
 
-def test_what_is_missing_of_the_stage_before_is_told(root, run_with):
+def test_a_missing_run_or_checkpoint_of_the_stage_before_is_named(root, run_with):
     assert launch(root, AFTER_STAGE1).missing == (
         f"a complete checkpoint of stage1 (looked at: no run of stage1 in {root}/)"
     )
@@ -181,11 +181,15 @@ def test_a_named_checkpoint_must_be_complete(root, run_with):
     )
 
 
-def test_a_checkpoint_that_does_not_exist_is_said_with_the_newest_that_does(root, run_with):
+def test_a_checkpoint_that_does_not_exist_is_refused_with_the_newest_that_does(root, run_with):
     run = run_with(root, "stage1", 5)
     missing = run.checkpoints_folder / "epoch9-global_step9"
     with pytest.raises(SoractlError) as caught:
         from_checkpoint(missing)
     newest = f"the newest complete checkpoint is {run.checkpoints()[0].path}"
-    told = caught.value
-    assert (told.exit_code, told.message, told.hint) == (6, f"{missing} does not exist", newest)
+    refused = caught.value
+    assert (refused.exit_code, refused.message, refused.hint) == (
+        6,
+        f"{missing} does not exist",
+        newest,
+    )

@@ -25,9 +25,9 @@ PROGRAM = """
 import os, signal, subprocess, sys, time
 name = sys.argv[1]
 def rank(signum, frame):
-    open(sys.argv[2], "a").write("told\\n")
+    open(sys.argv[2], "a").write("term\\n")
     os._exit(0)
-if "deaf" in name:
+if "stubborn" in name:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 elif "saves" in name:
     signal.signal(signal.SIGTERM, rank)
@@ -43,7 +43,7 @@ def running(tmp_path, run_id, name="rank"):
     """A process of a run with two children, one of which lost its environment."""
     environ = {**os.environ, "SORACTL_RUN_ID": run_id, "RANK": "0"}
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, name, str(tmp_path / "told")],
+        [sys.executable, "-c", PROGRAM, name, str(tmp_path / "term")],
         env=environ,
         stdout=subprocess.PIPE,
         start_new_session=True,

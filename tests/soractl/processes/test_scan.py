@@ -61,7 +61,7 @@ def test_a_run_is_found_with_its_rank_and_children(tmp_path):
         stop([HERE], remote, Selection(run_id=run_id), grace_s=5)
     found = {p.command[-4:]: (p.user, p.run_id, p.rank, p.role) for p in there.processes}
     assert found == {
-        "told": (ME, run_id, 0, "rank"),
+        "term": (ME, run_id, 0, "rank"),
         "4720": (ME, run_id, 0, "worker"),
         "4721": (ME, None, None, "other"),
     }

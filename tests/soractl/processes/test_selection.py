@@ -83,7 +83,7 @@ def test_a_pattern_means_command_lines_and_their_children_but_no_tool():
     assert [pid for pid, _ in pids(matching)] == [20, 21, 22, 23, 24, 25, 30, 50, 51]
 
 
-def test_our_own_shell_and_all_that_leads_to_it_are_never_meant():
+def test_our_own_shell_and_all_that_leads_to_it_are_never_selected():
     assert pids(Selection(pattern="sshd|sh -s|grep", sudo=True)) == []
 
 

@@ -35,11 +35,11 @@ def test_a_run_ends_by_term_with_all_that_it_started(tmp_path):
         result = stop_here(Selection(run_id=str(tmp_path)), 5)
         assert process.wait(1) == 0
     assert (result.ok, len(result.found), result.killed) == (True, 3, 0)
-    assert (tmp_path / "told").read_text() == "told\n"
+    assert (tmp_path / "term").read_text() == "term\n"
 
 
-def test_what_is_deaf_to_term_is_killed_after_the_grace(tmp_path):
-    with running(tmp_path, str(tmp_path), "deaf") as process:
+def test_processes_that_ignore_term_are_killed_after_the_grace(tmp_path):
+    with running(tmp_path, str(tmp_path), "stubborn") as process:
         started = time.monotonic()
         result = stop_here(Selection(run_id=str(tmp_path)), 0.6)
         assert process.wait(1) == -signal.SIGKILL
@@ -58,10 +58,10 @@ SAVING = """
 import os, signal, sys, time
 def save(signum, frame):
     time.sleep(float(sys.argv[2]))
-    with open(sys.argv[1], "a") as told:
-        told.write(f"rank {os.environ['RANK']}\\n")
+    with open(sys.argv[1], "a") as term:
+        term.write(f"rank {os.environ['RANK']}\\n")
     sys.exit(143)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "deaf" else save)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if sys.argv[2] == "stubborn" else save)
 open(f"{sys.argv[1]}.up{os.environ['RANK']}", "w").close()
 while True:
     time.sleep(0.1)
@@ -73,12 +73,12 @@ def under_torchrun(tmp_path, seconds_of_a_save):
     """Two ranks that save at TERM, and the launcher's note of how torchrun ended."""
     (tmp_path / "train.py").write_text(SAVING)
     command = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2"
-    script = f"{command} {tmp_path}/train.py {tmp_path}/told {seconds_of_a_save}; echo $? > noted"
+    script = f"{command} {tmp_path}/train.py {tmp_path}/term {seconds_of_a_save}; echo $? > noted"
     environ = {**os.environ, "SORACTL_RUN_ID": str(tmp_path)}
     with subprocess.Popen(
         ["sh", "-c", script], env=environ, cwd=tmp_path, start_new_session=True
     ) as launcher:
-        wait_until(lambda: len(list(tmp_path.glob("told.up*"))) == 2)
+        wait_until(lambda: len(list(tmp_path.glob("term.up*"))) == 2)
         try:
             yield
         finally:
@@ -95,12 +95,12 @@ def test_ranks_end_their_save_and_torchrun_and_its_launcher_end_by_themselves(
     with under_torchrun(tmp_path, seconds_of_a_save):
         result = stop_here(Selection(run_id=str(tmp_path)), seconds_of_a_save + 10)
     assert (result.ok, result.killed) == (True, 0)
-    assert sorted((tmp_path / "told").read_text().split("\n")) == ["", "rank 0", "rank 1"]
+    assert sorted((tmp_path / "term").read_text().split("\n")) == ["", "rank 0", "rank 1"]
     assert (tmp_path / "noted").read_text() == "1\n"
 
 
-def test_when_ranks_are_deaf_the_launcher_still_notes_that_torchrun_was_stopped(tmp_path):
-    with under_torchrun(tmp_path, "deaf"):
+def test_when_ranks_ignore_term_the_launcher_still_notes_that_torchrun_was_stopped(tmp_path):
+    with under_torchrun(tmp_path, "stubborn"):
         result = stop_here(Selection(run_id=str(tmp_path)), 0.6)
     assert (result.ok, result.killed) == (True, 4)
     assert (tmp_path / "noted").read_text() == "1\n"

@@ -160,7 +160,7 @@ def test_a_list_without_a_node_is_an_error(write):
     assert caught.value.exit_code == 2
 
 
-def test_a_bare_host_is_told_how_a_node_is_named(write):
+def test_a_bare_host_is_refused_with_how_a_node_is_named(write):
     with pytest.raises(SoractlError, match="no host file n1: ") as caught:
         find_nodes("n1", environ={})
     assert caught.value.hint == "a node that stands in no file is named with a comma: `n1,`"

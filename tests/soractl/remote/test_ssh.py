@@ -83,7 +83,7 @@ def test_a_hanging_command_ends_at_the_deadline_here_and_on_the_node(sshd):
     assert_none_sleep("86413")
 
 
-def test_a_command_deaf_to_term_is_killed_on_the_node(sshd):
+def test_a_command_that_ignores_term_is_killed_on_the_node(sshd):
     script = "trap '' TERM; sleep 86414; sleep 86415"
     result = ask(sshd, Request(("sh", "-c", script)), deadline_s=3)
     assert result.fault.kind is FaultKind.DEADLINE
@@ -91,7 +91,7 @@ def test_a_command_deaf_to_term_is_killed_on_the_node(sshd):
     assert_none_sleep("86414", "86415")
 
 
-def test_a_closed_port_is_said(sshd):
+def test_a_closed_port_is_the_reason_why_a_node_is_unreachable(sshd):
     with listening("127.0.77.9") as port:
         pass
     with Connections(sshd.options) as remote:
@@ -138,7 +138,7 @@ def test_a_host_that_hangs_at_authentication_costs_the_deadline(start_sshd):
     assert 4 <= result.elapsed_s < 10
 
 
-def test_a_name_that_does_not_exist_is_said(sshd):
+def test_a_name_that_does_not_exist_is_the_reason_why_a_node_is_unreachable(sshd):
     with Connections(sshd.options) as remote:
         result = remote(Node("no-such-host.invalid"), HELLO, 5)
     assert str(result.fault).startswith("unreachable: no-such-host.invalid: ")
@@ -209,7 +209,7 @@ def test_a_wrong_key_is_named_with_what_the_server_takes(sshd, make_key, tmp_pat
     )
 
 
-def test_without_any_key_it_says_so(sshd, tmp_path):
+def test_without_any_key_the_fault_says_that_none_was_tried(sshd, tmp_path):
     result = ask(sshd, identity_file=str(tmp_path / "nothing"))
     assert str(result.fault).endswith(": tried no key: no agent, and no identity file is there")
 

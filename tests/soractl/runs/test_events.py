@@ -132,9 +132,9 @@ def test_a_line_names_time_attempt_kind_step_node_and_evidence(monkeypatch):
 def test_a_run_that_is_launched_and_killed_tells_its_story(workplace):
     workplace.ranks("train(1, 2); save(1); time.sleep(0.5); train(2, 2)")
     workplace.soractl("launch", "smoke")
-    told = json.loads(workplace.soractl("events", "--json").stdout)
-    assert {event["kind"] for event in told["events"]} == {
+    values = json.loads(workplace.soractl("events", "--json").stdout)
+    assert {event["kind"] for event in values["events"]} == {
         "started", "first step", "saved", "ended",
     }  # fmt: skip
-    assert told["events"][0]["kind"] == "started"
+    assert values["events"][0]["kind"] == "started"
     assert "exit code 0" in workplace.soractl("events").stdout

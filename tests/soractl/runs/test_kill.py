@@ -73,7 +73,7 @@ def test_one_run_and_all_runs_contradict_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
         (KillOptions(pattern="("), "no regular expression: missing "),
         (KillOptions(pattern=""), "--pattern '' would mean every process"),
@@ -81,9 +81,9 @@ def test_one_run_and_all_runs_contradict_each_other(tmp_path):
         (KillOptions(hostfile="no.txt", every_run=True), "no host file no.txt"),
     ],
 )
-def test_a_wrong_wish_is_told_before_any_node_is_asked(workplace, wishes, message):
+def test_wrong_options_are_refused_before_any_node_is_asked(workplace, options, message):
     with pytest.raises(SoractlError, match=message) as caught:
-        targets(workplace.folder / "runs", wishes, {})
+        targets(workplace.folder / "runs", options, {})
     assert caught.value.exit_code == 2
 
 
@@ -148,7 +148,7 @@ def wait_for_log(attempt):
         time.sleep(0.02)
 
 
-def test_another_users_run_is_not_stopped_and_that_is_said(roots_run, as_nobody):
+def test_another_users_run_is_refused_to_kill_with_its_owner(roots_run, as_nobody):
     with pytest.raises(SoractlError, match="belongs to root, whose processes") as no:
         targets(roots_run.path.parent, KillOptions(run="1"), {})
     assert no.value.exit_code == 5

@@ -18,7 +18,7 @@ def test_only_the_end_of_a_long_log_is_read_and_bad_bytes_do_no_harm(tmp_path):
     assert tail(log, last_bytes=12) == ["a", "a", "\ufffd", "last"]
 
 
-def test_the_last_line_is_one_that_says_something(tmp_path):
+def test_the_last_line_is_one_that_is_not_blank(tmp_path):
     log = tmp_path / "n.log"
     noise = (
         "[W1125 12:40:01.512345678 socket.cpp:767] [c10d] The client socket has failed to connect "

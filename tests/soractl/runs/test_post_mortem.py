@@ -76,7 +76,7 @@ def test_a_killed_rank_is_the_cause_of_what_others_complain_about(attempt):
     assert failure(attempt, 1, 1) == (1, Failure("n2", error, rank=3, log_tail=log))
 
 
-def test_the_rank_that_failed_first_tells_why(attempt):
+def test_the_error_of_the_rank_that_failed_first_is_the_reason(attempt):
     tell(attempt, 1, "RuntimeError: Connection closed", 6)
     tell(attempt, 2, "ValueError: boom", 5)
     attempt.node_log("n2").write_text("a\nb\n")
@@ -92,7 +92,7 @@ def test_ranks_that_saved_and_left_at_a_signal_were_stopped(attempt):
     assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGUSR1", stopped=True))
 
 
-def test_a_launcher_that_was_stopped_before_its_ranks_could_save_says_so_itself(attempt):
+def test_a_launcher_that_was_stopped_before_its_ranks_could_save_names_the_signal(attempt):
     attempt.node_log("n1").write_text(STOPPED)
     assert failure(attempt, 1, 1) == (143, Failure("n1", "SIGTERM", stopped=True))
 

@@ -26,7 +26,7 @@ def process(pid, role="rank", state="S"):
 FOUND = (process(1), process(2), process(3, "worker"), process(4, "other"))
 
 
-def told(*stopped):
+def shown(*stopped):
     found = tuple(NodeProcesses(s.node, s.found, s.fault) for s in stopped)
     killed = Killed("007-stage2", found, tuple(stopped))
     return report.kill_lines(killed), killed.exit_code
@@ -34,7 +34,7 @@ def told(*stopped):
 
 def test_one_line_a_node_and_the_count():
     ok = StopResult(Node("n1"), FOUND, killed=1)
-    assert told(ok, StopResult(Node("n2"))) == (
+    assert shown(ok, StopResult(Node("n2"))) == (
         [
             "n1: 2 ranks, 1 worker, 1 other; 1 by SIGKILL",
             "n2: nothing there",
@@ -47,7 +47,7 @@ def test_one_line_a_node_and_the_count():
 def test_what_is_still_there_is_named_and_is_exit_code_1():
     stuck = process(1, state="D")
     result = StopResult(Node("n1"), FOUND, killed=4, survivors=(stuck,), gpu_pids=(3,))
-    lines, code = told(result)
+    lines, code = shown(result)
     assert lines[0] == (
         "n1: 2 ranks, 1 worker, 1 other; 4 by SIGKILL; still there: 1 in state D, which only the "
         "kernel ends python train.py; GPU memory still held by 3"
@@ -58,7 +58,7 @@ def test_what_is_still_there_is_named_and_is_exit_code_1():
 def test_a_node_that_cannot_be_asked_is_exit_code_4():
     ok = StopResult(Node("n1"), FOUND)
     dead = StopResult(Node("n2"), fault=Fault(FaultKind.UNREACHABLE, "no route"))
-    assert told(ok, dead) == (
+    assert shown(ok, dead) == (
         [
             "n1: 2 ranks, 1 worker, 1 other",
             "n2: unreachable: no route",
@@ -77,6 +77,6 @@ def test_nothing_to_stop_is_no_fault():
     )
 
 
-def test_a_dry_run_only_tells():
+def test_a_dry_run_shows_what_would_be_stopped():
     killed = Killed("007-stage2", (NodeProcesses(Node("n1"), FOUND),), ())
     assert report.kill_lines(killed) == ["would stop 007-stage2", "n1: 2 ranks, 1 worker, 1 other"]

@@ -27,7 +27,7 @@ def test_two_stages_are_compared_in_one_table():
     ]
 
 
-def test_a_stage_tells_where_each_setting_comes_from():
+def test_each_setting_of_a_stage_is_shown_with_its_file():
     [stage] = stages("stage4", overrides=["optim.lr=1e-3"])
     rows = {row.setting: row for row in comparison.one(stage)}
     chosen = [rows["seed"], rows["optim.lr"], rows["epochs"]]

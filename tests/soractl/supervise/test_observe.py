@@ -151,8 +151,8 @@ def test_one_lost_probe_changes_nothing():
 
 
 def test_nobody_answers_and_no_step_is_blind_and_never_acted_upon():
-    deaf = nodes(n1=silent(), n2=silent(), n3=silent())
-    looks = [*HEALTHY, *standing(60, 3600, nodes=deaf)]
+    unanswered = nodes(n1=silent(), n2=silent(), n3=silent())
+    looks = [*HEALTHY, *standing(60, 3600, nodes=unanswered)]
     assert states(looks) == [State.TRAINING, State.BLIND]
 
 

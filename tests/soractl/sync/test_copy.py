@@ -94,7 +94,7 @@ def test_the_optimizer_can_be_added_later_and_the_averages_can_come_alone(lab, s
     assert "nothing to do" in lab.sync("latest", *endpoints)[0]
 
 
-def test_a_copy_without_optimizer_cannot_be_resumed_and_says_so(lab, save_weights):
+def test_a_copy_without_optimizer_is_refused_for_a_resume(lab, save_weights):
     run = lab.run_at(lab.there / "runs")
     save_weights(run, 5)
     lab.sync()
@@ -135,9 +135,9 @@ def test_the_plan_says_every_command_and_copies_nothing(lab, save_weights):
     assert sorted(incoming(lab.copy_of(run))) == [
         f".incoming-epoch0-global_step5/{name}" for name in COPIED
     ]
-    told = json.loads(lab.sync("--dry-run", "--json")[0])
-    assert told["planned"] == [{"checkpoint": "epoch0-global_step5", "bytes": 2020}]
-    assert [argv[0] for argv in told["commands"]] == ["rsync", "rsync"]
+    values = json.loads(lab.sync("--dry-run", "--json")[0])
+    assert values["planned"] == [{"checkpoint": "epoch0-global_step5", "bytes": 2020}]
+    assert [argv[0] for argv in values["commands"]] == ["rsync", "rsync"]
 
 
 @pytest.mark.parametrize("push", [False, True])
@@ -160,7 +160,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_never_published(lab, save_
     assert_copied(run, copy)
 
 
-def test_a_full_destination_is_told_and_the_next_sync_goes_on(lab, save_weights):
+def test_a_full_destination_is_an_error_and_the_next_sync_goes_on(lab, save_weights):
     run = lab.run_at(lab.there / "runs")
     save_weights(run, 5, 3_000_000)
     save_weights(run, 6, 3_000_000)
@@ -210,7 +210,7 @@ def test_nothing_to_copy_from_is_exit_code_6(lab):
         (["--from", "file", "--to", "other"], "there is no run in "),
     ],
 )
-def test_a_folder_of_no_use_is_one_sentence(lab, save_weights, arguments, message):
+def test_a_source_that_cannot_be_copied_from_is_one_sentence(lab, save_weights, arguments, message):
     save_weights(lab.run_at(lab.here / "runs"), 5)
     (lab.here / "file").touch()
     _, stderr = lab.sync("latest", *arguments, code=6 if "other" in arguments else 1)
@@ -231,8 +231,8 @@ def test_what_is_watched_for_comes_though_a_round_failed(lab, save_weights):
     save_weights(run, 5)
     (lab.here / "copy").touch()
     process = lab.start("latest", "--to", "copy", "--watch", "0.2")
-    said = iter(process.stderr.readline, "")
-    assert any("trying again in 0.2 s" in line for line in said)
+    lines = iter(process.stderr.readline, "")
+    assert any("trying again in 0.2 s" in line for line in lines)
     (lab.here / "copy").unlink()
     wait_for(lambda: names(RunDir(lab.here / "copy" / run.name)))
     process.send_signal(signal.SIGINT)

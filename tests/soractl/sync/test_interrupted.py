@@ -85,8 +85,8 @@ def test_ctrl_c_keeps_what_came_and_the_next_sync_goes_on_from_there(lab, save_w
     [size] = [size for name, size in incoming(lab.copy_of(run)).items() if PARTIAL in name]
     assert size > 500_000
     [_, again] = json.loads(lab.sync("--dry-run", "--json")[0])["commands"]
-    told = subprocess.run([*again, "--stats"], capture_output=True, text=True, check=True).stdout
-    matched = int(re.search(r"Matched data: ([0-9]+)", told)[1])
+    stats = subprocess.run([*again, "--stats"], capture_output=True, text=True, check=True).stdout
+    matched = int(re.search(r"Matched data: ([0-9]+)", stats)[1])
     assert size - 10_000 < matched <= size
     lab.sync()
     assert_copied(run, lab.copy_of(run))
@@ -182,8 +182,8 @@ def test_watching_outlives_a_lost_network(far_lab, network, save_weights):
     wait_for(lambda: names(copy) == ["epoch0-global_step5"])
     network.cut()
     save_weights(run, 6)
-    said = iter(process.stderr.readline, "")
-    assert any("; trying again in 0.2 s" in line for line in said)
+    lines = iter(process.stderr.readline, "")
+    assert any("; trying again in 0.2 s" in line for line in lines)
     assert names(copy) == ["epoch0-global_step5"]
     network.up = True
     wait_for(lambda: names(copy) == ["epoch0-global_step5", "epoch0-global_step6"])

@@ -33,15 +33,15 @@ def here_to_there(folder):
         (SyncOptions(source="a", destination="b"), "a", "b"),
     ],
 )
-def test_the_two_ends_follow_from_what_is_said(workplace, options, source, destination):
+def test_source_and_destination_follow_from_the_options(workplace, options, source, destination):
     workplace.write("hostfiles/nodes.txt", "head\nnode-2\n")
     workplace.write("hostfiles/nodes.toml", 'workdir = "/shared"\n[ssh]\nuser = "cluster"\n')
     endpoints = find_endpoints(options, {})
-    told = [
+    ends = [
         str(end).removeprefix(f"{workplace.folder}/")
         for end in (endpoints.source, endpoints.destination)
     ]
-    assert told == [source, destination]
+    assert ends == [source, destination]
     assert endpoints.ssh.user == ("cluster" if "head" in source else None)
 
 

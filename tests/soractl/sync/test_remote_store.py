@@ -21,13 +21,13 @@ def test_what_a_node_says_of_its_checkpoints_is_judged_as_on_disk(tmp_path, save
         f"file {facts['bytes']} {name}\n" for name, facts in whole.manifest.files.items()
     )
     manifest = json.dumps(asdict(whole.manifest))
-    told = (
+    printed = (
         f"checkpoint {whole.name}\n{files}manifest {manifest}\n"
         f"checkpoint epoch0-global_step2\nfile 5 model/index.json\nmanifest {manifest}\n"
         "checkpoint epoch0-global_step3\n"
         "checkpoint epoch0-global_step4\nmanifest {\n"
     )
-    seen = parse_listing(run, told)
+    seen = parse_listing(run, printed)
     assert seen.complete == (whole,)
     assert list(seen.incomplete) == [f"epoch0-global_step{step}" for step in (2, 3, 4)]
     assert seen.incomplete["epoch0-global_step3"] == "no checkpoint.json"

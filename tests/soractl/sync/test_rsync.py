@@ -46,10 +46,10 @@ def fault_of(job):
 
 
 def test_rsyncs_progress_is_read_from_any_piece_of_it():
-    told = (
+    printed = (
         b"\r         32,768   0%    0.00kB/s    0:00:00  \r      65536   1%  1.25MB/s    0:00:02  "
     )
-    assert bytes_so_far(told) == 65536
+    assert bytes_so_far(printed) == 65536
     assert bytes_so_far(b" (xfr#1, to-chk=0/3)\n") is None
 
 

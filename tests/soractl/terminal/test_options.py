@@ -23,7 +23,7 @@ def main(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], "None None False None"),
         (["--every"], "5.0 None False None"),
@@ -36,8 +36,8 @@ def main(
         (["--", "--every"], "None None False ['--every']"),
     ],
 )
-def test_an_option_may_stand_without_its_value(arguments, told):
-    assert CliRunner().invoke(app, arguments).stdout == f"{told}\n"
+def test_an_option_may_stand_without_its_value(arguments, expected):
+    assert CliRunner().invoke(app, arguments).stdout == f"{expected}\n"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])

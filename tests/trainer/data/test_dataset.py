@@ -123,12 +123,12 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path):
         ),
     ],
 )
-def test_a_table_of_no_use_says_why(tmp_path, text, fault):
+def test_a_table_that_cannot_be_trained_on_is_refused_with_the_reason(tmp_path, text, fault):
     assert fault_of(write(tmp_path, text)) == fault
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "clips.parquet"])
-def test_a_file_that_is_no_table_says_so(tmp_path, name):
+def test_a_file_that_is_no_table_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b'\xff\x00"a,b\n1,2,3\n"\xfe' * 9)
     assert fault_of(path).startswith("FILE cannot be read as a table: ")

@@ -55,8 +55,8 @@ def test_features_of_other_settings_are_refused_with_what_differs(tmp_path, smok
     vae = replace(settings.vae, micro_frame_size=9)
     with pytest.raises(ConfigError) as refused:
         matching_set(tmp_path, "video", replace(settings, seed=7, vae=vae), clips)
-    said = str(refused.value)
-    assert "seed is 7, there 42, vae.micro_frame_size is 9, there 17" in said
+    message = str(refused.value)
+    assert "seed is 7, there 42, vae.micro_frame_size is 9, there 17" in message
     assert remedy_of(refused.value) == Remedy(encode_features=tmp_path)
 
 

@@ -37,7 +37,7 @@ def refused(then, now):
     return before.removeprefix("changed since epoch0-global_step1: ")
 
 
-def test_what_changed_is_said_as_closely_as_it_is_known(tmp_path, then):
+def test_a_changed_table_is_reported_as_closely_as_the_change_is_known(tmp_path, then):
     buckets = SETTINGS.buckets
     other = replace(SETTINGS, seed=SETTINGS.seed + 1, buckets=replace(buckets, keep={}))
     now = fingerprint(clips(tmp_path, 5), other, 0)

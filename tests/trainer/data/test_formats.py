@@ -11,7 +11,7 @@ def test_the_ending_tells_pictures_from_videos(path, image):
 
 
 @pytest.mark.parametrize("path", ["a.txt", "mp4", "a.mp4.part", ""])
-def test_another_ending_is_of_no_use(path):
+def test_a_name_with_another_ending_is_refused(path):
     with pytest.raises(Unfit) as caught:
         is_image(path)
     assert str(caught.value) == "neither a video (.mp4, .avi, .mov, .mkv) nor an image"

@@ -15,7 +15,7 @@ def wish_until_it_is_agreed(group):
     assert agreed == [0, 0, SAVE, 0, 0, 0, 0, SAVE]
 
 
-def test_a_save_that_is_wished_for_until_it_comes_is_made_once():
+def test_a_save_that_is_requested_until_it_comes_is_made_once():
     ranks.run(2, wish_until_it_is_agreed)
 
 
@@ -28,5 +28,5 @@ def leave_at_a_signal(group):
     assert [agreement.after_step() for _ in range(3)] == [0, signal.SIGUSR1, signal.SIGUSR1]
 
 
-def test_a_signal_on_one_rank_is_heard_by_all_and_outweighs_a_save():
+def test_a_signal_on_one_rank_reaches_all_and_outweighs_a_save():
     ranks.run(2, leave_at_a_signal)

@@ -24,8 +24,8 @@ IN_OPEN = 0x20
 def files_opened(folder):
     """Names of the files of a folder that any process opens meanwhile.
 
-    How often is not told: Linux joins equal events in a row, of two processes too. So ranks whose
-    reading is to be told apart get a copy of the files each.
+    How often is not known: Linux joins equal events in a row, of two processes too. So ranks whose
+    reading is to be distinguished get a copy of the files each.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_NONBLOCK)
@@ -119,7 +119,7 @@ def load_what_does_not_fit(group, path):
         node.run_on_reader(lambda: load_weights(Tiny(), path))
 
 
-def test_weights_that_do_not_fit_are_said_by_every_rank(tmp_path):
+def test_weights_that_do_not_fit_are_reported_by_every_rank(tmp_path):
     tensors = Tiny().state_dict()
     del tensors["scale"]
     save_file(tensors, tmp_path / "model.safetensors")
@@ -168,7 +168,7 @@ def build_what_lacks_tensors(group, config):
         node_of(group).build(partial(networks.build_vae, config, 0, **where))
 
 
-def test_an_encoder_of_which_a_tensor_is_missing_is_said_by_every_rank(tmp_path):
+def test_an_encoder_of_which_a_tensor_is_missing_is_reported_by_every_rank(tmp_path):
     config = load_stage("smoke").config.vae
     where = {"device": torch.device("cpu"), "dtype": torch.float32}
     tensors = networks.build_vae(config, 0, **where).state_dict()

@@ -39,9 +39,9 @@ def test_tiny_weights_follow_from_the_seed_and_leave_torchs_draws_alone():
 
 def test_cleaning_is_an_option():
     cleaned, raw = tiny_t5(1, clean=True), tiny_t5(1)
-    given, meant = "A <b>Cat</b>", "a cat"
-    assert torch.equal(cleaned.encode([given])[0], raw.encode([meant])[0])
-    assert not torch.equal(raw.encode([given])[0], raw.encode([meant])[0])
+    given, clean = "A <b>Cat</b>", "a cat"
+    assert torch.equal(cleaned.encode([given])[0], raw.encode([clean])[0])
+    assert not torch.equal(raw.encode([given])[0], raw.encode([clean])[0])
 
 
 def test_a_real_encoder_is_read_from_its_folder(t5_folder):

@@ -29,9 +29,11 @@ def test_a_gated_sum_and_a_modulated_norm_equal_the_plain_ones_in_double_precisi
 ):
     x, addend = draw(*shape, width), draw(*shape, width)
     gate, shift, scale = (draw(shape[0], terms, 1, width) for _ in range(3))
+    bias = draw(width)
     total = x.double() + gate.double() * addend.double()
     assert off(blocks.gated_sum(x, gate, addend), total) < 0.01
-    added, normal = blocks.modulated_norm(x, shift, scale, addend, gate)
+    total = x.double() + gate.double() * (addend.double() + bias.double())
+    added, normal = blocks.modulated_norm(x, shift, scale, addend, gate, bias)
     assert off(added, total) < 0.01
     plain = F.layer_norm(total, (width,), eps=1e-6) * (1 + scale.double()) + shift.double()
     assert off(normal, plain) < 0.01
