@@ -46,7 +46,7 @@ def test_a_folder_becomes_a_table_and_what_cannot_be_read_another(workplace, odd
     )
     assert "1 no video stream" in done.stdout
     assert sorted(file.name for file in workplace.folder.iterdir()) == sorted(
-        ["bin", "clips.csv", "clips.failed.csv", "clips.png", "data", "hostfiles"]
+        ["bin", "clips.csv", "clips.failed.csv", "clips.png", "data", "hostfiles", "locks"]
     )
 
 
