@@ -13,6 +13,7 @@ from soractl.diagnosis import commands as diagnosis_commands
 from soractl.errors import Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
+from soractl.health import commands as health_commands
 from soractl.launch import commands as launch_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
@@ -23,7 +24,7 @@ UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of 
 SECTIONS = {
     "Before training": ("config", "data", "estimate"),
     "Run": ("launch", "resume", "kill"),
-    "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "exec"),
+    "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "clock", "exec"),
     "Diagnose": ("diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
     "See": ("sample",),
@@ -62,6 +63,7 @@ for room in (
     run_commands,
     diagnosis_commands,
     cluster_commands,
+    health_commands,
     sync_commands,
     evaluation_commands,
 ):

@@ -19,6 +19,15 @@ _GPU_NAME = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # not -1, not NoDevF
 RANKS_WITHOUT_GPUS = 2  # so that even a laptop trains over a process group
 
 
+@dataclass(frozen=True)
+class ClockPolicy:
+    """Limits beyond which a node's clock is bad; a step forward may be a cure."""
+
+    max_offset_ms: float = 50.0  # from the machine that asks
+    max_backward_step_ms: float = 10.0
+    max_forward_step_ms: float | None = None  # None: any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Settings of a cluster; those that its file leaves out are those of this machine."""
@@ -29,6 +38,7 @@ class Cluster:
     master_port: int | None = None
     ssh: SshOptions = field(default_factory=SshOptions)
     env: Mapping[str, str | int] = field(default_factory=dict)  # what the ranks get
+    clock: ClockPolicy = field(default_factory=ClockPolicy)
 
 
 @dataclass(frozen=True)

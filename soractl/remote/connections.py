@@ -37,8 +37,62 @@ class Connection(Protocol):
     def run(self, command: str, stdin: bytes, captured: Captured, deadline: Deadline) -> None:
         """Fills `captured`; DeadlinePassed or SshFailure leave in it what came before."""
 
+    def open(self, command: str, deadline: Deadline) -> "Stream":
+        """stdin and stdout of a command that runs until its stdin ends."""
+
     def close(self) -> None:
         """Ends the connection and what waits on it."""
+
+
+class Stream(Protocol):
+    """The part of a socket that paramiko's channels have too."""
+
+    def settimeout(self, seconds: float, /) -> None: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Dialogue:
+    """A program on a node that answers each line with one line, for as long as it is asked.
+
+    >>> with Connections() as remote:
+    ...     remote.dialogue(this_machine(), ("cat",), 5).ask(b"ready", 5)
+    b'ready'
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    def ask(self, line: bytes, within_s: float) -> bytes:
+        """The answer to a line; SshFailure where none comes in time, or the program is gone."""
+        try:
+            self._stream.settimeout(within_s)
+            self._stream.sendall(line + b"\n")
+        except OSError:
+            raise SshFailure("connection lost") from None
+        return self.read_line(within_s)
+
+    def read_line(self, within_s: float) -> bytes:
+        """The next line, which may need no question."""
+        deadline = Deadline(within_s)
+        try:
+            while b"\n" not in self._rest:
+                self._stream.settimeout(deadline.left())
+                if not (chunk := self._stream.recv(2**16)):
+                    raise SshFailure("the program on the node has ended")
+                self._rest += chunk
+        except (TimeoutError, DeadlinePassed):
+            raise SshFailure(f"no answer within {within_s:g} s") from None
+        except OSError:
+            raise SshFailure("connection lost") from None
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def close(self) -> None:
+        """Ends the program's stdin, and with it the program."""
+        self._stream.close()
 
 
 @dataclass
@@ -60,6 +114,7 @@ class Connections(AbstractContextManager["Connections"]):
         self._lock = threading.Lock()
         self._clients: Clients | None = None
         self._links: dict[Node, _Link] = {}
+        self._dialogues: list[Dialogue] = []
         self._processes = Processes()
         self._closed = False
 
@@ -89,12 +144,33 @@ class Connections(AbstractContextManager["Connections"]):
             dropped_bytes=captured.stdout.dropped + captured.stderr.dropped,
         )
 
+    def dialogue(self, node: Node, argv: Sequence[str], within_s: float) -> Dialogue:
+        """A program that is started on a node and then asked; SshFailure where it is not."""
+        deadline = Deadline(within_s)
+        if node.local:
+            return self._keep(Dialogue(self._processes.start_channel(argv)))
+        try:
+            stream = self._connection(node, deadline).open(_READ_PROGRAM, deadline)
+            dialogue = self._keep(Dialogue(stream))
+            line = dialogue.ask(as_line(argv).encode(errors="surrogateescape"), deadline.left())
+            while line + b"\n" != BEGIN:  # what a login file prints
+                line = dialogue.read_line(deadline.left())
+        except DeadlinePassed:
+            raise SshFailure(f"no answer within {within_s:g} s") from None
+        return dialogue
+
+    def _keep(self, dialogue: Dialogue) -> Dialogue:
+        self._dialogues.append(dialogue)
+        return dialogue
+
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Ends all connections and every process that was started here."""
         self._closed = True
+        for dialogue in self._dialogues:
+            dialogue.close()
         for link in list(self._links.values()):
             if link.connection is not None:
                 link.connection.close()

@@ -97,10 +97,15 @@ class Processes:
                 self._running.discard(process)
 
     def start_proxy(self, command: str) -> socket.socket:
+        """A ProxyCommand, whose stdin and stdout are the socket."""
+        return self.start_channel(("sh", "-c", f"exec {command}"))
+
+    def start_channel(self, argv: Sequence[str]) -> socket.socket:
+        """A program, whose stdin and stdout are the socket; it should end with its stdin."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                ["sh", "-c", f"exec {command}"],
+                argv,
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,

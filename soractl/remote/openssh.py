@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 import tempfile
 import threading
 import time
@@ -62,6 +63,11 @@ class OpensshConnection:
             captured.exit_code = None
             raise SshFailure("connection lost")
 
+    def open(self, command: str, deadline: Deadline) -> socket.socket:
+        """stdin and stdout of a command that runs until its stdin ends."""
+        deadline.left()
+        return self._processes.start_channel((*self._argv, command))
+
     def close(self) -> None:
         """Ends the connection, unless it is the user's own."""
         if self._master is None or not self._master.alive:
@@ -97,21 +103,21 @@ class OpensshClient:
     def connect(self, node: Node, answer: Answer, deadline: Deadline) -> OpensshConnection:
         """An authenticated connection to a node; SshFailure says why there is none."""
         argv = connection_words(node, answer, self._options)
-        socket = self._socket()
-        share = {"ControlMaster": "yes", "ControlPath": socket, "ControlPersist": "no"}
+        path = self._socket()
+        share = {"ControlMaster": "yes", "ControlPath": path, "ControlPersist": "no"}
         with tempfile.TemporaryFile() as stderr:
             master = self._processes.start(
                 [*argv, *as_options(share), "-N", "--", node.name], stderr
             )
             try:
-                _await_socket(socket, master, deadline)
+                _await_socket(path, master, deadline)
             except BaseException:
                 master.end()
                 raise
             if not master.alive:
                 raise SshFailure(why_refused(_text(stderr)))
         # Without the socket a request must fail, not open a connection of another kind.
-        over = {"ControlPath": socket, "ControlMaster": "no", "ProxyCommand": "false"}
+        over = {"ControlPath": path, "ControlMaster": "no", "ProxyCommand": "false"}
         words = ["ssh", "-F", "/dev/null", "-T", *as_options({**over, "BatchMode": "yes"})]
         return OpensshConnection([*words, "--", node.name], self._processes, master)
 
@@ -190,9 +196,9 @@ def why_refused(stderr: str) -> str:
     return last_words(stderr) or "ssh ended without a word"
 
 
-def _await_socket(socket: Path, master: Background, deadline: Deadline) -> None:
+def _await_socket(path: Path, master: Background, deadline: Deadline) -> None:
     """Waits until ssh has logged in, when it makes the socket, or has ended."""
-    while master.alive and not socket.exists():
+    while master.alive and not path.exists():
         try:
             time.sleep(min(POLL_S, deadline.left()))
         except DeadlinePassed:

@@ -39,17 +39,8 @@ class SshConnection:
 
     def run(self, command: str, stdin: bytes, captured: Captured, deadline: Deadline) -> None:
         """Fills `captured`; DeadlinePassed or SshFailure leave in it what came before."""
-        import paramiko
-
         with _closing_at(deadline, self._transport):
-            try:
-                channel = self._transport.open_session()
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                raise NoChannel(f"no channel: {_reason(error)}") from None
-            try:
-                channel.exec_command(command)
-            except (paramiko.SSHException, EOFError, OSError) as error:
-                raise SshFailure(f"the command was not taken: {_reason(error)}") from None
+            channel = self._start(command)
             readers = captured.reading(channel.recv, channel.recv_stderr)
             # A command may end without reading what it is sent.
             with contextlib.suppress(OSError):
@@ -63,6 +54,24 @@ class SshConnection:
             captured.exit_code = code
         elif not self.alive:
             raise SshFailure(f"connection lost: {_reason(self._transport.get_exception())}")
+
+    def open(self, command: str, deadline: Deadline) -> "paramiko.Channel":
+        """stdin and stdout of a command that runs until its stdin ends."""
+        with _closing_at(deadline, self._transport):
+            return self._start(command)
+
+    def _start(self, command: str) -> "paramiko.Channel":
+        import paramiko
+
+        try:
+            channel = self._transport.open_session()
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise NoChannel(f"no channel: {_reason(error)}") from None
+        try:
+            channel.exec_command(command)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise SshFailure(f"the command was not taken: {_reason(error)}") from None
+        return channel
 
     def tunnel(self, host: str, port: int, deadline: Deadline) -> "paramiko.Channel":
         """A channel to another host, seen from this node."""

@@ -1,0 +1,98 @@
+"""Clock of one node, a line of JSON for each line on stdin; runs there, imports nothing of ours.
+
+Stdin `time`: realtime between two readings of the boot clock, and the raw clock, in ns. Stdin
+`daemon`: time daemons that run, what chronyc and ntpq say, and the kernel's own state (adjtimex).
+The program ends with its stdin.
+"""
+
+import ctypes
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+DAEMONS = ("chronyd", "ntpd", "ntpsec", "openntpd", "systemd-timesyn", "ptp4l", "phc2sys")
+ASKED = {
+    "chrony": ("chronyc", "-n", "-c", "tracking"),
+    "ntpq": ("ntpq", "-c", "rv 0 stratum,refid,offset"),
+}
+PATIENCE_S = 1.0
+
+
+class Timex(ctypes.Structure):
+    """The kernel's `struct timex`, adjtimex(2)."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        *((name, ctypes.c_long) for name in ("offset", "freq", "maxerror", "esterror")),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    )
+
+
+def main() -> None:
+    """Answers until stdin ends."""
+    answers = {b"time": read_time, b"daemon": read_daemon}
+    for line in iter(sys.stdin.buffer.readline, b""):
+        sys.stdout.write(json.dumps(answers[line.strip()]()) + "\n")
+        sys.stdout.flush()
+
+
+def read_time() -> dict[str, int]:
+    """Realtime and the clocks that no step moves."""
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    unix = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    raw = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    return {"unix_ns": unix, "boot_before_ns": before, "boot_after_ns": after, "raw_ns": raw}
+
+
+def read_daemon() -> dict[str, Any]:
+    """What keeps the node's clock."""
+    found = {"boot_id": read(Path("/proc/sys/kernel/random/boot_id")), "running": running()}
+    found |= {name: ask(*argv) for name, argv in ASKED.items()}
+    return found | kernel()
+
+
+def running() -> list[str]:
+    """Names of the time daemons among the processes."""
+    names = {read(file) for file in Path("/proc").glob("[0-9]*/comm")}
+    return sorted(names & {*DAEMONS})
+
+
+def kernel() -> dict[str, Any]:
+    """Whether the kernel counts its clock as kept, its error in us, its frequency in ppm."""
+    state = Timex()
+    code = ctypes.CDLL(None).adjtimex(ctypes.byref(state))
+    if code < 0:
+        return {}
+    return {
+        "kept": not state.status & 0x40,  # STA_UNSYNC
+        "error_us": state.maxerror,
+        "frequency_ppm": state.freq / 65536,
+    }
+
+
+def read(file: Path) -> str:
+    """A small file's text, empty where it cannot be read."""
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def ask(*argv: str) -> str:
+    """What a program prints, empty where it is missing, hangs or fails."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+if __name__ == "__main__":
+    main()
