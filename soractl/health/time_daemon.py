@@ -44,7 +44,8 @@ def parse(found: Mapping[str, Any]) -> TimeDaemon:
     kept, error_us = found.get("kept"), found.get("error_us")
     source, stratum = "", None
     if "chrony" in names and found.get("chrony"):
-        kept, source, stratum = _chrony(found["chrony"])
+        settled, source, stratum = _chrony(found["chrony"])
+        kept = settled if kept is None else kept and settled is not False
     elif "ntpd" in names and found.get("ntpq"):
         source, stratum = _ntpq(found["ntpq"])
     return TimeDaemon(

@@ -1,10 +1,10 @@
-"""liar.py FILE -c PROGRAM: a python3 whose realtime is off by the seconds that stand in a file."""
+"""liar.py FILE -c PROGRAM WORDS: a python3 whose realtime is off by the seconds that stand in a file."""
 
 import sys
 import time
 from pathlib import Path
 
-file, _, program = sys.argv[1:]
+file, _, program, *words = sys.argv[1:]
 truth = time.clock_gettime_ns
 
 
@@ -14,5 +14,5 @@ def clock_gettime_ns(clock):
 
 
 time.clock_gettime_ns = clock_gettime_ns
-sys.argv = ["-c"]
+sys.argv = ["-c", *words]
 exec(compile(program, "probe", "exec"), {"__name__": "__main__"})

@@ -26,7 +26,7 @@ CASES = {
     ),
     "chrony that does not answer": (
         {"running": ["chronyd"], "chrony": "506 Cannot talk to daemon", "kept": True},
-        TimeDaemon(("chrony",), kept=None),
+        TimeDaemon(("chrony",), kept=True),
         "chrony",
     ),
     "ntpd": (
