@@ -1,4 +1,4 @@
-"""liar.py FILE -c PROGRAM WORDS: a python3 whose realtime is off by the seconds that stand in a file."""
+"""liar.py FILE -c PROGRAM WORDS: a python3 whose realtime is off by the seconds in a file."""
 
 import sys
 import time
