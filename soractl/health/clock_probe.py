@@ -7,6 +7,7 @@ state (adjtimex). The program ends with its stdin.
 
 import ctypes
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -30,8 +31,7 @@ def main() -> None:
     """Answers until stdin ends."""
     answers = {b"time": read_time, b"daemon": read_daemon}
     for line in iter(sys.stdin.buffer.readline, b""):
-        sys.stdout.write(json.dumps(answers[line.strip()]()) + "\n")
-        sys.stdout.flush()
+        os.write(1, json.dumps(answers[line.strip()]()).encode() + b"\n")
 
 
 def read_time() -> dict[str, int]:
