@@ -10,7 +10,7 @@ from soractl.health import clock_probe
 from soractl.health.clock_watch import program
 
 PROGRAM = Path(clock_probe.__file__).read_text()
-WITHOUT_PYTHON = program()[:2] + (program()[2].replace("command -v python3", "false"), "sh", "")
+WITHOUT_PYTHON = (*program()[:2], program()[2].replace("command -v python3", "false"), "sh", "")
 
 
 @pytest.mark.parametrize(
