@@ -10,7 +10,7 @@ from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
 from soractl.diagnosis import commands as diagnosis_commands
-from soractl.errors import Interrupted, SoractlError
+from soractl.errors import ExitCode, Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
 from soractl.health import commands as health_commands
@@ -118,6 +118,11 @@ def _run(as_json: bool) -> int:
         return _reported(error, as_json)
     except (ConfigError, RunDirError) as error:
         return _reported(SoractlError(str(error)), as_json)
+    except OSError as error:  # of the file system: no room, no permission, read-only, stale
+        if error.filename is None:
+            raise
+        fault = SoractlError(f"{error.filename}: {error.strerror}", exit_code=ExitCode.FAILED)
+        return _reported(fault, as_json)
 
 
 def _reported(fault: SoractlError, as_json: bool, *, shown: bool = False) -> int:

@@ -16,12 +16,21 @@ class RunDirError(ValueError):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file with one object; else RunDirError."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(_read_text(path))
     except ValueError as error:
         raise RunDirError(f"{path} is damaged, it is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise RunDirError(f"{path} is damaged, it holds no JSON object")
     return values
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # replaced on its server since this machine last looked
+            raise
+        return path.read_text()
 
 
 def write_json(

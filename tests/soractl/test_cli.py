@@ -282,6 +282,17 @@ def test_a_stopped_run_is_shown_as_stopped_and_goes_on_with_resume(workplace):
     ]
 
 
+def test_what_the_file_system_refuses_is_one_sentence(workplace):
+    workplace.ranks("save(1)")
+    workplace.soractl("launch", "smoke")
+    manifest = workplace.folder / "runs/001-smoke/checkpoints/epoch0-global_step1/checkpoint.json"
+    manifest.unlink()
+    manifest.symlink_to(manifest)  # open() fails with ELOOP, as with EIO
+    done = workplace.soractl("status", code=1)
+    assert done.stderr == f"error: {manifest}: Too many levels of symbolic links\n"
+    assert workplace.soractl("runs").stdout.splitlines()[-1] == "1 run: 1 damaged"
+
+
 def test_the_log_of_a_run_is_shown(workplace):
     workplace.ranks("for i in range(50): print('line', i)")
     workplace.soractl("launch", "smoke")

@@ -1,4 +1,6 @@
+import errno
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,18 @@ def test_json_that_is_no_object_is_refused(tmp_path):
     path.write_text("[1]")
     with pytest.raises(ValueError, match=r"x\.json is damaged, it holds no JSON object"):
         read_json(path)
+
+
+def test_a_file_that_was_replaced_on_its_server_is_opened_again(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    file.write_text('{"a": 1}')
+    errors = [OSError(errno.ESTALE, "Stale file handle")]
+    read_text = Path.read_text
+
+    def stale_once(self, *arguments, **options):
+        if errors:
+            raise errors.pop()
+        return read_text(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", stale_once)  # no such file system can be mounted here
+    assert read_json(file) == {"a": 1}
