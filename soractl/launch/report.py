@@ -14,7 +14,7 @@ from soractl.runs.record import read_record
 from soractl.runs.report import checkpoints, failure_details, failure_line, next_command
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
-from soractl.terminal.lines import Verbatim
+from soractl.terminal.lines import Command, Verbatim
 from soractl.terminal.table import Table
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import settings
@@ -55,7 +55,7 @@ def whole_plan(prepared: Prepared, found: Findings | None) -> list[str | Table]:
         own = [f"{key}={value}" for key, value in node.environment.items() if key not in shared]
         where = "here" if node.node.local else f"ssh {node.node.name}"
         lines += [f"{node.node.name}: {text.count(node.ranks, 'rank')}, {where}"]
-        lines += [Verbatim(f"  {' '.join([*own, *node.command])}")]
+        lines += [Command(f"  {' '.join([*own, *node.command])}")]
     return [*lines, "", *_readiness(prepared, found)]
 
 

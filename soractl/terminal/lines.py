@@ -22,6 +22,30 @@ class Verbatim(str):
     __slots__ = ()
 
 
+class Command(str):
+    """A command of a shell: a terminal folds it between words so that it can still be copied."""
+
+    __slots__ = ()
+
+    def folded(self, width: int) -> list[str]:
+        r"""Lines of at most `width` characters, as far as words allow.
+
+        >>> Command("  colossalai run --nproc_per_node 2").folded(24)
+        ['  colossalai run \\', '      --nproc_per_node \\', '      2']
+        """
+        if len(self) <= width:
+            return [str(self)]
+        indent = " " * (len(self) - len(self.lstrip())) + INDENT
+        *lines, last = textwrap.wrap(
+            self,
+            width - 2,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return [*(f"{line} \\" for line in lines), last]
+
+
 @dataclass(frozen=True)
 class Styled:
     """A line as a terminal shows it; `style` as rich names it."""
@@ -34,6 +58,8 @@ def styled(line: str, width: int) -> list[Styled]:
     """The line for a terminal of `width` columns."""
     if isinstance(line, Verbatim):
         return [Styled(line)]
+    if isinstance(line, Command):
+        return [Styled(one) for one in line.folded(width)]
     style = "red" if isinstance(line, BadLine) else ""
     return [Styled(one, style) for part in line.split("\n") for one in wrapped(part, width)]
 

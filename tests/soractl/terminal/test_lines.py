@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.terminal.lines import BadLine, Styled, Verbatim, styled, wrapped
+from soractl.terminal.lines import BadLine, Command, Styled, Verbatim, styled, wrapped
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,12 @@ def test_what_is_broken_is_red_and_what_is_copied_stays_whole():
     assert styled(Verbatim("ssh n1 -- env -i sh n1.sh"), 16) == [
         Styled("ssh n1 -- env -i sh n1.sh")
     ]
+
+
+def test_a_command_folds_so_that_a_shell_reads_it_as_one():
+    command = "  printf %s\\n --nproc_per_node 2 a,b=c /some/folder/train.py"
+    for width in (24, 40, 80):
+        lines = [line.text for line in styled(Command(command), width)]
+        joined = "\n".join(lines).replace("\\\n", "")
+        assert joined.split() == command.split()
+        assert all(len(line) <= max(width, 30) for line in lines)
