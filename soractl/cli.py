@@ -25,7 +25,7 @@ SECTIONS = {
     "Before training": ("config", "data", "estimate"),
     "Run": ("launch", "resume", "kill"),
     "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "clock", "exec"),
-    "Diagnose": ("diagnose", "stacks"),
+    "Diagnose": ("why", "diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
     "See": ("sample",),
 }

@@ -51,3 +51,18 @@ def diagnose(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs"
     with Connections(record.ssh) as remote:
         found = collect(found_run, attempt, record, remote)
     output.report(report.evidence_lines(found), found.as_json(), as_json)
+
+
+@app.command()
+def why(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
+    """Explain the newest failure of a run: who failed first, the likely cause, what to type."""
+    from soractl.diagnosis import report
+    from soractl.diagnosis.case_file import explain_run
+    from soractl.remote.connections import Connections
+    from soractl.runs.find import find_run, ssh_options
+    from soractl.terminal import output
+
+    found = find_run(Path(runs).absolute(), run)
+    with Connections(ssh_options(found)) as remote:
+        explained = explain_run(found, remote)
+    output.report(report.why_lines(explained), report.why_json(explained), as_json)

@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
 from soractl.remote.scripts import script
 from soractl.runs.record import AttemptRecord
-from trainer.atomic_files import write_json
+from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
 MANIFEST = "manifest.json"
@@ -47,6 +48,7 @@ class Evidence:
     offsets: tuple[Offset, ...]
     ras: tuple[nccl_ras.Communicator, ...] | None
     seconds: float  # that taking it took
+    step: int | None = None  # the last finished one when it was taken
 
     @property
     def verdict(self) -> Verdict:
@@ -73,6 +75,7 @@ class Evidence:
             "notes": list(self.stacks[1].notes),
             "faults": {one.node: str(one.fault) for one in self.facts if one.fault},
             "seconds": round(self.seconds, 2),
+            "step": self.step,
         }
 
 
@@ -96,9 +99,18 @@ def collect(run: RunDir, attempt: AttemptDir, record: AttemptRecord, remote: Rem
     found = Evidence(
         *(folder, examining.result(), stacks, (*facts.result(),), (*offsets,), communicators),
         seconds=time.monotonic() - began_s,
+        step=step_of(run, attempt),
     )
     _write(found, answer)
     return found
+
+
+def step_of(run: RunDir, attempt: AttemptDir) -> int | None:
+    """The last step that an attempt finished, by its heartbeat."""
+    with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
+        beat = read_json(run.heartbeat)
+        return int(beat["global_step"]) if beat["attempt"] == attempt.number else None
+    return None
 
 
 def ask_ras(

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from soractl.diagnosis.case_file import Explained
 from soractl.diagnosis.evidence import Evidence
 from soractl.diagnosis.stacks import Entry, Stacks, fold, odd_processes
+from soractl.diagnosis.why import Finding
 from soractl.remote.folding import fold_names
 from soractl.terminal import text
 
 FRAMES = 12  # of a stack
 CLOCK_S = 1.0  # an offset that is worth a line
+NO_CAUSE = (
+    "read the logs of all nodes: `soractl logs --node NODE`",
+    "if it hangs again, `soractl diagnose` before it is killed",
+)
 INSTALL = "pip install py-spy pystack"
 ALLOW = "sudo sysctl kernel.yama.ptrace_scope=0"
 
@@ -55,6 +61,50 @@ def evidence_lines(found: Evidence) -> list[str]:
     rows += [(one.node, str(one.fault)) for one in found.facts if one.fault]
     rows.append(("evidence", f"{text.path(found.folder)}, taken in {found.seconds:.1f} s"))
     return [*text.pairs(rows), *_notes(found.stacks[1])]
+
+
+def why_lines(found: Explained) -> list[str]:
+    """Lines of `why`: the cause, who failed first and its words, what else fits, what to type."""
+    explained = found.explanation
+    if explained is None:
+        return [f"attempt {found.attempt}: {found.state}; no failure is known"]
+    root = explained.root
+    rows = [("attempt", str(found.attempt))]
+    if found.attempt != found.newest:
+        rows = [("attempt", f"{found.attempt}; attempt {found.newest}: {found.state}")]
+    rows.append(("cause", f"{explained.cause} ({explained.certainty})"))
+    if root is not None:
+        rank = f"rank {root.rank} on " if root.rank is not None else ""
+        where = f"{rank}{root.node}: " if root.node else ""
+        rows.append(("first", f"{where}{_first_line(root.text)}"))
+    rows += [
+        (str(one.role), f"{one.node or 'the run'}: {one.cause}: {_first_line(one.text)}")
+        for one in _folded(explained.others)
+    ]
+    rows += [("do", advice) for advice in (root.advice if root else NO_CAUSE)]
+    if explained.evidence:
+        rows.append(("evidence", explained.evidence))
+    return text.pairs(rows)
+
+
+def why_json(found: Explained) -> dict[str, Any]:
+    """The same for programs."""
+    explained = found.explanation
+    return {
+        "attempt": found.attempt,
+        "state": found.state,
+        "newest_attempt": found.newest,
+        "explanation": asdict(explained) if explained else None,
+    }
+
+
+def _folded(findings: Sequence[Finding]) -> list[Finding]:
+    """One of each cause and role: sixty ranks lose their connections in sixty ways."""
+    return list({(one.role, one.cause): one for one in reversed(findings)}.values())[::-1]
+
+
+def _first_line(words: str) -> str:
+    return next(iter(words.splitlines()), "")[:200]
 
 
 def _notes(stacks: Stacks) -> list[str]:

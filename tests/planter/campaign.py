@@ -27,7 +27,17 @@ from trainer.data import smoke_clips
 from trainer.run_dir import RunDir
 
 REPOSITORY = Path(__file__).parent.parent.parent
+KINDS = ("sleep", "gc", "read", "stop", "thread", "spin", "gil")
 MUTE = ("gil", "stop")
+PHASES = (
+    ("start", {"within": "init_process_group"}),
+    ("first step", {"within": "TrainStep.run"}),
+    *[("step", {})] * 10,
+    *[("save", {"thread": "side"})] * 4,
+    *[("inside", {"place": "inside", "within": "TrainStep.run"})] * 2,
+    *[("validation", {"within": "Validation.loss"})] * 2,
+)
+MOST_AFTER = {"step": 40, "save": 4, "first step": 3}
 STILL_S = 6.0  # without a step, before the ranks are looked at
 SETTINGS = (
     *("trainer.collective_timeout_s=600.0", "epochs=1000", "checkpoint.every_steps=4"),
@@ -54,24 +64,13 @@ class Case:
 def cases(seed: int, count: int) -> list[Case]:
     """Faults of all kinds and phases, drawn by seed; those in the start come first."""
     draw = random.Random(seed)
-    kinds = ("sleep", "gc", "read", "stop", "thread", "spin", "gil")
-    phases = [
-        ("start", {"within": "init_process_group"}),
-        ("first step", {"within": "TrainStep.run"}),
-        *[("step", {})] * 4,
-        ("save", {"thread": "side"}),
-        ("inside", {"place": "inside", "within": "TrainStep.run"}),
-        ("validation", {"within": "Validation.loss"}),
-        ("save", {"thread": "side"}),
-    ]
     found = []
     for number in range(count):
-        phase, plan = phases[number % len(phases)]
-        kind = kinds[draw.randrange(len(kinds))] if number >= len(kinds) else kinds[number]
-        rank = draw.randrange(2)
-        after = {"step": 40, "save": 4, "first step": 3}.get(phase, 0)
-        plan = {**plan, "after": draw.randint(0, after)}
-        found.append(Case(kind, rank, phase, plan))
+        if not number % len(KINDS):
+            kinds = draw.sample(KINDS, len(KINDS))
+        phase, plan = PHASES[number % len(PHASES)]
+        plan = {**plan, "after": draw.randint(0, MOST_AFTER.get(phase, 0))}
+        found.append(Case(kinds[number % len(KINDS)], draw.randrange(2), phase, plan))
     return sorted(found, key=lambda case: not case.in_the_start)
 
 

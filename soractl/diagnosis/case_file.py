@@ -1,0 +1,134 @@
+"""The case file of a run's newest failed attempt: what is on disk, and what nodes' kernels say."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from soractl.diagnosis import node_facts
+from soractl.diagnosis.evidence import MANIFEST, step_of
+from soractl.diagnosis.examination import started
+from soractl.diagnosis.why import CaseFile, Explanation, explain
+from soractl.remote.requests import Remote
+from soractl.runs.events import Event, EventKind, read_events
+from soractl.runs.node_log import tail
+from soractl.runs.post_mortem import Failure, read_outcome
+from soractl.runs.record import AttemptRecord, read_record
+from soractl.runs.status import read_status
+from trainer.atomic_files import RunDirError, read_json
+from trainer.run_dir import AttemptDir, RunDir
+
+CLOCKS_S = 300.0  # how far a node's clock may be off for its messages to count
+OPERATORS = {"kill", "stop"}  # who writes events of an operator's commands
+
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[,.]\d+)?([+-]\d\d:?\d\d|Z)?")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """An attempt of a run and the cause of its failure; None if it did not fail."""
+
+    attempt: int
+    state: str  # of the run's newest attempt
+    newest: int
+    explanation: Explanation | None
+
+
+def explain_run(run: RunDir, remote: Remote) -> Explained:
+    """The newest attempt that failed or was stopped; else the newest one, without a cause."""
+    status = read_status(run, remote)
+    newest, record = started(run)
+    attempt, failure = newest, status.first_failure
+    if failure is None:
+        for earlier in reversed(run.attempts()):
+            outcome = read_outcome(earlier)
+            if outcome is not None and outcome.first_failure is not None:
+                attempt, failure = earlier, outcome.first_failure
+                record = read_record(earlier)
+                break
+    if failure is None or status.state == "ended":
+        return Explained(newest.number, status.state, newest.number, None)
+    case = read_case(run, attempt, record, failure, remote)
+    return Explained(attempt.number, status.state, newest.number, explain(case))
+
+
+def read_case(
+    run: RunDir,
+    attempt: AttemptDir,
+    record: AttemptRecord,
+    failure: Failure | None,
+    remote: Remote,
+) -> CaseFile:
+    """All that is known of an attempt's end; nodes that do not answer add nothing."""
+    facts = node_facts.ask(record.nodes, run.path, remote)
+    ended = max([_ended_unix_s(attempt), record.started_unix_s])
+    span = record.started_unix_s - CLOCKS_S, ended + CLOCKS_S
+    folder, verdict = newest_evidence(attempt)
+    if verdict is not None and _went_on(run, attempt, verdict):
+        verdict = None  # what it saw was over
+    stop = _operators_stop(run, attempt, ended)
+    return CaseFile(
+        failure=failure,
+        accounts=[
+            {**account, "node": record.node_of_rank(int(account["rank"]))}
+            for account in attempt.rank_failures()
+        ],
+        logs={node.name: tail(attempt.node_log(node.name)) for node in record.nodes},
+        kernel={one.node: within(one.kernel, *span) for one in facts},
+        verdict=verdict,
+        stopped_by=f"`soractl {stop.by}`" if stop else None,
+        stopped_unix_s=stop.time_unix_s if stop else None,
+        evidence=str(folder) if folder else None,
+    )
+
+
+def within(lines: Sequence[str], begin_unix_s: float, end_unix_s: float) -> tuple[str, ...]:
+    """The kernel messages of a span of time; those without a time of day are left out."""
+    return tuple(
+        line
+        for line in lines
+        if (when := _unix_s(line)) is not None and begin_unix_s <= when <= end_unix_s
+    )
+
+
+def newest_evidence(attempt: AttemptDir) -> tuple[Path | None, Mapping[str, Any] | None]:
+    """Folder and `verdict.json` of the newest evidence that is complete."""
+    with suppress(OSError, RunDirError):
+        for folder in sorted(attempt.evidence.iterdir(), reverse=True):
+            if (folder / MANIFEST).exists():
+                return folder, read_json(folder / "verdict.json")
+    return None, None
+
+
+def _went_on(run: RunDir, attempt: AttemptDir, verdict: Mapping[str, Any]) -> bool:
+    """Steps were finished after the evidence was taken."""
+    now, then = step_of(run, attempt), verdict.get("step")
+    return now is not None and (then is None or now > int(then))
+
+
+def _ended_unix_s(attempt: AttemptDir) -> float:
+    """When the attempt ended, or now."""
+    with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
+        return float(read_json(attempt.exit)["ended_unix_s"])
+    return datetime.now(UTC).timestamp()
+
+
+def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Event | None:
+    """The first command that stopped the attempt; one that came after its end did not."""
+    for event in read_events(run):
+        is_stop = event.kind in (EventKind.KILLED, EventKind.STOP_REQUESTED)
+        is_his = event.attempt == attempt.number and event.by in OPERATORS
+        if is_stop and is_his and event.time_unix_s <= ended_unix_s:
+            return event
+    return None
+
+
+def _unix_s(line: str) -> float | None:
+    found = _TIME.match(line)
+    if found is None:
+        return None
+    zone = (found[2] or "Z").replace("Z", "+00:00")
+    return datetime.fromisoformat(f"{found[1]}{zone}").timestamp()

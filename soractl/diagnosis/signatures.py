@@ -1,0 +1,296 @@
+"""Signatures of causes as data: what a failure prints, what it means, and what to type.
+
+A signature is looked for in one kind of source. Its role is ROOT (it may have ended the run),
+CASCADE (others complain of a broken connection) or CONFIRMATION (it fits a root cause that
+something else has shown). Xid numbers: NVIDIA, "Xid Errors",
+https://docs.nvidia.com/deploy/xid-errors.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Roles of what was found."""
+
+    ROOT = "root"
+    CASCADE = "cascade"
+    CONFIRMATION = "confirmation"
+
+
+class Source(StrEnum):
+    """Sources in which signatures are looked for."""
+
+    ERROR = "error"  # a rank's own account of its failure, or the reason of the first failure
+    LOG = "log"  # the last lines of a node's log
+    KERNEL = "kernel"  # kernel messages of a node, from the time of the attempt
+
+
+class CauseKind(StrEnum):
+    """Classes of causes; a restart cures hardware, perhaps a program, never a request."""
+
+    HARDWARE = "hardware"
+    NETWORK = "network"
+    PROGRAM = "program"
+    DATA = "data"
+    REQUEST = "request"
+    DISK = "full disk"
+    OPERATOR = "operator"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One line of the list."""
+
+    cause: str
+    pattern: re.Pattern[str]
+    source: Source
+    role: Role = Role.ROOT
+    kind: CauseKind = CauseKind.UNKNOWN
+    advice: tuple[str, ...] = ()
+    is_sure: bool = True  # else `why` calls it likely
+
+
+def _of(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+ERRORS = (
+    Signature(
+        "the memory of a GPU ran out",
+        _of(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory"),
+        Source.ERROR,
+        kind=CauseKind.PROGRAM,
+        advice=(
+            "make that bucket's batch smaller (buckets.batch_size), or set "
+            "model.grad_checkpoint=every_block",
+            "`soractl gpus` shows whether another process holds memory there",
+        ),
+    ),
+    Signature(
+        "a disk is full",
+        _of(r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]"),
+        Source.ERROR,
+        kind=CauseKind.DISK,
+        advice=("make room there, then resume; `soractl ckpt prune` removes old checkpoints",),
+    ),
+    Signature(
+        "a GPU failed",
+        _of(r"uncorrectable ECC|fallen off the bus|GPU is lost|CUDA error: hardware stack error"),
+        Source.ERROR,
+        kind=CauseKind.HARDWARE,
+        advice=("leave the node out of the host file, and have its GPU looked at",),
+    ),
+    Signature(
+        "a program's fault on a GPU",
+        _of(r"CUDA error: (?:an illegal memory access|device-side assert|misaligned address)"),
+        Source.ERROR,
+        kind=CauseKind.PROGRAM,
+        advice=("if it comes back with CUDA_LAUNCH_BLOCKING=1 in [env], its traceback is exact",),
+        is_sure=False,  # a broken GPU can do that too
+    ),
+    Signature(
+        "the file system failed",
+        _of(
+            r"Stale file handle|Input/output error|\[Errno 5\]|\[Errno 116\]|Read-only file system"
+        ),
+        Source.ERROR,
+        kind=CauseKind.HARDWARE,
+        advice=("look at the file server and at the node's mount",),
+    ),
+    Signature(
+        "ranks could not meet at the start",
+        _of(r"RendezvousTimeoutError|RendezvousConnectionError|waiting for clients|EADDRINUSE"),
+        Source.ERROR,
+        kind=CauseKind.NETWORK,
+        advice=("`soractl launch STAGE --dry-run` checks that the nodes reach the head's port",),
+        is_sure=False,
+    ),
+    Signature(
+        "a package is missing or does not fit",
+        _of(r"ModuleNotFoundError|ImportError|cannot open shared object file"),
+        Source.ERROR,
+        kind=CauseKind.REQUEST,
+        advice=("`pip install '.[train]'` where training is installed",),
+    ),
+    Signature(
+        "access was refused",
+        _of(r"GatedRepoError|401 Client Error|403 Client Error|\[Errno 13\]|PermissionError"),
+        Source.ERROR,
+        kind=CauseKind.REQUEST,
+        advice=("log in on the nodes (`hf auth login`), or make the files readable",),
+    ),
+    Signature(
+        "processes that read clips ended",
+        _of(r"process that reads clips does not start"),
+        Source.ERROR,
+        kind=CauseKind.DATA,
+        advice=("`soractl data check TABLE` finds clips that end a decoder",),
+    ),
+    Signature(
+        "NCCL could not use the network",
+        _of(r"ncclSystemError|unhandled system error"),
+        Source.ERROR,
+        kind=CauseKind.NETWORK,
+        advice=("NCCL_DEBUG=INFO in [env] says which call failed",),
+        is_sure=False,
+    ),
+    Signature(
+        "a collective timed out",
+        _of(
+            r"Watchdog caught collective operation timeout|Timed out waiting \d+ ?ms"
+            r"|[Tt]imed out after \d+|waited for it until the collective timeout"
+            r"|Timeout\(ms\)|wait timeout after \d+ms"
+        ),
+        Source.ERROR,
+        Role.CASCADE,
+    ),
+    Signature(
+        "a connection to another rank broke",
+        _of(
+            r"Connection (?:reset|closed|refused)|Connection aborted|Broken pipe|Socket closed"
+            r"|closed by (?:remote )?peer|remote process exited|ncclRemoteError|recvBytes failed"
+            r"|failed to (?:send|recv)|[Pp]eer closed|NCCL communicator was aborted"
+            r"|Dist(?:Backend|Network|Store)Error|gloo/transport"
+        ),
+        Source.ERROR,
+        Role.CASCADE,
+    ),
+)
+
+LOGS = (
+    Signature(
+        "torchrun was refused its port",
+        _of(r"EADDRINUSE|[Aa]ddress already in use"),
+        Source.LOG,
+        kind=CauseKind.REQUEST,
+        advice=("another run may hold it: set master_port in the cluster's file",),
+    ),
+    Signature(
+        "ranks could not meet at the start",
+        _of(r"RendezvousTimeoutError|RendezvousConnectionError"),
+        Source.LOG,
+        kind=CauseKind.NETWORK,
+        advice=("`soractl launch STAGE --dry-run` checks that the nodes reach the head's port",),
+        is_sure=False,
+    ),
+    Signature(
+        "a program is missing on the node",
+        _of(
+            r"(?:colossalai|torchrun): (?:command )?not found|No such file or directory: 'torchrun'"
+        ),
+        Source.LOG,
+        kind=CauseKind.REQUEST,
+        advice=("set environment in the cluster's file to the folder of the node's python",),
+    ),
+    Signature(
+        "a package is missing or does not fit",
+        _of(r"^(?:ModuleNotFoundError|ImportError): "),
+        Source.LOG,
+        kind=CauseKind.REQUEST,
+        advice=("`pip install '.[train]'` where training is installed",),
+    ),
+    Signature(
+        "a checkpoint could not be written",
+        _of(r"checkpoint \S+ given up, training goes on: "),
+        Source.LOG,
+        Role.CONFIRMATION,
+    ),
+)
+
+OUT_OF_MEMORY = Signature(
+    "the kernel killed a process, since the node's memory ran out",
+    _of(r"[Oo]ut of memory: Killed process (?P<pid>\d+)|oom-kill:"),
+    Source.KERNEL,
+    Role.CONFIRMATION,  # a root where a rank of that node was killed
+    CauseKind.PROGRAM,
+    ("lower data.workers or data.prefetch, or see what else runs there with `soractl exec`",),
+)
+KERNEL = (
+    OUT_OF_MEMORY,
+    Signature(
+        "the file server does not answer",
+        _of(r"nfs: server \S+ not responding"),
+        Source.KERNEL,
+        Role.CONFIRMATION,
+        CauseKind.HARDWARE,
+        ("look at the file server",),
+    ),
+    Signature(
+        "a disk gives errors",
+        _of(r"I/O error, dev |Buffer I/O error"),
+        Source.KERNEL,
+        Role.CONFIRMATION,
+        CauseKind.HARDWARE,
+        ("look at the node's disk",),
+    ),
+    Signature(
+        "a network port lost its link",
+        _of(r"\blink is (?:down|not ready)|NIC Link is Down"),
+        Source.KERNEL,
+        Role.CONFIRMATION,
+        CauseKind.NETWORK,
+        ("look at the node's cable and switch port",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Xid:
+    """A class of the driver's errors."""
+
+    meaning: str
+    role: Role
+    kind: CauseKind
+    numbers: frozenset[int] = field(default_factory=frozenset)
+
+
+XIDS = (
+    Xid(
+        *("a GPU fell off the bus", Role.ROOT, CauseKind.HARDWARE),
+        frozenset({79}),
+    ),
+    Xid(
+        *("uncorrectable memory error of a GPU", Role.ROOT, CauseKind.HARDWARE),
+        frozenset({48, 64, 94, 95, 140}),
+    ),
+    Xid(
+        *("NVLink error", Role.ROOT, CauseKind.HARDWARE),
+        frozenset({74, 144, 145, 146, 147, 148, 149, 150}),
+    ),
+    Xid(
+        *("a GPU's own processor stopped", Role.ROOT, CauseKind.HARDWARE),
+        frozenset({61, 62, 119, 120}),
+    ),
+    Xid(
+        *("a fault of the program on a GPU", Role.CONFIRMATION, CauseKind.PROGRAM),
+        frozenset({13, 31, 43}),
+    ),
+    Xid(
+        *("cleaning up after another error", Role.CASCADE, CauseKind.UNKNOWN),
+        frozenset({45}),
+    ),
+)
+XID_LINE = re.compile(r"NVRM: Xid \(PCI:(?P<gpu>[0-9a-fA-F:.]+)[^)]*\): (?P<number>\d+)")
+XID_ADVICE = ("leave the node out of the host file, and have that GPU looked at or reset",)
+
+
+def xid_of(line: str) -> tuple[int, Xid | None] | None:
+    """Number and class of a kernel message, if it is the driver's; None for a number we don't know.
+
+    >>> xid_of("NVRM: Xid (PCI:0000:06:00): 79, pid=1, GPU has fallen off the bus.")[0]
+    79
+    """
+    found = XID_LINE.search(line)
+    if found is None:
+        return None
+    number = int(found["number"])
+    return number, next((xid for xid in XIDS if number in xid.numbers), None)
+
+
+def matching(text: str, signatures: tuple[Signature, ...]) -> Iterator[Signature]:
+    """The signatures of a list that a text carries, in the list's order."""
+    return (one for one in signatures if one.pattern.search(text))
