@@ -17,14 +17,15 @@ from soractl.health import commands as health_commands
 from soractl.launch import commands as launch_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
+from soractl.supervise import commands as supervise_commands
 from soractl.sync import commands as sync_commands
 
 UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
 
 SECTIONS = {
     "Before training": ("config", "data", "estimate"),
-    "Run": ("launch", "resume", "kill"),
-    "Watch": ("status", "runs", "follow", "logs", "events", "gpus", "clock", "exec"),
+    "Run": ("launch", "resume", "stop", "kill", "supervise"),
+    "Watch": ("status", "runs", "follow", "logs", "events", "nodes", "gpus", "clock", "exec"),
     "Diagnose": ("why", "diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
     "See": ("sample",),
@@ -60,6 +61,7 @@ app = typer.Typer(
 for room in (
     estimate_commands,
     launch_commands,
+    supervise_commands,
     run_commands,
     diagnosis_commands,
     cluster_commands,

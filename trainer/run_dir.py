@@ -62,6 +62,11 @@ class AttemptDir:
         return self.path / "config.json"
 
     @property
+    def verdict(self) -> Path:
+        """The supervisor's verdict on the attempt: cause, decision and how far it had come."""
+        return self.path / "verdict.json"
+
+    @property
     def superseded_checkpoints(self) -> Path:
         """Checkpoints of earlier attempts beyond the step from which this one went on."""
         return self.path / "superseded_checkpoints"
@@ -159,6 +164,11 @@ class RunDir:
     def supervisor(self) -> Path:
         """The lease of the run's supervisor: which process acts, and its last sign of life."""
         return self.path / "supervisor.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the run's supervisors printed."""
+        return self.path / "supervisor.log"
 
     @property
     def bucket_seconds(self) -> Path:

@@ -29,6 +29,14 @@ class ClockPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuperviseSettings:
+    """Settings of `soractl supervise`."""
+
+    min_nodes: int | None = None  # go on with as few, where no spare is left; else wait for all
+    most_starts: int = 5  # within half an hour; then it gives up
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Settings of a cluster; those that its file leaves out are those of this machine."""
 
@@ -39,6 +47,7 @@ class Cluster:
     ssh: SshOptions = field(default_factory=SshOptions)
     env: Mapping[str, str | int] = field(default_factory=dict)  # what the ranks get
     clock: ClockPolicy = field(default_factory=ClockPolicy)
+    supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
+Supervise = Annotated[
+    bool, typer.Option("--supervise", help="Keep the run going: see `soractl supervise`.")
+]
 
 app = typer.Typer()
 
@@ -40,6 +43,7 @@ def launch(
     ] = False,
     overrides: Overrides = None,
     detach: Detach = False,
+    supervise: Supervise = False,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -61,7 +65,7 @@ def launch(
     prepared = prepare_launch(stage, options, os.environ)
     if dry_run:
         return _show_plan(prepared, force, as_json)
-    return _start(prepared, detach, force, as_json)
+    return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
 
 @app.command()
@@ -79,6 +83,7 @@ def resume(
         bool, typer.Option("--reset-data", help="Begin the epoch anew: the data set has changed.")
     ] = False,
     detach: Detach = False,
+    supervise: Supervise = False,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -97,7 +102,7 @@ def resume(
     prepared = prepare_resume(run, options, os.environ)
     if dry_run:
         return _show_plan(prepared, force, as_json)
-    return _start(prepared, detach, force, as_json)
+    return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
 
 @app.command()
@@ -134,7 +139,9 @@ def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> None:
+def _start(
+    prepared: "Prepared", as_json: bool, *, detach: bool, supervise: bool, force: bool
+) -> None:
     from soractl.launch import preflight
     from soractl.launch import report as launch_report
     from soractl.launch import start as launcher
@@ -149,23 +156,36 @@ def _start(prepared: "Prepared", detach: bool, force: bool, as_json: bool) -> No
         output.note(f"note: {note}" for note in preflight.check(prepared, remote, force=force))
         started = launcher.launch(prepared, ["soractl", *sys.argv[1:]], remote)
         output.note(launch_report.started(started))
+        if supervise:
+            _supervise(started.run)
         if detach:
             values = launch_report.attempt_json(started.run, started.attempt)
             return output.report([started.run.name], values, as_json)
         return _follow(started.run, started.attempt, remote, as_json)
 
 
+def _supervise(run: "RunDir") -> None:
+    from soractl.supervise import report
+    from soractl.supervise.process import start_supervisor
+    from soractl.terminal import output
+
+    output.note(report.started_lines(start_supervisor(run, watch_only=False)))
+
+
 def _follow(run: "RunDir", attempt: "AttemptDir", remote: "Remote", as_json: bool) -> None:
-    from soractl.errors import Interrupted
-    from soractl.launch import follow as follower
+    from soractl.errors import ExitCode, Interrupted
     from soractl.launch import report as launch_report
+    from soractl.supervise.follow import follow_supervised, given_up
     from soractl.terminal import output, progress_bar
 
     try:
         with progress_bar.display(quiet_s=0) as display:
-            ended, last = follower.follow(run, attempt, remote, display)
+            attempt, ended, last = follow_supervised(run, attempt, remote, display)
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(run)) from None
     values = launch_report.outcome_json(run, attempt, ended, last)
     output.report(launch_report.outcome(run, attempt, ended, last), values, as_json)
+    if reason := given_up(run):
+        output.note(f"the supervisor has given up: {reason}")
+        raise typer.Exit(ExitCode.GAVE_UP)
     raise typer.Exit(ended.exit_code)

@@ -1,6 +1,7 @@
 """Following an attempt until it ends; one failed node ends the others."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from soractl.errors import ExitCode, SoractlError
@@ -34,12 +35,17 @@ def follow(
     remote: Remote,
     display: Display,
     timing: Timing | None = None,
+    *,
+    may_act: Callable[[], bool] = lambda: True,
 ) -> tuple[Outcome, Progress]:
     """Show progress until the attempt has ended on all nodes; its outcome goes to exit.json.
 
-    Several may follow at once: the first that sees the end settles it, the others read it.
+    Several may follow at once: the first that sees the end settles it, the others read it. While
+    `may_act` is false, somebody else stops what is left of a failed attempt and settles it.
     """
-    return _Follower(run, attempt, remote, display, timing or timing_of(attempt)).follow()
+    follower = _Follower(run, attempt, remote, display, timing or timing_of(attempt))
+    follower.may_act = may_act
+    return follower.follow()
 
 
 def attempt_to_follow(run: RunDir) -> AttemptDir:
@@ -74,6 +80,7 @@ class _Follower:
         self._owner = other_owner(run.path)  # who alone can stop it, and note its end
         self._log = EventLog(run, "follow")
         self._said: set[str] = set()
+        self.may_act: Callable[[], bool] = lambda: True
 
     def follow(self) -> tuple[Outcome, Progress]:
         trainers = TrainerEvents(self._log, self._attempt)
@@ -94,6 +101,8 @@ class _Follower:
         watch = self._watch
         if not self._is_newest():
             return self._noted()
+        if not self.may_act():
+            return None
         if not watch.lost and (watch.failed_nodes or (watch.ended and watch.exited_badly)):
             watch.confirm()
         for node, ranks in watch.orphaned.items():

@@ -52,6 +52,8 @@ class NodeWatch:
         self._last_answer_s = {node.name: now_s for node in record.nodes}  # the last answer
         self._failed_at: float | None = None
         self.states: list[NodeState] = []
+        self.answers: list[NodeState] = []  # the newest
+        self.looks = 0  # how often all nodes were asked
         self.lost: dict[str, str] = {}
         self.orphaned: dict[str, int] = {}  # nodes whose ranks outlive their launcher: how many
 
@@ -96,7 +98,7 @@ class NodeWatch:
         And a launcher that has failed may have left ranks that train on.
         """
         answers = self._ask()
-        self._note_orphans(answers)
+        self._keep(answers)
         for state in answers:
             if state.vanished:
                 self.lost[state.node] = VANISHED
@@ -105,7 +107,7 @@ class NodeWatch:
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
         now_s, timing = time.monotonic(), self._timing
-        self._note_orphans(answers)
+        self._keep(answers)
         self._last_answer_s |= {state.node: now_s for state in answers if not state.fault}
         silent_s = {name: now_s - answer_s for name, answer_s in self._last_answer_s.items()}
         limit_s = silence_limit_s(progress, timing.collective_timeout_s, timing.min_silence_s)
@@ -122,7 +124,8 @@ class NodeWatch:
         seen = {s.node: s for s in answers if s.ended}
         self.states = [s if s.ended else seen.get(s.node, s) for s in self.states]
 
-    def _note_orphans(self, answers: list[NodeState]) -> None:
+    def _keep(self, answers: list[NodeState]) -> None:
+        self.answers, self.looks = answers, self.looks + 1
         for state in answers:
             if state.outlived_by:
                 self.orphaned[state.node] = state.outlived_by

@@ -123,7 +123,34 @@ def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str
 def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
     run, start = _resumed(Path(options.runs).absolute(), what)
-    start = replace(start, reset_data=options.reset_data)
+    return _next_attempt(run, replace(start, reset_data=options.reset_data), options, environ)
+
+
+def prepare_restart(run: RunDir, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
+    """The next attempt of a run that nobody resumes by hand, on nodes of the run's host file.
+
+    `options.init_from` names the checkpoint when it is not the newest complete one.
+    """
+    if options.init_from:
+        start = start_point.from_checkpoint(Path(options.init_from))
+    else:
+        start = start_point.for_restart(run)
+    return _next_attempt(run, start, options, environ)
+
+
+def on_nodes(prepared: Prepared, nodes: Sequence[Node]) -> Prepared:
+    """The same attempt on other nodes, the head node first; spares among them serve as nodes."""
+    chosen = tuple(replace(node, spare=False) for node in nodes)
+    site = replace(prepared.site, source=replace(prepared.site.source, nodes=chosen))
+    assert prepared.run is not None
+    planned = site.plan(prepared.run.path, prepared.plan.start)
+    number = len(prepared.run.attempts()) + 1
+    return replace(prepared, site=site, plan=planned.at(prepared.run.path, number))
+
+
+def _next_attempt(
+    run: RunDir, start: StartPoint, options: LaunchOptions, environ: Mapping[str, str]
+) -> Prepared:
     config, origins = _resumed_config(run, options.overrides)
     known = _nodes_of(run)
     source = find_nodes(options.hostfile, run_nodes=known, environ=environ)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import runs_of_stage
 from soractl.terminal.hints import to_type
+from trainer.atomic_files import read_json
 from trainer.checkpoint_dir import ANY_CHECKPOINT, Checkpoint, read_checkpoint, step_and_epoch
 from trainer.config import TrainConfig
 from trainer.manifest import MANIFEST
@@ -71,6 +72,16 @@ def for_resume(run: RunDir) -> StartPoint:
         path: why for path, why in incomplete.items() if _step(path) >= newest.manifest.global_step
     }
     return StartPoint("resume", newest.path, passed_over=newer)
+
+
+def for_restart(run: RunDir) -> StartPoint:
+    """As `for_resume`; a run without any complete checkpoint begins again as it began."""
+    attempts = run.attempts()
+    if run.checkpoints() or not attempts:
+        return for_resume(run)
+    first = read_json(attempts[0].plan)["start"]
+    path = Path(first["path"]) if first["path"] else None
+    return StartPoint(first["kind"], path, reset_data=first["reset_data"])
 
 
 def from_checkpoint(path: Path) -> StartPoint:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from soractl.remote.captured import Captured, Stream
@@ -47,6 +48,22 @@ class Background:
     def end(self) -> None:
         """Ends it, if it still runs."""
         _end(self.process)
+
+
+def start_detached(argv: Sequence[str], log: Path) -> int:
+    """Start a program that outlives this one, in a session of its own; its process id.
+
+    What it prints is appended to `log`.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process.pid
 
 
 class Processes:

@@ -41,6 +41,8 @@ def status(
     from soractl.runs import report
     from soractl.runs import status as run_status
     from soractl.runs.find import find_run, ssh_options
+    from soractl.supervise.lease import read_holder
+    from soractl.supervise.report import supervisor_lines
     from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
@@ -48,8 +50,10 @@ def status(
         for result in run_status.looks(found, remote, watch):
             faults = (node.fault for node in result.nodes)
             raise_if_interrupted(faults, "not all nodes have answered")
-            lines = report.status_lines(result)
-            output.look(lines, result.as_json(), as_json, again=watch is not None)
+            holder = read_holder(found.supervisor)
+            lines = [*report.status_lines(result), *supervisor_lines(holder)]
+            values = {**result.as_json(), "supervisor": holder.as_json() if holder else None}
+            output.look(lines, values, as_json, again=watch is not None)
     raise typer.Exit(ExitCode.FAILED if result.state == "failed" else ExitCode.OK)
 
 

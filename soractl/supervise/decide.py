@@ -1,19 +1,36 @@
-"""Decision after a failed attempt: restart and where, wait, or give up. Pure.
+"""Causes of failed attempts, and what follows: restart and where, wait, or give up. Pure.
 
 Causes have classes with budgets of their own: a night of bad hardware does not use up what a
 program error may cost, and the other way round.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from soractl.runs.post_mortem import Failure
+from soractl.supervise.states import State
 
 STRIKES = 2  # of one node within a day
 SHORT_ATTEMPTS = 3  # of the last so many, those that were short and one node's fault
 SHORT_S = 600.0
 NO_CHECKPOINT_ATTEMPTS = 3
 STARTS_WITHIN_S = 1800.0
+
+
+_DISK = re.compile(r"No space left on device|Disk quota exceeded")
+_REQUEST = re.compile(
+    r"Unauthorized|authentication failed|Permission denied|\b40[13] Client Error|gated repo",
+    re.IGNORECASE,
+)
+_NODES_FAULT = re.compile(
+    r"killed by SIG(KILL|SEGV|BUS|ILL|FPE)|\bXid\b|uncorrectable|\bECC\b|CUDA error|"
+    r"device-side|GPU is lost|Input/output error|Stale file handle"
+)
+_LINKS_FAULT = re.compile(r"NCCL|Connection (reset|closed|refused)|[Tt]imed ?out|Broken pipe")
+_CHECKPOINT = "checkpoint"
 
 
 class CauseClass(StrEnum):
@@ -163,3 +180,40 @@ def _chosen(situation: Situation, barred: set[str]) -> tuple[str, ...]:
         for name in situation.nodes
     ]
     return tuple(name for name in chosen if name)
+
+
+def cause_of(state: State, failure: Failure, collective: str = "") -> Cause:
+    """The cause of an attempt that was lost, hung or crashed.
+
+    `collective`: of a hung one, the collective that somebody never entered, where it is known.
+    """
+    text = f"rank {failure.rank}: {failure.error}" if failure.rank is not None else failure.error
+    kind, is_nodes = _class_of(state, failure)
+    node = failure.node if is_nodes else None
+    fingerprint = collective if kind is CauseClass.HARDWARE else failure.error
+    return Cause(state.value, kind, text, node, fingerprint)
+
+
+def checkpoint_to_use(failure: Failure) -> str | None:
+    """An earlier checkpoint that the trainer asks to resume from: a later one is damaged."""
+    found = (failure.remedy or {}).get(_CHECKPOINT)
+    return str(found) if found else None
+
+
+def _class_of(state: State, failure: Failure) -> tuple[CauseClass, bool]:
+    """The class, and whether the node where it showed is to blame for it."""
+    error = failure.error
+    if state is State.LOST:
+        return CauseClass.HARDWARE, True
+    if state is State.HUNG:
+        return CauseClass.HARDWARE, False  # it may be a program's fault: no node pays for it
+    if _DISK.search(error):
+        return CauseClass.DISK, False
+    remedies = {name for name in failure.remedy or {} if name != _CHECKPOINT}
+    if remedies or _REQUEST.search(error):
+        return CauseClass.REQUEST, False
+    if _NODES_FAULT.search(error):
+        return CauseClass.HARDWARE, True
+    if _LINKS_FAULT.search(error):
+        return CauseClass.HARDWARE, False
+    return CauseClass.PROGRAM, False

@@ -49,6 +49,23 @@ class Holder:
 
 
 @dataclass
+class Sight:
+    """Observation of a holder by one's own clock."""
+
+    clock: Callable[[], float] = time.monotonic
+    lease_s: float = LEASE_S
+    _seen: tuple[str, int] | None = None
+    _seen_s: float = 0.0
+
+    def is_overdue(self, other: Holder) -> bool:
+        """True once the beat has stood still for longer than the lease holds."""
+        seen = (other.token, other.beat)
+        if seen != self._seen:
+            self._seen, self._seen_s = seen, self.clock()
+        return self.clock() - self._seen_s > self.lease_s
+
+
+@dataclass
 class Lease:
     """This process's claim on the lease of a run."""
 
@@ -58,13 +75,14 @@ class Lease:
     lease_s: float = LEASE_S
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     _beat: int = 0
-    _seen: tuple[str, int] | None = None  # of another holder
-    _seen_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._sight = Sight(self.clock, self.lease_s)
 
     def take(self) -> bool:
         """Take the lease if it is free, ended, or its holder has shown no life for long enough."""
         other = read_holder(self.path)
-        if other is not None and not other.ended and not self._is_overdue(other):
+        if other is not None and not other.ended and not self._sight.is_overdue(other):
             return False
         if other is not None and not self._bury(other):
             return False
@@ -90,12 +108,6 @@ class Lease:
         holder = read_holder(self.path)
         if holder is None or holder.token != self.token:
             raise LeaseLostError("another supervisor acts for the run now")
-
-    def _is_overdue(self, other: Holder) -> bool:
-        seen = (other.token, other.beat)
-        if seen != self._seen:
-            self._seen, self._seen_s = seen, self.clock()
-        return self.clock() - self._seen_s > self.lease_s
 
     def _bury(self, other: Holder) -> bool:
         """Move a dead holder's lease away, unless that is another's by now."""
@@ -124,6 +136,20 @@ class Lease:
             reason=reason,
             ended=ended,
         )
+
+
+class ActingSupervisor:
+    """Answers whether a supervisor acts for a run, to one who asks again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._sight = path, Sight()
+
+    def __call__(self) -> bool:
+        """A supervisor that may act has not ended, and shows life."""
+        holder = read_holder(self._path)
+        if holder is None or holder.ended or holder.watch_only:
+            return False
+        return not self._sight.is_overdue(holder)
 
 
 def read_holder(path: Path) -> Holder | None:

@@ -59,6 +59,7 @@ class Memory:
     answered_s: Mapping[str, float] = field(default_factory=dict)  # by node
     turned_bad_s: Mapping[str, float] = field(default_factory=dict)  # by node, while it is bad
     failed_s: float | None = None  # the first sign of a failure
+    phase: Phase = "starting"  # at the last look: the time since then belongs to it
 
 
 def first_memory(now_s: float, nodes: Sequence[str], before: Memory | None = None) -> Memory:
@@ -100,8 +101,9 @@ def _remembered(memory: Memory, look: Look) -> Memory:
     answered = {node.name: now_s for node in look.nodes if node.answered}
     memory = replace(
         memory,
-        clock=memory.clock.at(now_s, look.step, look.phase),
+        clock=memory.clock.at(now_s, look.step, memory.phase),
         looked_s=now_s,
+        phase=look.phase,
         answered_s={**memory.answered_s, **answered},
     )
     bad = {node.name for node in look.nodes if node.vanished or _silent_s(memory, node) > SILENT_S}

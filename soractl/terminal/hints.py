@@ -4,7 +4,9 @@ import shlex
 from collections.abc import Callable
 
 REPEATED = {
-    **dict.fromkeys(("status", "runs", "follow", "logs", "kill", "resume", "ckpt"), ("--runs",)),
+    **dict.fromkeys(
+        ("status", "runs", "follow", "logs", "events", "kill", "resume", "ckpt"), ("--runs",)
+    ),
     "launch": ("--runs", "--hostfile"),
     "sync": ("--hostfile",),
 }

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from soractl.runs.post_mortem import Failure
 from soractl.supervise.decide import (
     Cause,
     CauseClass,
@@ -10,8 +11,11 @@ from soractl.supervise.decide import (
     Restart,
     Situation,
     Wait,
+    cause_of,
+    checkpoint_to_use,
     decide,
 )
+from soractl.supervise.states import State
 
 NODES = ("n1", "n2", "n3")
 LOST = Cause("lost", CauseClass.HARDWARE, "no process is left", node="n2")
@@ -125,3 +129,36 @@ def test_hardware_does_not_use_up_the_budget_of_program_errors():
     assert isinstance(decide(situation(*mixed)), Restart)
     assert decide(situation(*mixed, ERROR)) == GiveUp("11 failures by program, more than 10")
     assert isinstance(decide(situation(*mixed, ERROR, lost)), Restart)
+
+
+@pytest.mark.parametrize(
+    ("state", "failure", "kind", "blamed"),
+    [
+        (State.LOST, Failure("n2", "no process is left"), CauseClass.HARDWARE, "n2"),
+        (State.HUNG, Failure("n2", "no step for 92 s"), CauseClass.HARDWARE, None),
+        (State.CRASHED, Failure("n2", "killed by SIGKILL", rank=3), CauseClass.HARDWARE, "n2"),
+        (State.CRASHED, Failure("n2", "RuntimeError: CUDA error: x"), CauseClass.HARDWARE, "n2"),
+        (State.CRASHED, Failure("n2", "Connection closed by peer"), CauseClass.HARDWARE, None),
+        (State.CRASHED, Failure("n2", "ValueError: no"), CauseClass.PROGRAM, None),
+        (State.CRASHED, Failure("n2", "OSError: No space left on device"), CauseClass.DISK, None),
+        (State.CRASHED, Failure("n2", "HTTPError: 401 Client Error"), CauseClass.REQUEST, None),
+        (State.CRASHED, Failure("n2", "x", remedy={"reset_data": True}), CauseClass.REQUEST, None),
+        (State.CRASHED, Failure("n2", "x", remedy={"checkpoint": "c"}), CauseClass.PROGRAM, None),
+    ],
+)
+def test_a_failure_belongs_to_a_class_and_a_node_is_blamed_only_for_its_own(
+    state, failure, kind, blamed
+):
+    cause = cause_of(state, failure)
+    assert (cause.kind, cause.node) == (kind, blamed)
+
+
+def test_failures_of_hardware_are_never_the_same_except_for_a_collective():
+    failure = Failure("n2", "no step for 92 s")
+    assert cause_of(State.HUNG, failure).fingerprint == ""
+    assert cause_of(State.HUNG, failure, "all_reduce 41").fingerprint == "all_reduce 41"
+
+
+def test_the_trainers_remedy_names_the_checkpoint_to_resume_from():
+    assert checkpoint_to_use(Failure("n2", "damaged", remedy={"checkpoint": "/c/1"})) == "/c/1"
+    assert checkpoint_to_use(Failure("n2", "no")) is None

@@ -1,0 +1,109 @@
+"""The process of a supervisor: `python -m soractl.supervise.process RUN_DIR [--watch-only]`.
+
+`start_supervisor` starts it. It runs in a session of its own, waits until the lease is free, and
+supervises until the run ends. Its end is written to the lease; what it prints goes to
+`supervisor.log` in the run's folder.
+"""
+
+import errno
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from soractl.cluster import settings
+from soractl.cluster.settings import Cluster
+from soractl.errors import ExitCode, SoractlError
+from soractl.remote.connections import Connections
+from soractl.remote.local import start_detached
+from soractl.runs.events import EventKind, EventLog
+from soractl.runs.find import ssh_options
+from soractl.runs.record import read_record
+from soractl.supervise.act import Actor, hostfile_of
+from soractl.supervise.lease import BEAT_S, Holder, Lease, LeaseLostError, read_holder
+from soractl.supervise.observe import Verdict
+from soractl.supervise.supervisor import Found, Hooks, Supervisor
+from soractl.supervise.watch import SecondSign, Watcher
+from soractl.supervise.witness import Witness, evidence_of
+from soractl.terminal import output
+from trainer.run_dir import AttemptDir, RunDir
+
+TAKEN_WITHIN_S = 10.0
+POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class StartedSupervisor:
+    """A supervisor's process, and who holds the lease of the run."""
+
+    run: RunDir
+    pid: int
+    holder: Holder | None
+
+    @property
+    def stands_by(self) -> bool:
+        """Another supervisor lives; this one takes over when that shows no life any more."""
+        return self.holder is None or self.holder.pid != self.pid
+
+
+def start_supervisor(run: RunDir, *, watch_only: bool) -> StartedSupervisor:
+    """Start a supervisor's process on this machine, and wait a moment for its lease."""
+    more = ["--watch-only"] if watch_only else []
+    program = [sys.executable, "-m", "soractl.supervise.process", str(run.path.absolute()), *more]
+    pid = start_detached(program, run.supervisor_log)
+    end_s = time.monotonic() + TAKEN_WITHIN_S
+    while time.monotonic() < end_s:
+        holder = read_holder(run.supervisor)
+        if holder is not None and not holder.ended:
+            return StartedSupervisor(run, pid, holder)
+        time.sleep(POLL_S)
+    return StartedSupervisor(run, pid, None)
+
+
+def main(run_path: str, *, watch_only: bool) -> int:
+    """Supervise a run; 0 finished, 93 given up, 5 another supervisor took over."""
+    run = RunDir(Path(run_path))
+    lease = Lease(run.supervisor, watch_only=watch_only)
+    while not lease.take():
+        time.sleep(BEAT_S)
+    by_whom = "watching only" if watch_only else "acting"
+    EventLog(run, "supervisor").write(EventKind.SUPERVISED, text=f"{by_whom}, token {lease.token}")
+    with Connections(ssh_options(run)) as remote:
+        actor = Actor(run, lease, remote)
+        try:
+            hooks = hooks_of(remote)
+            return Supervisor(actor, cluster_of(run), watch_only=watch_only, hooks=hooks).run()
+        except LeaseLostError as error:
+            output.error(error)
+            return ExitCode.REFUSED
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            output.error(SoractlError(f"the disk is full: {error.filename}"))
+            return ExitCode.GAVE_UP
+        except SoractlError as error:
+            output.error(error)
+            lease.renew("failed", error.message, ended=True)
+            return error.exit_code
+
+
+def hooks_of(remote: Connections) -> Hooks:
+    """The witnesses that the supervisor asks."""
+
+    def evidence(watcher: Watcher, verdict: Verdict) -> Found:
+        return evidence_of(watcher.attempt, watcher.record, remote, verdict)
+
+    def witness(attempt: AttemptDir) -> SecondSign:
+        return Witness(attempt, read_record(attempt), remote).sign
+
+    return Hooks(evidence=evidence, witness=witness)
+
+
+def cluster_of(run: RunDir) -> Cluster:
+    """Settings of the cluster that a run was launched on."""
+    hostfile = hostfile_of(run)
+    return settings.load(Path(hostfile) if hostfile else None)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], watch_only="--watch-only" in sys.argv[2:]))

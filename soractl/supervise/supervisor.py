@@ -1,0 +1,305 @@
+"""The supervisor of a run: it looks, keeps its lease, acts on failures, and leaves at the end."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from soractl.cluster.settings import Cluster, SuperviseSettings
+from soractl.errors import ExitCode, SoractlError
+from soractl.processes.stop import StopResult
+from soractl.runs.events import EventKind, EventLog
+from soractl.runs.find import last_attempt
+from soractl.runs.post_mortem import Failure, read_outcome, settle
+from soractl.supervise.act import (
+    GAVE_UP,
+    Actor,
+    failure_of,
+    new_past,
+    nodes_of,
+    note_verdict,
+    past_attempts,
+    unusable_nodes,
+)
+from soractl.supervise.decide import (
+    GiveUp,
+    PastAttempt,
+    Restart,
+    Situation,
+    Wait,
+    cause_of,
+    checkpoint_to_use,
+    decide,
+)
+from soractl.supervise.lease import BEAT_S
+from soractl.supervise.observe import Memory, Verdict, first_memory, observe
+from soractl.supervise.quarantine import Strike, add_strike, read_book, set_apart
+from soractl.supervise.states import ALIVE, FAILED, State
+from soractl.supervise.step_clock import Limits
+from soractl.supervise.watch import SecondSign, Watcher
+from trainer.run_dir import AttemptDir
+
+TICK_S = 0.5
+WAIT_S = 30.0  # between two tries to start while nodes are missing
+KIND_OF = {
+    State.SUSPECT: EventKind.SUSPECT,
+    State.HUNG: EventKind.HUNG,
+    State.CRASHED: EventKind.CRASHED,
+    State.LOST: EventKind.LOST,
+    State.BLIND: EventKind.BLIND,
+}
+TOLD = frozenset((*FAILED, State.BLIND))  # states that people are notified of
+Notify = Callable[[str, str], None]
+Evidence = Callable[[Watcher, Verdict], "Found"]
+Witnesses = Callable[[AttemptDir], SecondSign]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What evidence was gathered: its folder, and whom it names."""
+
+    path: str | None = None
+    text: str = ""
+    node: str | None = None
+    collective: str = ""  # that somebody never entered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Times of supervising, in seconds."""
+
+    tick_s: float = TICK_S
+    look_every_s: float = 5.0
+    beat_s: float = BEAT_S
+    wait_s: float = WAIT_S
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What the supervisor is given beside its run: who is told, and other witnesses."""
+
+    notify: Notify = lambda kind, text: None
+    evidence: Evidence = lambda watcher, verdict: Found()
+    witness: Witnesses = lambda attempt: lambda without_step_s: ""
+
+
+class Supervisor:
+    """Watches one run until it ends; acts on it unless `watch_only`."""
+
+    def __init__(
+        self,
+        actor: Actor,
+        cluster: Cluster,
+        *,
+        watch_only: bool = False,
+        timing: Timing | None = None,
+        hooks: "Hooks | None" = None,
+    ) -> None:
+        self._actor, self._run, self._lease = actor, actor.run, actor.lease
+        self._settings: SuperviseSettings = cluster.supervise
+        self._may_act = not watch_only
+        self._timing = timing or Timing()
+        self._hooks = hooks or Hooks()
+        self._notify = self._hooks.notify
+        self._log = EventLog(self._run, "supervisor")
+        self._memory: Memory | None = None
+        self._beat_at = 0.0
+
+    def run(self) -> int:
+        """Supervise to the end: 0 finished, 93 given up, 1 it failed and only was watched."""
+        attempt = last_attempt(self._run)
+        if attempt is None:
+            raise SoractlError(f"{self._run.name} never started", exit_code=6)
+        while True:
+            watcher = Watcher(
+                self._run,
+                attempt,
+                self._actor.remote,
+                self._log,
+                look_every_s=self._timing.look_every_s,
+                second_sign=self._hooks.witness(attempt),
+            )
+            verdict = self._watch(watcher)
+            if verdict.state is State.FINISHED:
+                return self._finished(attempt, watcher, verdict)
+            if not self._may_act:
+                return self._leave(State(verdict.state), verdict.reason, ExitCode.FAILED)
+            following = self._act(attempt, watcher, verdict)
+            if following is None:
+                return ExitCode.GAVE_UP
+            attempt = following
+
+    def _watch(self, watcher: Watcher) -> Verdict:
+        """Look until the run has ended or is to be acted on."""
+        names = [node.name for node in watcher.record.nodes]
+        memory = first_memory(time.monotonic(), names, self._memory)
+        before: Verdict | None = None
+        slow = False
+        while True:
+            memory, verdict = observe(memory, watcher.look(), self._timing.limits)
+            self._memory = memory
+            if memory.clock.is_slow and not slow:
+                text = f"{memory.clock.steps_s[-1]:.3g} s a step"
+                self._write(watcher, EventKind.SLOW, text)
+            slow = memory.clock.is_slow
+            if before is None or verdict.state is not before.state or verdict.node != before.node:
+                self._report_change(watcher, before, verdict)
+            before = verdict
+            self._beat(verdict)
+            is_over = watcher.nodes.ended or watcher.attempt.exit.exists()
+            if verdict.state is State.FINISHED:
+                return verdict
+            if verdict.state in FAILED and (self._may_act or is_over):
+                return verdict
+            time.sleep(self._timing.tick_s)
+
+    def _report_change(self, watcher: Watcher, before: Verdict | None, now: Verdict) -> None:
+        unwell = {State.SUSPECT, State.BLIND}
+        if now.state in KIND_OF:
+            self._write(watcher, KIND_OF[now.state], now.reason, now.node)
+        elif before is not None and before.state in unwell and now.state in ALIVE:
+            self._write(watcher, EventKind.RECOVERED, f"{now.state}, after {before.state}")
+        if now.state in TOLD:
+            where = f"{now.node}: " if now.node else ""
+            self._notify(now.state, f"{self._run.name} is {now.state}: {where}{now.reason}")
+
+    def _act(self, attempt: AttemptDir, watcher: Watcher, verdict: Verdict) -> AttemptDir | None:
+        """Evidence, kill, decision and the next attempt; None when it gives up."""
+        actor, step = self._actor, watcher.progress.global_step
+        self._beat(verdict, now=True)
+        actor.fence(attempt)
+        failure = failure_of(verdict, attempt, watcher.record)
+        found = self._hooks.evidence(watcher, verdict)
+        if found.path or found.text:
+            self._write(watcher, EventKind.EVIDENCE, found.text, found.node, found.path)
+        nodes = nodes_of(self._run)
+        everyone = list(dict.fromkeys((*watcher.record.nodes, *nodes)))
+        stopped = actor.clear(attempt, everyone)
+        killed = sum(len(one.found) for one in stopped)
+        self._write(watcher, EventKind.KILLED, f"{killed} processes, verified")
+        failure = replace(failure, node=found.node or failure.node)
+        actor.settle(attempt, failure, ExitCode.FAILED)
+        cause = cause_of(verdict.state, failure, found.collective)
+        newest = new_past(self._run, attempt, cause, step)
+        past = (*past_attempts(self._run, attempt), newest)
+        if cause.node:
+            name, number = self._run.name, attempt.number
+            strike = Strike(cause.node, time.time(), name, number, cause.text)
+            add_strike(self._run.path.parent, strike)
+        return self._go_on(attempt, watcher, past, stopped, found, checkpoint_to_use(failure))
+
+    def _go_on(
+        self,
+        attempt: AttemptDir,
+        watcher: Watcher,
+        past: tuple[PastAttempt, ...],
+        stopped: Sequence[StopResult],
+        found: Found,
+        start: str | None,
+    ) -> AttemptDir | None:
+        waited = ""
+        while True:
+            decision = decide(self._situation(past, unusable_nodes(stopped)))
+            if isinstance(decision, GiveUp):
+                note_verdict(attempt, past[-1], GAVE_UP)
+                self._write(watcher, EventKind.GAVE_UP, decision.reason)
+                self._notify("given up", f"{self._run.name} is given up: {decision.reason}")
+                self._leave(State.GIVEN_UP, decision.reason, ExitCode.GAVE_UP)
+                return None
+            if isinstance(decision, Wait):
+                reason = decision.reason
+            else:
+                try:
+                    return self._restarted(attempt, watcher, past, decision, found, start)
+                except SoractlError as error:
+                    self._actor.fence(attempt)
+                    reason = error.message.replace("\n", " ")
+            if reason != waited:
+                self._write(watcher, EventKind.WAITING, reason)
+                self._notify("waiting", f"{self._run.name} waits: {reason}")
+                waited = reason
+            self._sleep(Verdict(State.RESTARTING, reason))
+            stopped = self._actor.clear(attempt, nodes_of(self._run))
+
+    def _restarted(
+        self,
+        attempt: AttemptDir,
+        watcher: Watcher,
+        past: tuple[PastAttempt, ...],
+        decision: Restart,
+        found: Found,
+        start: str | None,
+    ) -> AttemptDir:
+        self._beat(Verdict(State.RESTARTING), now=True)
+        if decision.quarantine:
+            set_apart(self._run.path.parent, decision.quarantine, found.path)
+            for node, reason in decision.quarantine.items():
+                self._write(watcher, EventKind.QUARANTINED, reason, node)
+                self._notify("quarantined", f"{node} is set apart: {reason}")
+        by_name = {node.name: node for node in nodes_of(self._run)}
+        note_verdict(attempt, past[-1], "restart")
+        following = self._actor.restart(attempt, [by_name[name] for name in decision.nodes], start)
+        where = ", ".join(decision.nodes)
+        self._log.write(EventKind.RESTARTED, attempt=following.number, text=f"on {where}")
+        self._notify("restarted", f"{self._run.name} goes on as attempt {following.number}")
+        return following
+
+    def _situation(self, past: tuple[PastAttempt, ...], unusable: dict[str, str]) -> Situation:
+        nodes, book = nodes_of(self._run), read_book(self._run.path.parent)
+        return Situation(
+            attempts=past,
+            nodes=tuple(node.name for node in nodes if not node.spare),
+            spares=tuple(node.name for node in nodes if node.spare),
+            unusable=unusable,
+            quarantined=frozenset(book.nodes),
+            strikes=book.strikes_of(),
+            min_nodes=self._settings.min_nodes,
+            most_starts=self._settings.most_starts,
+        )
+
+    def _finished(self, attempt: AttemptDir, watcher: Watcher, verdict: Verdict) -> int:
+        if not attempt.exit.exists():
+            outcome = settle(attempt, watcher.record, watcher.nodes.states, {})
+            stopped = Failure(watcher.record.nodes[0].name, "SIGTERM", stopped=True)
+            is_ok = outcome.exit_code == ExitCode.OK
+            code = ExitCode.OK if is_ok else ExitCode.TERMINATED
+            self._actor.settle(attempt, None if is_ok else stopped, code)
+        outcome_now = read_outcome(attempt)
+        code = ExitCode(outcome_now.exit_code) if outcome_now else ExitCode.OK
+        self._write(watcher, EventKind.ENDED, verdict.reason)
+        self._notify("finished", f"{self._run.name} has ended: {verdict.reason}")
+        return self._leave(State.FINISHED, verdict.reason, code)
+
+    def _leave(self, state: State, reason: str, code: int) -> int:
+        self._lease.renew(state, reason, ended=True)
+        return code
+
+    def _beat(self, verdict: Verdict, *, now: bool = False) -> None:
+        """Show life; every `beat_s` seconds, or at once."""
+        at_s = time.monotonic()
+        if now or at_s >= self._beat_at:
+            self._beat_at = at_s + self._timing.beat_s
+            self._lease.renew(verdict.state, verdict.reason)
+
+    def _sleep(self, verdict: Verdict) -> None:
+        end_s = time.monotonic() + self._timing.wait_s
+        while time.monotonic() < end_s:
+            self._beat(verdict)
+            time.sleep(self._timing.tick_s)
+
+    def _write(
+        self,
+        watcher: Watcher,
+        kind: EventKind,
+        text: str = "",
+        node: str | None = None,
+        evidence: str | None = None,
+    ) -> None:
+        self._log.write(
+            kind,
+            attempt=watcher.attempt.number,
+            step=watcher.progress.global_step,
+            node=node,
+            text=text,
+            evidence=evidence,
+        )

@@ -1,0 +1,202 @@
+"""Looks at an attempt: heartbeat, nodes, logs and the trainer's files become one `Look`.
+
+The nodes are asked by the watcher that `launch` and `follow` use, in a thread of its own.
+"""
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from soractl.launch.node_watch import NodeWatch, Timing
+from soractl.remote.requests import Remote
+from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
+from soractl.runs.node_states import NodeState, ask_states
+from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.record import read_record
+from soractl.supervise.observe import Look, NodeLook
+from soractl.supervise.step_clock import Phase
+from trainer.atomic_files import RunDirError, read_json
+from trainer.run_dir import AttemptDir, RunDir
+
+# torchrun writes it as soon as a rank is gone, and may then wait half a minute for the others.
+_RANK_GONE = re.compile(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+
+
+SecondSign = Callable[[float | None], str]  # from the seconds without a step
+
+
+class Watcher:
+    """Looks at one attempt, one after the other."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        attempt: AttemptDir,
+        remote: Remote,
+        log: EventLog,
+        *,
+        look_every_s: float = 5.0,
+        second_sign: SecondSign | None = None,
+    ) -> None:
+        self.record = read_record(attempt)
+        self.attempt, self._run = attempt, run
+        self._second_sign = second_sign or (lambda without_step_s: "")
+        head_log = attempt.node_log(self.record.nodes[0].name)
+        self._reader = ProgressReader(run, head_log, attempt.number)
+        timing = Timing(look_every_s=look_every_s, cut_off_s=float("inf"))
+        self.nodes = NodeWatch(
+            attempt, self.record, lambda: ask_states(attempt, self.record, remote), timing
+        )
+        self._trainers = TrainerEvents(log, attempt)
+        self._logs = _Logs(attempt, [node.name for node in self.record.nodes], self.record.ranks)
+        self._stops = _Stops(run, attempt)
+        self._looks = 0
+        self._confirmed: set[str] = set()  # nodes whose bad end the others were asked about
+        self._showed_ranks: set[str] = set()
+        self._first_step: int | None = None
+        self.progress = Progress()
+        trainer = _settings(attempt)
+        self._save_every = int(trainer.get("checkpoint", {}).get("every_steps") or 0)
+        self._validate_every = int(trainer.get("validation", {}).get("every_steps") or 0)
+
+    def look(self) -> Look:
+        """What the attempt shows now."""
+        progress = self.progress = self._reader.follow()
+        step = progress.global_step if progress.heartbeat_age_s is not None else None
+        if self._first_step is None:
+            self._first_step = step
+        self._trainers.look(step)
+        self.nodes.update(progress)
+        if self.nodes.exited_badly and not self.nodes.ended and self._is_news():
+            self.nodes.confirm()  # a launcher that is gone may have left ranks that train on
+        fresh = self.nodes.looks > self._looks
+        self._looks = self.nodes.looks
+        answers = {state.node: state for state in self.nodes.answers}
+        self._showed_ranks |= {name for name, state in answers.items() if state.ranks}
+        return Look(
+            at_s=time.monotonic(),
+            nodes=tuple(
+                self._node(state, answers.get(state.node), fresh) for state in self.nodes.states
+            ),
+            step=step,
+            phase=self._phase(step),
+            failed=self._failed(),
+            stopped=self._stops.look(),
+            second_sign=self._second_sign(progress.heartbeat_age_s),
+        )
+
+    def confirm(self) -> None:
+        """Ask all nodes once more, before anything is done about a failure."""
+        self.nodes.confirm()
+
+    def _is_news(self) -> bool:
+        bad = {state.node for state in self.nodes.states if state.exit_code}
+        is_news = not bad <= self._confirmed
+        self._confirmed |= bad
+        return is_news
+
+    def _node(self, state: NodeState, answer: NodeState | None, fresh: bool) -> NodeLook:
+        orphaned = state.node in self.nodes.orphaned
+        return NodeLook(
+            name=state.node,
+            exit_code=None if orphaned else state.exit_code,
+            answered=bool(fresh and answer and answer.fault is None),
+            vanished=bool(answer and answer.vanished and not state.ended),
+            fault=str(answer.fault) if answer and answer.fault else "",
+        )
+
+    def _phase(self, step: int | None) -> Phase:
+        if step is None:
+            everywhere = {node.name for node in self.record.nodes} <= self._showed_ranks
+            return "first step" if everywhere else "starting"
+        drafts, _ = self._run.steps_of_saves()
+        # A draft of an earlier attempt, killed amid its save, says nothing of this one.
+        own_drafts = [saving for saving in drafts if saving >= (self._first_step or 0)]
+        is_last = step == self.progress.total_steps
+        if own_drafts or is_last or (self._save_every and step % self._save_every == 0):
+            return "saving"
+        if self._validate_every and (step + 1) % self._validate_every == 0:
+            return "validating"
+        return "training"
+
+    def _failed(self) -> tuple[str, str] | None:
+        if killed := self._logs.killed():
+            return killed
+        with suppress(OSError, RunDirError):
+            if accounts := self.attempt.rank_failures():
+                rank, error = int(accounts[0]["rank"]), str(accounts[0]["error"])
+                return self.record.node_of_rank(rank), f"rank {rank}: {error}"
+        return self._logs.ended()
+
+
+class _Logs:
+    """New lines of the nodes' logs, in which torchrun says which of its ranks is gone."""
+
+    def __init__(self, attempt: AttemptDir, nodes: list[str], ranks: tuple[int, ...]) -> None:
+        self._paths = {node: attempt.node_log(node) for node in nodes}
+        self._first_rank = {node: sum(ranks[:i]) for i, node in enumerate(nodes)}
+        self._offsets = dict.fromkeys(nodes, 0)
+        self._gone: list[tuple[str, int, int]] = []  # node, rank, exit code
+
+    def killed(self) -> tuple[str, str] | None:
+        """The first rank that a signal ended, except the one by which launchers stop ranks."""
+        self._read()
+        for node, rank, code in self._gone:
+            if code < 0 and -code != signal.SIGTERM:
+                name = signal.Signals(-code).name
+                return node, f"rank {rank}: killed by {name}"
+        return None
+
+    def ended(self) -> tuple[str, str] | None:
+        """The first rank that ended by itself, without an account."""
+        codes = ((node, rank, code) for node, rank, code in self._gone if code > 0)
+        return next(((n, f"rank {rank}: exit code {code}") for n, rank, code in codes), None)
+
+    def _read(self) -> None:
+        for node, path in self._paths.items():
+            new = _new_bytes(path, self._offsets[node])
+            self._offsets[node] += len(new)
+            for code, local_rank in _RANK_GONE.findall(new):
+                self._gone.append((node, self._first_rank[node] + int(local_rank), int(code)))
+
+
+class _Stops:
+    """A stop on purpose: ranks saved and left, or a person asked for it."""
+
+    def __init__(self, run: RunDir, attempt: AttemptDir) -> None:
+        self._run, self._attempt = run, attempt
+        self._size, self._found = -1, False
+
+    def look(self) -> bool:
+        if self._attempt.stopped.exists():
+            return True
+        with suppress(OSError):
+            size = self._run.events.stat().st_size
+            if size != self._size:
+                self._size, number = size, self._attempt.number
+                self._found = any(
+                    event.kind == EventKind.STOP_REQUESTED and event.attempt == number
+                    for event in read_events(self._run)
+                )
+        return self._found
+
+
+def _settings(attempt: AttemptDir) -> dict[str, Any]:
+    try:
+        return read_json(attempt.config_json)
+    except (OSError, RunDirError):
+        return {}
+
+
+def _new_bytes(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+    except OSError:
+        return b""
+    return whole + newline
