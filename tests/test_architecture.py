@@ -212,7 +212,7 @@ def test_the_trainer_knows_of_the_cluster_only_through_the_run_directory():
 
 
 FILE_NAMES = (
-    *("checkpoint.json", "run.json", "plan.json", "exit.json", "stopped.json", "verdict.json"),
+    *("checkpoint.json", "run.json", "plan.json", "exit.json", "stopped.json", "decision.json"),
     *(
         "events.jsonl",
         "supervisor.json",

@@ -62,9 +62,9 @@ class AttemptDir:
         return self.path / "config.json"
 
     @property
-    def verdict(self) -> Path:
-        """The supervisor's verdict on the attempt: cause, decision and how far it had come."""
-        return self.path / "verdict.json"
+    def decision(self) -> Path:
+        """The supervisor's decision about the attempt: cause, how far it had come, what follows."""
+        return self.path / "decision.json"
 
     @property
     def superseded_checkpoints(self) -> Path:

@@ -104,7 +104,7 @@ def note_verdict(attempt: AttemptDir, past: PastAttempt, decision: str) -> None:
     """Keep what was decided about an attempt, for the supervisors that come later."""
     cause = vars(past.cause)
     values: dict[str, Any] = {**vars(past), "cause": cause, "decision": decision}
-    write_json(attempt.verdict, values)
+    write_json(attempt.decision, values)
 
 
 def past_attempts(run: RunDir, before: AttemptDir) -> list[PastAttempt]:
@@ -113,7 +113,7 @@ def past_attempts(run: RunDir, before: AttemptDir) -> list[PastAttempt]:
     earlier = [attempt for attempt in run.attempts() if attempt.number < before.number]
     for attempt in reversed(earlier):
         try:
-            values = read_json(attempt.verdict)
+            values = read_json(attempt.decision)
         except (OSError, RunDirError):
             break
         if values.pop("decision") == GAVE_UP:  # whoever resumed it since has changed something

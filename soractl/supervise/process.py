@@ -71,7 +71,7 @@ def main(run_path: str, *, watch_only: bool) -> int:
     with Connections(ssh_options(run)) as remote:
         actor = Actor(run, lease, remote)
         try:
-            hooks = hooks_of(remote)
+            hooks = hooks_of(run, remote)
             return Supervisor(actor, cluster_of(run), watch_only=watch_only, hooks=hooks).run()
         except LeaseLostError as error:
             output.error(error)
@@ -87,11 +87,11 @@ def main(run_path: str, *, watch_only: bool) -> int:
             return error.exit_code
 
 
-def hooks_of(remote: Connections) -> Hooks:
+def hooks_of(run: RunDir, remote: Connections) -> Hooks:
     """The witnesses that the supervisor asks."""
 
     def evidence(watcher: Watcher, verdict: Verdict) -> Found:
-        return evidence_of(watcher.attempt, watcher.record, remote, verdict)
+        return evidence_of(run, watcher, remote, verdict)
 
     def witness(attempt: AttemptDir) -> SecondSign:
         return Witness(attempt, read_record(attempt), remote).sign

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 
-from soractl.diagnosis.examination import examine
+from soractl.diagnosis.evidence import collect
 from soractl.diagnosis.flight_recorder import Look, look
 from soractl.diagnosis.second_sign import frozen
 from soractl.remote.requests import Remote
@@ -13,7 +13,8 @@ from soractl.runs.record import AttemptRecord
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
 from soractl.supervise.supervisor import Found
-from trainer.run_dir import AttemptDir
+from soractl.supervise.watch import Watcher
+from trainer.run_dir import AttemptDir, RunDir
 
 BEGINS_S = 5.0  # without a step; a running training is not asked
 EVERY_S = 5.0
@@ -54,14 +55,15 @@ class Witness:
             answer.set_exception(error)
 
 
-def evidence_of(
-    attempt: AttemptDir, record: AttemptRecord, remote: Remote, verdict: Verdict
-) -> Found:
-    """Whom the ranks of a hung attempt wait for, by their full traces; of others nothing."""
+def evidence_of(run: RunDir, watcher: Watcher, remote: Remote, verdict: Verdict) -> Found:
+    """Evidence of a hung attempt, and whom its ranks wait for; of other failures nothing."""
     if verdict.state is not State.HUNG:
         return Found()
-    found = examine(attempt, record, remote).verdict
+    try:
+        taken = collect(run, watcher.attempt, watcher.record, remote)
+    except OSError as error:  # a full disk
+        return Found(text=f"no evidence: {error}")
+    found = taken.verdict
     node = found.nodes[0] if found.names_somebody and found.nodes else None
     collective = str(found.collective) if found.collective else ""
-    traces = attempt.rank_trace(0).parent
-    return Found(str(traces), str(found), node, collective)
+    return Found(str(taken.folder.relative_to(run.path)), str(found), node, collective)
