@@ -10,6 +10,7 @@ from soractl.diagnosis.stacks import Entry, Stacks, fold, odd_processes
 from soractl.diagnosis.why import Finding
 from soractl.remote.folding import fold_names
 from soractl.terminal import text
+from soractl.terminal.text import span
 
 FRAMES = 12  # of a stack
 CLOCK_S = 1.0  # an offset that is worth a line
@@ -28,7 +29,7 @@ def stacks_lines(now: Stacks, before: Stacks | None = None, pause_s: float = 0.0
     earlier = _places(before) if before else set()
     for entry in fold(now):
         still = _places_of(entry) <= earlier if before else False
-        lines += _entry_lines(entry, f", the same {pause_s:g} s before" if still else "")
+        lines += _entry_lines(entry, f", the same {span(pause_s)} before" if still else "")
     lines += [f"rank {one.rank} on {one.node}: {one.error}" for one in now.processes if one.error]
     return lines or ["no rank runs"]
 

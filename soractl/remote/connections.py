@@ -84,7 +84,7 @@ class Dialogue:
                     raise SshFailure("the program on the node has ended")
                 self._rest += chunk
         except (TimeoutError, DeadlinePassed):
-            raise SshFailure(f"no answer within {within_s:g} s") from None
+            raise SshFailure(f"no answer within {span(within_s)}") from None
         except OSError:
             raise SshFailure("connection lost") from None
         line, _, self._rest = self._rest.partition(b"\n")
@@ -156,7 +156,7 @@ class Connections(AbstractContextManager["Connections"]):
             while line + b"\n" != BEGIN:  # what a login file prints
                 line = dialogue.read_line(deadline.left())
         except DeadlinePassed:
-            raise SshFailure(f"no answer within {within_s:g} s") from None
+            raise SshFailure(f"no answer within {span(within_s)}") from None
         return dialogue
 
     def _keep(self, dialogue: Dialogue) -> Dialogue:

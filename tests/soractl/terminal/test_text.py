@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from soractl.terminal import text
+from soractl.terminal.text import span
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,11 @@ def test_a_path_below_this_folder_is_short(tmp_path, monkeypatch):
 )
 def test_sizes_have_three_digits_at_most(number, expected):
     assert text.size(number) == expected
+
+
+def test_limits_in_seconds_have_at_most_one_decimal_everywhere():
+    assert [span(s) for s in (3.47376, 20, 0.5, 0.04, 119.96)] == [
+        *("3.5 s", "20 s", "0.5 s", "0.04 s", "120 s"),
+    ]
+    for module in (Path(__file__).parents[3] / "soractl").rglob("*.py"):
+        assert ":g} s" not in module.read_text(), module
