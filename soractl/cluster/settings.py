@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
+from soractl.cluster.notify import NotifySettings
 from soractl.remote.ssh_command import SshOptions
 from trainer.settings import load_toml
 
@@ -48,6 +49,8 @@ class Cluster:
     env: Mapping[str, str | int] = field(default_factory=dict)  # what the ranks get
     clock: ClockPolicy = field(default_factory=ClockPolicy)
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
+    notify: NotifySettings = field(default_factory=NotifySettings)
+    price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ supervises until the run ends. Its end is written to the lease; what it prints g
 """
 
 import errno
+import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from soractl.cluster import settings
+from soractl.cluster.notify import Notifier
 from soractl.cluster.settings import Cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.connections import Connections
@@ -71,8 +73,9 @@ def main(run_path: str, *, watch_only: bool) -> int:
     with Connections(ssh_options(run)) as remote:
         actor = Actor(run, lease, remote)
         try:
-            hooks = hooks_of(run, remote)
-            return Supervisor(actor, cluster_of(run), watch_only=watch_only, hooks=hooks).run()
+            cluster = cluster_of(run)
+            hooks = hooks_of(run, remote, cluster)
+            return Supervisor(actor, cluster, watch_only=watch_only, hooks=hooks).run()
         except LeaseLostError as error:
             output.error(error)
             return ExitCode.REFUSED
@@ -87,8 +90,16 @@ def main(run_path: str, *, watch_only: bool) -> int:
             return error.exit_code
 
 
-def hooks_of(run: RunDir, remote: Connections) -> Hooks:
-    """The witnesses that the supervisor asks."""
+def hooks_of(run: RunDir, remote: Connections, cluster: Cluster) -> Hooks:
+    """The witnesses that the supervisor asks, and who is told."""
+    log = EventLog(run, "supervisor")
+
+    def on_sent(kind: str, way: str, fault: str) -> None:
+        if kind or fault:
+            text = f"{kind or way} by {way}" + (f" failed: {fault}" if fault else "")
+            log.write(EventKind.NOTIFIED, text=text)
+
+    notifier = Notifier(cluster.notify, remote, os.environ, on_sent)
 
     def evidence(watcher: Watcher, verdict: Verdict) -> Found:
         return evidence_of(run, watcher, remote, verdict)
@@ -96,7 +107,12 @@ def hooks_of(run: RunDir, remote: Connections) -> Hooks:
     def witness(attempt: AttemptDir) -> SecondSign:
         return Witness(attempt, read_record(attempt), remote).sign
 
-    return Hooks(evidence=evidence, witness=witness)
+    return Hooks(
+        notify=notifier.tell,
+        saw=notifier.saw,
+        evidence=evidence,
+        witness=witness,
+    )
 
 
 def cluster_of(run: RunDir) -> Cluster:

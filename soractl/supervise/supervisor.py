@@ -48,7 +48,7 @@ KIND_OF = {
     State.BLIND: EventKind.BLIND,
 }
 TOLD = frozenset((*FAILED, State.BLIND))  # states that people are notified of
-Notify = Callable[[str, str], None]
+Notify = Callable[[str, str], object]
 Evidence = Callable[[Watcher, Verdict], "Found"]
 Witnesses = Callable[[AttemptDir], SecondSign]
 
@@ -79,6 +79,7 @@ class Hooks:
     """What the supervisor is given beside its run: who is told, and other witnesses."""
 
     notify: Notify = lambda kind, text: None
+    saw: Callable[[], object] = lambda: None  # after each look that could see
     evidence: Evidence = lambda watcher, verdict: Found()
     witness: Witnesses = lambda attempt: lambda without_step_s: ""
 
@@ -145,6 +146,8 @@ class Supervisor:
             if before is None or verdict.state is not before.state or verdict.node != before.node:
                 self._report_change(watcher, before, verdict)
             before = verdict
+            if verdict.state is not State.BLIND:
+                self._hooks.saw()
             self._beat(verdict)
             is_over = watcher.nodes.ended or watcher.attempt.exit.exists()
             if verdict.state is State.FINISHED:
