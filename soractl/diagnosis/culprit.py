@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from soractl.diagnosis.flight_recorder import Collective, Frame, Look, RankLook
+from soractl.remote.folding import fold_names
 from soractl.terminal import text
 
 WHERE_FRAMES = 5
+OWN_CODE = "/trainer/"
 JOINING = "init_process_group"
 SAVER_WAIT = "Saver.wait"  # of the trainer: a save begins when the last one is on disk
 
@@ -39,7 +41,7 @@ class Verdict:
     nodes: tuple[str, ...] = ()  # theirs
     collective: Collective | None = None  # never entered by them; of SYMMETRIC, not completed
     is_inferred: bool = False  # the collective is the oldest one that the others wait in
-    where: tuple[str, ...] = ()  # where the first of them is, the innermost call first
+    where: tuple[str, ...] = ()  # the innermost call of the first of them, then the trainer's own
     reason: str = ""
 
     @property
@@ -193,7 +195,8 @@ def _where(rank: RankLook, kind: VerdictKind) -> tuple[str, ...]:
     if kind is VerdictKind.SAVING:
         named = [one.frames for one in rank.stacks if one.thread.startswith("checkpoint")]
         stack = named[0] if named else stack
-    return tuple(str(frame) for frame in stack[:WHERE_FRAMES])
+    own = [frame for frame in stack[1:] if OWN_CODE in frame.file]
+    return tuple(str(frame) for frame in [*stack[:1], *own][:WHERE_FRAMES])
 
 
 def _why_silent(rank: RankLook) -> str:
@@ -211,8 +214,23 @@ def _fault(first: Look, second: Look, node: str) -> str:
 
 
 def _who(found: Verdict) -> str:
-    ranks = ", ".join(map(str, found.ranks))
-    return f"{'rank' if len(found.ranks) == 1 else 'ranks'} {ranks} on {', '.join(found.nodes)}"
+    ranks = "rank" if len(found.ranks) == 1 else "ranks"
+    return f"{ranks} {ranges(found.ranks)} on {fold_names(found.nodes)}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers in few words.
+
+    >>> ranges([0, 2, 3, 4, 5])
+    '0,2-5'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], number]
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
 def _waited_for(found: Verdict) -> str:

@@ -21,8 +21,9 @@ from soractl.cluster import nccl_ras
 from soractl.diagnosis import node_facts
 from soractl.diagnosis.culprit import Verdict
 from soractl.diagnosis.examination import Examination, examine
-from soractl.diagnosis.node_facts import Link, NodeFacts, Offset
+from soractl.diagnosis.node_facts import Link, NodeFacts
 from soractl.diagnosis.stacks import Stacks, take
+from soractl.health.clock import Measured
 from soractl.remote.fan_out import run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
@@ -45,7 +46,7 @@ class Evidence:
     examination: Examination
     stacks: tuple[Stacks, Stacks]
     facts: tuple[NodeFacts, ...]
-    offsets: tuple[Offset, ...]
+    offsets: Mapping[str, Measured]  # of clocks, in seconds that a node is ahead
     ras: tuple[nccl_ras.Communicator, ...] | None
     seconds: float  # that taking it took
     step: int | None = None  # the last finished one when it was taken
@@ -66,7 +67,7 @@ class Evidence:
             "folder": str(self.folder),
             "verdict": verdict_json(self.verdict),
             "links": [asdict(link) for link in self.links],
-            "clocks": [asdict(offset) for offset in self.offsets],
+            "clocks": {node: asdict(offset) for node, offset in self.offsets.items()},
             "ras_lagging": [
                 {"communicator": one.hash, "rank": rank.rank, "host": rank.host, "pid": rank.pid}
                 for one in self.ras or ()
@@ -97,7 +98,7 @@ def collect(run: RunDir, attempt: AttemptDir, record: AttemptRecord, remote: Rem
         stacks = first, take_stacks()
     answer, communicators = ras.result()
     found = Evidence(
-        *(folder, examining.result(), stacks, (*facts.result(),), (*offsets,), communicators),
+        *(folder, examining.result(), stacks, (*facts.result(),), offsets, communicators),
         seconds=time.monotonic() - began_s,
         step=step_of(run, attempt),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from soractl.errors import Fault
+from soractl.health.clock import Measured
 from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
@@ -55,19 +56,6 @@ class NodeFacts:
         return tuple(self.texts.get("addresses", "").split())
 
 
-@dataclass(frozen=True)
-class Offset:
-    """A node's clock beside this machine's."""
-
-    node: str
-    ahead_s: float
-    error_s: float  # the truth lies within ahead_s +- error_s
-
-    def __str__(self) -> str:
-        """`+0.25 s +- 0.02 s`."""
-        return f"{self.ahead_s:+.2f} s +- {self.error_s:.2f} s"
-
-
 def ask(nodes: Sequence[Node], folder: Path, remote: Remote) -> list[NodeFacts]:
     """Facts of all nodes; `folder` is the run's."""
     program = f"folder={shlex.quote(str(folder))}\n" + script("soractl.diagnosis", "evidence.sh")
@@ -93,20 +81,18 @@ def bad_links(facts: Sequence[NodeFacts]) -> list[Link]:
     return [Link(*link, count) for link, count in sorted(counts.items())]
 
 
-def ask_offsets(nodes: Sequence[Node], remote: Remote) -> list[Offset]:
-    """The clocks of nodes that answer, each within half of its round trip."""
+def ask_offsets(nodes: Sequence[Node], remote: Remote) -> dict[str, Measured]:
+    """Seconds by which the clocks of nodes that answer are ahead, within half a round trip."""
 
-    def measure(node: Node) -> Offset | None:
+    def measure(node: Node) -> Measured | None:
         before, began_s = time.time(), time.monotonic()
         result = remote(node, Request(("date", "+%s.%N")), FACTS_S)
-        took_s = time.monotonic() - began_s
-        if not result.ok:
-            return None
-        ahead_s = float(result.stdout) - (before + took_s / 2)
-        return Offset(node.name, ahead_s, took_s / 2)
+        half_s = (time.monotonic() - began_s) / 2
+        return Measured(float(result.stdout) - before - half_s, half_s) if result.ok else None
 
     found = everywhere(nodes, measure, lambda node, fault: None, deadline_s=FACTS_S)
-    return [offset for offset in found if offset is not None]
+    names = [node.name for node in nodes]
+    return {name: one for name, one in zip(names, found, strict=True) if one is not None}
 
 
 def _peers_sent_to_again(sockets: str) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from soractl.diagnosis.case_file import Explained
+from soractl.diagnosis.culprit import ranges
 from soractl.diagnosis.evidence import Evidence
 from soractl.diagnosis.stacks import Entry, Stacks, fold, odd_processes
 from soractl.diagnosis.why import Finding
@@ -57,7 +58,11 @@ def evidence_lines(found: Evidence) -> list[str]:
             ("NCCL RAS", f"rank {rank.rank} (process {rank.pid} on {rank.host}) lags")
             for rank in one.lagging
         ]
-    rows += [("clock", f"{one.node} {one}") for one in found.offsets if abs(one.ahead_s) > CLOCK_S]
+    rows += [
+        ("clock", f"{node} {offset.value:+.2f} s, at most {offset.bound:.2f} s wrong")
+        for node, offset in found.offsets.items()
+        if offset.surely_above(CLOCK_S)
+    ]
     rows += [("kernel", f"{one.node}: {one.kernel[-1]}") for one in found.facts if one.kernel]
     rows += [(one.node, str(one.fault)) for one in found.facts if one.fault]
     rows.append(("evidence", f"{text.path(found.folder)}, taken in {found.seconds:.1f} s"))
@@ -122,7 +127,7 @@ def _notes(stacks: Stacks) -> list[str]:
 def _entry_lines(entry: Entry, mark: str) -> list[str]:
     first = entry.processes[0]
     where = fold_names([one.node for one in entry.processes])
-    ranks = _ranges(entry.ranks)
+    ranks = ranges(entry.ranks)
     word = "rank" if len(entry.ranks) == 1 else "ranks"
     thread = f"{entry.thread} thread" if entry.role == "rank" else f"worker, {entry.thread} thread"
     alone = f" (process {first.pid}, state {first.state})" if len(entry.processes) == 1 else ""
@@ -130,17 +135,6 @@ def _entry_lines(entry: Entry, mark: str) -> list[str]:
     held = f", {', '.join(flags)}" if flags and entry.thread == "main" else ""
     shown = [f"    {frame}" for frame in entry.frames[:FRAMES]]
     return [f"{word} {ranks} on {where}, {thread}{alone}{held}{mark}:", *shown]
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0,2-5`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], number]
-        else:
-            parts.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
 def _places(stacks: Stacks) -> set[tuple[Any, ...]]:

@@ -67,6 +67,17 @@ def test_the_rank_that_has_entered_the_fewest_collectives_is_waited_for():
     )
 
 
+def test_where_a_rank_is_leaves_out_what_lies_between_its_innermost_call_and_the_trainers():
+    frames = [
+        Frame("/usr/lib/socket.py", 3, "recv"),
+        Frame("/y/site-packages/torch/x.py", 4, "wrapper"),
+        Frame("/x/trainer/data/loader.py", 9, "batches"),
+    ]
+    asleep = rank(1, 6, stacks=(Stack("Main", tuple(frames), is_main=True),))
+    found = twice(rank(0, 7, pending={(DEFAULT, 7)}), asleep)
+    assert found.where == ("lib/socket.py:3 recv", "data/loader.py:9 batches")
+
+
 def test_ranks_that_ran_ahead_without_waiting_are_not_named():
     """The source of a broadcast goes on; the number is that of the first missing collective."""
     found = twice(
@@ -174,7 +185,7 @@ def test_all_ranks_inside_one_collective_are_symmetric_and_it_is_named():
     assert found == Verdict(VerdictKind.SYMMETRIC, (0, 1), ("n1", "n2"), expected, where=WHERE)
     assert str(found) == (
         "all ranks have entered all_reduce 7 of the default group; "
-        "it does not complete on ranks 0, 1 on n1, n2"
+        "it does not complete on ranks 0-1 on n[1-2]"
     )
 
 

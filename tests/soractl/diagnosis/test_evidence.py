@@ -48,7 +48,7 @@ def test_what_cannot_be_asked_is_missing_in_it_and_no_error(record, tmp_path, mo
     monkeypatch.setattr(evidence, "STACKS_PAUSE_S", 0)
     found = collect(run, run.attempts()[-1], record, remote)
     assert found.verdict.kind is VerdictKind.UNSEEN
-    assert (found.offsets, found.ras, found.links) == ((), None, [])
+    assert (found.offsets, found.ras, found.links) == ({}, None, [])
     assert (found.folder / "manifest.json").exists()
 
 

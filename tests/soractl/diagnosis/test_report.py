@@ -5,10 +5,11 @@ from soractl.diagnosis.culprit import Verdict, VerdictKind
 from soractl.diagnosis.evidence import Evidence
 from soractl.diagnosis.examination import Examination
 from soractl.diagnosis.flight_recorder import Look
-from soractl.diagnosis.node_facts import NodeFacts, Offset
+from soractl.diagnosis.node_facts import NodeFacts
 from soractl.diagnosis.report import evidence_lines, stacks_json, stacks_lines
 from soractl.diagnosis.stacks import Stacks
 from soractl.errors import Fault, FaultKind
+from soractl.health.clock import Measured
 from tests.soractl.diagnosis.test_node_facts import SOCKETS
 from tests.soractl.diagnosis.test_stacks import process
 
@@ -51,7 +52,7 @@ def test_a_diagnosis_begins_with_the_verdict_and_ends_with_the_folder():
         NodeFacts("n3", fault=Fault(FaultKind.DEADLINE)),
     )
     stacks = Stacks((*WAITING, ODD))
-    offsets = (Offset("n1", 0.1, 0.01), Offset("n2", -300.0, 0.01))
+    offsets = {"n1": Measured(0.1, 0.01), "n2": Measured(-300.0, 0.01)}
     found = Evidence(
         *(Path("/e/TIME"), Examination(look, look, verdict), (stacks, stacks), facts, offsets),
         ras=None,
@@ -63,7 +64,7 @@ def test_a_diagnosis_begins_with_the_verdict_and_ends_with_the_folder():
         "rank 1    has the gil",
         "link      n1 -> 10.77.0.99: packets are lost on 1 connection",
         "link      n1 -> n2: packets are lost on 1 connection",
-        "clock     n2 -300.00 s +- 0.01 s",
+        "clock     n2 -300.00 s, at most 0.01 s wrong",
         "kernel    n2: NVRM: Xid 79",
         "n3        deadline",
         "evidence  /e/TIME, taken in 4.3 s",
