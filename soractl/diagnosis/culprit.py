@@ -60,7 +60,8 @@ def verdict(first: Look, second: Look) -> Verdict:
         return Verdict(VerdictKind.UNSEEN, nodes=unseen, reason=_fault(first, second, unseen[0]))
     ranks = second.ranks
     if gone := [one for one in ranks if one.pid is None]:
-        return _blame(VerdictKind.GONE, gone, ranks, reason="it has no process")
+        reason = "it has no process" if len(gone) < len(ranks) else "no process is left"
+        return _blame(VerdictKind.GONE, gone, ranks, reason=reason)
     before = {one.rank: one for one in first.ranks}
     main = _main_groups(ranks)
     if any(_moved(before[one.rank], one, main) for one in ranks):

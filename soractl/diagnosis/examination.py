@@ -42,6 +42,8 @@ def examine(
 ) -> Examination:
     """Look, wait, look again, until collectives stand still between two looks or have not."""
     first = look(attempt, record, remote, full=True)
+    if first.faults:  # nothing follows, whatever a second look sees
+        return Examination(first, first, verdict(first, first))
     for _ in range(most_looks - 1):
         time.sleep(max(0.0, first.taken_s + pause_s - time.monotonic()))
         second = look(attempt, record, remote, full=True)

@@ -10,7 +10,9 @@ import gzip
 import json
 import shlex
 import time
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -177,8 +179,16 @@ def _ranks_of(result: NodeResult) -> Iterator[tuple[RankLook, Mapping[str, Any] 
             "state": state,
         }
         known["can_answer"] = can_answer == "1"
-        trace = json.loads(gzip.decompress(base64.b64decode(text))) if text != "-" else None
+        trace = _unpacked(text)
         yield (RankLook(**known) if trace is None else rank_of_trace(trace, **known)), trace
+
+
+def _unpacked(text: str) -> Mapping[str, Any] | None:
+    """A trace; None if the rank gave none, or it was cut on its way."""
+    with suppress(ValueError, EOFError, OSError, zlib.error):
+        found: Mapping[str, Any] = json.loads(gzip.decompress(base64.b64decode(text)))
+        return found
+    return None
 
 
 def _collective(kind: str, entry: Mapping[str, Any], main: str) -> Collective:

@@ -125,6 +125,8 @@ def test_a_rank_without_a_process_comes_first():
     found = twice(rank(0, 7), mute(1, pid=None), mute(2, "T"))
     assert (found.kind, found.ranks) == (VerdictKind.GONE, (1,))
     assert str(found) == "rank 1 on n2: it has no process"
+    ended = twice(mute(0, pid=None), mute(1, pid=None))
+    assert str(ended) == "ranks 0-1 on n[1-2]: no process is left"
 
 
 def test_nothing_is_named_while_collectives_go_on():

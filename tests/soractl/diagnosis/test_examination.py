@@ -2,6 +2,7 @@ from pathlib import Path
 
 from soractl.diagnosis import examination, flight_recorder
 from soractl.diagnosis.culprit import VerdictKind
+from soractl.errors import Fault, FaultKind
 from tests.soractl.diagnosis.test_culprit import mute, rank
 
 Look = flight_recorder.Look
@@ -23,3 +24,11 @@ def test_it_gives_up_while_collectives_go_on(monkeypatch):
     found = examination.examine(Path(), None, None, pause_s=0)
     assert found.verdict.kind is VerdictKind.MOVING
     assert found.second.taken_s == 4.0
+
+
+def test_it_does_not_look_again_where_a_node_was_not_seen(monkeypatch):
+    unseen = Look((rank(0, 5),), 0.0, {"n2": Fault(FaultKind.UNREACHABLE)})
+    looks = iter([unseen])
+    monkeypatch.setattr(examination, "look", lambda *_, **__: next(looks))
+    found = examination.examine(Path(), None, None, pause_s=0)
+    assert found.verdict.kind is VerdictKind.UNSEEN

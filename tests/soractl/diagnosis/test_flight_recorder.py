@@ -85,3 +85,15 @@ def test_a_node_without_ranks_says_so(record, tmp_path):
     with Connections() as remote:
         found = look(AttemptDir(tmp_path / "attempts/1"), record, remote)
     assert found.ranks == tuple(RankLook(rank=rank, node="here") for rank in range(2))
+
+
+def test_a_trace_that_was_cut_on_its_way_is_no_answer(record, attempt):
+    def remote(node, request, deadline_s):
+        lines = "0 7 1 S 1 H4sIAAAAAAAA\n1 8 1 S 1 -\n=== ranks 0\n"
+        return NodeResult(node, stdout=lines, exit_code=0)
+
+    found = look(attempt, record, remote)
+    assert [(one.pid, one.can_answer, one.answered) for one in found.ranks] == [
+        (7, True, False),
+        (8, True, False),
+    ]
