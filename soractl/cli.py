@@ -28,7 +28,7 @@ SECTIONS = {
     "Watch": ("status", "runs", "follow", "logs", "events", "nodes", "gpus", "clock", "exec"),
     "Diagnose": ("why", "diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
-    "See": ("sample",),
+    "See": ("sample", "eval"),
 }
 
 

@@ -200,6 +200,25 @@ class RunDir:
         """Generated videos."""
         return self.path / "samples"
 
+    @property
+    def evaluations(self) -> Path:
+        """Videos of every checkpoint, by preset and step, and the gallery that shows them."""
+        return self.path / "eval"
+
+    def evaluation(self, preset: str, global_step: int) -> Path:
+        """The folder of one checkpoint's videos by one preset."""
+        return self.evaluations / preset / str(global_step)
+
+    def evaluation_result(self, preset: str, global_step: int) -> Path:
+        """The list of these videos, written last: without it they are not complete."""
+        return self.evaluation(preset, global_step) / "result.json"
+
+    def evaluation_results(self) -> list[Path]:
+        """Every result, by preset and step."""
+        found = self.evaluations.glob("*/*/result.json")
+        numbered = [path for path in found if path.parent.name.isdecimal()]
+        return sorted(numbered, key=lambda path: (path.parts[-3], int(path.parent.name)))
+
     def unreadable_clips(self) -> dict[str, str]:
         """Clips that any rank of any attempt could not read: a reason by path."""
         found = {}

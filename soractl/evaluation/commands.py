@@ -1,4 +1,4 @@
-"""Commands that show what a model makes: `sample`."""
+"""Commands that show what a model makes: `sample`, `eval`."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from soractl.checkpoints.options import complete_checkpoint
-from soractl.terminal.options import Json, Runs
+from soractl.runs.options import complete_run
+from soractl.terminal.options import Json, Runs, positive
 
 app = typer.Typer()
 
@@ -95,3 +96,71 @@ def sample(
         result = sampling.sample(options, os.environ, display.show)
     output.report(report.sampled_lines(result), report.sampled_json(result), as_json)
     raise typer.Exit(result.exit_code)
+
+
+@app.command("eval")
+def evaluate(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="latest, 7, or 007-stage2.", autocompletion=complete_run
+        ),
+    ],
+    prompts: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="One prompt a line; or .toml, .csv with id, text, seed."),
+    ],
+    preset: Annotated[
+        str, typer.Option(help="low4s, low16s, high4s, or a .toml file of one's own.")
+    ] = "low4s",
+    every: Annotated[
+        float, typer.Option(callback=positive, help="Seconds between looks for checkpoints.")
+    ] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Sample what is there, then end.")] = False,
+    newest_first: Annotated[
+        bool, typer.Option("--newest-first", help="Else the oldest first.")
+    ] = False,
+    first_of_epoch: Annotated[
+        bool, typer.Option("--first-of-epoch", help="The first of each epoch, and the newest.")
+    ] = False,
+    weights: Annotated[
+        Literal["ema", "model"], typer.Option(help="The averages or the weights.")
+    ] = "ema",
+    force: Annotated[
+        bool, typer.Option("--force", help="Sample on GPUs that are in use, too.")
+    ] = False,
+    as_json: Json = False,
+    runs: Runs = "runs",
+) -> None:
+    """Sample every complete checkpoint of runs once, as they come.
+
+    Videos go to eval/PRESET/STEP/ in the run. Several servers share a run; Ctrl-C ends one, and the
+    same command goes on where it was.
+    """
+    from soractl.evaluation import evaluate as evaluation
+    from soractl.evaluation import report
+    from soractl.evaluation.presets import find_preset
+    from soractl.runs.find import find_run
+    from soractl.terminal import output, progress_bar
+
+    name, chosen = find_preset(preset)
+    options = evaluation.EvalOptions(
+        tuple(find_run(Path(runs), one) for one in names),
+        name,
+        chosen,
+        prompts,
+        weights=weights,
+        newest_first=newest_first,
+        first_of_epoch=first_of_epoch,
+        force=force,
+    )
+    ends = []
+    with (
+        progress_bar.display() as display,
+        evaluation.Server(options, os.environ, display.show) as server,
+    ):
+        for end in evaluation.rounds(server, None if once else every):
+            display.say(report.evaluated_line(end))
+            ends.append(end)
+    output.report([report.evaluated_summary(ends)], report.evaluated_json(ends), as_json)
+    raise typer.Exit(report.evaluated_exit_code(ends))

@@ -1,9 +1,11 @@
-"""Results of sampling as lines and JSON."""
+"""Results of sampling and of evaluation as lines and JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from soractl.errors import ExitCode
+from soractl.evaluation.evaluate import Evaluated
 from soractl.evaluation.sample import Sampled
 from soractl.terminal import text
 
@@ -32,6 +34,51 @@ def sampled_json(result: Sampled) -> dict[str, Any]:
         "contact_sheets": list(result.contact_sheets),
         "videos": [_video(task, made) for task in result.tasks],
     }
+
+
+def evaluated_line(end: Evaluated) -> str:
+    """One checkpoint's end."""
+    if not end.reason:
+        videos, time = text.count(end.videos, "video"), text.duration(end.seconds)
+        return f"{end.item}  {videos} in {time}  {end.item.folder}"
+    more = text.count(end.tries_left, "more time")
+    again = f"tried {more}" if end.tries_left else "not tried again"
+    return f"{end.item}  failed, {again}: {end.reason}"
+
+
+def evaluated_json(ends: Sequence[Evaluated]) -> dict[str, Any]:
+    """All checkpoints of a round for programs."""
+    return {
+        "checkpoints": [
+            {
+                "run": end.item.run.name,
+                "preset": end.item.preset,
+                "global_step": end.item.checkpoint.manifest.global_step,
+                "folder": str(end.item.folder),
+                "videos": end.videos,
+                "elapsed_s": round(end.seconds, 3),
+                "error": end.reason or None,
+            }
+            for end in ends
+        ]
+    }
+
+
+def evaluated_summary(ends: Sequence[Evaluated]) -> str:
+    """How many checkpoints got videos."""
+    if not ends:
+        return "no new checkpoint"
+    failed = sum(bool(end.reason) for end in ends)
+    return f"{text.count(len(ends) - failed, 'checkpoint')} sampled, {failed} failed"
+
+
+def evaluated_exit_code(ends: Sequence[Evaluated]) -> ExitCode:
+    """1 if no checkpoint could be sampled, 3 if some could not; a later try that works mends it."""
+    lost = {end.item.digest for end in ends if end.reason}
+    made = {end.item.digest for end in ends if not end.reason}
+    if not lost - made:
+        return ExitCode.OK
+    return ExitCode.SOME_FAILED if made else ExitCode.FAILED
 
 
 def _video(task: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:

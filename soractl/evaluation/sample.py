@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -84,28 +85,27 @@ def sample(options: SampleOptions, environ: Mapping[str, str], show: Show) -> Sa
     """Make the videos that are not there yet; SoractlError if the request is wrong."""
     began = time.monotonic()
     first, *others = devices(environ, this_machine(environ).gpus)
-    with Sampler.on(first) as sampler:
+    with ExitStack() as stack:
+        sampler = stack.enter_context(Sampler.on(first))
         tasks = sampler.ask({"plan": options.arguments()})["tasks"]
         left = [task for task in tasks if not task["done"]]
-        made = _performed(left, len(tasks), sampler, others, show)
+        more = [stack.enter_context(Sampler.on(device)) for device in others[: len(left) - 1]]
+        made = made_of(tasks, [sampler, *more], show)
         lost = {one.task["file"] for one in made if one.reason}
         whole = [task for task in tasks if task["file"] not in lost]
         sheets = _contact_sheets(whole, sampler) if left else ()
     return Sampled(tuple(made), tuple(tasks), time.monotonic() - began, sheets)
 
 
-def _performed(
-    left: Sequence[Mapping[str, Any]],
-    total: int,
-    sampler: Sampler,
-    others: Sequence[str | None],
-    show: Show,
+def made_of(
+    tasks: Sequence[Mapping[str, Any]], samplers: Sequence[Sampler], show: Show, what: str = ""
 ) -> list[Made]:
-    meter = Meter(VIDEOS, total, show, done=total - len(left))
+    """The ends of those tasks that were not done before, with progress under the name `what`."""
+    left = [task for task in tasks if not task["done"]]
+    meter = Meter(VIDEOS, len(tasks), show, done=len(tasks) - len(left), what=what)
     return perform(
         left,
-        sampler,
-        others,
+        samplers,
         lambda one: meter.advance(1, failed=int(bool(one.reason))),
         lambda step, steps: meter.advance(0, more=f"step {step} of {steps}"),
     )

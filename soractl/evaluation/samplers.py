@@ -5,7 +5,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,12 +80,11 @@ def devices(environ: Mapping[str, str], gpus: int) -> list[str | None]:
 
 def perform(
     tasks: Sequence[Answer],
-    first: Sampler,
-    others: Sequence[str | None],
+    samplers: Sequence[Sampler],
     on_made: Callable[[Made], None],
     on_step: OnStep,
 ) -> list[Made]:
-    """Every task by the first sampler and one on each other device; in the order of the tasks.
+    """Every task by whichever sampler is free; in the order of the tasks.
 
     A sampler whose process ends leaves the other tasks to the rest.
     """
@@ -93,17 +92,15 @@ def perform(
     for item in enumerate(tasks):
         waiting.put(item)
     made: dict[int, Made] = {}
-    with ExitStack() as stack:
-        samplers = [first, *(stack.enter_context(Sampler.on(device)) for device in others)]
-        threads = [
-            threading.Thread(target=_work, args=(sampler, waiting, made, on_made, on_step))
-            for sampler in samplers[: len(tasks)]
-        ]
-        for thread in threads:
-            thread.daemon = True  # Ctrl-C does not wait for a video
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [
+        # daemons: Ctrl-C does not wait for a video
+        threading.Thread(target=_work, args=(sampler, waiting, made, on_made, on_step), daemon=True)
+        for sampler in samplers[: len(tasks)]
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     never = "no sampling process was left"
     return [made.get(number, Made(task, reason=never)) for number, task in enumerate(tasks)]
 

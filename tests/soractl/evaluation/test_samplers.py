@@ -48,7 +48,7 @@ def test_a_process_that_ends_is_an_error_with_its_last_line(sampler):
 
 def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
     seen = []
-    made = perform(["cat", "wrong", "dog"], sampler, [], seen.append, lambda *_: None)
+    made = perform(["cat", "wrong", "dog"], [sampler], seen.append, lambda *_: None)
     assert made == [
         Made("cat", 1.5, 0.5),
         Made("wrong", reason="wrong cannot be"),
@@ -58,7 +58,7 @@ def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
 
 
 def test_tasks_that_no_process_is_left_for_are_rows(sampler):
-    made = perform(["die", "cat"], sampler, [], lambda one: None, lambda *_: None)
+    made = perform(["die", "cat"], [sampler], lambda one: None, lambda *_: None)
     assert [one.reason for one in made] == [
         "the sampling process ended: RuntimeError: no more",
         "no sampling process was left",

@@ -1,0 +1,102 @@
+import json
+import os
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from soractl.cli import app
+from soractl.errors import ExitCode
+from soractl.evaluation.evaluate import MOST_TRIES, EvalOptions, Server, WrongPrompts, rounds
+from soractl.evaluation.presets import Preset
+from trainer.run_dir import RunDir, run_of
+
+TINY = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
+
+
+@pytest.fixture
+def run(random_checkpoint, tmp_path):
+    """A copy of a run with one complete checkpoint."""
+    source = run_of(random_checkpoint.path)
+    folder = tmp_path / "runs" / source.name
+    shutil.copytree(source.path, folder)
+    (folder / "run.json").write_text("{}")
+    return RunDir(folder)
+
+
+@pytest.fixture
+def options(run, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    return EvalOptions((run,), "tiny", TINY, prompts)
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def round_of(options):
+    with Server(options, os.environ, lambda reading: None) as server:
+        return list(server.round())
+
+
+@pytest.mark.slow  # two processes load torch
+def test_each_checkpoint_is_sampled_once_and_its_result_comes_last(options, run):
+    (end,) = round_of(options)
+    assert (end.videos, end.reason) == (2, "")
+    result = json.loads(run.evaluation_result("tiny", 1).read_text())
+    assert (result["global_step"], result["weights"]) == (1, "ema")
+    assert [video["prompt"] for video in result["videos"]] == ["a cat", "a dog"]
+    assert all((run.evaluation("tiny", 1) / video["name"]).exists() for video in result["videos"])
+    assert round_of(options) == []
+    # a kill between the videos and the result: they are taken as they are
+    before = {file: file.stat().st_mtime_ns for file in run.evaluation("tiny", 1).glob("*.mp4")}
+    run.evaluation_result("tiny", 1).unlink()
+    (end,) = round_of(options)
+    assert (end.videos, end.reason) == (2, "")
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.slow  # several processes load torch
+def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(options, run):
+    (checkpoint,) = run.checkpoints()
+    flip_a_bit(checkpoint.path / "ema" / "weights.safetensors")
+    with Server(options, os.environ, lambda reading: None) as server:
+        ends = [end for _ in range(MOST_TRIES + 1) for end in server.round()]
+    assert [end.tries_left for end in ends] == [2, 1, 0]
+    assert all("is damaged" in end.reason for end in ends)
+    assert not run.evaluation_result("tiny", 1).exists()
+
+
+@pytest.mark.slow  # a process loads torch
+def test_prompts_that_cannot_be_sampled_end_the_server_with_one_sentence(options):
+    options.prompts.write_text('a cat {"reference_path": "none.png", "mask_strategy": "0"}')
+    with pytest.raises(WrongPrompts, match=r"reference none\.png cannot be read"):
+        round_of(options)
+
+
+def test_rounds_follow_each_other_until_the_command_ends():
+    class Rounds:
+        def __init__(self):
+            self.left = [["first"], [], ["second"]]
+
+        def round(self):
+            return iter(self.left.pop(0))
+
+    waits = []
+    server = Rounds()
+    ends = rounds(server, 10.0, waits.append)
+    assert [next(ends), next(ends)] == ["first", "second"]
+    assert waits == [10.0, 10.0]
+    assert list(rounds(Rounds(), None)) == ["first"]
+
+
+def test_a_run_and_a_preset_that_do_not_exist_are_one_sentence(tmp_path):
+    for words, code in (
+        (["none", "--prompts", "p.txt"], ExitCode.NOTHING_SUITABLE),
+        (["none", "--prompts", "p.txt", "--preset", "low8s"], ExitCode.BAD_REQUEST),
+    ):
+        result = CliRunner().invoke(app, ["eval", *words, "--runs", str(tmp_path)])
+        assert result.exception.exit_code == code
