@@ -15,6 +15,7 @@ from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
 from soractl.health import commands as health_commands
 from soractl.launch import commands as launch_commands
+from soractl.nccl import commands as nccl_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
 from soractl.supervise import commands as supervise_commands
@@ -23,7 +24,7 @@ from soractl.sync import commands as sync_commands
 UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
 
 SECTIONS = {
-    "Before training": ("config", "data", "estimate"),
+    "Before training": ("config", "data", "env", "estimate"),
     "Run": ("launch", "resume", "stop", "kill", "supervise"),
     "Watch": ("status", "runs", "follow", "logs", "events", "nodes", "gpus", "clock", "exec"),
     "Diagnose": ("why", "diagnose", "stacks"),
@@ -71,6 +72,7 @@ for room in (
 ):
     app.add_typer(room.app)
 app.add_typer(stage_commands.app, name="config")
+app.add_typer(nccl_commands.app, name="env")
 app.add_typer(checkpoint_commands.app, name="ckpt")
 app.add_typer(data_commands.app, name="data")
 

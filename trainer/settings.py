@@ -203,6 +203,10 @@ def _fits(kind: Any, value: Any) -> bool:
         if inner[-1] is Ellipsis:
             return all(_fits(inner[0], item) for item in value)
         return len(value) == len(inner) and all(map(_fits, inner, value))
+    if origin is Mapping:
+        return isinstance(value, dict) and all(
+            _fits(inner[0], key) and _fits(inner[1], item) for key, item in value.items()
+        )
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is kind
@@ -219,7 +223,7 @@ def _describe(kind: Any) -> str:
         if inner[-1] is Ellipsis:
             return f"a list of {_describe(inner[0])}"
         return f"[{', '.join(map(_describe, inner))}]"
-    return str(kind.__name__)
+    return "a table" if origin is Mapping else str(kind.__name__)
 
 
 def _missing(kind: Any, values: Mapping[str, Any], prefix: str) -> Iterator[str]:

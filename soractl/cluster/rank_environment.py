@@ -10,6 +10,7 @@ from soractl.remote.nodes import Node
 
 RUN_ID = "SORACTL_RUN_ID"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULTS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 FROM_THE_OPERATOR = ("WANDB_MODE",)
 # when this machine is all there is
 FROM_THE_OPERATOR_HERE = ("WANDB_MODE", "CUDA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_CACHE")
@@ -31,7 +32,7 @@ def environment_of(
 ) -> dict[str, str]:
     """The environment of a node's ranks, beside what is the node's own."""
     return build(
-        {**_threads(node, ranks, machine), **cluster.env},
+        {**_threads(node, ranks, machine), **cluster.env_of(node.name)},
         run=run,
         bin_folder=Path(cluster.environment) if cluster.environment else machine.environment,
         operator=operator,
@@ -48,8 +49,7 @@ def build(
     """Environment beside the node's HOME, USER and LANG; SoractlError names a bad value."""
     own = {key: str(value) for key, value in cluster_env.items()}
     environment = {
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
+        **DEFAULTS,
         **operator,
         **own,
         "PATH": f"{bin_folder}:{own.get('PATH', SYSTEM_PATH)}",

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
 
 from soractl.cluster.notify import NotifySettings
 from soractl.remote.ssh_command import SshOptions
 from trainer.settings import load_toml
+
+EnvValue = str | int | Mapping[str, str | int]
 
 LOCAL = Path("hostfiles/local.toml")
 _GPU_NAME = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # not -1, not NoDevFiles
@@ -46,11 +49,27 @@ class Cluster:
     ranks_per_node: int | None = None  # where a hostfile's line has no slots
     master_port: int | None = None
     ssh: SshOptions = field(default_factory=SshOptions)
-    env: Mapping[str, str | int] = field(default_factory=dict)  # what the ranks get
+    # What the ranks get; a table in it holds what only nodes of a name such as "node-01*" get.
+    env: Mapping[str, EnvValue] = field(default_factory=dict)
     clock: ClockPolicy = field(default_factory=ClockPolicy)
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
+
+    def env_of(self, node: str) -> dict[str, str | int]:
+        """The ranks' environment on a node; of two tables that fit, the later one wins."""
+        env = {name: value for name, value in self.env.items() if not isinstance(value, Mapping)}
+        for pattern, values in self.env.items():
+            if isinstance(values, Mapping) and fnmatchcase(node, pattern):
+                env |= values
+        return env
+
+    @property
+    def env_names(self) -> list[str]:
+        """Names of all variables that some node gets."""
+        tables = [value for value in self.env.values() if isinstance(value, Mapping)]
+        own = [name for name, value in self.env.items() if not isinstance(value, Mapping)]
+        return list(dict.fromkeys([*own, *(name for table in tables for name in table)]))
 
 
 @dataclass(frozen=True)

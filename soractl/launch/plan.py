@@ -140,7 +140,7 @@ def plan(
     nodes = [node for node in nodes if not node.spare]
     workdir = working_directory(cluster, machine)
     _check(nodes, (workdir, run, TRAIN_SCRIPT))
-    if REFUSED_IN_ENV in cluster.env:
+    if REFUSED_IN_ENV in cluster.env_names:
         raise SoractlError(
             f"{REFUSED_IN_ENV} in [env] would let nodes of two runs train together; leave it out"
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl.cluster import settings as cluster
-from soractl.cluster.nccl_names import doubtful_names
 from soractl.cluster.ranks import working_directory
 from soractl.cluster.settings import Cluster, Machine
 from soractl.data.buckets import steps_of_epoch
@@ -16,6 +15,7 @@ from soractl.launch import plan as launch_plan
 from soractl.launch import start_point
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
+from soractl.nccl.names import doubtful_names
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
 from soractl.runs.record import read_record
@@ -93,7 +93,7 @@ class Prepared:
             f"passed over {path.name}, which is not complete: {why}" for path, why in passed_over
         ]
         notes += _note_on_ranks(self)
-        notes += doubtful_names(list(self.site.cluster.env))
+        notes += doubtful_names(self.site.cluster.env_names)
         if self.config.log.wandb and "WANDB_API_KEY" in environ and not _has_netrc(environ):
             notes.append(
                 "WANDB_API_KEY does not travel to the nodes, where every user could read it; "

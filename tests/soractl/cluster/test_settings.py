@@ -19,6 +19,23 @@ def test_the_cluster_is_the_toml_beside_the_hostfile(tmp_path):
     assert loaded == (expected, tmp_path / "a.toml")
 
 
+def test_tables_in_env_are_for_the_nodes_whose_names_fit(tmp_path):
+    (tmp_path / "a.toml").write_text(
+        '[env]\nA = 1\nB = "x"\n[env."node-01*"]\nA = 2\n[env."*-012"]\nA = 3\nC = "y"\n'
+    )
+    loaded, _ = cluster.load(tmp_path / "a.txt")
+    assert loaded.env_of("node-001") == {"A": 1, "B": "x"}
+    assert loaded.env_of("node-010") == {"A": 2, "B": "x"}
+    assert loaded.env_of("node-012") == {"A": 3, "B": "x", "C": "y"}
+    assert loaded.env_names == ["A", "B", "C"]
+
+
+def test_the_policy_for_clocks_has_limits_in_ms(tmp_path):
+    (tmp_path / "a.toml").write_text("[clock]\nmax_offset_ms = 5\n")
+    loaded, _ = cluster.load(tmp_path / "a.txt")
+    assert loaded.clock == cluster.ClockPolicy(max_offset_ms=5.0)
+
+
 def test_a_hostfile_without_a_toml_has_a_cluster_without_settings(tmp_path):
     assert cluster.load(tmp_path / "a.txt") == (Cluster(), None)
 
@@ -38,7 +55,7 @@ def test_faults_of_a_cluster_file_are_reported_all_at_once(tmp_path):
     assert caught.value.faults == (
         f"{path}: no setting rank_per_node; did you mean ranks_per_node?",
         f"{path}: workdir = 3; expected str",
-        f"{path}: env.A = 1.5; expected str or int",
+        f"{path}: env.A = 1.5; expected str or int or a table",
         f"{path}: no setting ssh.usr; did you mean ssh.user?",
     )
 
