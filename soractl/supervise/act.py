@@ -19,6 +19,7 @@ from soractl.processes.stop import StopResult, stop
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, read_hostfile
 from soractl.runs.find import last_attempt
+from soractl.runs.goodput import start_step
 from soractl.runs.node_states import read_states
 from soractl.runs.post_mortem import Failure, Outcome, first_failure
 from soractl.runs.record import AttemptRecord, read_record
@@ -28,7 +29,6 @@ from soractl.supervise.lease import Lease, LeaseLostError
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
 from trainer.atomic_files import RunDirError, read_json, write_json
-from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import AttemptDir, RunDir
 
 GRACE_S = 2.0  # ranks of a failed attempt cannot save: that takes all of them
@@ -133,7 +133,7 @@ def new_past(run: RunDir, attempt: AttemptDir, cause: Cause, step: int | None) -
         ended_unix_s=time.time(),
         cause=cause,
         step=step,
-        new_checkpoint=newest > _start_step(attempt),
+        new_checkpoint=newest > start_step(attempt),
     )
 
 
@@ -144,12 +144,3 @@ def unusable_nodes(stopped: Sequence[StopResult]) -> dict[str, str]:
         for result in stopped
         if not result.ok
     }
-
-
-def _start_step(attempt: AttemptDir) -> int:
-    """The step from which an attempt went on."""
-    start = read_json(attempt.plan)["start"]
-    if start["kind"] != "resume":
-        return 0
-    position = step_and_epoch(Path(start["path"]).name)
-    return position[0] if position else 0

@@ -80,16 +80,18 @@ class StepClock:
 
     def suspect_after_s(self, phase: Phase, limits: Limits) -> float:
         """Seconds without a step after which a run is suspect; with a second sign, hung."""
-        if phase == "training":
-            return max(limits.suspect_s, limits.suspect_p95 * self.p95_s)
-        return self._phase_limit_s(phase, limits)
+        steps_s = max(limits.suspect_s, limits.suspect_p95 * self.p95_s)
+        return max(steps_s, self._phase_limit_s(phase, limits))
 
     def hung_after_s(self, phase: Phase, limits: Limits) -> float:
         """Seconds without a step after which a run counts as hung without a second sign."""
-        alone_s = max(limits.alone_s, limits.alone_p95 * self.p95_s)
-        return alone_s if phase == "training" else max(alone_s, self._phase_limit_s(phase, limits))
+        steps_s = max(limits.alone_s, limits.alone_p95 * self.p95_s)
+        return max(steps_s, self._phase_limit_s(phase, limits))
 
     def _phase_limit_s(self, phase: Phase, limits: Limits) -> float:
+        """Seconds that a phase may take: much longer than past ones, or a limit of its own."""
+        if phase == "training":
+            return 0.0
         first_s = {
             "starting": limits.starting_s,
             "first step": limits.first_step_s,
@@ -97,6 +99,4 @@ class StepClock:
             "validating": limits.validating_s,
         }[phase]
         past_s = self.longest_s.get(phase)
-        if past_s is None:
-            return first_s
-        return max(limits.alone_s, limits.alone_p95 * self.p95_s, limits.learned * past_s)
+        return first_s if past_s is None else limits.learned * past_s

@@ -49,14 +49,15 @@ def test_saves_and_validations_have_limits_of_their_own_that_are_learned():
     assert saved.suspect_after_s("saving", LIMITS) == 210.0
     assert saved.steps_s == clock.steps_s
     quick = after(1, clock, every_s=3.0, phase="saving")
-    assert quick.suspect_after_s("saving", LIMITS) == 90.0
+    assert quick.suspect_after_s("saving", LIMITS) == 20.0
+    assert quick.hung_after_s("saving", LIMITS) == 90.0
 
 
 def test_the_next_attempt_knows_how_long_starts_take():
     clock = after(5).next_attempt(1000.0)
     assert clock.step is None
     assert clock.age_s(1030.0) == 30.0
-    assert clock.suspect_after_s("first step", LIMITS) == 90.0
+    assert clock.suspect_after_s("first step", LIMITS) == 30.0
     assert StepClock(None, 0.0).suspect_after_s("first step", LIMITS) == 1800.0
 
 
