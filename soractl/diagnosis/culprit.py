@@ -196,6 +196,11 @@ def _where(rank: RankLook, kind: VerdictKind) -> tuple[str, ...]:
     if kind is VerdictKind.SAVING:
         named = [one.frames for one in rank.stacks if one.thread.startswith("checkpoint")]
         stack = named[0] if named else stack
+    return shown(stack)
+
+
+def shown(stack: Sequence[Frame]) -> tuple[str, ...]:
+    """The innermost call of a stack, then the trainer's own."""
     own = [frame for frame in stack[1:] if OWN_CODE in frame.file]
     return tuple(str(frame) for frame in [*stack[:1], *own][:WHERE_FRAMES])
 

@@ -13,14 +13,15 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from soractl.cluster import nccl_ras
 from soractl.diagnosis import node_facts
-from soractl.diagnosis.culprit import Verdict
+from soractl.diagnosis.culprit import Verdict, shown
 from soractl.diagnosis.examination import Examination, examine
+from soractl.diagnosis.flight_recorder import Look
 from soractl.diagnosis.node_facts import Link, NodeFacts
 from soractl.diagnosis.stacks import Stacks, take
 from soractl.health.clock import Measured
@@ -53,8 +54,13 @@ class Evidence:
 
     @property
     def verdict(self) -> Verdict:
-        """Who is waited for."""
-        return self.examination.verdict
+        """Who is waited for; a rank that gave no answer is read from outside."""
+        found = self.examination.verdict
+        if found.where or not found.names_somebody:
+            return found
+        stacks = [one for one in self.stacks[1].processes if one.rank == found.ranks[0]]
+        main = [s.frames for one in stacks if one.role == "rank" for s in one.stacks if s.is_main]
+        return replace(found, where=shown(main[0])) if main else found
 
     @property
     def links(self) -> list[Link]:
@@ -90,12 +96,12 @@ def collect(run: RunDir, attempt: AttemptDir, record: AttemptRecord, remote: Rem
         ras = pool.submit(ask_ras, record.nodes, remote)
         offsets = node_facts.ask_offsets(record.nodes, remote)
 
-        def take_stacks() -> Stacks:
-            return take(attempt, record, remote, lambda: examining.result().second)
+        def own() -> Look:
+            return examining.result().second
 
-        first = take_stacks()
+        first = take(attempt, record, remote, own, flags=False)
         time.sleep(STACKS_PAUSE_S)
-        stacks = first, take_stacks()
+        stacks = first, take(attempt, record, remote, own)
     answer, communicators = ras.result()
     found = Evidence(
         *(folder, examining.result(), stacks, (*facts.result(),), offsets, communicators),

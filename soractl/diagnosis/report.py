@@ -81,8 +81,8 @@ def why_lines(found: Explained) -> list[str]:
     rows.append(("cause", f"{explained.cause} ({explained.certainty})"))
     if root is not None:
         rank = f"rank {root.rank} on " if root.rank is not None else ""
-        where = f"{rank}{root.node}: " if root.node else ""
-        rows.append(("first", f"{where}{_first_line(root.text)}"))
+        where, words = f"{rank}{root.node}" if root.node else "", _first_line(root.text)
+        rows.append(("first", words if words.startswith(where) else f"{where}: {words}"))
     rows += [
         (str(one.role), f"{one.node or 'the run'}: {one.cause}: {_first_line(one.text)}")
         for one in _folded(explained.others)

@@ -83,21 +83,29 @@ class Entry:
 
 
 def take(
-    attempt: AttemptDir, record: AttemptRecord, remote: Remote, own: Callable[[], Look]
+    attempt: AttemptDir,
+    record: AttemptRecord,
+    remote: Remote,
+    own: Callable[[], Look],
+    *,
+    flags: bool = True,
 ) -> Stacks:
     """Stacks of all processes now; what could not be read on a node is a note or a fault.
 
-    `own` gives a full look, whose stacks stand in for those that cannot be read from outside.
+    `flags` are those of pystack, which take seconds. `own` gives a full look, whose stacks stand
+    in for those that cannot be read from outside.
     """
     results = _ask(attempt, record, remote, "py-spy", {})
     found = stacks_of(results)
     missing = {process.rank for process in found.processes if process.error}
     if found.notes or missing:
         found = _with_own(found, own())
-    odd = odd_processes(found.processes)
+    odd = odd_processes(found.processes) if flags else []
+    if not odd:
+        return found
     pids = {node.name: [p.pid for p in odd if p.node == node.name] for node in record.nodes}
-    flags = flags_of(_ask(attempt, record, remote, "pystack", pids)) if odd else {}
-    processes = [replace(one, flags=flags.get((one.node, one.pid), ())) for one in found.processes]
+    seen = flags_of(_ask(attempt, record, remote, "pystack", pids))
+    processes = [replace(one, flags=seen.get((one.node, one.pid), ())) for one in found.processes]
     return replace(found, processes=tuple(processes))
 
 
@@ -111,7 +119,7 @@ def take_rounds(
 
     before = None
     if pause_s is not None:
-        before = take(attempt, record, remote, own)
+        before = take(attempt, record, remote, own, flags=False)
         time.sleep(pause_s)
     return before, take(attempt, record, remote, own)
 

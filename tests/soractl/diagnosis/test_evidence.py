@@ -27,6 +27,7 @@ def test_evidence_is_on_disk_with_a_manifest_that_is_written_last(start, record,
         found = collect(run, attempt, record, remote)
         again = collect(run, attempt, record, remote)
     assert (found.verdict.kind, found.verdict.ranks) == (VerdictKind.SILENT, (1,))
+    assert "train.py" in found.verdict.where[0]  # though it gave no answer itself
     assert found.seconds < 60  # 10 s on a quiet machine
     assert again.folder != found.folder
     assert found.folder.parent == attempt.evidence
