@@ -88,8 +88,9 @@ def way_to_the_others(
     others = Counter(other.to_head for other in nodes.values() if other.to_head in usable)
     if others:
         return others.most_common(1)[0][0]
-    physical = [i.name for i in hardware.usable_interfaces if i.physical]
-    return next(iter(physical or usable), None)
+    physical = [one.name for one in hardware.usable_interfaces if one.physical]
+    found = physical or usable
+    return found[0] if found and (hardware.knows_addresses or len(found) == 1) else None
 
 
 def gdr_level(hardware: Hardware, cards: Sequence[Card]) -> str:

@@ -51,6 +51,7 @@ class Hardware:
     cards: tuple[Card, ...] = ()
     interfaces: tuple[Interface, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    knows_addresses: bool = True  # False: there is no `ip` to ask
     to_head: str | None = None  # the interface on the way to the head node; None: it is the head
     cores: int | None = None
     peer_memory: bool = False  # the module of GPUDirect RDMA before dma-buf
@@ -60,8 +61,14 @@ class Hardware:
 
     @property
     def usable_interfaces(self) -> tuple[Interface, ...]:
-        """Those that are up and have an address, without the machine's own."""
-        return tuple(i for i in self.interfaces if i.up and i.addresses and i.name != "lo")
+        """Those that are up and have an address as far as is known, without the machine's own."""
+        return tuple(
+            one
+            for one in self.interfaces
+            if one.up
+            and one.name != "lo"
+            and (one.addresses if self.knows_addresses else one.physical)
+        )
 
 
 def parse(text: str) -> Hardware:
@@ -70,11 +77,13 @@ def parse(text: str) -> Hardware:
     if ["end"] not in lines:
         raise ValueError("the answer ends too early")
     fields = {kind: [line[1:] for line in lines if line[0] == kind] for kind, *_ in lines}
-    packages = [name for (name,) in fields.get("package", ())]
+    # What the environment brings comes before the system's library.
+    packages = [name for kind in ("package", "library") for (name,) in fields.get(kind, ())]
     return Hardware(
         cards=tuple(sorted(map(_card, fields.get("hca", ())), key=_by_number)),
         interfaces=tuple(map(_interface, fields.get("nic", ()))),
         gpus=tuple(Gpu(bus, _number(numa), path) for bus, numa, path in fields.get("gpu", ())),
+        knows_addresses="tool" in fields,
         to_head=_way(fields.get("route", [[""]])[0][0]),
         cores=_cores(fields.get("cores", [[""]])[0][0]),
         peer_memory="module" in fields,

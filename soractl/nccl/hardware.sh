@@ -18,6 +18,7 @@ for port in "$root"/sys/class/infiniband/*/ports/*; do
   echo "hca|${card##*/}|${port##*/}|$(get "$port/state")|$(get "$port/rate")|$(get \
     "$port/link_layer")|$netdevs|$(get "$card/device/numa_node")|$(path_of "$card/device")"
 done
+command -v ip > /dev/null 2>&1 && echo "tool|ip"
 for nic in "$root"/sys/class/net/*; do
   [ -e "$nic" ] || continue
   name=${nic##*/}
@@ -45,6 +46,9 @@ for packages in "$environment"/../lib/python3*/site-packages; do
   for folder in "$packages"/nvidia_nccl_*.dist-info "$packages"/torch-*.dist-info; do
     [ -d "$folder" ] && echo "package|${folder##*/}"
   done
+done
+for library in "$root"/usr/lib/*/libnccl.so.2.*; do
+  [ -e "$library" ] && echo "library|nvidia_nccl_system-${library##*libnccl.so.}"
 done
 for file in "$root/etc/nccl.conf" "$HOME/.nccl.conf"; do
   [ -r "$file" ] || continue

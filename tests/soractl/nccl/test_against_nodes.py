@@ -84,6 +84,16 @@ def test_an_interface_that_does_not_lead_to_the_head(node):
     ]
 
 
+def test_where_addresses_are_not_known_none_is_missed(node):
+    unknown = replace(
+        node,
+        interfaces=tuple(replace(one, addresses=()) for one in node.interfaces),
+        knows_addresses=False,
+        to_head=None,
+    )
+    assert findings({IFNAME: "eno1"}, unknown) == []
+
+
 def test_a_file_of_nccl_that_says_otherwise(node):
     own = replace(node, files=(("/etc/nccl.conf", "NCCL_DEBUG", "INFO"),))
     assert findings({"NCCL_DEBUG": "WARN"}, own) == [

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from soractl.nccl.hardware import Card, Gpu, Hardware, Interface, distance, parse
@@ -43,7 +45,28 @@ def test_a_node_of_the_tutorials_kind(tmp_path):
 
 
 def test_a_node_without_any_of_it(tmp_path):
-    assert Tree(tmp_path).hardware() == Hardware()
+    assert replace(Tree(tmp_path).hardware(), nccl=None) == Hardware()
+
+
+def test_a_node_without_iproute2_and_with_a_library_of_the_system(tmp_path):
+    """As on a machine with an H200 in a container: its lines, recorded on 2026-11-30."""
+    found = parse(
+        "nic|eth0|up|-1|yes|\nnic|ifb0|down||no|\nnic|lo|unknown||no|\n"
+        "gpu|0000:00:06.0|-1|/sys/devices/pci0000:00/0000:00:06.0\nroute|\ncores|0-15\n"
+        "library|nvidia_nccl_system-2.28.3\nend\n"
+    )
+    assert found == Hardware(
+        interfaces=(
+            Interface("eth0", True, (), True),
+            Interface("ifb0", False, (), False),
+            Interface("lo", True, (), False),
+        ),
+        gpus=(Gpu("0000:00:06.0", None, "/sys/devices/pci0000:00/0000:00:06.0"),),
+        knows_addresses=False,
+        cores=16,
+        nccl=(2, 28),
+    )
+    assert [one.name for one in found.usable_interfaces] == ["eth0"]
 
 
 def test_an_answer_that_was_cut_short_is_none():
