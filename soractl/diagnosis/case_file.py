@@ -79,6 +79,7 @@ def read_case(
         logs={node.name: tail(attempt.node_log(node.name)) for node in record.nodes},
         kernel={one.node: within(one.kernel, *span) for one in facts},
         verdict=verdict,
+        watched=_watched(run, attempt),
         stopped_by=f"`soractl {stop.by}`" if stop else None,
         stopped_unix_s=stop.time_unix_s if stop else None,
         evidence=str(folder) if folder else None,
@@ -124,6 +125,14 @@ def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Ev
         if is_stop and is_his and event.time_unix_s <= ended_unix_s:
             return event
     return None
+
+
+def _watched(run: RunDir, attempt: AttemptDir) -> Event | None:
+    """The last word of whoever watched, if it is that the attempt hangs or has lost a node."""
+    kinds = (EventKind.HUNG, EventKind.LOST, EventKind.CRASHED, EventKind.RECOVERED)
+    found = [e for e in read_events(run) if e.attempt == attempt.number and e.kind in kinds]
+    is_so = bool(found) and found[-1].kind in (EventKind.HUNG, EventKind.LOST)
+    return found[-1] if is_so else None
 
 
 def _unix_s(line: str) -> float | None:

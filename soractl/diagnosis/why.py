@@ -20,6 +20,7 @@ from soractl.diagnosis.signatures import (
     matching,
     xid_of,
 )
+from soractl.runs.events import Event, EventKind
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.post_mortem import Failure
 
@@ -31,6 +32,7 @@ SIGNAL_CAUSES = {
     "SIGABRT": ("C code gave up", True),
 }
 UNKNOWN = "unknown"
+DIAGNOSE = "`soractl diagnose` says who is waited for, while it hangs"
 STOP_S = 5.0
 _OF_A_GPU = re.compile(r"CUDA|NCCL|cuda|nccl")
 
@@ -59,6 +61,7 @@ class CaseFile:
     logs: Mapping[str, Sequence[str]] = field(default_factory=dict)  # last lines, by node
     kernel: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of the attempt, by node
     verdict: Mapping[str, Any] | None = None  # of the newest evidence: `verdict.json`
+    watched: Event | None = None  # a supervisor's or follower's last word of a hang or a lost node
     stopped_by: str | None = None  # an operator's command
     stopped_unix_s: float | None = None  # when that was
     evidence: str | None = None  # its folder
@@ -89,6 +92,7 @@ def explain(case: CaseFile) -> Explanation:
         *errors,
         *_verdict(case),
         *_operator(case),
+        *_watched(case),
         *_killed(case),
         *_lost(case),
         *_logs(case),
@@ -159,6 +163,17 @@ def _driver(case: CaseFile) -> Iterator[Finding]:
         cause = f"{known.meaning} (Xid {number})"
         sure = node == first
         yield Finding(known.role, line, cause, known.kind, node, advice=advice, is_sure=sure)
+
+
+def _watched(case: CaseFile) -> Iterator[Finding]:
+    """A hang that was ended from outside: its ranks were killed, which is not why."""
+    event = case.watched
+    if event is None:
+        return
+    cause, kind = "it hung, and no rank could be named", CauseKind.UNKNOWN
+    if event.kind == EventKind.LOST:
+        cause, kind = "a node was lost", CauseKind.HARDWARE
+    yield Finding(Role.ROOT, event.text, cause, kind, event.node, advice=(DIAGNOSE,))
 
 
 def _killed(case: CaseFile) -> Iterator[Finding]:
@@ -258,7 +273,7 @@ def _verdict(case: CaseFile) -> Iterator[Finding]:
             *(Role.ROOT, failure.error, "the others waited for one rank"),
             node=failure.node,
             rank=failure.rank,
-            advice=("`soractl diagnose` says where it is, while it hangs",),
+            advice=(DIAGNOSE,),
             is_sure=False,
         )
 

@@ -9,7 +9,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # Of the extra `train`: what no process of a rehearsal imports, with the reason to keep it.
-KEPT: Mapping[str, str] = {}
+KEPT: Mapping[str, str] = {
+    "py-spy": "a program that `soractl stacks` starts on the nodes",
+    "pystack": "another one",
+}
 WITHOUT_THEIR_OWN = {"colossalai"}  # installed by `pip install --no-deps`
 
 

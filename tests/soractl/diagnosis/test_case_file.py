@@ -136,3 +136,21 @@ def test_a_run_that_ended_well_has_no_failure(run):
     found = explain_run(run, kernel_of_n1)
     assert why_lines(found) == ["attempt 1: ended; no failure is known"]
     assert why_json(found)["explanation"] is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "last"),
+    [
+        ([EventKind.SUSPECT, EventKind.HUNG, EventKind.KILLED], EventKind.HUNG),
+        ([EventKind.HUNG, EventKind.RECOVERED], None),
+        ([EventKind.LOST], EventKind.LOST),
+        ([EventKind.CRASHED], None),
+        ([], None),
+    ],
+)
+def test_the_last_word_of_who_watched_counts(run, kinds, last):
+    attempt = attempt_of(run, Failure("n1", "x"))
+    for kind in kinds:
+        EventLog(run, "supervisor").write(kind, attempt=attempt.number)
+    watched = case_of(run, attempt).watched
+    assert (watched.kind if watched else None) == last

@@ -4,6 +4,7 @@ import pytest
 
 from soractl.diagnosis.signatures import CauseKind, Role
 from soractl.diagnosis.why import UNKNOWN, CaseFile, explain
+from soractl.runs.events import Event, EventKind
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.post_mortem import Failure
 
@@ -180,3 +181,18 @@ def test_a_checkpoint_that_was_given_up_earlier_is_not_why_a_run_ended():
     found = explain(of(account(1, "ValueError: boom"), logs={"n1": [line]}))
     assert found.kind is CauseKind.PROGRAM
     assert [one.cause for one in found.others] == ["a checkpoint could not be written"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (EventKind.HUNG, ("it hung, and no rank could be named", "sure", "n2", None)),
+        (EventKind.LOST, ("a node was lost", "sure", "n2", None)),
+    ],
+)
+def test_what_a_supervisor_saw_is_the_cause_of_its_own_kill(kind, cause):
+    event = Event(time_unix_s=5, kind=kind, by="supervisor", text="no step for 90 s", node="n2")
+    failure = Failure("n1", "killed by SIGKILL; the kernel does that when memory runs out", 0)
+    assert short(explain(CaseFile(failure, watched=event))) == cause
+    named = explain(CaseFile(failure, watched=event, verdict=hang()))
+    assert named.cause == "the others waited for one rank"
