@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,45 @@ def write_json(
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Add one line for each row, in one write: all of them, or on a full disk none."""
-    text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    append_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Add bytes to a file in one write: all of them, or on a full disk none and OSError."""
     with path.open("ab", buffering=0) as file:
         end = file.tell()
-        if file.write(text) < len(text):
+        if file.write(data) < len(data):
             file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class KeptRoom(AbstractContextManager["KeptRoom"]):
+    """Room on the disk for a JSON file that may have to be written when the disk is full.
+
+    It is given back at the end of `with`.
+    """
+
+    def __init__(self, path: Path, size_bytes: int = 16 * 2**10) -> None:
+        self._path, self._size_bytes = path, size_bytes
+        self._draft = path.with_name(f".{path.name}.room")
+        with suppress(OSError):
+            self._draft.write_bytes(b" " * size_bytes)
+
+    def write_json(self, values: Mapping[str, Any]) -> None:
+        """Write the file, as `write_json` does where the room is too small or was not there."""
+        data = json.dumps(values, indent=2).encode() + b"\n"
+        if len(data) > self._size_bytes or not self._draft.exists():
+            write_json(self._path, values)
+            return
+        with self._draft.open("r+b") as file:
+            file.write(data.ljust(self._size_bytes))
+            file.flush()
+            os.fsync(file.fileno())
+        self._draft.replace(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._draft.unlink(missing_ok=True)
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -7,12 +7,14 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from torch.distributed.checkpoint import CheckpointException
 
 from trainer import config
-from trainer.atomic_files import write_json
+from trainer.atomic_files import KeptRoom
 from trainer.distributed.parallel import process_group
 from trainer.metrics.sinks import best_effort
 from trainer.remedy import remedy_of
@@ -32,46 +34,48 @@ def main(run_path: str) -> None:
     )
     run = RunDir(Path(run_path))
     attempt = run.attempts()[-1]
-    try:
-        settings = config.read(attempt.config_json)
-        with process_group(settings.trainer) as ranks:
-            training = prepare(run, attempt, settings, ranks)
-            training.run_to_the_end()
-    except (Exception, CheckpointException) as error:  # torch's is no Exception
-        with best_effort("why this rank failed"):
-            _write_rank_failure(attempt, rank, error)
-        if isinstance(error, UserError):
-            sys.exit(f"error: {error}")
-        raise
-    if training.signal:
-        if ranks.is_first:
+    with KeptRoom(attempt.rank_failure(rank)) as account:
+        try:
+            signal_number = _train(run, attempt)
+        except (Exception, CheckpointException) as error:  # torch's is no Exception
+            with best_effort("why this rank failed"):
+                account.write_json(_failure(rank, error))
+            if isinstance(error, UserError):
+                sys.exit(f"error: {error}")
+            raise
+    if signal_number:
+        sys.exit(128 + signal_number)
+
+
+def _train(run: RunDir, attempt: AttemptDir) -> int:
+    """The signal at which all ranks saved and left, or 0 at the end of the stage."""
+    settings = config.read(attempt.config_json)
+    with process_group(settings.trainer) as ranks, ExitStack() as held:
+        note = held.enter_context(KeptRoom(attempt.stopped)) if ranks.is_first else None
+        training = prepare(run, attempt, settings, ranks)
+        training.run_to_the_end()
+        if note and training.signal:
             with best_effort("the signal at which training ended"):
-                _note_stop(attempt, training)
-        sys.exit(128 + training.signal)
+                note.write_json(_stop(training))
+    return training.signal
 
 
-def _note_stop(attempt: AttemptDir, training: Training) -> None:
-    write_json(
-        attempt.stopped,
-        {
-            "signal": signal.Signals(training.signal).name,
-            "global_step": training.position.global_step,
-            "time_unix_s": time.time(),
-        },
-    )
+def _stop(training: Training) -> dict[str, Any]:
+    return {
+        "signal": signal.Signals(training.signal).name,
+        "global_step": training.position.global_step,
+        "time_unix_s": time.time(),
+    }
 
 
-def _write_rank_failure(attempt: AttemptDir, rank: int, error: BaseException) -> None:
-    """Record the error that ends this rank, and its remedy, for the launcher to show."""
+def _failure(rank: int, error: BaseException) -> dict[str, Any]:
+    """The error that ends this rank, and its remedy, for the launcher to show."""
     is_user_error, remedy = isinstance(error, UserError), remedy_of(error)
-    write_json(
-        attempt.rank_failure(rank),
-        {
-            "rank": rank,
-            "node": socket.gethostname(),
-            "error": str(error) if is_user_error else f"{type(error).__name__}: {error}",
-            "remedy": remedy.as_json() if remedy else None,
-            "traceback": None if is_user_error else traceback.format_exc(),
-            "time_unix_s": time.time(),
-        },
-    )
+    return {
+        "rank": rank,
+        "node": socket.gethostname(),
+        "error": str(error) if is_user_error else f"{type(error).__name__}: {error}",
+        "remedy": remedy.as_json() if remedy else None,
+        "traceback": None if is_user_error else traceback.format_exc(),
+        "time_unix_s": time.time(),
+    }

@@ -17,9 +17,9 @@ class Number:
 
     This line alone makes a column, a key in JSON, and a field that is asked for:
 
-    >>> Number(key="clock_hz", query="clocks.sm", scale=10**6, most=10**10,
-    ...        columns={"CLOCK MHz": max}, shown_in=10**6,
-    ...        nvml=lambda library, gpu: library.nvmlDeviceGetClockInfo(gpu, 1))
+    >>> clock = Number(key="clock_hz", query="clocks.sm", scale=10**6, most=10**10,
+    ...                columns={"CLOCK MHz": max}, shown_in=10**6,
+    ...                nvml=lambda library, gpu: library.nvmlDeviceGetClockInfo(gpu, 1))
     """
 
     key: str  # in JSON, with the unit

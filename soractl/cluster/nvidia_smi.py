@@ -44,7 +44,9 @@ class GpuProcess:
 class Gpu:
     """A GPU and its numbers by key, as `gpu_columns.NUMBERS` lists them; None: not known.
 
-    >>> Gpu(0, "GPU-5a1e", "NVIDIA H100 80GB HBM3", {"power_w": 612.0, "util_pct": None})
+    >>> gpu = Gpu(0, "GPU-5a1e", "NVIDIA H100 80GB HBM3", {"power_w": 612.0, "util_pct": None})
+    >>> gpu.numbers["power_w"]
+    612.0
     """
 
     index: int

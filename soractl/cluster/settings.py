@@ -76,7 +76,9 @@ class Cluster:
 class Machine:
     """This machine, as far as ranks on it need it.
 
-    >>> Machine(Path("/shared"), Path("/shared/env/bin"), gpus=8, cores=192, free_port=15832)
+    >>> bin = Path("/shared/env/bin")
+    >>> Machine(Path("/shared"), bin, gpus=8, cores=192, free_port=15832).gpus
+    8
     """
 
     workdir: Path

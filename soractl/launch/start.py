@@ -63,7 +63,7 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
             started = _new_attempt(prepared, run)
         results = start(started.plan, started.attempt, remote)
     if refused := [result for result in results if not result.ok]:
-        raise _rolled_back(started, refused, remote)
+        raise _rolled_back(started, refused, remote, is_new=prepared.run is None)
     nodes = ", ".join(node.node.name for node in started.plan.nodes)
     text = f"{started.plan.start.kind.replace('_', ' ')} on {nodes}"
     EventLog(run, "launch").write(EventKind.STARTED, attempt=started.attempt.number, text=text)
@@ -141,20 +141,28 @@ def _request(plan: LaunchPlan, node: NodePlan, attempt: AttemptDir) -> Request:
     return Request(("sh", "-s"), ready + plan.reservation(node, attempt.number).start(path, file))
 
 
-def _rolled_back(started: Started, refused: Sequence[NodeResult], remote: Remote) -> SoractlError:
-    """Stop the nodes that did start; the error to raise."""
+def _rolled_back(
+    started: Started, refused: Sequence[NodeResult], remote: Remote, *, is_new: bool
+) -> SoractlError:
+    """Stop the nodes that did start; the error to raise.
+
+    The attempt's folder goes again, and that of a new run, unless a node may still run it:
+    neither `latest` nor a later resume must find a start that never was.
+    """
     nodes = [node.node for node in started.plan.nodes]
     for node in nodes:
         # A request that is still on its way to a node finds nothing to start.
         started.attempt.node_script(node.name).unlink()
     stopped = stop(nodes, remote, Selection(run_id=str(started.plan.run)), grace_s=5)
-    failure = Failure(refused[0].node.name, f"did not start: {refused[0].reason}")
     interrupted = any(result.fault == INTERRUPTED for result in refused)
     code = ExitCode.INTERRUPTED if interrupted else ExitCode.REFUSED
-    write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
-    name = started.run.name
-    unsure = fold_names([node.node.name for node in stopped if not node.ok])
-    hint = f"{unsure} may still run it; `{to_type('kill', name)}` stops that" if unsure else None
+    name, hint = started.run.name, None
+    if unsure := fold_names([node.node.name for node in stopped if not node.ok]):
+        failure = Failure(refused[0].node.name, f"did not start: {refused[0].reason}")
+        write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
+        hint = f"{unsure} may still run it; `{to_type('kill', name)}` stops that"
+    else:
+        shutil.rmtree(started.run.path if is_new else started.attempt.path, ignore_errors=True)
     if interrupted:
         return Interrupted(f"{name} was stopped again", hint=hint)
     faults = fold_lines((result.node.name, result.reason) for result in refused)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from soractl.cluster.rank_environment import RUN_ID
 from soractl.errors import Fault
 from soractl.processes.selection import Process, Selection, select
 from soractl.remote.fan_out import everywhere
@@ -74,7 +75,7 @@ def parse(result: NodeResult) -> tuple[list[Process], int]:
                 ppid=int(fields[1]),
                 sid=int(fields[3]),
                 user=owners.get(str(pid)),
-                run_id=environ.get(pid, {}).get("SORACTL_RUN_ID"),
+                run_id=environ.get(pid, {}).get(RUN_ID),
                 rank=int(rank) if rank.isdigit() else None,
                 command=" ".join(commands.get(pid, ())),
                 state=fields[0],

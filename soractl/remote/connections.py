@@ -56,6 +56,7 @@ class Stream(Protocol):
 class Dialogue:
     """A program on a node that answers each line with one line, for as long as it is asked.
 
+    >>> from soractl.remote.nodes import this_machine
     >>> with Connections() as remote:
     ...     remote.dialogue(this_machine(), ("cat",), 5).ask(b"ready", 5)
     b'ready'
@@ -104,6 +105,7 @@ class _Link:
 class Connections(AbstractContextManager["Connections"]):
     """A Remote that opens each node's connection once and keeps it until the end of `with`.
 
+    >>> from soractl.remote.nodes import this_machine
     >>> with Connections() as remote:
     ...     remote(this_machine(), Request(("echo", "ready")), 5).stdout
     'ready\\n'
@@ -220,8 +222,8 @@ class Connections(AbstractContextManager["Connections"]):
 def as_line(argv: Sequence[str]) -> str:
     """A program as one line of sh, which it replaces.
 
-    >>> as_line(("echo", "it's", "a b"))
-    'exec echo \'it\'"\'"\'s\' \'a b\''
+    >>> print(as_line(("echo", "a b", "c")))
+    exec echo 'a b' c
     """
     words = shlex.join(argv)
     # A word with a newline is in single quotes.

@@ -7,6 +7,7 @@ from pathlib import Path
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.ssh_command import SshOptions
 from soractl.runs.record import read_record
+from soractl.runs.start_lock import is_starting
 from soractl.terminal.hints import to_type
 from trainer.run_dir import AttemptDir, RunDir, run_of, runs
 
@@ -14,11 +15,17 @@ LATEST = "latest"
 
 
 def find_run(root: Path, name: str) -> RunDir:
-    """The run named by `latest`, `7`, `007-stage2` or its folder; exit code 6 if there is none."""
+    """The run named by `latest`, `7`, `007-stage2` or its folder; exit code 6 if there is none.
+
+    `latest` passes over runs that never began, as a launch leaves them that was cut off.
+    """
     folder = Path(name)
     if RunDir(folder).run_json.is_file():
         return RunDir(folder)
-    return choose_run(runs(root), name, str(root))
+    known = runs(root)
+    if name == LATEST and (begun := next(filter(_has_begun, reversed(known)), None)):
+        return begun
+    return choose_run(known, name, str(root))
 
 
 def choose_run(known: Sequence[RunDir], name: str, root: str) -> RunDir:
@@ -73,6 +80,11 @@ def ssh_options(run: RunDir) -> SshOptions:
     """SSH options of a run's newest attempt."""
     attempt = last_attempt(run)
     return read_record(attempt).ssh if attempt else SshOptions()
+
+
+def _has_begun(run: RunDir) -> bool:
+    """Something was started in it, or is now, or it has a checkpoint from elsewhere."""
+    return bool(last_attempt(run) or is_starting(run) or run.checkpoints())
 
 
 def _number(run: RunDir) -> int:

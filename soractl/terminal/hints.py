@@ -16,10 +16,10 @@ _given: dict[str, str] = {}
 def to_type(command: str, *words: str) -> str:
     """A command of soractl as it must be typed now.
 
-    After `soractl launch stage2 --runs elsewhere`:
-
     >>> to_type("status", "007-stage2")
-    'soractl status 007-stage2 --runs elsewhere'
+    'soractl status 007-stage2'
+
+    After `soractl launch stage2 --runs elsewhere` it ends in `--runs elsewhere`.
     """
     options = [word for name in REPEATED.get(command, ()) for word in _option(name)]
     return shlex.join(["soractl", command, *words, *options])

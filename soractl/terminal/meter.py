@@ -101,8 +101,11 @@ Show = Callable[[Reading], None]
 class Meter:
     """Counts what is done and shows it with the rate since the start.
 
-    >>> meter = Meter(CLIPS, 5000, display.show, done=1000)
+    >>> def show(reading):
+    ...     print(reading.done, reading.total, reading.failed)
+    >>> meter = Meter(CLIPS, 5000, show, done=1000)
     >>> meter.advance(200, failed=3)
+    1200 5000 3
     """
 
     unit: Unit

@@ -10,7 +10,7 @@ from soractl.terminal.lines import INDENT, Styled, styled, wrapped
 class Table:
     """Cells, and what may move when a terminal is narrow.
 
-    >>> Table(("NODE", "UTIL %", "NOTE"), (("n1", "98", "GPU 0: ERR!"),), words=1).lines(24)
+    >>> Table(("NODE", "UTIL %", "NOTE"), (("n1", "98", "GPU 0: ERR!"),), words=1).lines(22)
     ['      UTIL', 'NODE  %', 'n1    98', '    NOTE: GPU 0: ERR!']
     """
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.forked import Trainer, losses
 from trainer import rank_process
+from trainer.atomic_files import read_json
 
 
 def train_with_a_log(run_path):
@@ -23,6 +24,17 @@ def fill(path):
     with suppress(OSError), path.open("ab", 0) as file:
         while True:
             file.write(bytes(4096))
+
+
+@pytest.mark.slow  # a start of the trainer
+def test_a_run_that_is_stopped_on_a_full_disk_has_its_note_of_that(small_disk, clips_csv):
+    disk = small_disk("40M")
+    attempt = Trainer(disk, clips_csv, "epochs=1000").launch()
+    attempt.wait_for_a_step()
+    fill(disk / "filler")
+    os.kill(attempt.pids[0], signal.SIGTERM)
+    assert attempt.end() == [143, 143]
+    assert read_json(attempt.dir.stopped)["signal"] == "SIGTERM"
 
 
 @pytest.mark.slow  # a start of the trainer

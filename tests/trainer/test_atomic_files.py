@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import read_json, write_json
+from trainer.atomic_files import KeptRoom, read_json, write_json
 
 
 def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
@@ -47,3 +47,21 @@ def test_a_file_that_was_replaced_on_its_server_is_opened_again(tmp_path, monkey
 
     monkeypatch.setattr(Path, "read_text", stale_once)  # no such file system can be mounted here
     assert read_json(file) == {"a": 1}
+
+
+def test_room_that_was_kept_takes_a_file_on_a_full_disk(small_disk):
+    disk = small_disk("64k")
+    path, other = disk / "note.json", disk / "other.json"
+    with KeptRoom(path) as note, KeptRoom(other):
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(bytes(2**16))
+        note.write_json({"signal": "SIGTERM"})
+    assert read_json(path) == {"signal": "SIGTERM"}
+    assert {file.name for file in disk.iterdir()} == {"note.json", "filler"}
+
+
+def test_a_file_larger_than_the_room_that_was_kept_is_written_where_there_is_more(tmp_path):
+    with KeptRoom(tmp_path / "a.json", size_bytes=10) as room:
+        room.write_json({"text": "x" * 100})
+    assert read_json(tmp_path / "a.json") == {"text": "x" * 100}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

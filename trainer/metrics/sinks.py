@@ -1,15 +1,18 @@
 """Sinks of a step's metrics: metrics.jsonl, TensorBoard and Weights & Biases."""
 
+import io
 import json
 import logging
 import math
 import netrc
 import os
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from trainer.atomic_files import append_jsonl
+from trainer.atomic_files import append_jsonl, append_whole
 from trainer.config import LogConfig
 from trainer.run_dir import RunDir
 
@@ -62,28 +65,46 @@ class _Jsonl:
 
 
 class _TensorBoard:
+    """An event file of the attempt, to which each step adds one record.
+
+    Written here and not by SummaryWriter, whose thread ends for good when the disk is full.
+    """
+
     def __init__(self, run: RunDir, global_step: int) -> None:
-        self._folder = str(run.tensorboard)
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # only when wanted
+
+        run.tensorboard.mkdir(exist_ok=True)
+        began_unix_s = int(time.time())
+        name = f"events.out.tfevents.{began_unix_s}.{socket.gethostname()}.{os.getpid()}"
+        self._path = run.tensorboard / name
         # what an attempt logged past its last checkpoint is hidden: it is logged again
-        self._open(purge_step=global_step + 1)
+        start = SessionLog(status=SessionLog.START)
+        self._before = _record(Event(wall_time=began_unix_s, file_version="brain.Event:2"))
+        self._before += _record(
+            Event(wall_time=began_unix_s, step=global_step + 1, session_log=start)
+        )
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
-        try:
-            for key, value in values.items():
-                self._writer.add_scalar(key, value, global_step)
-        except OSError:  # as of a full disk, after which its thread writes nothing any more
-            with suppress(OSError):
-                self._writer.close()
-            self._open()
-            raise
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        shown = [Summary.Value(tag=key, simple_value=value) for key, value in values.items()]
+        summary = Summary(value=shown)
+        step = _record(Event(wall_time=time.time(), step=global_step, summary=summary))
+        append_whole(self._path, self._before + step)
+        self._before = b""
 
     def close(self) -> None:
-        self._writer.close()
+        pass
 
-    def _open(self, purge_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # half a second, so only when wanted
 
-        self._writer = SummaryWriter(self._folder, purge_step=purge_step)
+def _record(event: Any) -> bytes:
+    """An event as its file has it: length and content, each with a checksum."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    record = io.BytesIO()
+    RecordWriter(record).write(event.SerializeToString())
+    return record.getvalue()
 
 
 class _Wandb:

@@ -103,7 +103,7 @@ def test_the_dead_man_is_pinged_once_a_minute_while_somebody_sees(notifier, serv
     assert server.got == [("GET", "/ping", None)] * 2
 
 
-def test_without_settings_nobody_is_told(notifier):
+def test_without_settings_nothing_is_sent(notifier):
     told = notifier()
     assert (told.tell("hung", "x"), told.saw()) == ([], [])
 

@@ -114,7 +114,7 @@ def test_a_follower_of_an_attempt_that_a_later_one_followed_stops_nothing(two_no
     assert (outcome.exit_code, status.attempt, status.state) == (1, 2, "running")
 
 
-def test_ranks_that_outlive_their_launcher_train_on_and_that_is_said(two_nodes):
+def test_ranks_that_outlive_their_launcher_train_on_with_a_note(two_nodes):
     two_nodes.ranks(OUTLIVED)
     lost = "n1: its launcher is gone, 1 rank of the run go on"
     with Connections() as remote:

@@ -108,7 +108,7 @@ def test_a_resume_without_a_lost_node_is_the_command_to_type():
     assert hint_of(PLAN, facts) == "--force starts all the same"
 
 
-def test_a_port_that_another_run_uses_is_said_once():
+def test_a_port_that_another_run_uses_is_one_fault():
     used = "GPUs 0-7 and port 29500 are used by 002-smoke of ana since 02:10"
     assert faults((0, {"used": used, "port_is_free": False})) == [f"n1: {used}"]
 

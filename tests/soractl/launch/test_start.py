@@ -5,13 +5,15 @@ import threading
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.launch import follow as follower
 from soractl.launch import start as launcher
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
+from soractl.processes.scan import find
+from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
-from soractl.runs.node_states import ask_states
-from soractl.runs.record import read_record
+from soractl.remote.nodes import this_machine
+from soractl.remote.requests import NodeResult
 from soractl.terminal.progress_bar import PlainDisplay
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
@@ -61,10 +63,32 @@ def test_a_node_that_cannot_start_stops_the_launch_and_leaves_nothing_running(tw
     path = f"{two_nodes.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     assert caught.value.exit_code == 5
     assert caught.value.message == f"n1: no torchrun in {path}"  # without its head nobody starts
+    assert list((two_nodes.folder / "runs").glob("*-smoke")) == []
+
+
+def test_a_resume_that_is_refused_at_the_start_leaves_the_run_as_it_was(two_nodes):
+    two_nodes.ranks("if sys.argv[-3].endswith('=0'): save(1)")
+    started, _, _ = launch_and_follow()
+    (two_nodes.bin / "torchrun").unlink()
+    again = prepare_resume("latest", LaunchOptions(), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError, match="no torchrun in"):
+        launcher.launch(again, ["s"], remote)
+    assert started.run.attempts() == [started.attempt]
+
+
+def test_a_refused_start_that_a_node_may_still_run_keeps_its_folder_for_kill(two_nodes):
+    two_nodes.ranks("time.sleep(60)")
+
+    def remote_that_loses_n2(node, request, deadline_s):
+        if node.name == "n2":
+            return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
+        return remote(node, request, deadline_s)
+
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        launcher.launch(prepared(), ["soractl"], remote_that_loses_n2)
+    assert caught.value.hint == "n2 may still run it; `soractl kill 001-smoke` stops that"
     [attempt] = RunDir(two_nodes.folder / "runs/001-smoke").attempts()
-    assert (
-        read_json(attempt.exit)["first_failure"]["error"] == f"did not start: no torchrun in {path}"
-    )
+    assert "did not start: " in read_json(attempt.exit)["first_failure"]["error"]
 
 
 def interrupting(remote, mark, once):
@@ -88,14 +112,14 @@ def test_ctrl_c_while_nodes_start_stops_those_that_did(two_nodes):
             launcher.launch(
                 prepared(), ["s"], interrupting(remote, "start_new_session", log.exists)
             )
-        [attempt] = run.attempts()
-        states = ask_states(attempt, read_record(attempt), remote)
+        left = find([this_machine()], remote, Selection(run_id=str(run.path)), deadline_s=15)
     assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
         "interrupted; 001-smoke was stopped again",
         None,
         130,
     )
-    assert [state.processes for state in states] == [0, 0]
+    assert [node.processes for node in left] == [()]
+    assert not run.path.exists()
 
 
 def test_ctrl_c_while_a_run_is_looked_for_starts_nothing(two_nodes):
@@ -144,7 +168,7 @@ def test_two_resumes_at_the_same_moment_start_one_attempt(two_nodes):
     assert sorted(answers) == [2, 5, 5]
 
 
-def test_of_launches_at_the_same_moment_one_goes_on_and_each_has_a_run_of_its_own(two_nodes):
+def test_of_launches_at_the_same_moment_one_goes_on_and_the_others_leave_no_run(two_nodes):
     two_nodes.ranks("time.sleep(20)")
     started, refused = [], []
 
@@ -161,8 +185,8 @@ def test_of_launches_at_the_same_moment_one_goes_on_and_each_has_a_run_of_its_ow
     for thread in threads:
         thread.join()
     [winner] = started
-    runs = sorted(path.name for path in (two_nodes.folder / "runs").glob("0*"))
-    assert runs == ["001-smoke", "002-smoke", "003-smoke"]
+    runs = [path.name for path in (two_nodes.folder / "runs").glob("0*")]
+    assert runs == [winner]
     assert [fault.exit_code for fault in refused] == [5, 5]
     used = re.compile(rf"n1: port 29500 is used by {winner} of \w+ since \d\d:\d\d")
     assert [bool(used.fullmatch(str(fault))) for fault in refused] == [True, True]

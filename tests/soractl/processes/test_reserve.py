@@ -153,7 +153,7 @@ def test_a_link_in_the_place_of_a_lock_is_not_followed(node):
     assert not (node.folder / "elsewhere").exists()
 
 
-def test_a_full_disk_of_locks_is_said(node, small_disk, monkeypatch):
+def test_a_full_disk_of_locks_refuses_the_start_with_its_reason(node, small_disk, monkeypatch):
     folder = small_disk("64k")
     monkeypatch.setenv("SORACTL_LOCKS", str(folder))
     subprocess.run(["sh", "-c", f"cat /dev/zero > {folder}/all"], capture_output=True)

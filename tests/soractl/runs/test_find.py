@@ -1,9 +1,12 @@
 import pytest
 
 from soractl.errors import SoractlError
+from soractl.remote.nodes import Node
 from soractl.runs.find import find_run, run_of_checkpoint
 from soractl.runs.record import node_as_json
+from soractl.runs.start_lock import start_lock
 from trainer.atomic_files import write_json
+from trainer.run_dir import RunDir
 
 
 def attempt_on(run, *nodes):
@@ -14,6 +17,20 @@ def attempt_on(run, *nodes):
         attempt.plan, {"run_id": str(run.path), "nodes": values, "ssh": ssh, "started_unix_s": 5}
     )
     return attempt
+
+
+def test_latest_passes_over_runs_that_never_began(root):
+    assert find_run(root, "latest").name == "003-smoke"  # none has begun
+    attempt_on(RunDir(root / "001-stage1"), Node("n1"))
+    RunDir(root / "002-stage2").new_attempt()  # cut off before its plan was written
+    assert find_run(root, "latest").name == "001-stage1"
+    with start_lock(RunDir(root / "002-stage2")):
+        assert find_run(root, "latest").name == "002-stage2"
+
+
+def test_a_run_that_has_only_a_checkpoint_may_be_the_latest(root, save_checkpoint):
+    save_checkpoint(RunDir(root / "002-stage2"), 5)
+    assert find_run(root, "latest").name == "002-stage2"
 
 
 @pytest.mark.parametrize("name", ["latest", "3", "003", "003-smoke"])

@@ -177,7 +177,7 @@ def test_a_status_is_watched_until_the_run_has_ended(tmp_path):
     assert states == ["running", "running", "ended"]
 
 
-def test_a_full_disk_is_said(small_disk):
+def test_status_notes_a_full_disk(small_disk):
     disk = small_disk("2m")
     run, _ = begin(disk)
     assert not read_status(run, Nodes()).disk_is_full

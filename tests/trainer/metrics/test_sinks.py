@@ -1,7 +1,9 @@
 import json
 import math
+import os
 import struct
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.waiting import wait_for
@@ -39,6 +41,40 @@ def test_tensorboard_gets_every_value_under_its_name(tmp_path):
     assert set(events.Tags()["scalars"]) == set(VALUES)
     found = [(event.step, event.value) for event in events.Scalars("loss/bucket/240p-51")]
     assert found == [(7, 0.25), (8, 0.25)]
+
+
+def test_tensorboard_lacks_only_the_steps_of_a_full_disk(small_disk):
+    disk = small_disk("100k")
+    [_, tensorboard] = open_sinks(RunDir(disk), config(tensorboard=True), {}, global_step=0)
+    filler = disk / "filler"
+    filler.write_bytes(bytes(100 * 2**10))  # a header would not even fit
+    with pytest.raises(OSError, match="No space left"):
+        tensorboard.write(VALUES, 1)
+    filler.unlink()
+    tensorboard.write(VALUES, 2)
+    filler.write_bytes(bytes(os.statvfs(disk).f_bavail * 4096))
+    written = [step for step in range(3, 100) if fits(tensorboard, step)]
+    filler.unlink()
+    tensorboard.write(VALUES, 100)
+    assert len(list((disk / "tensorboard").iterdir())) == 1
+    events = EventAccumulator(str(disk / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, *written, 100]
+    assert len(written) < 97
+
+
+def fits(sink, step):
+    try:
+        sink.write(VALUES, step)
+    except OSError:
+        return False
+    return True
+
+
+def test_tensorboard_hides_what_an_earlier_attempt_logged_past_its_checkpoint(tmp_path):
+    write(RunDir(tmp_path), config(tensorboard=True), [1, 2, 3])
+    write(RunDir(tmp_path), config(tensorboard=True), [2, 3])
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
 
 def test_wandb_has_one_run_for_all_attempts_and_its_steps_are_ours(tmp_path, monkeypatch):
