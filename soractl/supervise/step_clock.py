@@ -11,6 +11,7 @@ from typing import Literal
 Phase = Literal["starting", "first step", "training", "saving", "validating"]
 
 KEPT_STEPS = 100
+OF_TIMEOUT = 0.75
 SLOW_RECENT = 10
 SLOW_FACTOR = 1.5
 
@@ -28,6 +29,12 @@ class Limits:
     saving_s: float = 300.0
     validating_s: float = 900.0
     learned: float = 3.0  # times the longest that was seen of a phase
+
+    def within(self, collective_timeout_s: float) -> "Limits":
+        """Limits of saves and validations that end before the ranks' own timeout does."""
+        most_s = OF_TIMEOUT * collective_timeout_s
+        saving_s, validating_s = min(self.saving_s, most_s), min(self.validating_s, most_s)
+        return replace(self, saving_s=saving_s, validating_s=validating_s)
 
 
 @dataclass(frozen=True)

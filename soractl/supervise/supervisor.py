@@ -38,7 +38,7 @@ from soractl.supervise.step_clock import Limits
 from soractl.supervise.watch import SecondSign, Watcher
 from trainer.run_dir import AttemptDir
 
-TICK_S = 0.5
+TICK_S = 1.0
 WAIT_S = 30.0  # between two tries to start while nodes are missing
 KIND_OF = {
     State.SUSPECT: EventKind.SUSPECT,
@@ -134,10 +134,11 @@ class Supervisor:
         """Look until the run has ended or is to be acted on."""
         names = [node.name for node in watcher.record.nodes]
         memory = first_memory(time.monotonic(), names, self._memory)
+        limits = self._timing.limits.within(watcher.collective_timeout_s)
         before: Verdict | None = None
         slow = False
         while True:
-            memory, verdict = observe(memory, watcher.look(), self._timing.limits)
+            memory, verdict = observe(memory, watcher.look(), limits)
             self._memory = memory
             if memory.clock.is_slow and not slow:
                 text = f"{memory.clock.steps_s[-1]:.3g} s a step"

@@ -59,9 +59,11 @@ class Watcher:
         self._showed_ranks: set[str] = set()
         self._first_step: int | None = None
         self.progress = Progress()
-        trainer = _settings(attempt)
-        self._save_every = int(trainer.get("checkpoint", {}).get("every_steps") or 0)
-        self._validate_every = int(trainer.get("validation", {}).get("every_steps") or 0)
+        settings = _settings(attempt)
+        self._save_every = int(settings.get("checkpoint", {}).get("every_steps") or 0)
+        self._validate_every = int(settings.get("validation", {}).get("every_steps") or 0)
+        timeout_s = settings.get("trainer", {}).get("collective_timeout_s")
+        self.collective_timeout_s = float(timeout_s or float("inf"))
 
     def look(self) -> Look:
         """What the attempt shows now."""

@@ -21,6 +21,7 @@ net=10.77.0
 repository=$(cd "$here/../.." && pwd)
 PATH=$repository/.venv/bin:$PATH # also for those who come without `make`
 nodes_path=$here/bin:$PATH
+account=$(getent passwd 0 | cut -d : -f 6) # the home of the account that the nodes log in to
 
 new_machine() { # CMD...: runs it as the first process of a new machine
   exec unshare --net --pid --mount --uts --ipc --fork --kill-child --mount-proc \
@@ -45,8 +46,7 @@ up() {
   cp "$state/home/.ssh/id_ed25519.pub" "$state/home/.ssh/authorized_keys"
   cp "$repository"/hostfiles/* "$state/hostfiles/" 2> /dev/null
   : > "$state/hostfiles/nodes.txt"
-  # The account's home is moved, so that the nodes neither see nor change the real ~/.ssh.
-  awk -F: -v OFS=: -v home="$state/home" '$3 == 0 { $6 = home } 1' /etc/passwd > "$state/passwd"
+  mkdir -p "$account/.ssh" # made private below
   printf '127.0.0.1 localhost\n%s.1 n0\n' "$net" > "$state/hosts"
   for ((i = 1; i <= count; i++)); do
     ssh-keygen -q -t ed25519 -N '' -C "n$i" -f "$state/keys/n$i"
@@ -73,7 +73,9 @@ up() {
 make_private() { # NAME
   hostname "$1"
   mount --bind "$state/hosts" /etc/hosts
-  mount --bind "$state/passwd" /etc/passwd
+  # The nodes neither see nor change the real ~/.ssh. ssh asks the account for its home, all else
+  # takes HOME; /etc/passwd stays the machine's own, which a package's installation may replace.
+  mount --bind "$state/home/.ssh" "$account/.ssh"
   ip link set lo up
 }
 
@@ -111,10 +113,10 @@ _node() {
   mount -t tmpfs -o size=16m tmpfs /run && mkdir /run/sshd || exit 1
   read -r < "$state/pid/n$i.go" # until the head node has plugged in the cable
   ip address add "$net.$((i + 10))/24" dev eth0 && ip link set eth0 up || exit 1
-  printf '%s\n' "HostKey $state/keys/n$i" 'AuthorizedKeysFile .ssh/authorized_keys' \
+  printf '%s\n' "HostKey $state/keys/n$i" "AuthorizedKeysFile $state/home/.ssh/authorized_keys" \
     'PermitRootLogin prohibit-password' 'PasswordAuthentication no' 'UsePAM no' 'UseDNS no' \
     'StrictModes no' 'PidFile none' 'Subsystem sftp internal-sftp' \
-    "SetEnv PATH=$nodes_path FAKE_GPUS=$state/gpus" > "$state/keys/n$i.conf"
+    "SetEnv PATH=$nodes_path FAKE_GPUS=$state/gpus HOME=$state/home" > "$state/keys/n$i.conf"
   # As the node's first process sshd adopts orphans, and its end is the node's end.
   exec /usr/sbin/sshd -D -e -f "$state/keys/n$i.conf"
 }

@@ -70,3 +70,10 @@ def test_slow_is_half_as_long_again_over_ten_steps():
     assert not after(3, clock, every_s=4.0).is_slow
     assert after(10, clock, every_s=4.0).is_slow
     assert not after(10, every_s=4.0).is_slow
+
+
+def test_limits_end_before_the_ranks_own_timeout_ends_the_run():
+    within = LIMITS.within(120.0)
+    assert (within.saving_s, within.validating_s) == (90.0, 90.0)
+    assert LIMITS.within(3600.0) == LIMITS
+    assert (within.first_step_s, within.alone_s) == (LIMITS.first_step_s, LIMITS.alone_s)
