@@ -24,6 +24,7 @@ from soractl.runs.record import AttemptRecord
 from trainer.run_dir import FULL_TRACE_SIGNAL, SHORT_TRACE_SIGNAL, AttemptDir
 
 ANSWER_S = 3.0  # what a rank may take to write its trace; 1.7 s was seen on a busy machine
+SAVE_GROUP = "save"  # of the thread that writes checkpoints
 ROUND_TRIP_S = 4.0
 NO_RANKS = Fault(FaultKind.FAILED, "it did not list its ranks")
 
@@ -192,13 +193,16 @@ def _unpacked(text: str) -> Mapping[str, Any] | None:
 
 
 def _collective(kind: str, entry: Mapping[str, Any], main: str) -> Collective:
+    description = str(entry["process_group"][1])
+    # older recorders do not tell the thread
+    on_main = str(entry["thread_id"]) == main if "thread_id" in entry else description != SAVE_GROUP
     return Collective(
         group=f"{kind}:{entry['pg_id']}",
         number=int(entry["collective_seq_id"]),
         name=str(entry["profiling_name"]).rpartition(":")[2].strip("_"),
-        description=str(entry["process_group"][1]),
+        description=description,
         is_complete=bool(entry["retired"]) or entry["state"] == "completed",
-        on_main_thread=str(entry["thread_id"]) == main,
+        on_main_thread=on_main,
         created_ns=int(entry["time_created_ns"]),
     )
 

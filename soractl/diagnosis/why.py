@@ -20,6 +20,7 @@ from soractl.diagnosis.signatures import (
     matching,
     xid_of,
 )
+from soractl.health.clock import Measured
 from soractl.runs.events import Event, EventKind
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.post_mortem import Failure
@@ -34,6 +35,7 @@ SIGNAL_CAUSES = {
 UNKNOWN = "unknown"
 DIAGNOSE = "`soractl diagnose` says who is waited for, while it hangs"
 STOP_S = 5.0
+CLOCK_S = 1.0
 _OF_A_GPU = re.compile(r"CUDA|NCCL|cuda|nccl")
 
 
@@ -97,6 +99,7 @@ def explain(case: CaseFile) -> Explanation:
         *_lost(case),
         *_logs(case),
         *_kernel(case),
+        *_clocks(case),
     ]
     root = _root(case, found, errors, driver)
     if root is None:
@@ -312,3 +315,12 @@ def _kernel(case: CaseFile) -> Iterator[Finding]:
         for line in lines:
             for one in matching(line, KERNEL):
                 yield Finding(Role.CONFIRMATION, line, one.cause, one.kind, node)
+
+
+def _clocks(case: CaseFile) -> Iterator[Finding]:
+    """A clock that is wrong ends no run here, since none are compared; others may stumble on it."""
+    for node, values in (case.verdict or {}).get("clocks", {}).items():
+        offset = Measured(**values)
+        if offset.surely_above(CLOCK_S):
+            words = f"{offset.value:+.1f} s beside this machine's"
+            yield Finding(Role.CONFIRMATION, words, "the clock is wrong", node=node)

@@ -41,6 +41,15 @@ def test_a_trace_is_read_by_group_id_recorder_and_thread():
     assert [str(frame) for frame in found.main_stack] == ["trainer/step.py:3 f"]
 
 
+@pytest.mark.parametrize("description", ["save", "consensus"])
+def test_where_a_recorder_does_not_tell_the_thread_the_groups_name_does(description):
+    entry = {**ENTRY, "process_group": ["4", description]}
+    del entry["thread_id"]
+    trace = {**TRACE, "recorders": {"nccl": {"entries": [entry], "pg_status": {}}}}
+    [found] = rank_of_trace(trace, rank=3, node="n2").collectives
+    assert found.on_main_thread is (description != "save")
+
+
 @pytest.mark.slow  # a rank that gives no answer is waited for
 def test_ranks_are_asked_where_the_signal_is_blocked_and_nobody_else(start, record, tmp_path):
     answers, early = start(0, "answers"), start(1, "early")

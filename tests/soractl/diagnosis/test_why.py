@@ -196,3 +196,14 @@ def test_what_a_supervisor_saw_is_the_cause_of_its_own_kill(kind, cause):
     assert short(explain(CaseFile(failure, watched=event))) == cause
     named = explain(CaseFile(failure, watched=event, verdict=hang()))
     assert named.cause == "the others waited for one rank"
+
+
+def test_a_clock_that_is_wrong_only_confirms():
+    clocks = {"n1": {"value": 0.2, "bound": 0.1}, "n2": {"value": -300.0, "bound": 0.1}}
+    found = explain(of(account(0, TIMEOUT), verdict={**hang(), "clocks": clocks}))
+    assert found.cause == "the others waited for one rank"
+    last = found.others[-1]
+    assert (last.role, last.node, last.text) == (
+        *(Role.CONFIRMATION, "n2"),
+        "-300.0 s beside this machine's",
+    )
