@@ -15,7 +15,7 @@ from soractl.launch import plan as launch_plan
 from soractl.launch import start_point
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
-from soractl.nccl.names import doubtful_names
+from soractl.nccl.lint import alarms
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
 from soractl.runs.record import read_record
@@ -93,7 +93,7 @@ class Prepared:
             f"passed over {path.name}, which is not complete: {why}" for path, why in passed_over
         ]
         notes += _note_on_ranks(self)
-        notes += doubtful_names(self.site.cluster.env_names)
+        notes += alarms(self.site.cluster.env_of(n.name) for n in self.site.source.nodes)
         if self.config.log.wandb and "WANDB_API_KEY" in environ and not _has_netrc(environ):
             notes.append(
                 "WANDB_API_KEY does not travel to the nodes, where every user could read it; "

@@ -6,7 +6,7 @@ ProcessGroupNCCL. NCCL ignores a misspelt name, and most misspelt values, withou
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,6 +51,13 @@ def lint(env: Env, versions: Versions = Versions()) -> list[Finding]:
     ]
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.severity))
+
+
+def alarms(envs: Iterable[Mapping[str, str | int]]) -> list[str]:
+    """Errors and warnings of several nodes' environments, each once, without asking the nodes."""
+    texts = ({name: str(value) for name, value in env.items()} for env in envs)
+    found = (str(one) for env in texts for one in lint(env) if one.severity != "note")
+    return list(dict.fromkeys(found))
 
 
 def _names(env: Env, versions: Versions) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ settings; between two of them a name counts from the earlier one's successor on.
 """
 
 import difflib
-from collections.abc import Sequence
 
 Version = tuple[int, int]
 
@@ -165,11 +164,6 @@ RENAMED = {
 REMOVED = ("NCCL_SINGLE_RING_THRESHOLD", "NCCL_LL_THRESHOLD", "NCCL_TREE_THRESHOLD")
 SINCE = {f"NCCL_{name}": version for version, names in _SINCE.items() for name in names.split()}
 KNOWN = (*SINCE, *TORCH_NAMES)
-
-
-def doubtful_names(names: Sequence[str]) -> list[str]:
-    """One sentence for each NCCL name that nobody reads."""
-    return [f"nothing is known to read {name}{suggestion(name)}" for name in names if unknown(name)]
 
 
 def unknown(name: str) -> bool:

@@ -57,7 +57,7 @@ def test_a_key_that_will_not_travel_and_a_name_that_nobody_reads_are_noted(workp
     environ = {"WANDB_API_KEY": "secret", "HOME": str(workplace.folder)}
     notes = launch("stage1", environ).notes
     assert [note.partition(";")[0] for note in notes] == [
-        "nothing is known to read NCCL_DEBGU",
+        "NCCL_DEBGU: nobody reads this name",
         "WANDB_API_KEY does not travel to the nodes, where every user could read it",
     ]
     workplace.write(".netrc", "machine api.wandb.ai")

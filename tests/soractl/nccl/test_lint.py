@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.nccl.lint import Finding, Versions, lint
+from soractl.nccl.lint import Finding, Versions, alarms, lint
 
 NEW = Versions(nccl=(2, 28), torch=(2, 11))
 
@@ -361,3 +361,10 @@ def test_the_whole_form_of_an_algorithms_list_is_understood():
     value = "ring,collnetdirect;allreduce:tree,collnetdirect;broadcast:ring"
     assert lint({"NCCL_ALGO": value}, NEW) == []
     assert lint({"NCCL_ALGO": "allreduce:^tree"}, NEW) == []
+
+
+def test_alarms_of_several_nodes_are_said_once_and_notes_are_not():
+    envs = [{"NCCL_P2P_LEVEL": "nvl", "NCCL_MAX_NCHANNELS": 8}, {"NCCL_P2P_LEVEL": "nvl"}]
+    assert alarms(envs) == [
+        "NCCL_P2P_LEVEL: nvl is no value of it, and is ignored; did you mean NVL?"
+    ]

@@ -1,14 +1,13 @@
 import pytest
 
-from soractl.nccl.names import KNOWN, doubtful_names, read_by
+from soractl.nccl.names import KNOWN, read_by, suggestion, unknown
 
 
-def test_a_misspelt_nccl_name_is_doubted_and_others_are_not():
-    names = ["NCCL_IB_HAC", "NCCL_DEBUG", "OMP_NUM_THREADS", "NCCL_QQQQ"]
-    assert doubtful_names(names) == [
-        "nothing is known to read NCCL_IB_HAC; did you mean NCCL_IB_HCA?",
-        "nothing is known to read NCCL_QQQQ",
-    ]
+def test_a_misspelt_name_of_nccl_is_unknown_and_others_are_not():
+    names = ["NCCL_IB_HAC", "NCCL_DEBUG", "OMP_NUM_THREADS", "NCCL_QQQQ", "nccl_debug"]
+    assert [name for name in names if unknown(name)] == ["NCCL_IB_HAC", "NCCL_QQQQ", "nccl_debug"]
+    assert suggestion("NCCL_IB_HAC") == "; did you mean NCCL_IB_HCA?"
+    assert suggestion("NCCL_QQQQ") == ""
 
 
 @pytest.mark.parametrize(
@@ -29,8 +28,9 @@ def test_a_name_is_read_until_a_version():
     assert not read_by("NCCL_WORK_FIFO_DEPTH", (2, 23))
 
 
-def test_names_of_plugins_are_no_doubtful_ones():
-    assert doubtful_names(["NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_INSPECTOR_ENABLE"]) == []
+def test_names_of_plugins_are_known():
+    names = ["NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_INSPECTOR_ENABLE"]
+    assert [name for name in names if unknown(name)] == []
 
 
 def test_no_name_stands_there_twice():
