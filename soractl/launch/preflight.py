@@ -14,11 +14,11 @@ from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, NodePlan
 from soractl.launch.prepare import Prepared
 from soractl.remote.fan_out import everywhere
 from soractl.remote.folding import fold_lines, fold_names
-from soractl.remote.nodes import Node, address
+from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
 from soractl.remote.scripts import python, script, variables
+from soractl.runs.lost_nodes import resume_on
 from soractl.terminal import text
-from soractl.terminal.hints import to_type
 
 DEADLINE_S = 20.0
 MIN_FREE_BYTES = 2**30
@@ -66,7 +66,9 @@ def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> Sequenc
     """
     if prepared.missing:
         raise SoractlError(
-            "missing: " + "; ".join(prepared.missing), exit_code=ExitCode.NOTHING_SUITABLE
+            "missing: " + "; ".join(prepared.missing),
+            hint=prepared.where_data_come_from,
+            exit_code=ExitCode.NOTHING_SUITABLE,
         )
     found = Findings() if force else examine(prepared.plan, remote)
     if found.faults:
@@ -271,9 +273,7 @@ def hint_of(plan: LaunchPlan, facts: Sequence[NodeFacts]) -> str | None:
     lost = [node.node.name for node in facts if node.fault and node.fault.kind in LOST]
     left = [node.node for node in facts if node.node.name not in lost]
     if plan.start.kind == "resume" and lost and left:
-        nodes = ",".join(map(address, left)) + ("," if len(left) == 1 else "")
-        resume = to_type("resume", plan.run.name, "--hostfile", nodes)
-        return f"`{resume}` goes on without {fold_names(lost)}"
+        return f"`{resume_on(plan.run.name, left)}` goes on without {fold_names(lost)}"
     words = ("no colossalai in ", "no torchrun in ", "no python3 in ")
     if any(str(node.fault or "").startswith(words) for node in facts):
         return f"{INSTALL} install them"

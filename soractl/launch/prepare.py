@@ -1,6 +1,7 @@
 """Preparation of a launch or resume: settings, nodes, start, plan, what is missing."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
 from trainer.run_dir import RunDir, next_path
 from trainer.settings import ConfigError, parse_override, resolve, without_nulls
+
+SMOKE_TABLE = "data/smoke/clips.csv"  # of the stage `smoke`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,21 @@ class Prepared:
     def missing(self) -> list[str]:
         """Data and weights that must be there before it can start."""
         found = [self.plan.start.missing] if self.plan.start.missing else []
-        data = self.site.workdir / self.config.data.path
-        return [*found, *([] if data.exists() else [f"the data set {data}"])]
+        return [*found, *([] if self._data.exists() else [f"the data set {self._data}"])]
+
+    @property
+    def where_data_come_from(self) -> str | None:
+        """What to type where the data set is not there."""
+        if self._data.exists():
+            return None
+        if self.config.data.path == SMOKE_TABLE:
+            folder = Path(SMOKE_TABLE).parent
+            return f"`{sys.executable} -m trainer.data.smoke_clips {folder}` makes it"
+        return "`--set data.path=TABLE` names another; `soractl data info` makes one of a folder"
+
+    @property
+    def _data(self) -> Path:
+        return self.site.workdir / self.config.data.path
 
     @property
     def notes(self) -> list[str]:

@@ -11,7 +11,7 @@ from soractl.launch.start import Started
 from soractl.runs.post_mortem import Outcome
 from soractl.runs.progress import Progress
 from soractl.runs.record import read_record
-from soractl.runs.report import checkpoints, failure_details, failure_line, next_command
+from soractl.runs.report import checkpoints, failure_details, failure_line, next_lines
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Command, Verbatim
@@ -130,8 +130,7 @@ def outcome(run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress
     else:
         lines = [f"{run.name} failed{step} after {took}: {failure_line(failure)}"]
     lines += [*failure_details(failure), f"logs: {text.path(attempt.path)}/", saved]
-    following = next_command(run, failure.remedy or {})
-    return [*lines, *([f"next: `{following}`"] if following else [])]
+    return [*lines, *next_lines(run, failure)]
 
 
 def outcome_json(

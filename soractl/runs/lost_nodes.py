@@ -12,8 +12,10 @@ ended; or when it does not answer and
 from collections.abc import Mapping, Sequence
 
 from soractl.errors import INTERRUPTED
+from soractl.remote.nodes import Node, address
 from soractl.runs.node_states import NodeState
 from soractl.runs.progress import Progress
+from soractl.terminal.hints import to_type
 
 MIN_SILENCE_S = 60.0  # packets may stay away for as long without harm to the training
 SILENCE_STEPS = 10
@@ -48,6 +50,16 @@ def lost_nodes(
         if all(other.ended for other in others) or (overdue and answered):
             lost[state.node] = silence(state)
     return lost
+
+
+def resume_on(run: str, left: Sequence[Node]) -> str:
+    """The command that resumes a run on the nodes that are left.
+
+    >>> resume_on("007-stage2", [Node("n1"), Node("n3", user="ana", port=2222)])
+    'soractl resume 007-stage2 --hostfile n1,ana@n3:2222'
+    """
+    nodes = ",".join(map(address, left)) + ("," if len(left) == 1 else "")
+    return to_type("resume", run, "--hostfile", nodes)
 
 
 def silence(state: NodeState) -> str:

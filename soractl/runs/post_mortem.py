@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from soractl.errors import ExitCode
+from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
@@ -40,6 +41,7 @@ class Failure:
     log_tail: tuple[str, ...] = ()
     stopped: bool = False  # on purpose: by a signal to its launcher
     remedy: Mapping[str, Any] | None = None  # of the next attempt, as the trainer's Remedy has it
+    lost: tuple[str, ...] = ()  # nodes that do not answer any more
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ def read_outcome(attempt: AttemptDir) -> Outcome | None:
     try:
         values = read_json(attempt.exit)
         first = values["first_failure"]
-        failure = Failure(**{**first, "log_tail": tuple(first["log_tail"])}) if first else None
-        return Outcome(**{**values, "first_failure": failure})
+        if first:
+            tuples = {name: tuple(first.get(name, ())) for name in ("log_tail", "lost")}
+            values["first_failure"] = Failure(**{**first, **tuples})
+        return Outcome(**values)
     except (OSError, RunDirError, KeyError, TypeError):
         return None
 
@@ -87,7 +91,8 @@ def first_failure(
     """
     logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
     for node, reason in lost.items():
-        return Failure(node, reason, log_tail=_without_epilogue(logs[node]))
+        silent = tuple(name for name, why in lost.items() if why != VANISHED)
+        return Failure(node, reason, log_tail=_without_epilogue(logs[node]), lost=silent)
     failed = _earliest_first(attempt, [state for state in states if state.exit_code != 0])
     for state in failed:
         if killed := _killed_rank(state.node, logs[state.node]):

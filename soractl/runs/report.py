@@ -14,11 +14,13 @@ from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
 from soractl.remote.folding import fold_names
 from soractl.runs.events import Event
-from soractl.runs.find import stage_of
+from soractl.runs.find import last_attempt, stage_of
 from soractl.runs.kill import Killed
+from soractl.runs.lost_nodes import resume_on
 from soractl.runs.node_log import NodeLog
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
+from soractl.runs.record import read_record
 from soractl.runs.status import RunRow, RunStatus
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
@@ -71,8 +73,7 @@ def status_lines(status: RunStatus) -> list[str]:
             else f"failure: {failure_line(failure)}"
         )
         shown += [why, *failure_details(failure)]
-        if following := next_command(status.run, failure.remedy or {}):
-            shown.append(Verbatim(f"next: `{following}`"))
+        shown += next_lines(status.run, failure)
     return shown
 
 
@@ -244,6 +245,19 @@ def failure_line(failure: Failure) -> str:
     """Rank, node and error of a failure."""
     rank = f"rank {failure.rank} on " if failure.rank is not None else ""
     return f"{rank}{failure.node}: {failure.error}"
+
+
+def next_lines(run: RunDir, failure: Failure) -> list[str]:
+    """What to type after a failure, and how to go on without nodes that do not answer."""
+    command, attempt = next_command(run, failure.remedy or {}), last_attempt(run)
+    if command is None or attempt is None:
+        return []
+    lines: list[str] = [Verbatim(f"next: `{command}`")]
+    left = [node for node in read_record(attempt).nodes if node.name not in failure.lost]
+    if failure.lost and left:
+        without = resume_on(run.name, left)
+        lines.append(Verbatim(f"without {fold_names(failure.lost)}: `{without}`"))
+    return lines
 
 
 def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 import os
 import re
+import sys
 
 import pytest
 
@@ -43,6 +44,17 @@ def test_missing_files_are_reported_all_at_once(workplace):
         f"{workplace.folder}/runs/)",
         f"the data set {workplace.folder}/data/OpenVid1M.csv",
     ]
+
+
+def test_where_data_come_from_is_what_to_type(workplace):
+    assert launch().where_data_come_from is None
+    assert launch("stage2").where_data_come_from == (
+        "`--set data.path=TABLE` names another; `soractl data info` makes one of a folder"
+    )
+    (workplace.folder / "data/smoke/clips.csv").unlink()
+    assert launch().where_data_come_from == (
+        f"`{sys.executable} -m trainer.data.smoke_clips data/smoke` makes it"
+    )
 
 
 def test_a_typo_in_a_setting_is_the_users_fault(workplace):

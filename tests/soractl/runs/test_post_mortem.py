@@ -64,7 +64,7 @@ def test_a_lost_node_is_the_cause_of_what_others_complain_about(attempt):
     attempt.node_log("n2").write_text("step 7\n")
     assert failure(attempt, 1, None, lost={"n2": "the node does not answer"}) == (
         1,
-        Failure("n2", "the node does not answer", log_tail=("step 7",)),
+        Failure("n2", "the node does not answer", log_tail=("step 7",), lost=("n2",)),
     )
 
 
