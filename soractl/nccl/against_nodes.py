@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from soractl.nccl.detect import chosen_cards
 from soractl.nccl.hardware import Card, Hardware, Interface, distance
 from soractl.nccl.lint import Env, Finding, Severity
+from soractl.remote.folding import fold_names
 
 # What one node may have otherwise than another, since it names the node's own parts.
 MAY_DIFFER = (
@@ -85,19 +86,22 @@ def _cards(env: Env, hardware: Hardware) -> Iterator[Finding]:
 
 def _entries(name: str, wanted: NameList, there: Sequence[str]) -> Iterator[Finding]:
     """Entries that fit nothing, and prefixes that fit more than they say."""
-    for entry in wanted.names:
-        fitting = [other for other in there if wanted.fits(entry, other)]
+    fitting_by = {e: [other for other in there if wanted.fits(e, other)] for e in wanted.names}
+    missing = [entry[0] for entry, fitting in fitting_by.items() if not fitting]
+    if missing and not wanted.excluding:
+        yield Finding("error", name, _missing(missing, there))
+    for entry, fitting in fitting_by.items():
         more = [other for other in fitting if other != entry[0]]
-        if not fitting and not wanted.excluding:
-            yield Finding("error", name, f"{entry[0]} is not there{_these(there)}")
-        elif entry[0] in fitting and more:
+        if entry[0] in fitting and more:
             yield Finding(
                 "warning", name, f"{entry[0]} takes {', '.join(more)} too; write = before the list"
             )
 
 
-def _these(there: Sequence[str]) -> str:
-    return f"; there are {', '.join(there)}" if there else "; there is none"
+def _missing(names: Sequence[str], there: Sequence[str]) -> str:
+    """`eth0 is not there; there is eno1`."""
+    others = f"there {'is' if len(there) < 2 else 'are'} {', '.join(there) or 'none'}"
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not there; {others}"
 
 
 def _odd_cards(taken: Sequence[Card]) -> Iterator[Finding]:
@@ -122,7 +126,7 @@ def _interfaces(env: Env, hardware: Hardware) -> Iterator[Finding]:
     taken = [one for one in hardware.interfaces if wanted.takes(one.name)]
     if not taken:
         usable = [one.name for one in hardware.usable_interfaces]
-        yield Finding("error", name, f"{value} is not there{_these(usable)}")
+        yield Finding("error", name, _missing([value], usable))
     elif wanted.exact or len(wanted.names) == 1:  # of several prefixes some may be for other nodes
         yield from _entries(name, wanted, there)
     yield from _usable(name, taken, hardware)
@@ -144,7 +148,7 @@ def _gloo(env: Env, hardware: Hardware) -> Iterator[Finding]:
             continue
         if word not in there:
             usable = [one.name for one in hardware.usable_interfaces]
-            yield Finding("error", "GLOO_SOCKET_IFNAME", f"{word} is not there{_these(usable)}")
+            yield Finding("error", "GLOO_SOCKET_IFNAME", _missing([word], usable))
         else:
             yield from _usable("GLOO_SOCKET_IFNAME", [there[word]], hardware)
 
@@ -216,8 +220,8 @@ def _own_files(hardware: Hardware, env: Env) -> str:
 
 
 def _sides(values: Mapping[str, str]) -> str:
-    """`8 on n1 to n3, 4 on n4`."""
+    """`8 on n[1-3], 4 on n4`."""
     sides: dict[str, list[str]] = {}
     for node, value in values.items():
         sides.setdefault(value, []).append(node)
-    return ", ".join(f"{value} on {' '.join(names)}" for value, names in sides.items())
+    return ", ".join(f"{value} on {fold_names(names)}" for value, names in sides.items())

@@ -24,12 +24,18 @@ HCA, IFNAME = "NCCL_IB_HCA", "NCCL_SOCKET_IFNAME"
 RIGHT = "=" + ",".join(f"mlx5_{number}" for number in range(1, 9))
 PLANTED = {
     "a card that is not there": ({HCA: f"{RIGHT},mlx5_12"}, ERROR, HCA, "mlx5_12 is not there"),
+    "two cards that are not there": (
+        {HCA: "=mlx5_1,mlx5_12,mlx5_13"},
+        ERROR,
+        HCA,
+        "mlx5_12, mlx5_13 are not there; there are mlx5_0, ",
+    ),
     "a prefix of nothing": ({HCA: "ibp"}, ERROR, HCA, "ibp is not there"),
     "every card left out": ({HCA: "^mlx5"}, ERROR, HCA, "leaves out every card"),
     "the storage card too": ({HCA: "mlx5"}, WARNING, HCA, "mlx5_0 has 200 Gb/s"),
     "an Ethernet card too": ({HCA: f"{RIGHT},mlx5_9"}, WARNING, HCA, "mlx5_9 is Ethernet"),
     "cards forgotten": ({HCA: "=mlx5_1,mlx5_2"}, "note", HCA, "mlx5_3"),
-    "an interface that is not there": ({IFNAME: "eth0"}, ERROR, IFNAME, "there are eno1"),
+    "an interface that is not there": ({IFNAME: "eth0"}, ERROR, IFNAME, "there is eno1"),
     "an interface that is down": ({IFNAME: "eno2"}, ERROR, IFNAME, "eno2 is down"),
     "gloo's interface is not there": (
         {"GLOO_SOCKET_IFNAME": "eth0"},
