@@ -1,4 +1,4 @@
-"""Writes what comes from the code: docs/commands.md, docs/map.md and docs/pictures/."""
+"""Writes what comes from the code: commands.md, map.md, health.md and pictures/ of docs/."""
 
 import ast
 import sys
@@ -9,6 +9,8 @@ from typing import Any
 import typer.main
 
 from soractl.cli import app
+from soractl.health.examine import CHECKS
+from soractl.health.health_report import LIST_HEADERS, list_cells
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pictures import pictures
@@ -16,6 +18,8 @@ from pictures import pictures
 REPOSITORY = Path(__file__).parent.parent
 COMMANDS = REPOSITORY / "docs/commands.md"
 MAP = REPOSITORY / "docs/map.md"
+HEALTH = REPOSITORY / "docs/health.md"
+CHECKS_BELOW = "<!-- written by `make docs` from here on -->\n"
 PICTURES = REPOSITORY / "docs/pictures"
 WIDTH = 100
 
@@ -31,6 +35,15 @@ def commands_page() -> str:
 def map_page() -> str:
     """The map of the code: the first line of each module's docstring."""
     return f"# Map\n\nWritten by `make docs` from the modules' docstrings.\n\n{module_map()}"
+
+
+def health_page() -> str:
+    """The page of `soractl health`: what stands above the mark, and a table of the checks."""
+    above, mark, _ = HEALTH.read_text().partition(CHECKS_BELOW)
+    rows = [LIST_HEADERS, ("---",) * len(LIST_HEADERS), *map(list_cells, CHECKS)]
+    cells = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    return f"{above}{mark}\n{len(CHECKS)} checks:\n\n{table}\n"
 
 
 def module_map() -> str:
@@ -63,5 +76,6 @@ def _first_line(file: Path) -> str:
 if __name__ == "__main__":
     COMMANDS.write_text(commands_page())
     MAP.write_text(map_page())
+    HEALTH.write_text(health_page())
     for name, svg in pictures().items():
         (PICTURES / name).write_text(svg)

@@ -261,7 +261,11 @@ def test_no_module_is_too_long():
 
 TYPED = {"commands", "options"}  # in tests/soractl/test_cli.py, test_completion.py, or their room's
 # No test file of their own name, and why.
+CHECKS = "a list: each line is tested by tests/soractl/health/test_checks.py"
 WITHOUT_TESTS_OF_THEIR_NAME = {
+    "soractl.health.checks_gpu": CHECKS,
+    "soractl.health.checks_network": CHECKS,
+    "soractl.health.checks_system": CHECKS,
     "trainer.model.kernels.constants": "three numbers",
     "trainer.model.kernels.available": "an expression of what torch and the machine say",
     "trainer.precision": "a table of two types",

@@ -37,6 +37,10 @@ def test_the_map_is_up_to_date(generate):
     assert generate.MAP.read_text() == generate.map_page(), "run `make docs`"
 
 
+def test_the_page_of_health_checks_is_up_to_date(generate):
+    assert generate.HEALTH.read_text() == generate.health_page(), "run `make docs`"
+
+
 def test_the_pictures_are_up_to_date(generate):
     kept = {file.name: file.read_text() for file in generate.PICTURES.iterdir()}
     assert kept == generate.pictures(), "run `make docs`"

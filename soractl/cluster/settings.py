@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -33,6 +34,21 @@ class ClockPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Silence:
+    """Findings of `soractl health` that are known and do not count until a day has passed."""
+
+    reason: str = ""
+    until: date | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthSettings:
+    """Settings of `soractl health`."""
+
+    silence: Mapping[str, Silence] = field(default_factory=dict)  # by CHECK or CHECK@NODES
+
+
+@dataclass(frozen=True, kw_only=True)
 class SuperviseSettings:
     """Settings of `soractl supervise`."""
 
@@ -52,6 +68,7 @@ class Cluster:
     # What the ranks get; a table in it holds what only nodes of a name such as "node-01*" get.
     env: Mapping[str, EnvValue] = field(default_factory=dict)
     clock: ClockPolicy = field(default_factory=ClockPolicy)
+    health: HealthSettings = field(default_factory=HealthSettings)
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it

@@ -1,7 +1,7 @@
-"""Commands that judge the nodes: `clock`."""
+"""Commands that judge the nodes: `clock` and `health`."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,4 +38,41 @@ def clock(
         output.look(*shown, as_json, again=watch is not None)
         output.note(clock_report.notes(found))
     output.note(clock_report.remedies(found))
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def health(
+    hosts: Hosts = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="This check, or all of a kind: gpu; repeatable.")
+    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="All but this one; repeatable.")] = None,
+    context: Annotated[
+        Literal["launch", "idle", "prolog", "epilog", "periodic"],
+        typer.Option(help="The checks of this occasion; idle: nothing may use the GPUs."),
+    ] = "periodic",
+    nagios: Annotated[
+        bool, typer.Option("--nagios", help="Lines and exit codes as Nagios reads them.")
+    ] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Name the checks; ask no node.")] = False,
+    timeout: Timeout = 10,
+    as_json: Json = False,
+) -> None:
+    """Judge GPUs, links, disks and system of every node; say what is bad, and what mends it."""
+    from soractl.health import health_report as report
+    from soractl.health.examine import check_health, choose
+    from soractl.terminal import output
+
+    checks = choose(only or (), skip or (), context)
+    if listed:
+        output.report(report.list_table(checks), report.list_json(checks), as_json)
+        return
+    found = check_health(hosts, checks, deadline_s=timeout, environ=os.environ)
+    if nagios:
+        code, lines = report.nagios(found)
+        output.verbatim(lines)
+        raise typer.Exit(code)
+    output.report(report.lines(found), report.as_json(found), as_json)
+    output.note(report.notes(found))
     raise typer.Exit(found.exit_code)

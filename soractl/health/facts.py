@@ -1,0 +1,174 @@
+"""Facts of a node as `probe.sh` prints them: fields by kind of thing and by its name. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from soractl.cluster.nvidia_smi import EXIT_CODES
+from soractl.remote.scripts import sections
+
+NO_PROGRAM = 127
+NO_DEVICE = 6
+KERNEL_HOURS = 24  # older messages of the kernel are not judged
+
+# Sections of `nvidia-smi -q` that drivers before 535 name otherwise.
+_OLD_NAMES = {
+    "Clocks Throttle Reasons": "Clocks Event Reasons",
+    "Power Readings": "GPU Power Readings",
+}
+_GPU = re.compile(r"^GPU ([0-9A-Fa-f:.]+)$")
+_LINE = re.compile(r"^( *)(\S.*?) *(?: : (.*))?$")
+_STAMP = re.compile(r"^(?:<\d+>)?\[ *(\d+)\.\d+\]")
+_LINK_GPU = re.compile(r"^GPU (\d+):")
+_LINK_FAULTS = re.compile(r"Link \d+: .*(?:Replay|Recovery|CRC)[^:]*: (\d+)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a node.
+
+    >>> facts = Facts({"gpu": {"0": {"ECC Mode/Current": "Enabled"}}})
+    >>> facts.of("gpu"), facts.of("ib")
+    ({'0': {'ECC Mode/Current': 'Enabled'}}, {})
+    """
+
+    items: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)  # kind, and why it is not known
+
+    def of(self, kind: str) -> Mapping[str, Mapping[str, str]]:
+        """Things of a kind by name; a thing that there is only once has the name ''."""
+        return self.items.get(kind, {})
+
+    def one(self, kind: str, name: str) -> str | None:
+        """A field of a thing that there is only once."""
+        return self.of(kind).get("", {}).get(name)
+
+
+def parse(answer: str) -> Facts:
+    """The answer of `probe.sh`, be it whole or cut short."""
+    found = sections(answer)
+    items: dict[str, dict[str, dict[str, str]]] = {}
+    missing: dict[str, str] = {}
+    for kind, item, name, value in _facts(found.get("facts", ("", 0))[0]):
+        items.setdefault(kind, {}).setdefault(item, {})[name] = value
+    for section in ("space", "inodes"):
+        for folder, percent in _disks(found.get(section, ("", 0))[0]):
+            items.setdefault("disk", {}).setdefault(folder, {})[section] = percent
+    if "facts" not in found:
+        missing |= dict.fromkeys(("system", "memory", "limits", "cpu"), "the node did not say")
+    _add_gpus(found, items, missing)
+    _add_kernel(found, items, missing)
+    return Facts(items, missing)
+
+
+def _facts(text: str) -> Iterator[list[str]]:
+    lines = (line.split("\t", 3) for line in text.splitlines())
+    return (fields for fields in lines if len(fields) == 4)
+
+
+def _disks(text: str) -> Iterator[tuple[str, str]]:
+    """Folders and how full they are; images and pseudo file systems are always full."""
+    for line in text.splitlines()[1:]:
+        fields = line.split(None, 5)
+        if len(fields) < 6 or fields[0].startswith("/dev/loop"):
+            continue
+        if fields[0].startswith("/dev/") or fields[5] in ("/dev/shm", "/tmp", "/run"):
+            yield fields[5], fields[4]
+
+
+def _add_gpus(
+    found: Mapping[str, tuple[str, int]],
+    items: dict[str, dict[str, dict[str, str]]],
+    missing: dict[str, str],
+) -> None:
+    """The GPUs, the driver's own state, and the links between GPUs."""
+    text, code = found.get("nvidia", ("", 124))
+    on_bus = items.get("system", {}).get("", {}).get("gpus_on_bus", "?")
+    if code in (NO_PROGRAM, NO_DEVICE) and on_bus in ("0", "?"):
+        return  # a node without GPUs
+    head, gpus = _gpus(text)
+    said = EXIT_CODES.get(code, f"ended with exit code {code}")
+    items["nvidia"] = {"": {**head, "gpus": str(len(gpus)), "state": "ok" if code == 0 else said}}
+    if not gpus:
+        missing["gpu"] = f"nvidia-smi: {said}"
+        return
+    items["gpu"] = gpus
+    for section, read in (("links", _links), ("linkerrors", _link_faults)):
+        printed, link_code = found.get(section, ("", 124))
+        for gpu, fields in read(printed).items() if link_code == 0 else ():
+            gpus.get(gpu, {}).update(fields)
+
+
+def _gpus(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Fields above the first GPU, and those of each GPU as `Section/Field` by its index."""
+    head: dict[str, str] = {}
+    gpus: dict[str, dict[str, str]] = {}
+    fields, path = head, list[str]()
+    for line in text.splitlines():
+        if begin := _GPU.match(line):
+            fields = gpus.setdefault(str(len(gpus)), {"bus": begin[1], "processes": "0"})
+            continue
+        found = _LINE.match(line)
+        if not found:
+            continue
+        depth = max(len(found[1]) // 4 - (fields is not head), 0)
+        path[depth:] = [_OLD_NAMES.get(found[2], found[2])]
+        if found[2] == "Process ID":
+            fields["processes"] = str(int(fields["processes"]) + 1)
+        elif found[3] is not None:
+            fields["/".join(path)] = found[3]
+    return head, gpus
+
+
+def _links(text: str) -> dict[str, dict[str, str]]:
+    """`nvidia-smi nvlink -s`: links of each GPU, and how many of them are down."""
+    found: dict[str, dict[str, str]] = {}
+    for gpu, lines in _by_gpu(text):
+        links = [line for line in lines if re.match(r"Link \d+:", line)]
+        if links:
+            down = sum("inactive" in line.lower() for line in links)
+            found[gpu] = {"links": str(len(links) - down), "links down": str(down)}
+    return found
+
+
+def _link_faults(text: str) -> dict[str, dict[str, str]]:
+    """`nvidia-smi nvlink -e`: the sum of each GPU's counters."""
+    found = {}
+    for gpu, lines in _by_gpu(text):
+        counts = [int(match[1]) for line in lines if (match := _LINK_FAULTS.match(line))]
+        if counts:
+            found[gpu] = {"link errors": str(sum(counts))}
+    return found
+
+
+def _by_gpu(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Indented lines below each GPU's own."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if begin := _LINK_GPU.match(line):
+            lines = found.setdefault(begin[1], [])
+        elif found:
+            lines.append(line.strip())
+    return iter(found.items())
+
+
+def _add_kernel(
+    found: Mapping[str, tuple[str, int]],
+    items: dict[str, dict[str, dict[str, str]]],
+    missing: dict[str, str],
+) -> None:
+    """Messages of the last day; they are for root alone where dmesg is restricted."""
+    text, code = found.get("kernel", ("", 1))
+    if code != 0:
+        missing["kernel"] = "the kernel's messages may not be read"
+        return
+    now = items.get("system", {}).get("", {}).get("uptime", "?").partition(".")[0]
+    since_s = int(now) - KERNEL_HOURS * 3600 if now.isdigit() else 0
+    lines = (line for line in text.splitlines() if line and _second(line) >= since_s)
+    items["kernel"] = {"": {"messages": "\n".join(lines) or "none"}}
+
+
+def _second(line: str) -> float:
+    """The second of a message; one without a stamp counts as new."""
+    stamp = _STAMP.match(line)
+    return float(stamp[1]) if stamp else float("inf")

@@ -1,0 +1,219 @@
+#!/bin/sh
+# probe.sh LIMIT_S [ROOT]: what `soractl health` judges, in one look; it changes nothing.
+# Facts are lines of KIND, ITEM, FIELD and VALUE with tabs between; `?` cannot be read.
+# ROOT stands before /proc and /sys.
+export LC_ALL=C
+limit_s=$1 root=$2
+echo '=== start 0'
+
+smi() { # SECTION OPTION...
+  section=$1
+  shift
+  timeout -k 1 "$limit_s" nvidia-smi "$@" < /dev/null 2>&1
+  printf '\n=== %s %s\n' "$section" $?
+}
+
+hardware='NVRM|Out of memory|oom-kill|I/O error|Hardware Error|mce:|blocked for more than'
+hardware="$hardware|Link (is )?[Dd]own|Remounting filesystem|EXT4-fs error|clock throttled"
+kernel() { # messages about hardware alone, with seconds since the start of the kernel
+  text=$({ dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic; } 2> /dev/null \
+    < /dev/null)
+  code=$?
+  printf '%s\n' "$text" | grep -E "$hardware" \
+    | tail -n 400
+  printf '=== kernel %s\n' $code
+}
+
+disks() {
+  timeout -k 1 3 df -P -k -l 2> /dev/null < /dev/null
+  printf '=== space %s\n' $?
+  timeout -k 1 3 df -P -i -l 2> /dev/null < /dev/null
+  printf '=== inodes %s\n' $?
+}
+
+put() { # KIND ITEM FOLDER FILE...: the first line of each file
+  kind=$1 item=$2 folder=$3
+  shift 3
+  for field; do
+    value=
+    read -r value < "$folder/$field"
+    printf '%s\t%s\t%s\t%s\n' "$kind" "$item" "$field" "${value:-?}"
+  done
+}
+
+fact() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
+
+parameters() ( # not by `read`, which asks byte by byte: the kernel answers the first one alone
+  cd "$root/proc/sys" && grep -Hs . kernel/osrelease kernel/pid_max kernel/numa_balancing \
+    vm/swappiness vm/max_map_count vm/overcommit_memory vm/zone_reclaim_mode fs/file-nr \
+    | while IFS=: read -r field value; do fact system '' "$field" "$value"; done
+)
+
+memory() {
+  while read -r name value _; do
+    case $name in
+      MemTotal: | MemAvailable: | SwapTotal: | SwapFree: | HardwareCorrupted: | HugePages_Total: | \
+        HugePages_Free: | Hugepagesize:) fact memory '' "${name%:}" "$value" ;;
+    esac
+  done < "$root/proc/meminfo"
+  for folder in "$root"/sys/devices/system/edac/mc/mc[0-9]*; do
+    [ -d "$folder" ] && put edac "${folder##*/}" "$folder" ue_count ce_count
+  done
+}
+
+limits() {
+  while read -r line; do
+    for name in 'open files' 'locked memory' 'processes'; do
+      case $line in
+        "Max $name "*)
+          set -- ${line#"Max $name"}
+          fact limits '' "$name" "$1"
+          fact limits '' "$name, hard" "$2"
+          ;;
+      esac
+    done
+  done < "$root/proc/self/limits"
+}
+
+processes() {
+  zombies=0 stuck=0 stuck_names='' daemons='' manager=no
+  for file in "$root"/proc/[0-9]*/stat; do
+    read -r line < "$file" || continue
+    name=${line#*\(} name=${name%)*}
+    case ${line##*) } in
+      Z*) zombies=$((zombies + 1)) ;;
+      D*) stuck=$((stuck + 1)) stuck_names="$stuck_names $name" ;;
+    esac
+    case $name in
+      chronyd | ntpd | ntpsec | openntpd | systemd-timesyn | ptp4l) daemons="$daemons $name" ;;
+      nv-fabricmanage*) manager=yes ;;
+    esac
+  done
+  [ -n "$name" ] || zombies='?' stuck='?' daemons='?' manager='?'
+  fact system '' zombies "$zombies"
+  fact system '' stuck "$stuck$stuck_names"
+  daemons=${daemons:-none}
+  fact system '' daemons "${daemons# }"
+  fact system '' manager "$manager"
+}
+
+cpus() {
+  count=0 governors=''
+  for folder in "$root"/sys/devices/system/cpu/cpu[0-9]*; do
+    [ -d "$folder" ] && count=$((count + 1))
+    if [ -e "$folder/cpufreq" ]; then
+      governor='?'
+      read -r governor < "$folder/cpufreq/scaling_governor"
+      case " $governors " in *" $governor "*) ;; *) governors="$governors $governor" ;; esac
+    fi
+  done
+  fact cpu '' count "$count"
+  [ -z "$governors" ] || fact governor '' scaling_governor "${governors# }"
+  put cpu '' "$root/sys/devices/system/cpu" present online
+  put cpu '' "$root/sys/devices/system/clocksource/clocksource0" current_clocksource
+}
+
+mounts() {
+  while read -r source folder type options _; do
+    case $type in
+      ext[234] | xfs | btrfs)
+        case ",$options," in *,ro,*) access=ro ;; *) access=rw ;; esac
+        fact mount "$folder" access "$access"
+        ;;
+      nfs | nfs4 | lustre | ceph | beegfs | gpfs | wekafs)
+        fact share "$folder" source "$source"
+        {
+          if timeout -k 1 2 stat -f "$(printf '%b' "$folder")" > /dev/null 2>&1; then answer=yes
+          else answer=no; fi
+          fact share "$folder" answers "$answer"
+        } &
+        ;;
+    esac
+  done < "$root/proc/mounts"
+  wait
+  for folder in "$root"/sys/class/nvme/nvme[0-9]*; do
+    [ -e "$folder" ] && put nvme "${folder##*/}" "$folder" state
+  done
+  while read -r line; do
+    case $line in
+      md*) array=${line%% *} ;;
+      *' blocks '*) fact raid "$array" members "${line##* }" ;;
+    esac
+  done < "$root/proc/mdstat"
+}
+
+pci() { # GPUs and switches of NVIDIA
+  gpus=0 switches=0
+  for folder in "$root"/sys/bus/pci/devices/*; do
+    vendor='' class=''
+    read -r vendor < "$folder/vendor"
+    [ "$vendor" = 0x10de ] || continue
+    read -r class < "$folder/class"
+    case $class in
+      0x0300* | 0x0302*) gpus=$((gpus + 1)) ;;
+      0x0680*) switches=$((switches + 1)) ;;
+    esac
+  done
+  [ -d "$root/sys/bus/pci/devices" ] || gpus='?' switches='?'
+  fact system '' gpus_on_bus "$gpus"
+  fact system '' switches "$switches"
+  if [ -d "$root/sys/module/nvidia_peermem" ]; then peermem=yes; else peermem=no; fi
+  fact system '' peermem "$peermem"
+  if [ -d "$root/sys/module/mlx5_core" ]; then
+    put driver mlx5 "$root/sys/module/mlx5_core" version
+  fi
+}
+
+network() {
+  for folder in "$root"/sys/class/infiniband/*/ports/*; do
+    [ -d "$folder" ] || continue
+    device=${folder%/ports/*} port=${folder##*/}
+    name=${device##*/}/$port
+    put ib "$name" "$folder" state phys_state rate link_layer
+    put ib "$name" "$folder/counters" symbol_error link_error_recovery link_downed port_rcv_errors \
+      port_xmit_discards local_link_integrity_errors excessive_buffer_overrun_errors
+    put ib "$name" "$device" fw_ver hca_type
+    put ib "$name" "$device/device" current_link_width max_link_width current_link_speed \
+      max_link_speed
+  done
+  for folder in "$root"/sys/class/net/*; do
+    [ -e "$folder/device" ] || continue
+    type=
+    read -r type < "$folder/type"
+    [ "$type" = 1 ] || continue # Ethernet
+    put eth "${folder##*/}" "$folder" operstate mtu speed duplex carrier_changes
+    put eth "${folder##*/}" "$folder/statistics" rx_errors tx_errors rx_crc_errors rx_missed_errors
+  done
+}
+
+facts() {
+  read -r up _ < "$root/proc/uptime"
+  fact system '' uptime "${up:-?}"
+  read -r load _ < "$root/proc/loadavg"
+  fact system '' load "${load:-?}"
+  parameters
+  memory
+  limits
+  processes
+  cpus
+  mounts
+  pci
+  network
+  printf '=== facts 0\n'
+} 2> /dev/null
+
+# All at once: each program's answer waits in a pipe until the one before it is whole.
+smi nvidia -q | {
+  smi links nvlink -s | {
+    smi linkerrors nvlink -e | {
+      kernel | {
+        disks
+        facts
+        cat
+      }
+      cat
+    }
+    cat
+  }
+  cat
+}

@@ -1,0 +1,110 @@
+from soractl.health.facts import parse
+from tests.soractl.health import planted
+
+SMI_OF_535 = """\
+Driver Version                            : 535.161.08
+GPU 00000000:18:00.0
+    Clocks Throttle Reasons
+        HW Slowdown                       : Not Active
+            HW Thermal Slowdown           : Active
+    Processes
+        Process ID                        : 7
+            Name                          : python
+        Process ID                        : 8
+            Name                          : python
+"""
+
+
+def probed(tmp_path, changes=()):
+    return parse(planted.probe(planted.plant(tmp_path, changes)))
+
+
+def test_fields_of_a_node_by_kind_and_thing(node):
+    assert sorted(node.items) == [
+        *("cpu", "disk", "driver", "edac", "eth", "governor", "gpu", "ib", "kernel", "limits"),
+        *("memory", "mount", "nvidia", "nvme", "raid", "share", "system"),
+    ]
+    assert node.missing == {}
+    assert list(node.of("gpu")) == ["0", "1", "2", "3"]
+    assert list(node.of("ib")) == ["mlx5_0/1", "mlx5_4/1", "mlx5_bond_0/1"]
+    assert node.of("disk") == {
+        "/": {"space": "34%", "inodes": "4%"},
+        "/dev/shm": {"space": "0%", "inodes": "1%"},
+    }
+    assert node.of("cpu") == {
+        "": {"count": "2", "present": "0-1", "online": "0-1", "current_clocksource": "tsc"}
+    }
+    assert {
+        name: node.one("system", name)
+        for name in ("vm/swappiness", "daemons", "manager", "zombies", "gpus_on_bus", "switches")
+    } == {
+        "vm/swappiness": "10",
+        "daemons": "chronyd",
+        "manager": "yes",
+        "zombies": "0",
+        "gpus_on_bus": "4",
+        "switches": "1",
+    }
+
+
+def test_links_between_gpus_are_counted(node):
+    assert {name: node.of("gpu")["3"][name] for name in ("links", "links down", "link errors")} == {
+        "links": "18",
+        "links down": "0",
+        "link errors": "0",
+    }
+
+
+def test_processes_are_counted_by_their_state(tmp_path):
+    stats = {
+        "proc/90/stat": "90 (dead) Z 1 90 90",
+        "proc/91/stat": "91 (a ) D name) D 1 91 91",
+        "proc/77/stat": None,
+    }
+    system = probed(tmp_path, stats)
+    assert [system.one("system", name) for name in ("zombies", "stuck", "daemons")] == [
+        *("1", "1 a ) D name", "none")
+    ]
+
+
+def test_a_node_on_which_nothing_can_be_read_says_so(tmp_path):
+    node = probed(tmp_path, dict.fromkeys(planted.files()))
+    assert [node.one("system", name) for name in ("uptime", "zombies", "gpus_on_bus")] == ["?"] * 3
+    assert node.of("memory") == node.of("ib") == node.of("eth") == {}
+
+
+def test_an_older_driver_has_other_names():
+    answer = f"{SMI_OF_535}=== nvidia 0\n"
+    assert parse(answer).of("gpu") == {
+        "0": {
+            "bus": "00000000:18:00.0",
+            "processes": "2",
+            "Clocks Event Reasons/HW Slowdown": "Not Active",
+            "Clocks Event Reasons/HW Slowdown/HW Thermal Slowdown": "Active",
+            "Processes/Process ID/Name": "python",
+        }
+    }
+
+
+def test_a_driver_that_hangs_is_no_node_without_gpus(answer):
+    begin, end = answer.index("==============NVSMI"), answer.index("=== nvidia 0")
+    node = parse(answer[:begin] + answer[end:].replace("=== nvidia 0", "=== nvidia 124"))
+    assert node.one("nvidia", "state") == "did not answer in time"
+    assert node.missing == {"gpu": "nvidia-smi: did not answer in time"}
+
+
+def test_messages_of_the_kernel_count_for_a_day(answer):
+    old = "[   12.000000] NVRM: Xid (PCI:0000:00:06): 79, pid=1"
+    new = "[863990.000000] NVRM: Xid (PCI:0000:00:07): 79, pid=1"
+    node = parse(answer.replace("=== kernel 0", f"{old}\n{new}\n=== kernel 0"))
+    assert node.one("kernel", "messages") == new
+
+
+def test_messages_that_may_not_be_read_are_unknown(answer):
+    node = parse(answer.replace("=== kernel 0", "=== kernel 1"))
+    assert node.missing == {"kernel": "the kernel's messages may not be read"}
+
+
+def test_an_answer_that_was_cut_short_lacks_what_came_last(answer):
+    node = parse(answer[: answer.index("=== facts")])
+    assert node.missing["memory"] == "the node did not say"
