@@ -40,7 +40,7 @@ SECTIONS = {
     ),
     "Diagnose": ("why", "diagnose", "stacks"),
     "Keep": ("sync", "ckpt"),
-    "See": ("sample", "eval"),
+    "See": ("sample", "eval", "gallery"),
 }
 
 

@@ -60,7 +60,7 @@ def test_the_wheel_carries_all_files_of_the_packages_the_stages_and_the_licence(
     expected = {"trainer/train.py"}
     for package in ("soractl", "trainer"):
         for file in (REPOSITORY / package).rglob("*"):
-            if file.suffix in (".py", ".sh"):
+            if file.suffix in (".py", ".sh", ".html"):
                 expected.add(str(file.relative_to(REPOSITORY)))
     for file in (REPOSITORY / "configs").rglob("*.toml"):
         expected.add(f"trainer/{file.relative_to(REPOSITORY)}")

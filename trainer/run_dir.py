@@ -205,6 +205,16 @@ class RunDir:
         """Videos of every checkpoint, by preset and step, and the gallery that shows them."""
         return self.path / "eval"
 
+    @property
+    def gallery(self) -> Path:
+        """The page that shows these videos."""
+        return self.evaluations / "index.html"
+
+    @property
+    def gallery_data(self) -> Path:
+        """The list that the page shows; a script, since a page from a disk reads nothing else."""
+        return self.evaluations / "gallery.js"
+
     def evaluation(self, preset: str, global_step: int) -> Path:
         """The folder of one checkpoint's videos by one preset."""
         return self.evaluations / preset / str(global_step)

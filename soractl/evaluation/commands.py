@@ -1,4 +1,4 @@
-"""Commands that show what a model makes: `sample`, `eval`."""
+"""Commands that show what a model makes: `sample`, `eval`, `gallery`."""
 
 import os
 from pathlib import Path
@@ -164,3 +164,35 @@ def evaluate(
             ends.append(end)
     output.report([report.evaluated_summary(ends)], report.evaluated_json(ends), as_json)
     raise typer.Exit(report.evaluated_exit_code(ends))
+
+
+@app.command()
+def gallery(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="latest, 7, or 007-stage2.", autocompletion=complete_run
+        ),
+    ],
+    serve: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Show it on 127.0.0.1; 0: a free one."),
+    ] = None,
+    runs: Runs = "runs",
+) -> None:
+    """Write the page that shows the videos of runs: eval/index.html in the first one.
+
+    It opens from the disk. With --serve it is shown to this machine's browser until Ctrl-C.
+    """
+    from soractl.evaluation.gallery import write_gallery
+    from soractl.evaluation.serve import gallery_server, url_of
+    from soractl.runs.find import find_run
+    from soractl.terminal import output
+
+    found = list(dict.fromkeys(find_run(Path(runs), one) for one in names))
+    if serve is None:
+        output.result(str(write_gallery(found)))
+        return
+    with gallery_server(found, serve) as server:
+        output.result(url_of(server))
+        server.serve_forever()

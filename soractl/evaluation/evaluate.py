@@ -11,15 +11,18 @@ from typing import Any
 from soractl.cluster.gpus import read_gpus
 from soractl.cluster.settings import this_machine
 from soractl.errors import ExitCode, SoractlError
+from soractl.evaluation.alarms import Alarm, find_alarms
 from soractl.evaluation.claims import Claims
 from soractl.evaluation.find_new import Item, find_new, is_done
+from soractl.evaluation.gallery import write_gallery
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.sample import made_of
 from soractl.evaluation.samplers import Made, Sampler, devices
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine as this_node
+from soractl.runs.events import EventKind, EventLog
 from soractl.terminal.meter import Show
-from trainer.atomic_files import write_json
+from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import RunDir
 
 SCHEMA_VERSION = 1
@@ -54,6 +57,8 @@ class Evaluated:
     seconds: float = 0.0
     reason: str = ""
     tries_left: int = 0
+    alarms: tuple[Alarm, ...] = ()
+    gallery_fault: str = ""  # the videos are there, and the page does not show them
 
 
 class Server:
@@ -108,8 +113,7 @@ class Server:
             made = self._made(item)
             lost = [one for one in made if one.reason]
             if not lost:
-                write_json(item.result, _result(item, made, self._options))
-                return Evaluated(item, len(made), time.monotonic() - began)
+                return _published(item, made, self._options, began)
             reason = lost[0].reason
         except WrongPrompts:
             raise
@@ -174,7 +178,30 @@ def _arguments(item: Item, options: EvalOptions) -> list[str]:
     ]
 
 
-def _result(item: Item, made: Sequence[Made], options: EvalOptions) -> dict[str, Any]:
+def _published(item: Item, made: Sequence[Made], options: EvalOptions, began: float) -> Evaluated:
+    """The result, which makes the videos count, then what others are to see of it."""
+    videos = [_video(one.task) for one in made]
+    alarms = tuple(find_alarms(videos))
+    write_json(item.result, _result(item, videos, alarms, options))
+    step = item.checkpoint.manifest.global_step
+    for alarm in alarms:
+        text = f"{alarm} ({item.preset})"
+        EventLog(item.run, "eval").write(EventKind.ALARM, step=step, text=text)
+    fault = ""
+    try:
+        for run in options.runs:  # each run's page shows the others beside it
+            write_gallery([run, *(other for other in options.runs if other != run)])
+    except OSError as error:
+        fault = str(error)
+    return Evaluated(item, len(made), time.monotonic() - began, alarms=alarms, gallery_fault=fault)
+
+
+def _result(
+    item: Item,
+    videos: Sequence[Mapping[str, Any]],
+    alarms: Sequence[Alarm],
+    options: EvalOptions,
+) -> dict[str, Any]:
     manifest = item.checkpoint.manifest
     return {
         "schema_version": SCHEMA_VERSION,
@@ -185,15 +212,25 @@ def _result(item: Item, made: Sequence[Made], options: EvalOptions) -> dict[str,
         "checkpoint": item.checkpoint.name,
         "digest": item.digest,
         "weights": options.weights,
-        "videos": [_video(one.task) for one in made],
+        "videos": list(videos),
+        "alarms": [alarm.as_json() for alarm in alarms],
         "made_unix_s": time.time(),
     }
 
 
 def _video(task: Mapping[str, Any]) -> dict[str, Any]:
-    """A video by its name in the result's folder; its own manifest says the rest."""
+    """A video by its name in the result's folder, with what its own manifest says of its frames."""
     file = Path(task["file"])
-    return {"name": file.name, "prompt": task["text"], "seed": task["seed"]}
+    try:
+        manifest = read_json(file.with_suffix(".json"))
+    except (OSError, RunDirError):  # written a moment ago; the video counts without it
+        manifest = {}
+    return {
+        "name": file.name,
+        "prompt": task["text"],
+        **{key: task[key] for key in ("seed", "height", "width")},
+        **{key: manifest.get(key) for key in ("poster", "measures")},
+    }
 
 
 Wait = Callable[[float], None]

@@ -40,7 +40,9 @@ def evaluated_line(end: Evaluated) -> str:
     """One checkpoint's end."""
     if not end.reason:
         videos, time = text.count(end.videos, "video"), text.duration(end.seconds)
-        return f"{end.item}  {videos} in {time}  {end.item.folder}"
+        alarms = "".join(f"  ALARM {alarm}" for alarm in end.alarms)
+        fault = f"  no gallery: {end.gallery_fault}" if end.gallery_fault else ""
+        return f"{end.item}  {videos} in {time}  {end.item.folder}{alarms}{fault}"
     more = text.count(end.tries_left, "more time")
     again = f"tried {more}" if end.tries_left else "not tried again"
     return f"{end.item}  failed, {again}: {end.reason}"
@@ -57,6 +59,7 @@ def evaluated_json(ends: Sequence[Evaluated]) -> dict[str, Any]:
                 "folder": str(end.item.folder),
                 "videos": end.videos,
                 "elapsed_s": round(end.seconds, 3),
+                "alarms": [alarm.as_json() for alarm in end.alarms],
                 "error": end.reason or None,
             }
             for end in ends

@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     NOTIFIED = "notified"
     STOP_REQUESTED = "stop requested"
     GAVE_UP = "gave up"
+    ALARM = "alarm"  # videos of a checkpoint that are blank, frozen or all alike
     ENDED = "ended"
 
 
@@ -53,7 +54,7 @@ class Event:
 
     time_unix_s: float  # by the writer's clock
     kind: str  # an EventKind, or one of a later version
-    by: str  # launch, follow, supervisor, kill, stop, trainer
+    by: str  # launch, follow, supervisor, kill, stop, eval, trainer
     attempt: int | None = None
     step: int | None = None
     node: str | None = None

@@ -19,6 +19,7 @@ from trainer.manifest import MANIFEST
 from trainer.model.latent_size import MICRO_FRAMES
 from trainer.run_dir import RunDir, run_of, runs
 from trainer.sampling.films import poster_of, write_poster, write_video
+from trainer.sampling.judge import measures_of
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Prompt, Scores, parse_prompt
 from trainer.sampling.sampler import Preset, Sampler, read_reference
@@ -190,7 +191,7 @@ def perform(
     if (poster := poster_of(task.path)) != task.path:
         write_poster(video, poster)
     seconds = time.monotonic() - began
-    write_json(task.manifest, _manifest(task, seconds))
+    write_json(task.manifest, _manifest(task, seconds, measures_of(video)))
     return seconds
 
 
@@ -302,12 +303,14 @@ def _check_positive(**numbers: int | None) -> None:
             raise ConfigError([f"--{name.replace('_', '-')} {value}; expected at least 1"])
 
 
-def _manifest(task: Task, seconds: float) -> dict[str, Any]:
+def _manifest(task: Task, seconds: float, measures: dict[str, object]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "task": task._identity(),
         "checkpoint": task.checkpoint,
         "video": {"name": task.path.name, **describe_file(task.path)},
+        "poster": poster_of(task.path).name,
+        "measures": measures,
         "seconds": round(seconds, 3),
         "made_with": {name: version(name) for name in _PACKAGES},
         "made_unix_s": time.time(),

@@ -1,0 +1,154 @@
+"""The gallery over HTTP, on this machine alone: it reads, and takes no command."""
+
+import http.server
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.evaluation.gallery import gallery_of, page, script
+from trainer.run_dir import RunDir
+
+ADDRESS = "127.0.0.1"
+# Nothing but this server, though names from a folder were to hold a program.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "img-src 'self'; media-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_KINDS = {".mp4": "video/mp4", ".png": "image/png"}
+_PART = r"[^/\\]+"
+_VIDEO = re.compile(rf"/(\d+)/({_PART})/(\d+)/({_PART}\.(?:mp4|png))")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+
+
+class Data:
+    """The data of the page, made anew when a result has come."""
+
+    def __init__(self, runs: Sequence[RunDir]) -> None:
+        self.runs = runs
+        self._seen: object = None
+        self._script = b""
+
+    def script(self) -> bytes:
+        """As the page reads it; runs' folders are their numbers in the order of the command."""
+        seen = [
+            (path, path.stat().st_mtime_ns)
+            for run in self.runs
+            for path in run.evaluation_results()
+        ]
+        if seen != self._seen:
+            folders = {run: str(number) for number, run in enumerate(self.runs)}
+            self._script = script(gallery_of(self.runs, folders)).encode()
+            self._seen = seen
+        return self._script
+
+
+def gallery_server(runs: Sequence[RunDir], port: int) -> http.server.ThreadingHTTPServer:
+    """A server of the gallery on 127.0.0.1; 0 takes a free port. SoractlError if it is taken."""
+    handler = partial(_Handler, Data(runs))
+    try:
+        return http.server.ThreadingHTTPServer((ADDRESS, port), handler)
+    except (OSError, OverflowError) as error:
+        raise SoractlError(
+            f"port {port} of {ADDRESS} cannot be used: {error}",
+            hint="--serve 0 takes a free port",
+            exit_code=ExitCode.REFUSED,
+        ) from None
+
+
+def url_of(server: http.server.ThreadingHTTPServer) -> str:
+    """The page's address."""
+    return f"http://{ADDRESS}:{server.server_address[1]}/"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, data: Data, *rest: object) -> None:
+        self._data = data
+        super().__init__(*rest)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        """Answer with the page, its data, a video or a poster; anything else is not here."""
+        if not self._is_for_us():
+            self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
+        elif (path := self.path.partition("?")[0]) == "/":
+            self._send(page().encode(), "text/html; charset=utf-8")
+        elif path == "/gallery.js":
+            self._send(self._data.script(), "text/javascript")
+        elif video := self._video(path):
+            self._send_part(video)
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the terminal is the operator's."""
+
+    def _is_for_us(self) -> bool:
+        """False if another site's page has its own name point to this machine."""
+        port = self.server.server_address[1]  # type: ignore[index]
+        return self.headers.get("Host") in (f"{ADDRESS}:{port}", f"localhost:{port}")
+
+    def _video(self, path: str) -> Path | None:
+        """A file that a result names, and no other."""
+        from urllib.parse import unquote
+
+        match = _VIDEO.fullmatch(unquote(path))
+        if not match or int(match[1]) >= len(self._data.runs):
+            return None
+        run = self._data.runs[int(match[1])]
+        result = run.evaluation_result(match[2], int(match[3]))
+        if result not in run.evaluation_results():
+            return None
+        try:
+            named = {
+                name
+                for video in json.loads(result.read_text())["videos"]
+                for name in (video["name"], video.get("poster"))
+            }
+        except (OSError, ValueError, KeyError):
+            return None
+        return result.with_name(match[4]) if match[4] in named else None
+
+    def _send_part(self, file: Path) -> None:
+        """A file, or the part of it that a player asks for: without parts it could not seek."""
+        try:
+            content = file.read_bytes()
+        except OSError:
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return
+        match = _RANGE.fullmatch(self.headers.get("Range", ""))
+        start = int(match[1]) if match else 0
+        if not match or start >= len(content):
+            self._send(content, _KINDS[file.suffix])
+            return
+        end = min(int(match[2]) if match[2] else len(content) - 1, len(content) - 1)
+        part = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
+        self._send(content[start : end + 1], _KINDS[file.suffix], HTTPStatus.PARTIAL_CONTENT, part)
+
+    def _send(
+        self,
+        content: bytes,
+        kind: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        self.send_response(status)
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": str(len(content)),
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in {**headers, **(more or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        self._send(status.phrase.encode(), "text/plain", status)
