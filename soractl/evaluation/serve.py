@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.evaluation.gallery import gallery_of, page, script
@@ -67,9 +69,9 @@ def url_of(server: http.server.ThreadingHTTPServer) -> str:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, data: Data, *rest: object) -> None:
+    def __init__(self, data: Data, *rest: Any) -> None:
         self._data = data
-        super().__init__(*rest)  # type: ignore[arg-type]
+        super().__init__(*rest)
 
     def do_GET(self) -> None:
         """Answer with the page, its data, a video or a poster; anything else is not here."""
@@ -89,13 +91,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _is_for_us(self) -> bool:
         """False if another site's page has its own name point to this machine."""
-        port = self.server.server_address[1]  # type: ignore[index]
+        port = self.connection.getsockname()[1]
         return self.headers.get("Host") in (f"{ADDRESS}:{port}", f"localhost:{port}")
 
     def _video(self, path: str) -> Path | None:
         """A file that a result names, and no other."""
-        from urllib.parse import unquote
-
         match = _VIDEO.fullmatch(unquote(path))
         if not match or int(match[1]) >= len(self._data.runs):
             return None

@@ -1,0 +1,97 @@
+import http.client
+import threading
+
+import pytest
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.evaluation.serve import gallery_server, url_of
+from tests.soractl.evaluation.evaluated import publish, video
+
+
+@pytest.fixture
+def server(run):
+    publish(run, 100, [video(0)])
+    folder = run.evaluation("low4s", 100)
+    (folder / "sample_0000.mp4").write_bytes(b"0123456789")
+    (folder / "sample_0000.poster.png").write_bytes(b"poster")
+    (folder / "secret.mp4").write_bytes(b"of no result")
+    with gallery_server([run], 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def ask(server):
+    port = server.server_address[1]
+
+    def ask(path, method="GET", **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body, dict(answer.headers)
+
+    return ask
+
+
+def test_it_listens_to_this_machine_alone(server):
+    assert server.server_address[0] == "127.0.0.1"
+    assert url_of(server) == f"http://127.0.0.1:{server.server_address[1]}/"
+
+
+def test_the_page_its_data_and_the_videos_of_a_result_are_served(ask):
+    status, body, headers = ask("/")
+    assert (status, body[:15]) == (200, b"<!doctype html>")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert b'"folder":"0"' in ask("/gallery.js?1")[1]
+    assert ask("/0/low4s/100/sample_0000.mp4")[:2] == (200, b"0123456789")
+    assert ask("/0/low4s/100/sample_0000.poster.png")[:2] == (200, b"poster")
+
+
+def test_a_player_gets_the_part_that_it_asks_for(ask):
+    for asked, part in (("bytes=2-4", b"234"), ("bytes=7-", b"789"), ("bytes=8-99", b"89")):
+        status, body, headers = ask("/0/low4s/100/sample_0000.mp4", Range=asked)
+        assert (status, body) == (206, part)
+        assert headers["Content-Range"].endswith("/10")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/0/low4s/100/secret.mp4",
+        "/0/low4s/100/result.json",
+        "/1/low4s/100/sample_0000.mp4",
+        "/0/low4s/200/sample_0000.mp4",
+        "/0/../../run.json",
+        "/0/%2e%2e/100/sample_0000.mp4",
+        "/0/low4s/100/..%2f..%2f..%2frun.json",
+        "/etc/passwd",
+    ],
+)
+def test_nothing_else_is_served(ask, path):
+    assert ask(path)[0] == 404
+
+
+def test_another_sites_name_for_this_machine_is_refused(ask):
+    assert ask("/", Host="evil.example")[0] == 421
+
+
+def test_it_takes_no_command(ask):
+    assert {ask("/", method=method)[0] for method in ("POST", "PUT", "DELETE")} == {501}
+
+
+def test_a_new_result_is_in_the_next_data(ask, run):
+    assert b'"step":200' not in ask("/gallery.js")[1]
+    publish(run, 200, [video(0)])
+    assert b'"step":200' in ask("/gallery.js")[1]
+
+
+def test_a_port_that_is_taken_is_one_sentence(server, run):
+    port = server.server_address[1]
+    with pytest.raises(SoractlError, match=f"port {port} of 127.0.0.1 cannot be used") as caught:
+        gallery_server([run], port)
+    assert caught.value.exit_code == ExitCode.REFUSED
