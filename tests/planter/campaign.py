@@ -38,6 +38,7 @@ PHASES = (
     *[("validation", {"within": "Validation.loss"})] * 2,
 )
 MOST_AFTER = {"step": 40, "save": 4, "first step": 3}
+LOOK_AGAIN_S = 20.0  # a run that is only slow still moves
 STILL_S = 6.0  # without a step, before the ranks are looked at
 SETTINGS = (
     *("trainer.collective_timeout_s=600.0", "epochs=1000", "checkpoint.every_steps=4"),
@@ -137,6 +138,8 @@ class Campaign:
         attempt = self.run.attempts()[-1]
         with Connections() as remote:
             found = examine(attempt, read_record(attempt), remote).verdict
+            while found.kind is VerdictKind.MOVING and time.monotonic() - began < LOOK_AGAIN_S:
+                found = examine(attempt, read_record(attempt), remote).verdict
         seconds = time.monotonic() - began
         truth = json.loads(truth_file.read_text())
         step = self.step
