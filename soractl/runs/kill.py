@@ -123,7 +123,7 @@ def kill(
                 nothing = nothing if target.is_guess else killed
                 continue
             if grace_s is not None and not killed.interrupted:
-                if on_found:
+                if on_found and any(node.processes for node in found):
                     on_found(killed)
                 _write_event(target, EventKind.STOP_REQUESTED)
                 stopped = stop(target.nodes, remote, target.which, grace_s=grace_s)

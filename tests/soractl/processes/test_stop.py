@@ -13,6 +13,7 @@ from soractl.processes.stop import StopResult, stop
 from soractl.remote.connections import Connections
 from soractl.remote.requests import NodeResult
 from tests.soractl.processes.processes import HERE, NODE, running, stop_here
+from tests.waiting import wait_for
 
 
 def test_survivors_and_memory_still_held_are_named():
@@ -78,8 +79,8 @@ def under_torchrun(tmp_path, seconds_of_a_save):
     with subprocess.Popen(
         ["sh", "-c", script], env=environ, cwd=tmp_path, start_new_session=True
     ) as launcher:
-        wait_until(lambda: len(list(tmp_path.glob("term.up*"))) == 2)
         try:
+            wait_for(lambda: len(list(tmp_path.glob("term.up*"))) == 2)
             yield
         finally:
             launcher.kill()
@@ -132,7 +133,7 @@ def test_a_run_on_three_nodes_is_stopped_and_its_namesakes_are_not(start_cluster
         for run in ("/runs/1", "/runs/2"):
             start = f"SORACTL_RUN_ID={run} setsid {sys.executable} {program} > /dev/null 2>&1 &"
             cluster.do("node", k, "sh", "-c", start)
-    wait_until(lambda: all(cluster.do("node", k, "ls", "/run").count("up") for k in "123"))
+    wait_for(lambda: all(cluster.do("node", k, "ls", "/run").count("up") for k in "123"))
     with cluster.network(), Connections(cluster.options) as remote:
         results = stop(cluster.nodes, remote, Selection(run_id="/runs/1"), grace_s=5)
         left = find(cluster.nodes, remote, Selection(), deadline_s=5)
@@ -142,10 +143,3 @@ def test_a_run_on_three_nodes_is_stopped_and_its_namesakes_are_not(start_cluster
         ("n3", True, 1),
     ]
     assert [[p.run_id for p in there.processes] for there in left] == [["/runs/2"]] * 3
-
-
-def wait_until(condition):
-    limit = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)

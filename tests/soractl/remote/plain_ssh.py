@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.soractl.conftest import CLUSTER_SH
@@ -77,3 +78,18 @@ def start_sshd(lab, number: int, port: int, *options: str, host: str = "") -> No
     key = (lab.folder / "keys" / f"n{number}.pub").read_text().rsplit(" ", 1)[0]
     with (ssh_folder(lab) / "known_hosts").open("a") as file:
         file.write(f"[{host or f'10.77.0.{10 + number}'}]:{port} {key}\n")
+
+
+@contextmanager
+def login_shell(lab, shell: str):
+    """Root's login shell on every machine of the cluster, each of which has its own mounts."""
+    passwd = lab.folder / "passwd"
+    passwd.write_text(Path("/etc/passwd").read_text().replace("/bin/bash", shell, 1))
+    places = [("head",), *(("node", str(k)) for k in range(1, len(lab.nodes) + 1))]
+    for place in places:
+        lab.do(*place, "mount", "--bind", str(passwd), "/etc/passwd")
+    try:
+        yield
+    finally:
+        for place in places:
+            lab.do(*place, "umount", "/etc/passwd")

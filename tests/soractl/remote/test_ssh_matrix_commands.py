@@ -1,13 +1,12 @@
 """Commands that use ssh in ways of their own, `sync` and `launch`, where plain ssh works."""
 
-import contextlib
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.missing import give_up
-from tests.soractl.remote.plain_ssh import BY_SSH, Row, in_head, ssh_folder, write
+from tests.soractl.remote.plain_ssh import BY_SSH, Row, in_head, login_shell, ssh_folder, write
 from tests.soractl.sync.copying import assert_copied
 from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
@@ -23,18 +22,6 @@ os.write(1, f"{place}: {sys.argv[1:]}, {os.environ['ODD']}\\n".encode())
 dist.barrier()
 dist.destroy_process_group()
 """
-
-
-@contextlib.contextmanager
-def login_shell(lab, shell: str):
-    """Everybody's login shell on the cluster."""
-    passwd = lab.folder / "passwd"
-    usual = passwd.read_text()
-    passwd.write_text(usual.replace("/bin/bash", shell, 1))
-    try:
-        yield
-    finally:
-        passwd.write_text(usual)
 
 
 def run_on_a_node(folder, save_weights) -> RunDir:
