@@ -67,6 +67,21 @@ class AttemptDir:
         return self.path / "decision.json"
 
     @property
+    def job(self) -> Path:
+        """The Slurm job that the attempt runs in; absent where ssh started it."""
+        return self.path / "slurm.json"
+
+    @property
+    def job_script(self) -> Path:
+        """The script that was submitted to Slurm."""
+        return self.path / "slurm.sh"
+
+    @property
+    def job_log(self) -> Path:
+        """What the batch shell of the job printed."""
+        return self.path / "slurm.log"
+
+    @property
     def superseded_checkpoints(self) -> Path:
         """Checkpoints of earlier attempts beyond the step from which this one went on."""
         return self.path / "superseded_checkpoints"
@@ -243,6 +258,10 @@ class RunDir:
         """Every attempt, oldest first."""
         folders = [path for path in (self.path / "attempts").glob("*") if path.name.isdecimal()]
         return [AttemptDir(path) for path in sorted(folders, key=lambda path: int(path.name))]
+
+    def attempt(self, number: int) -> AttemptDir:
+        """The folder of an attempt, there or not."""
+        return AttemptDir(self.path / "attempts" / str(number))
 
     def new_attempt(self) -> AttemptDir:
         """The next attempt's folder; made exclusively, so two starts never share one."""

@@ -12,6 +12,7 @@ from datetime import date
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from soractl.cluster.notify import NotifySettings
 from soractl.remote.ssh_command import SshOptions
@@ -20,6 +21,7 @@ from trainer.settings import load_toml
 EnvValue = str | int | Mapping[str, str | int]
 
 LOCAL = Path("hostfiles/local.toml")
+SLURM = Path("hostfiles/slurm.toml")  # of launches by `--slurm` alone
 _GPU_NAME = re.compile(r"[0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+")  # not -1, not NoDevFiles
 RANKS_WITHOUT_GPUS = 2  # so that even a laptop trains over a process group
 
@@ -57,9 +59,24 @@ class SuperviseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SlurmSettings:
+    """Settings of jobs; what is left out is Slurm's default."""
+
+    nodes: int | None = None  # else as many as the host file lists, or one
+    gpus_per_node: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None  # as sbatch takes it: minutes, or days-hours:minutes:seconds
+    exclusive: bool = True  # whole nodes
+    lines: tuple[str, ...] = ()  # more options of sbatch, such as "--constraint=h100"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cluster:
     """Settings of a cluster; those that its file leaves out are those of this machine."""
 
+    kind: Literal["ssh", "slurm"] = "ssh"  # slurm: `launch` and `resume` go through its queue
     workdir: str | None = None  # the folder that all nodes share; else the current one
     environment: str | None = None  # the folder with `colossalai`; else that of this Python
     ranks_per_node: int | None = None  # where a hostfile's line has no slots
@@ -70,6 +87,7 @@ class Cluster:
     clock: ClockPolicy = field(default_factory=ClockPolicy)
     health: HealthSettings = field(default_factory=HealthSettings)
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
 

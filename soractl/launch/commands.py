@@ -23,6 +23,9 @@ Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all no
 Supervise = Annotated[
     bool, typer.Option("--supervise", help="Keep the run going: see `soractl supervise`.")
 ]
+UseSlurm = Annotated[
+    bool, typer.Option("--slurm", help="Through Slurm's queue; `kind` in the cluster's file too.")
+]
 
 app = typer.Typer()
 
@@ -45,6 +48,7 @@ def launch(
     detach: Detach = False,
     supervise: Supervise = False,
     force: Force = False,
+    slurm: UseSlurm = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -61,8 +65,11 @@ def launch(
         init_from=init_from,
         ema=ema,
         overrides=tuple(overrides or ()),
+        slurm=slurm,
     )
     prepared = prepare_launch(stage, options, os.environ)
+    if dry_run and prepared.site.is_queued:
+        return _show_job(prepared, as_json)
     if dry_run:
         return _show_plan(prepared, force, as_json)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -85,6 +92,7 @@ def resume(
     detach: Detach = False,
     supervise: Supervise = False,
     force: Force = False,
+    slurm: UseSlurm = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
@@ -97,9 +105,15 @@ def resume(
     from soractl.launch.prepare import LaunchOptions, prepare_resume
 
     options = LaunchOptions(
-        runs=runs, hostfile=hostfile, overrides=tuple(overrides or ()), reset_data=reset_data
+        runs=runs,
+        hostfile=hostfile,
+        overrides=tuple(overrides or ()),
+        reset_data=reset_data,
+        slurm=slurm,
     )
     prepared = prepare_resume(run, options, os.environ)
+    if dry_run and prepared.site.is_queued:
+        return _show_job(prepared, as_json)
     if dry_run:
         return _show_plan(prepared, force, as_json)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -115,11 +129,15 @@ def follow(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run
     from soractl.runs.record import read_record
+    from soractl.slurm.record import open_job
 
     found = find_run(Path(runs).absolute(), run)
+    if open_job(found):
+        with Connections() as remote:
+            return _follow_job(found, remote, as_json)
     attempt = attempt_to_follow(found)
     with Connections(read_record(attempt).ssh) as remote:
-        _follow(found, attempt, remote, as_json)
+        return _follow(found, attempt, remote, as_json)
 
 
 def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:
@@ -149,6 +167,8 @@ def _start(
     from soractl.terminal import output
 
     output.note(launch_report.summary(prepared))
+    if prepared.site.is_queued:
+        return _submit(prepared, as_json, detach=detach, supervise=supervise)
     with Connections(prepared.site.cluster.ssh) as remote:
         if prepared.run is not None:
             # Before the nodes are judged: its own ranks would count against it.
@@ -162,6 +182,54 @@ def _start(
             values = launch_report.attempt_json(started.run, started.attempt)
             return output.report([started.run.name], values, as_json)
         return _follow(started.run, started.attempt, remote, as_json)
+
+
+def _show_job(prepared: "Prepared", as_json: bool) -> None:
+    from soractl.launch import job_report, submit
+    from soractl.remote.connections import Connections
+    from soractl.slurm.client import Slurm
+    from soractl.terminal import output
+
+    script = submit.script_of(prepared)
+    with Connections() as remote:
+        forecast = Slurm(remote).check(script)
+    values = job_report.script_json(prepared, script, forecast)
+    output.report(job_report.script_lines(prepared, script, forecast), values, as_json)
+
+
+def _submit(prepared: "Prepared", as_json: bool, *, detach: bool, supervise: bool) -> None:
+    from soractl.errors import SoractlError
+    from soractl.launch import job_report
+    from soractl.launch.submit import submit
+    from soractl.remote.connections import Connections
+    from soractl.terminal import output
+
+    if supervise:
+        raise SoractlError("--supervise does not work through Slurm's queue; leave it out")
+    with Connections() as remote:
+        submitted = submit(prepared, ["soractl", *sys.argv[1:]], remote)
+        output.note(job_report.submitted_lines(submitted))
+        if detach:
+            values = job_report.submitted_json(submitted)
+            return output.report([submitted.run.name], values, as_json)
+        return _follow_job(submitted.run, remote, as_json)
+
+
+def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
+    from soractl.errors import Interrupted
+    from soractl.launch import job_report
+    from soractl.launch import report as launch_report
+    from soractl.launch.follow_job import follow_job
+    from soractl.slurm.client import Slurm
+    from soractl.terminal import output, progress_bar
+
+    try:
+        with progress_bar.display(quiet_s=0) as display:
+            end = follow_job(run, Slurm(remote), display)
+    except KeyboardInterrupt:
+        raise Interrupted(launch_report.detached(run)) from None
+    output.report(job_report.end_lines(run, end), job_report.end_json(run, end), as_json)
+    raise typer.Exit(end.outcome.exit_code)
 
 
 def _supervise(run: "RunDir") -> None:

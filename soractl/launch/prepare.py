@@ -20,11 +20,13 @@ from soractl.nccl.lint import alarms
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
 from soractl.runs.record import read_record
+from soractl.slurm.allocation import Allocation, allocation, port_of
+from soractl.slurm.record import newest_job
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import read_json
 from trainer.config import TrainConfig, check_consistency, load_stage
-from trainer.run_dir import RunDir, next_path
+from trainer.run_dir import AttemptDir, RunDir, next_path
 from trainer.settings import ConfigError, parse_override, resolve, without_nulls
 
 SMOKE_TABLE = "data/smoke/clips.csv"  # of the stage `smoke`
@@ -40,6 +42,7 @@ class LaunchOptions:
     ema: bool = False
     overrides: tuple[str, ...] = ()
     reset_data: bool = False
+    slurm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Site:
     cluster_file: Path | None
     machine: Machine
     environ: Mapping[str, str]
+    is_queued: bool = False  # Slurm will name the nodes; those of `source` stand for them
 
     @property
     def workdir(self) -> Path:
@@ -121,7 +125,7 @@ class Prepared:
 def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """A new run of a stage; ConfigError or SoractlError for what is wrong with the request."""
     resolved = load_stage(stage, options.overrides)
-    site = _site(find_nodes(options.hostfile, environ=environ), None, environ)
+    site = _site_of(options, environ)
     root = Path(options.runs).absolute()
     start = start_point.for_launch(
         resolved.config, root, site.workdir, options.init_from, ema=options.ema
@@ -139,6 +143,8 @@ def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str
 def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
     run, start = _resumed(Path(options.runs).absolute(), what)
+    if newest_job(run) and not options.hostfile:
+        options = replace(options, slurm=True)
     return _next_attempt(run, replace(start, reset_data=options.reset_data), options, environ)
 
 
@@ -164,14 +170,43 @@ def on_nodes(prepared: Prepared, nodes: Sequence[Node]) -> Prepared:
     return replace(prepared, site=site, plan=planned.at(prepared.run.path, number))
 
 
+def prepare_in_job(
+    run: RunDir,
+    given: Allocation,
+    attempt: AttemptDir,
+    start: StartPoint,
+    environ: Mapping[str, str],
+) -> Prepared:
+    """An attempt on the nodes of the job that this process runs in."""
+    hostfile = _hostfile_of(run)
+    facts, file = cluster.load(hostfile)
+    source = NodeSource(nodes_of_slurm(given.nodes, facts), f"Slurm job {given.job_id}", hostfile)
+    site = Site(
+        source=source,
+        cluster=replace(facts, master_port=facts.master_port or port_of(given.job_id)),
+        cluster_file=file,
+        machine=cluster.this_machine(environ),
+        environ=environ,
+    )
+    config, origins = resolve(
+        TrainConfig, [(str(attempt.config_json), without_nulls(read_json(attempt.config_json)))]
+    )
+    return Prepared(
+        stage=stage_of(run),
+        config=config,
+        origins=origins,
+        run=run,
+        site=site,
+        plan=site.plan(run.path, start),
+    )
+
+
 def _next_attempt(
     run: RunDir, start: StartPoint, options: LaunchOptions, environ: Mapping[str, str]
 ) -> Prepared:
     config, origins = _resumed_config(run, options.overrides)
     known = _nodes_of(run)
-    source = find_nodes(options.hostfile, run_nodes=known, environ=environ)
-    source = replace(source, nodes=tuple(_with_slots(node, known) for node in source.nodes))
-    site = _site(source, _hostfile_of(run), environ)
+    site = _site_of(options, environ, run_nodes=known, run_hostfile=_hostfile_of(run))
     return Prepared(
         stage=stage_of(run),
         config=config,
@@ -182,10 +217,50 @@ def _next_attempt(
     )
 
 
-def _site(source: NodeSource, run_hostfile: Path | None, environ: Mapping[str, str]) -> Site:
+def _site_of(
+    options: LaunchOptions,
+    environ: Mapping[str, str],
+    *,
+    run_nodes: Sequence[Node] = (),
+    run_hostfile: Path | None = None,
+) -> Site:
+    """Where it runs: on nodes that are named or allocated, or on those that Slurm will give."""
+    source = find_nodes(options.hostfile, run_nodes=run_nodes, environ=environ)
+    source = replace(source, nodes=tuple(_with_slots(node, run_nodes) for node in source.nodes))
+    given = None if options.hostfile else allocation(environ)
+    is_named = bool(options.hostfile or environ.get("SORACTL_HOSTFILE") or run_hostfile)
+    if options.slurm and not is_named and cluster.SLURM.is_file():
+        source = NodeSource((), str(cluster.SLURM), cluster.SLURM)
     facts, file = cluster.load(source.hostfile or run_hostfile)
-    machine = cluster.this_machine(environ)
-    return Site(source=source, cluster=facts, cluster_file=file, machine=machine, environ=environ)
+    if options.slurm or facts.kind == "slurm":
+        if given:
+            nodes = nodes_of_slurm(given.nodes, facts)
+            source = replace(source, nodes=nodes, origin=f"Slurm job {given.job_id}")
+        else:
+            listed = len(source.nodes if source.hostfile else run_nodes)
+            count = facts.slurm.nodes or listed or 1
+            nodes = nodes_of_slurm([Node(f"node-{i + 1}") for i in range(count)], facts)
+            source = replace(source, nodes=nodes, origin="Slurm will name them")
+    return Site(
+        source=source,
+        cluster=facts,
+        cluster_file=file,
+        machine=cluster.this_machine(environ),
+        environ=environ,
+        is_queued=given is None and (options.slurm or facts.kind == "slurm"),
+    )
+
+
+def nodes_of_slurm(nodes: Sequence[Node], facts: Cluster) -> tuple[Node, ...]:
+    """Nodes with a rank for each GPU that Slurm is asked for; SoractlError if nothing says."""
+    slots = facts.ranks_per_node or facts.slurm.gpus_per_node
+    if slots is None:
+        raise SoractlError(
+            "how many GPUs does a node have?",
+            hint=f"write `[slurm]` and `gpus_per_node = 8` into {cluster.SLURM}, "
+            "or into the .toml beside the hostfile",
+        )
+    return tuple(replace(node, slots=slots) for node in nodes)
 
 
 def _resumed(root: Path, what: str) -> tuple[RunDir, StartPoint]:

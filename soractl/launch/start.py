@@ -53,14 +53,14 @@ class Started:
 
 def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
     """Make the run or its next attempt and start every node; SoractlError when one refuses."""
-    with _can_write(prepared.plan.run.parent):
-        run = prepared.run or _create(prepared, command_line, remote)
+    with can_write(prepared.plan.run.parent):
+        run = prepared.run or create(prepared, command_line, remote)
     with ExitStack() as held:
-        with _can_write(run.path):
+        with can_write(run.path):
             held.enter_context(start_lock(run))
         refuse_if_alive(run, remote)
-        with _can_write(run.path, made=prepared.run is None):
-            started = _new_attempt(prepared, run)
+        with can_write(run.path, made=prepared.run is None):
+            started = write_attempt(prepared, run, run.new_attempt())
         results = start(started.plan, started.attempt, remote)
     if refused := [result for result in results if not result.ok]:
         raise _rolled_back(started, refused, remote, is_new=prepared.run is None)
@@ -110,9 +110,8 @@ def start(plan: LaunchPlan, attempt: AttemptDir, remote: Remote) -> list[NodeRes
     return results
 
 
-def _new_attempt(prepared: Prepared, run: RunDir) -> Started:
+def write_attempt(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> Started:
     """Everything that an attempt's nodes read, written."""
-    attempt = run.new_attempt()
     if prepared.run is None:  # the trainer takes a resume's over, unless it refuses them
         write_json(run.config_json, dump(prepared.config))
     write_json(attempt.config_json, dump(prepared.config))
@@ -125,7 +124,7 @@ def _new_attempt(prepared: Prepared, run: RunDir) -> Started:
 
 
 @contextmanager
-def _can_write(folder: Path, *, made: bool = False) -> Iterator[None]:
+def can_write(folder: Path, *, made: bool = False) -> Iterator[None]:
     """SoractlError, exit code 5, for a disk that is full or read-only; a folder made now goes."""
     try:
         yield
@@ -169,7 +168,8 @@ def _rolled_back(
     return SoractlError("\n".join(faults), hint=hint, exit_code=code)
 
 
-def _create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> RunDir:
+def create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> RunDir:
+    """The folder of a new run, with its origin."""
     run = create_run(prepared.plan.run.parent, prepared.stage)
     hostfile = prepared.site.source.hostfile
     values = {

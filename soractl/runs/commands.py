@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from soractl.terminal.options import (
     is_word,
     positive,
 )
+
+if TYPE_CHECKING:
+    from soractl.launch.cancel import Cancelled
 
 app = typer.Typer()
 
@@ -144,12 +147,18 @@ def kill(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Stop a run on all its nodes, then check that it is gone."""
+    """Stop a run on all its nodes, then check that it is gone.
+
+    A run in Slurm's queue is taken out of it first.
+    """
     from soractl.remote.connections import Connections
     from soractl.runs import kill as killing
     from soractl.runs import report
     from soractl.terminal import output
 
+    grace_s = None if dry_run else grace
+    by_run = not every_run and pattern is None
+    cancelled = _cancel(Path(runs).absolute(), run, grace_s) if by_run else None
     options = killing.KillOptions(
         run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
     )
@@ -157,8 +166,34 @@ def kill(
     killed = killing.kill(
         targets,
         Connections,
-        grace_s=None if dry_run else grace,
+        grace_s=grace_s,
         on_found=lambda found: output.note(report.kill_progress(found, grace)),
     )
-    output.report(report.kill_lines(killed), report.kill_json(killed), as_json)
-    raise typer.Exit(killed.exit_code if killed else 0)
+    lines = cancelled.lines() if cancelled else []
+    if killed or not cancelled:
+        lines += report.kill_lines(killed)
+    values = {**report.kill_json(killed), "job": cancelled.as_json() if cancelled else None}
+    output.report(lines, values, as_json)
+    in_queue = cancelled.exit_code if cancelled else 0
+    raise typer.Exit(in_queue or (killed.exit_code if killed else 0))
+
+
+def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled | None":
+    from soractl.launch.cancel import cancel_job
+    from soractl.remote.connections import Connections
+    from soractl.runs.find import find_run
+    from soractl.slurm.client import Slurm
+    from soractl.slurm.record import open_job
+    from soractl.terminal import output
+    from trainer.run_dir import runs
+
+    known = [find_run(root, name)] if name else runs(root)[-1:]
+    if not known or open_job(known[0]) is None:
+        return None
+    with Connections() as remote:
+        return cancel_job(
+            known[0],
+            Slurm(remote),
+            grace_s=grace_s,
+            on_found=lambda entry: output.note(f"{known[0].name} is {entry.in_words}: ending it"),
+        )

@@ -23,6 +23,7 @@ POLL_S = 0.5
 class EventKind(StrEnum):
     """Kinds of events."""
 
+    SUBMITTED = "submitted"
     STARTED = "started"
     FIRST_STEP = "first step"
     SAVE_BEGUN = "save begun"
@@ -37,6 +38,7 @@ class EventKind(StrEnum):
     EVIDENCE = "evidence"
     KILLED = "killed"
     RESTARTED = "restarted"
+    REQUEUED = "requeued"
     WAITING = "waiting"
     QUARANTINED = "quarantined"
     LIFTED = "lifted"

@@ -45,6 +45,9 @@ def status_lines(status: RunStatus) -> list[str]:
         rows.append(("state", f"{status.state} (attempt {status.attempt} on {nodes})"))
     else:
         rows.append(("state", status.state))
+    if status.queue:
+        again = f", started again {text.count(status.restarts, 'time')}" if status.restarts else ""
+        rows.append(("queue", f"{status.queue.in_words}{again}"))
     if status.progress:
         rows += _progress_rows(status.progress, status.state)
         rows += _slowest_rows(status)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from soractl.errors import ExitCode, Fault
+from soractl.errors import ExitCode, Fault, SoractlError
 from soractl.remote.fan_out import everywhere
 from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshOptions
@@ -20,11 +20,22 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
+from soractl.slurm.client import Slurm
+from soractl.slurm.queue import QueueEntry
+from soractl.slurm.record import JobRecord, open_job
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir, RunDir, runs
 
 State = Literal[
-    "never started", "starting", "running", "ended", "failed", "stopped", "unknown", "damaged"
+    "never started",
+    "queued",
+    "starting",
+    "running",
+    "ended",
+    "failed",
+    "stopped",
+    "unknown",
+    "damaged",
 ]
 Connect = Callable[[SshOptions], AbstractContextManager[Remote]]
 
@@ -46,6 +57,8 @@ class RunStatus:
     first_failure: Failure | None = None
     slowest_node: str | None = None  # of the slowest rank, where there is more than one
     disk_is_full: bool = False
+    queue: QueueEntry | None = None  # of a run that goes through Slurm
+    restarts: int | None = None  # how often Slurm started its job again
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -63,11 +76,15 @@ class RunStatus:
             "slowest_node": self.slowest_node,
             "disk_is_full": self.disk_is_full,
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
+            "queue": self.queue.as_json() if self.queue else None,
+            "restarts": self.restarts,
         }
 
 
-def read_status(run: RunDir, remote: Remote) -> RunStatus:
+def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunStatus:
     """The truth also for a run that nobody follows."""
+    if job := open_job(run):
+        return _job_status(run, *job, slurm or Slurm(remote))
     attempt = last_attempt(run)
     if attempt is None:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
@@ -96,10 +113,47 @@ def read_status(run: RunDir, remote: Remote) -> RunStatus:
     )
 
 
+def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) -> RunStatus:
+    """By the queue and the run's files; ssh may not reach nodes of Slurm."""
+    entry = slurm.entry(job.job_id)
+    nodes: tuple[NodeState, ...] = ()
+    progress = None
+    if attempt.plan.exists():
+        planned = read_record(attempt).nodes
+        nodes = tuple(read_states(attempt, planned))
+        log = attempt.node_log(planned[0].name)
+        progress = ProgressReader(run, log, attempt.number).look(None, None)
+    state, failure = _state_of_job(entry, job.job_id)
+    return RunStatus(
+        run=run,
+        stage=stage_of(run),
+        state=state,
+        attempt=attempt.number,
+        nodes=nodes,
+        progress=progress,
+        first_failure=failure,
+        disk_is_full=_disk_is_full(run),
+        queue=entry,
+        restarts=job.restarts,
+    )
+
+
+def _state_of_job(entry: QueueEntry | None, job_id: int) -> tuple[State, Failure | None]:
+    if entry and entry.is_waiting:
+        return "queued", None
+    if entry and entry.is_active:
+        return "running", None
+    state = entry.state if entry else "it has left the queue"
+    is_cancelled = state.startswith("CANCELLED")
+    failure = Failure("Slurm", f"job {job_id}: {state}", stopped=is_cancelled)
+    return "stopped" if is_cancelled else "failed", failure
+
+
 def looks(run: RunDir, remote: Remote, every_s: float | None) -> Iterator[RunStatus]:
     """One status, or one every so many seconds until the run has ended."""
+    slurm = Slurm(remote)
     while True:
-        status = read_status(run, remote)
+        status = read_status(run, remote, slurm)
         yield status
         if every_s is None or status.state in ("ended", "failed", "stopped"):
             return
@@ -146,6 +200,11 @@ def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
     facts: dict[str, Any] = {"run": run, "size_bytes": _size_bytes(run.path)}
     try:
         facts |= {**_last_step(run), "newest_checkpoint": _newest_checkpoint(run)}
+        if open_job(run):
+            with gate, connect(SshOptions()) as remote:
+                status = read_status(run, remote)
+            names = tuple(node.node for node in status.nodes)
+            return _asked_row({**facts, "attempt": status.attempt, "nodes": names}, status)
         attempt = last_attempt(run)
         if attempt is None:
             return RunRow(**facts, state="starting" if is_starting(run) else "never started")
@@ -157,6 +216,8 @@ def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
             return RunRow(**facts, state=_state(run, (), outcome), failure=failure)
         with gate, connect(record.ssh) as remote:
             return _asked_row(facts, read_status(run, remote))
+    except SoractlError as error:  # its queue cannot be asked
+        return RunRow(**facts, state="unknown", note=error.message)
     except (OSError, RunDirError) as error:
         return RunRow(**facts, state="damaged", note=str(error))
 

@@ -1,0 +1,98 @@
+"""Ending the job of a run in Slurm's queue: rank 0 saves, the job is cancelled and looked for.
+
+What is left on the nodes afterwards is the work of `runs.kill`: without cgroups, processes that
+left their session outlive their job.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from soractl.errors import ExitCode
+from soractl.runs.events import EventKind, EventLog
+from soractl.slurm.client import Slurm
+from soractl.slurm.queue import QueueEntry
+from soractl.slurm.record import note_end, open_job
+from soractl.slurm.script import STOP
+from trainer.run_dir import RunDir
+
+POLL_S = 2.0  # one job, and for a short time
+LEAVE_S = 60.0  # what Slurm needs to end a job: KillWait, and its epilog
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """A job that was in the queue, and whether it still is."""
+
+    run: RunDir
+    job_id: int
+    before: QueueEntry
+    left: QueueEntry | None = None  # still there; None: gone from the queue
+    is_dry: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 while the job is still in the queue."""
+        return ExitCode.FAILED if self.left else ExitCode.OK
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        left = self.left.as_json() if self.left else None
+        return {"job_id": self.job_id, "before": self.before.as_json(), "left": left}
+
+    def lines(self) -> list[str]:
+        """What was found in the queue, and what became of it."""
+        if self.is_dry:
+            return [f"would cancel job {self.job_id} of {self.run.name}: {self.before.in_words}"]
+        if self.left:
+            return [f"job {self.job_id} of {self.run.name} does not leave: {self.left.in_words}"]
+        return [f"job {self.job_id} of {self.run.name} has left the queue"]
+
+
+def cancel_job(
+    run: RunDir,
+    slurm: Slurm,
+    *,
+    grace_s: float | None,
+    on_found: Callable[[QueueEntry], None] | None = None,
+) -> Cancelled | None:
+    """End the job of a run; None if it has none in the queue. Without `grace_s` only find it.
+
+    A running one has `grace_s` seconds for a save, which rank 0 is asked for by the batch shell:
+    `scancel` alone would end every rank, and the workers that read clips, at once.
+    """
+    found = open_job(run)
+    entry = slurm.entry_now(found[1].job_id) if found else None
+    if found is None or entry is None or not (entry.is_waiting or entry.is_active):
+        return None
+    attempt, job = found
+    if grace_s is None:
+        return Cancelled(run, job.job_id, entry, is_dry=True)
+    if on_found:
+        on_found(entry)
+    log = EventLog(run, "kill")
+    log.write(EventKind.STOP_REQUESTED, attempt=attempt.number)
+    if entry.state == "RUNNING":
+        slurm.signal(job.job_id, STOP)
+        _wait(job.job_id, slurm, grace_s)
+    if _in_queue(job.job_id, slurm):
+        slurm.cancel(job.job_id)
+        _wait(job.job_id, slurm, LEAVE_S)
+    left = _in_queue(job.job_id, slurm)
+    if left is None:
+        if still_open := open_job(run):
+            note_end(still_open[0], "ended")
+        log.write(EventKind.KILLED, attempt=attempt.number, text=f"job {job.job_id}")
+    return Cancelled(run, job.job_id, entry, left)
+
+
+def _in_queue(job_id: int, slurm: Slurm) -> QueueEntry | None:
+    entry = slurm.entry_now(job_id)
+    return entry if entry and (entry.is_waiting or entry.is_active) else None
+
+
+def _wait(job_id: int, slurm: Slurm, seconds: float) -> None:
+    end_s = time.monotonic() + seconds
+    while _in_queue(job_id, slurm) and time.monotonic() < end_s:
+        time.sleep(POLL_S)

@@ -1,0 +1,95 @@
+"""Following a run in Slurm's queue, by its files and by the queue."""
+
+import time
+from dataclasses import dataclass
+
+from soractl.errors import ExitCode
+from soractl.runs.events import EventLog, TrainerEvents
+from soractl.runs.post_mortem import Failure, Outcome, read_outcome
+from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.record import read_record
+from soractl.slurm.client import Slurm
+from soractl.slurm.queue import QueueEntry
+from soractl.slurm.record import newest_job, note_end
+from soractl.terminal.meter import Display
+from trainer.atomic_files import write_json
+from trainer.run_dir import AttemptDir, RunDir
+
+TICK_S = 0.5
+PATIENCE_S = 15.0  # from the end of a job in the queue to the last of its files
+
+
+@dataclass
+class _Reader:
+    """Progress of one attempt."""
+
+    attempt: AttemptDir
+    progress: ProgressReader
+    trainers: TrainerEvents
+
+    @classmethod
+    def of(cls, run: RunDir, attempt: AttemptDir) -> "_Reader":
+        log = attempt.node_log(read_record(attempt).nodes[0].name)
+        reader = ProgressReader(run, log, attempt.number)
+        return cls(attempt, reader, TrainerEvents(EventLog(run, "follow"), attempt))
+
+    def look(self) -> Progress:
+        progress = self.progress.follow()
+        self.trainers.look(progress.global_step)
+        return progress
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """The end of a run's job: its last attempt, how that ended, how far it came."""
+
+    attempt: AttemptDir
+    job_id: int
+    outcome: Outcome
+    progress: Progress | None
+
+
+def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
+    """Show a run's queue entry and progress, over requeues, until its job has ended."""
+    reader: _Reader | None = None
+    last: Progress | None = None
+    said = ""
+    gone_at: float | None = None
+    while True:
+        found = newest_job(run)
+        assert found is not None
+        attempt, job = found
+        if attempt.plan.exists() and (reader is None or reader.attempt != attempt):
+            reader = _Reader.of(run, attempt)
+        if reader is not None:
+            last = reader.look()
+            if reader.attempt == attempt:
+                display.show(last)
+        if job.then == "ended" and (outcome := read_outcome(attempt)):
+            return JobEnd(attempt, job.job_id, outcome, last)
+        entry = slurm.entry(job.job_id)
+        line = entry.in_words if entry else ""
+        if entry and entry.is_waiting and line != said:
+            display.say(f"{run.name} is {line}")
+            said = line
+        if entry and (entry.is_waiting or entry.is_active):
+            gone_at = None
+        elif gone_at is None:
+            gone_at = time.monotonic()
+        elif time.monotonic() - gone_at > PATIENCE_S:
+            outcome = without_account(job.job_id, entry)
+            write_json(attempt.exit, outcome.as_json())
+            note_end(attempt, "ended")
+            return JobEnd(attempt, job.job_id, outcome, last)
+        time.sleep(TICK_S)
+
+
+def without_account(job_id: int, entry: QueueEntry | None) -> Outcome:
+    """The end of a job that noted none itself: cancelled, or its node was lost."""
+    state = entry.state if entry else "it has left the queue"
+    is_cancelled = state.startswith("CANCELLED")
+    code = ExitCode.TERMINATED if is_cancelled else ExitCode.FAILED
+    where = entry.nodes if entry and entry.nodes else "Slurm"
+    why = "Slurm cancelled" if is_cancelled else "no account of"
+    text = f"{why} job {job_id} ({state})"
+    return Outcome(code, time.time(), Failure(where, text, stopped=is_cancelled))

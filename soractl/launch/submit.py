@@ -1,0 +1,114 @@
+"""An attempt as a job: its script, its folder and its place in Slurm's queue."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from soractl.cluster.rank_environment import carried
+from soractl.errors import ExitCode, SoractlError
+from soractl.launch.prepare import Prepared
+from soractl.launch.start import can_write, create
+from soractl.remote.requests import Remote
+from soractl.runs.events import EventKind, EventLog, read_events
+from soractl.runs.start_lock import start_lock
+from soractl.slurm.client import Slurm
+from soractl.slurm.record import JobRecord, open_job, write_record
+from soractl.slurm.script import Job, lead_s, sbatch_text
+from soractl.terminal.hints import to_type
+from trainer.atomic_files import write_json
+from trainer.run_dir import AttemptDir, RunDir
+from trainer.settings import dump
+
+# Where programs of Slurm and of the user lie; a requeued job may run when nobody is logged in.
+FROM_HERE = ("HOME", "USER", "PATH", "LANG", "SLURM_CONF")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """An attempt that waits in the queue."""
+
+    run: RunDir
+    attempt: AttemptDir
+    job_id: int
+
+
+def script_of(prepared: Prepared) -> str:
+    """The script of the next attempt; nothing is made yet."""
+    run = RunDir(prepared.plan.run)
+    number = len(run.attempts()) + 1
+    return _script(prepared, run, run.attempt(number))
+
+
+def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Submitted:
+    """Make the run or its next attempt and submit it; SoractlError, exit code 5, if Slurm refuses.
+
+    A refusal leaves nothing behind.
+    """
+    slurm = Slurm(remote)
+    if prepared.run is not None:
+        refuse_if_queued(prepared.run, slurm)
+    slurm.check(script_of(prepared))
+    with can_write(prepared.plan.run.parent):
+        run = prepared.run or create(prepared, command_line, remote)
+    with can_write(run.path, made=prepared.run is None), start_lock(run):
+        attempt = run.new_attempt()
+        text = _script(prepared, run, attempt)
+        if prepared.run is None:
+            write_json(run.config_json, dump(prepared.config))
+        write_json(attempt.config_json, dump(prepared.config))
+        attempt.job_script.write_text(text)
+        try:
+            job_id = slurm.submit(text)
+        except BaseException:
+            shutil.rmtree(attempt.path if prepared.run else run.path)
+            raise
+        write_record(attempt, JobRecord(job_id=job_id, start=prepared.plan.start.as_json()))
+    EventLog(run, "launch").write(
+        EventKind.SUBMITTED, attempt=attempt.number, text=f"job {job_id} of Slurm"
+    )
+    return Submitted(run, attempt, job_id)
+
+
+def refuse_if_queued(run: RunDir, slurm: Slurm) -> None:
+    """SoractlError, exit code 5, while a job of the run waits or runs."""
+    found = open_job(run)
+    entry = slurm.entry_now(found[1].job_id) if found else None
+    if entry and (entry.is_waiting or entry.is_active):
+        raise SoractlError(
+            f"{run.name} is {entry.in_words}",
+            hint=f"`{to_type('kill', run.name)}` ends it",
+            exit_code=ExitCode.REFUSED,
+        )
+
+
+def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> str:
+    return sbatch_text(
+        Job(
+            run=run.path,
+            nodes=len(prepared.plan.nodes),
+            log=attempt.job_log,
+            workdir=prepared.plan.workdir,
+            program=(sys.executable, "-m", "soractl.launch.batch", str(run.path)),
+            environment=_environment(prepared.site.environ),
+            settings=prepared.site.cluster.slurm,
+            lead_s=lead_s(save_seconds(run)),
+        )
+    )
+
+
+def save_seconds(run: RunDir) -> list[float]:
+    """Durations of the saves of a run that somebody watched."""
+    begun: dict[int | None, float] = {}
+    found = []
+    for event in read_events(run):
+        if event.kind == EventKind.SAVE_BEGUN:
+            begun[event.step] = event.time_unix_s
+        elif event.kind == EventKind.SAVED and event.step in begun:
+            found.append(event.time_unix_s - begun[event.step])
+    return found
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    known = {name: environ[name] for name in FROM_HERE if environ.get(name)}
+    return {**known, **carried(environ, alone=False)}

@@ -1,0 +1,102 @@
+"""Slurm's programs, asked on this machine; their refusals become sentences with a hint."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from soractl.errors import ExitCode, SoractlError
+from soractl.remote.nodes import this_machine
+from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.slurm.queue import FIELDS, QueueEntry, parse_squeue
+
+DEADLINE_S = 30.0
+ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller
+ENDED_BY_SLURM = (143, 137)  # TERM, KILL
+HINTS = {
+    "Invalid partition": "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
+    "Invalid account": "`sacctmgr show associations user=$USER` lists yours; [slurm] account",
+    "Invalid qos": "`sacctmgr show qos` lists them; [slurm] qos in the cluster's file",
+    "Node count specification invalid": "the partition has fewer nodes; [slurm] nodes",
+    "Requested node configuration is not available": "`sinfo -o '%P %D %G'` shows what nodes have;"
+    " [slurm] nodes and gpus_per_node",
+    "Invalid generic resource": "`sinfo -o '%P %G'` shows the GPUs of nodes; [slurm] gpus_per_node",
+    "Requested time limit is invalid": "`sinfo -o '%P %l'` shows the limits; [slurm] time",
+    "Munge": "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",
+    "Protocol authentication error": "`munge -n | unmunge` shows whether munge runs here",
+    "Unable to contact slurm controller": "`scontrol ping` asks the controller",
+    "Parsing error": "a key in slurm.conf is not known to this version of Slurm",
+    "Unable to process configuration file": "slurm.conf cannot be read; SLURM_CONF names its place",
+    "Invalid job id": "`squeue --me` lists your jobs",
+}
+
+
+@dataclass
+class Slurm:
+    """The queue of this machine's Slurm."""
+
+    remote: Remote
+    clock: Callable[[], float] = time.monotonic
+    _asked: dict[int, tuple[float, QueueEntry | None]] = field(default_factory=dict)
+
+    def check(self, script: str) -> str:
+        """Slurm's own forecast for a script, by `sbatch --test-only`; exit code 5 if it refuses."""
+        result = self._run("sbatch", "--test-only", stdin=script)
+        return _last_line(result.stderr).removeprefix("sbatch: ")
+
+    def submit(self, script: str) -> int:
+        """The id of a new job; SoractlError, exit code 5, with Slurm's words if it refuses."""
+        result = self._run("sbatch", "--parsable", stdin=script)
+        return int(_last_line(result.stdout).partition(";")[0])
+
+    def entry(self, job_id: int) -> QueueEntry | None:
+        """A job in the queue, asked for at most once in 30 s; None: it has left the queue."""
+        asked_at, entry = self._asked.get(job_id, (None, None))
+        if asked_at is None or self.clock() - asked_at >= ASK_EVERY_S:
+            entry = self.entry_now(job_id)
+            self._asked[job_id] = (self.clock(), entry)
+        return entry
+
+    def entry_now(self, job_id: int) -> QueueEntry | None:
+        """The same, asked for now."""
+        argv = ("squeue", "--noheader", f"--jobs={job_id}", "--states=all", f"--format={FIELDS}")
+        result = self._ask(*argv)
+        if not result.ok and "Invalid job id" in result.stderr:
+            return None
+        return parse_squeue(_answer(result).stdout)
+
+    def signal(self, job_id: int, signal: str) -> None:
+        """Send a signal to a job's batch shell alone."""
+        self._run("scancel", "--batch", f"--signal={signal}", str(job_id))
+
+    def cancel(self, job_id: int) -> None:
+        """End a job, waiting or not."""
+        self._run("scancel", str(job_id))
+
+    def requeue(self, job_id: int) -> None:
+        """Put a job back into the queue; from inside, this ends the whole job, scontrol too."""
+        result = self._ask("scontrol", "requeue", str(job_id))
+        if result.exit_code not in ENDED_BY_SLURM:
+            _answer(result)
+
+    def _run(self, *argv: str, stdin: str = "") -> NodeResult:
+        return _answer(self._ask(*argv, stdin=stdin))
+
+    def _ask(self, *argv: str, stdin: str = "") -> NodeResult:
+        return self.remote(this_machine(), Request(argv, stdin), DEADLINE_S)
+
+
+def _answer(result: NodeResult) -> NodeResult:
+    if result.ok:
+        return result
+    if result.exit_code == 127:
+        raise SoractlError(
+            f"there is no Slurm on this machine: {result.reason}",
+            hint="type this on a login node of the cluster, or leave out --slurm",
+        )
+    words = " ".join(line.strip() for line in result.stderr.splitlines()) or result.reason
+    hint = next((hint for part, hint in HINTS.items() if part.lower() in words.lower()), None)
+    raise SoractlError(f"Slurm refuses: {words}", hint=hint, exit_code=ExitCode.REFUSED)
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]

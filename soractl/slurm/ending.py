@@ -1,0 +1,50 @@
+"""What follows an attempt in a job: decided by how it ended, not by the signal that came."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Ended = Literal["ended well", "stopped", "failed"]
+MOST_WITHOUT_CHECKPOINT = 3  # attempts in a row that end before their first save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How an attempt ended, and which signals its batch shell had."""
+
+    outcome: Ended
+    warned: bool = False  # USR1: a limit or a preemption comes
+    asked_to_stop: bool = False  # `kill` or `stop` noted that the end is wanted
+    terminated: bool = False  # TERM: Slurm ends the job, and decides by itself what follows
+    without_checkpoint: int = 0  # attempts in a row, this one too, that added no checkpoint
+
+
+@dataclass(frozen=True)
+class Next:
+    """Whether the job goes back into the queue, and why."""
+
+    requeue: bool
+    reason: str
+    gave_up: bool = False
+
+
+def what_follows(end: Ending) -> Next:
+    """The next thing that the batch shell does.
+
+    A finished run is not requeued though the warning had come; one that was stopped, and
+    nobody asked for it, is, also without a warning: that is how preemption ends a step.
+    """
+    if end.outcome == "ended well":
+        return Next(requeue=False, reason="it has ended")
+    if end.asked_to_stop:
+        return Next(requeue=False, reason="it was stopped on request")
+    if end.outcome == "failed":
+        return Next(requeue=False, reason="it failed")
+    if end.terminated and not end.warned:
+        return Next(requeue=False, reason="Slurm ends the job")
+    if end.without_checkpoint >= MOST_WITHOUT_CHECKPOINT:
+        count = end.without_checkpoint
+        reason = f"{count} attempts in a row ended without a new checkpoint"
+        return Next(requeue=False, reason=reason, gave_up=True)
+    if end.warned:
+        return Next(requeue=True, reason="a time limit or a preemption was announced")
+    return Next(requeue=True, reason="its step was ended from outside")

@@ -1,0 +1,105 @@
+"""Answers of Slurm's queue about one job, and its states and reasons in words."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# -o with these letters has had the same meaning in all versions since 14.03; squeue --json of
+# 22.05 ignores --jobs, and its names of fields change from version to version.
+FIELDS = "%i|%T|%S|%N|%r"
+
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+ACTIVE = {"RUNNING", "COMPLETING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
+REASONS = {
+    "Priority": "jobs of higher priority come first",
+    "Resources": "not enough nodes are free",
+    "BeginTime": "Slurm waits a while before it starts a requeued job again",
+    "Dependency": "it waits for another job",
+    "JobHeldUser": "it is held; `scontrol release {job}` lets it start",
+    "JobHeldAdmin": "an administrator holds it",
+    "JobHoldMaxRequeue": "it was requeued too often; `scontrol release {job}` lets it start",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
+    "NodeDown": "a node that it needs is down",
+    "PartitionDown": "the partition is down",
+    "PartitionInactive": "the partition does not start jobs now",
+    "PartitionNodeLimit": "it asks for more nodes than the partition has or allows",
+    "PartitionTimeLimit": "it asks for more time than the partition allows",
+    "QOSMaxGRESPerUser": "your GPUs in this QOS are used up",
+    "QOSMaxJobsPerUserLimit": "you have as many jobs in this QOS as are allowed",
+    "QOSGrpGRES": "the GPUs of this QOS are used up",
+    "AssocGrpGRES": "the GPUs of your account are used up",
+    "AssocGrpGRESMinutes": "the GPU time of your account is used up",
+    "AssocGrpNodeLimit": "the nodes of your account are used up",
+    "AssocMaxJobsLimit": "you have as many jobs as your account allows",
+    "Licenses": "it waits for a license",
+    "Reservation": "its reservation has not begun",
+    "InvalidAccount": "the account is not known",
+    "InvalidQOS": "the QOS is not known",
+    "launch failed requeued held": "no node started it; `scontrol release {job}` tries again",
+    "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions": (
+        "nodes that it needs are down, drained or reserved"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A job as the queue shows it.
+
+    >>> parse_squeue("12|PENDING|N/A||Priority\\n").reason_in_words
+    'jobs of higher priority come first'
+    """
+
+    job_id: int
+    state: str  # Slurm's own word, such as PENDING
+    reason: str | None = None
+    nodes: str | None = None  # Slurm's node list
+    start: str | None = None  # when it began or may begin, by Slurm's clock
+
+    @property
+    def is_waiting(self) -> bool:
+        """It has no nodes yet, or none any more."""
+        return self.state in WAITING
+
+    @property
+    def is_active(self) -> bool:
+        """It has nodes."""
+        return self.state in ACTIVE
+
+    @property
+    def reason_in_words(self) -> str | None:
+        """Why it waits; a reason that is not known is shown as it is."""
+        if not self.reason:
+            return None
+        known = REASONS.get(self.reason) or REASONS.get(self.reason.partition(",")[0].strip("()"))
+        return known.format(job=self.job_id) if known else self.reason
+
+    @property
+    def in_words(self) -> str:
+        """A line's worth: state, reason, and when it may start."""
+        if not self.is_waiting:
+            return f"{self.state.lower()} as job {self.job_id}"
+        parts = [f"waiting as job {self.job_id}"]
+        if reason := self.reason_in_words:
+            parts.append(f": {reason}")
+        if self.start:
+            parts.append(f"; may start at {self.start}")
+        return "".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "reason_in_words": self.reason_in_words}
+
+
+def parse_squeue(text: str) -> QueueEntry | None:
+    """The entry of an answer in `FIELDS`; None for an empty one. ValueError for another form."""
+    lines = text.splitlines()
+    if not lines:
+        return None
+    job_id, state, start, nodes, reason = lines[0].split("|", 4)
+    return QueueEntry(
+        int(job_id.partition("_")[0]),
+        state,
+        reason=None if reason in ("None", "") else reason,
+        nodes=nodes or None,
+        start=None if start in ("N/A", "Unknown", "") else start,
+    )

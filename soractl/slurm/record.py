@@ -1,0 +1,55 @@
+"""Record of an attempt's job: `slurm.json` in the attempt's folder."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.run_dir import AttemptDir, RunDir
+
+Then = Literal["queued", "requeued", "ended"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """The job of an attempt; `restarts` is Slurm's SLURM_RESTART_COUNT at its start."""
+
+    job_id: int
+    restarts: int = 0
+    then: Then = "queued"  # requeued, ended: what followed the attempt, noted by the job itself
+    start: Mapping[str, Any] | None = None  # the start point that was chosen when it was submitted
+
+
+def write_record(attempt: AttemptDir, record: JobRecord) -> None:
+    """Write an attempt's record whole."""
+    write_json(attempt.job, asdict(record))
+
+
+def note_end(attempt: AttemptDir, then: Then) -> None:
+    """Add to an attempt's record what follows it."""
+    if record := read_record(attempt):
+        write_record(attempt, replace(record, then=then))
+
+
+def read_record(attempt: AttemptDir) -> JobRecord | None:
+    """The record of an attempt; None for one that Slurm did not start, or a damaged one."""
+    with suppress(OSError, RunDirError, TypeError):
+        return JobRecord(**read_json(attempt.job))
+    return None
+
+
+def newest_job(run: RunDir) -> tuple[AttemptDir, JobRecord] | None:
+    """The newest attempt of a run with its job; None where Slurm did not start that attempt."""
+    for attempt in reversed(run.attempts()):
+        if record := read_record(attempt):
+            return attempt, record
+        if attempt.plan.exists():
+            return None
+    return None
+
+
+def open_job(run: RunDir) -> tuple[AttemptDir, JobRecord] | None:
+    """The same, unless the job has noted its end."""
+    found = newest_job(run)
+    return found if found and found[1].then != "ended" else None

@@ -1,0 +1,103 @@
+"""The text of a job for Slurm, and the command by which it starts the nodes' scripts."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from soractl.cluster.settings import SlurmSettings
+
+WARNING = "USR1"  # reaches the batch shell before a limit or a preemption
+STOP = "INT"  # ours: save, leave and do not come back
+
+SCRIPT = """\
+#!/bin/bash
+# The job of {run}. Written by soractl; Slurm keeps a copy of its own and runs that again after a
+# requeue. The program below takes the signals that Slurm sends to the batch shell.
+{directives}
+{environment}
+cd {workdir} || exit 1
+exec {program}
+"""
+
+# --export=NONE leaves HOME empty; the node's script wants it, and who looks for processes the id.
+NODE_PROGRAM = """\
+export HOME="$2" SORACTL_RUN_ID="$3"; exec /bin/bash "$1/$SLURMD_NODENAME.sh\""""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job to submit: a run, its nodes and the program of the batch shell."""
+
+    run: Path
+    nodes: int
+    log: Path
+    workdir: Path
+    program: tuple[str, ...]
+    environment: Mapping[str, str]
+    settings: SlurmSettings
+    lead_s: int  # seconds from the warning to the limit
+
+
+def sbatch_text(job: Job) -> str:
+    """The script that `sbatch` takes."""
+    exports = (f"export {name}={shlex.quote(text)}" for name, text in job.environment.items())
+    return SCRIPT.format(
+        run=job.run.name,
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(job)),
+        environment="\n".join(exports),
+        workdir=shlex.quote(str(job.workdir)),
+        program=shlex.join(job.program),
+    )
+
+
+def srun_command(nodes: int, attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
+    """The command that runs an attempt's script of each node, once on every node."""
+    return (
+        *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+        # How it ended stands in files: one node's failure must not end the others unseen.
+        *("--kill-on-bad-exit=0", "--export=NONE", "--overlap", "--cpu-bind=none"),
+        *("/bin/bash", "-c", NODE_PROGRAM, "bash", str(attempt), home, run_id),
+    )
+
+
+def lead_s(saves_s: list[float]) -> int:
+    """Seconds that a run needs between warning and limit: twice its slow saves, and half a minute.
+
+    >>> lead_s([]), lead_s([4.0, 100.0])
+    (120, 230)
+    """
+    if not saves_s:
+        return 120
+    slow_s = sorted(saves_s)[min(len(saves_s) - 1, int(0.95 * len(saves_s)))]
+    return max(60, round(2 * slow_s) + 30)
+
+
+def _directives(job: Job) -> list[str]:
+    settings = job.settings
+    lines = [
+        f"--job-name=soractl-{job.run.name}",
+        f"--comment={_quoted(f'run={job.run}')}",
+        f"--nodes={job.nodes}",
+        "--ntasks-per-node=1",
+        f"--output={_quoted(str(job.log).replace('%', '%%'))}",
+        "--open-mode=append",  # one log over all restarts
+        "--export=NONE",
+        "--requeue",
+        f"--signal=B:{WARNING}@{job.lead_s}",
+    ]
+    chosen = {
+        "partition": settings.partition,
+        "account": settings.account,
+        "qos": settings.qos,
+        "time": settings.time,
+        "gpus-per-node": settings.gpus_per_node,
+    }
+    lines += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
+    if settings.exclusive:
+        lines.append("--exclusive")
+    return [*lines, *settings.lines]
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if " " in value else value

@@ -1,0 +1,147 @@
+"""The batch shell's program with scripts in Slurm's place; tests/soractl/slurm has the real one."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from soractl.launch.batch import attempts_without_checkpoint
+from soractl.launch.prepare import LaunchOptions, prepare_launch
+from soractl.launch.submit import submit
+from soractl.remote.connections import Connections
+from soractl.runs.events import read_events
+from soractl.runs.record import read_record as read_plan
+from soractl.slurm.record import read_record
+from tests.conftest import REPOSITORY
+from tests.waiting import wait_for
+from trainer.atomic_files import read_json, write_json
+from trainer.run_dir import RunDir
+
+# A launcher with one rank, which saves and leaves at TERM, as the trainer does.
+RANK_THAT_SAVES = """
+    if "RANK" not in os.environ and sys.argv[-3].endswith("node_rank=0"):
+        import subprocess
+        sys.exit(subprocess.run(sys.argv, env={**os.environ, "RANK": "0"}).returncode)
+    if "RANK" in os.environ:
+        from trainer.atomic_files import write_json
+        def leave(*_):
+            save(attempt.number)
+            write_json(attempt.stopped, {"signal": "SIGTERM"})
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, leave)
+        (run.path / "ready").touch()
+        if attempt.number == 1: time.sleep(60)
+"""
+
+
+@pytest.fixture
+def job(slurm_here):
+    """A run in the queue, and a function that starts its batch shell as Slurm would."""
+    with Connections() as remote:
+        submitted = submit(
+            prepare_launch("smoke", LaunchOptions(slurm=True), os.environ), ["s"], remote
+        )
+
+    def start(**environ):
+        given = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"}
+        with (slurm_here.folder / "batch.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "soractl.launch.batch", str(submitted.run.path)],
+                cwd=slurm_here.folder,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY), **given, **environ},
+                stderr=log,
+            )
+
+    start.run = submitted.run
+    start.workplace = slurm_here
+    return start
+
+
+def kinds(run):
+    return [event.kind for event in read_events(run) if event.by == "slurm"]
+
+
+def test_a_job_plans_its_attempt_on_the_nodes_that_slurm_gave(job):
+    job.workplace.ranks("if sys.argv[-3].endswith('node_rank=0'): save(1)")
+    assert job().wait(60) == 0
+    [attempt] = job.run.attempts()
+    assert [node.name for node in read_plan(attempt).nodes] == ["n1", "n2"]
+    assert read_plan(attempt).ranks == (2, 2)
+    assert "15012" in attempt.node_script("n1").read_text()  # the port is the job's own
+    assert read_json(attempt.exit)["exit_code"] == 0
+    assert read_record(attempt).then == "ended"
+    assert kinds(job.run) == ["started", "ended"]
+    assert not (job.workplace.bin / "scontrolled").exists()
+
+
+def test_a_warning_saves_requeues_and_the_next_start_goes_on_from_there(job):
+    job.workplace.ranks(RANK_THAT_SAVES)
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(60) == 0
+    first = job.run.attempts()[0]
+    assert read_json(first.exit)["first_failure"]["stopped"]
+    assert read_record(first).then == "requeued"
+    assert (job.workplace.bin / "scontrolled").read_text() == "requeue 12\n"
+    assert job(SLURM_RESTART_COUNT="1").wait(60) == 0
+    second = job.run.attempts()[1]
+    [saved] = job.run.checkpoints()
+    assert read_json(second.plan)["start"] == {
+        "kind": "resume",
+        "path": str(saved.path),
+        "reset_data": False,
+    }
+    assert (read_record(second).restarts, read_record(second).then) == (1, "ended")
+    assert kinds(job.run) == ["started", "ended", "requeued", "started", "ended"]
+
+
+def test_a_stop_on_request_saves_and_is_not_requeued(job):
+    job.workplace.ranks(RANK_THAT_SAVES)
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    shell.send_signal(signal.SIGINT)
+    assert shell.wait(60) == 143
+    assert read_record(job.run.attempts()[0]).then == "ended"
+    assert not (job.workplace.bin / "scontrolled").exists()
+
+
+def test_a_failed_run_is_not_requeued(job):
+    job.workplace.ranks("sys.exit(3)")
+    assert job().wait(60) == 1
+    assert read_record(job.run.attempts()[0]).then == "ended"
+    assert not (job.workplace.bin / "scontrolled").exists()
+
+
+def test_an_attempt_that_slurm_cut_off_is_settled_by_the_next_start(job):
+    job.workplace.ranks("")
+    assert job().wait(60) == 0
+    [first] = job.run.attempts()
+    for file in (first.exit, first.node_exit("n2")):
+        file.unlink()
+    assert job(SLURM_RESTART_COUNT="1").wait(60) == 0
+    failure = read_json(first.exit)["first_failure"]
+    assert (failure["node"], failure["error"]) == ("n2", "Slurm ended it: it left no exit code")
+    assert len(job.run.attempts()) == 2
+
+
+def test_outside_a_job_it_refuses(job):
+    assert job(SLURM_JOB_ID="").wait(60) == 2
+
+
+def test_attempts_that_added_no_checkpoint_are_counted_from_the_newest(tmp_path, save_checkpoint):
+    run = RunDir(tmp_path / "001-smoke")
+    run.checkpoints_folder.mkdir(parents=True)
+
+    def began(kind, path):
+        write_json(run.new_attempt().plan, {"start": {"kind": kind, "path": path}})
+
+    began("fresh", None)
+    assert attempts_without_checkpoint(run) == 1
+    saved = str(save_checkpoint(run, 3).path)
+    assert attempts_without_checkpoint(run) == 0
+    began("resume", saved)
+    began("resume", saved)
+    assert attempts_without_checkpoint(run) == 2

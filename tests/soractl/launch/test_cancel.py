@@ -1,0 +1,84 @@
+import pytest
+
+from soractl.launch import cancel as cancelling
+from soractl.launch.cancel import Cancelled, cancel_job
+from soractl.remote.requests import NodeResult
+from soractl.runs.events import read_events
+from soractl.slurm.client import Slurm
+from soractl.slurm.queue import QueueEntry
+from soractl.slurm.record import JobRecord, open_job, write_record
+from trainer.run_dir import create_run
+
+WAITING = QueueEntry(12, "PENDING", reason="Priority")
+RUNNING = QueueEntry(12, "RUNNING", nodes="n1")
+
+
+class Queue:
+    """A Remote in whose queue job 12 stays until one of `ends` is typed."""
+
+    def __init__(self, state, *ends):
+        self.state, self.ends, self.typed = state, ends, []
+
+    def __call__(self, node, request, deadline_s):
+        line = " ".join(request.argv)
+        if request.argv[0] == "squeue":
+            return NodeResult(node, stdout=f"12|{self.state}|N/A||None\n", exit_code=0)
+        self.typed.append(line)
+        if line in self.ends:
+            self.state = "CANCELLED"
+        return NodeResult(node, exit_code=0)
+
+
+SAVE, CANCEL = "scancel --batch --signal=INT 12", "scancel 12"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cancelling, "POLL_S", 0.01)
+    monkeypatch.setattr(cancelling, "LEAVE_S", 0.1)
+    run = create_run(tmp_path, "smoke")
+    write_record(run.new_attempt(), JobRecord(job_id=12))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("state", "ends", "typed"),
+    [
+        ("PENDING", [CANCEL], [CANCEL]),
+        ("RUNNING", [SAVE], [SAVE]),
+        ("RUNNING", [CANCEL], [SAVE, CANCEL]),  # it did not save within its grace
+    ],
+)
+def test_a_running_job_may_save_before_it_is_cancelled(run, state, ends, typed):
+    queue = Queue(state, *ends)
+    cancelled = cancel_job(run, Slurm(queue), grace_s=0.05)
+    assert queue.typed == typed
+    assert (cancelled.before.state, cancelled.left, cancelled.exit_code) == (state, None, 0)
+    assert [event.kind for event in read_events(run)] == ["stop requested", "killed"]
+    assert open_job(run) is None
+
+
+def test_a_job_that_stays_is_a_failure(run):
+    cancelled = cancel_job(run, Slurm(Queue("COMPLETING")), grace_s=0.05)
+    assert (cancelled.left.state, cancelled.exit_code) == ("COMPLETING", 1)
+    assert cancelled.lines() == ["job 12 of 001-smoke does not leave: completing as job 12"]
+    assert open_job(run) is not None
+
+
+def test_a_dry_run_only_looks(run):
+    queue = Queue("PENDING")
+    cancelled = cancel_job(run, Slurm(queue), grace_s=None)
+    assert queue.typed == []
+    assert cancelled.lines() == ["would cancel job 12 of 001-smoke: waiting as job 12"]
+
+
+def test_a_job_that_has_left_the_queue_is_none(run):
+    assert cancel_job(run, Slurm(Queue("COMPLETED")), grace_s=1) is None
+
+
+def test_what_became_of_a_job_for_programs(run):
+    assert Cancelled(run, 12, WAITING, RUNNING).as_json() == {
+        "job_id": 12,
+        "before": WAITING.as_json(),
+        "left": RUNNING.as_json(),
+    }

@@ -1,0 +1,120 @@
+import os
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
+from soractl.launch.submit import save_seconds, script_of, submit
+from soractl.remote.connections import Connections
+from soractl.runs.events import EventKind, EventLog, read_events
+from soractl.slurm.record import JobRecord, note_end, read_record
+from trainer.atomic_files import read_json
+from trainer.run_dir import RunDir
+
+COMMAND = ["soractl", "launch", "smoke", "--slurm"]
+
+
+def prepared():
+    return prepare_launch("smoke", LaunchOptions(slurm=True), os.environ)
+
+
+def submitted():
+    with Connections() as remote:
+        return submit(prepared(), COMMAND, remote)
+
+
+def test_a_launch_leaves_script_settings_and_job_in_the_attempts_folder(slurm_here):
+    found = submitted()
+    attempt = found.attempt
+    assert (found.run.name, attempt.number, found.job_id) == ("001-smoke", 1, 12)
+    assert read_record(attempt) == JobRecord(
+        job_id=12, start={"kind": "fresh", "path": None, "reset_data": False}
+    )
+    text = attempt.job_script.read_text()
+    assert text == (slurm_here.bin / "script.--parsable").read_text()
+    assert "#SBATCH --nodes=2\n" in text
+    assert f"-m soractl.launch.batch {found.run.path}\n" in text
+    assert read_json(attempt.config_json) == read_json(found.run.config_json)
+    assert not attempt.plan.exists()  # its nodes are not known yet
+    [event] = read_events(found.run)
+    assert (event.kind, event.text) == (EventKind.SUBMITTED, "job 12 of Slurm")
+
+
+def test_the_script_that_was_shown_is_the_one_that_is_submitted(slurm_here):
+    shown = script_of(prepared())
+    assert not (slurm_here.folder / "runs").exists()
+    assert submitted().attempt.job_script.read_text() == shown
+
+
+def test_a_refusal_leaves_nothing_behind(slurm_here):
+    slurm_here.write("bin/sbatch", "#!/bin/sh\necho 'sbatch: error: no' >&2\nexit 1\n")
+    with pytest.raises(SoractlError, match="Slurm refuses: sbatch: error: no") as caught:
+        submitted()
+    assert caught.value.exit_code == 5
+    assert not (slurm_here.folder / "runs").exists()
+
+
+def test_a_refusal_after_the_check_leaves_no_run(slurm_here):
+    slurm_here.write("bin/sbatch", "#!/bin/sh\n[ $1 = --test-only ] || exit 1\n")
+    with pytest.raises(SoractlError, match="Slurm refuses: exit code 1"):
+        submitted()
+    assert list((slurm_here.folder / "runs").glob("*-*")) == []
+
+
+def test_a_run_that_waits_is_not_submitted_again(slurm_here, save_checkpoint):
+    run = submitted().run
+    save_checkpoint(run, 3)
+    slurm_here.write("bin/queue", "12|PENDING|N/A||Priority\n")
+    again = prepare_resume("latest", LaunchOptions(), os.environ)
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        submit(again, COMMAND, remote)
+    assert (caught.value.message, caught.value.exit_code) == (
+        "001-smoke is waiting as job 12: jobs of higher priority come first",
+        5,
+    )
+
+
+def test_a_resume_of_a_run_of_slurm_goes_through_its_queue(slurm_here, save_checkpoint):
+    first = submitted()
+    checkpoint = save_checkpoint(first.run, 3)
+    note_end(first.attempt, "ended")
+    with Connections() as remote:
+        second = submit(prepare_resume("1", LaunchOptions(), os.environ), COMMAND, remote)
+    assert second.attempt.number == 2
+    assert read_record(second.attempt).start == {
+        "kind": "resume",
+        "path": str(checkpoint.path),
+        "reset_data": False,
+    }
+
+
+def test_nodes_without_a_number_of_gpus_are_refused(slurm_here):
+    slurm_here.write("hostfiles/slurm.toml", "")
+    with pytest.raises(SoractlError, match="how many GPUs does a node have") as caught:
+        prepared()
+    assert caught.value.exit_code == 2
+
+
+def test_the_kind_of_the_cluster_sends_a_launch_to_the_queue(slurm_here):
+    slurm_here.write("hostfiles/nodes.txt", "a1\na2\na3\n")
+    slurm_here.write("hostfiles/nodes.toml", 'kind = "slurm"\nranks_per_node = 8\n')
+    found = prepare_launch("smoke", LaunchOptions(), os.environ)
+    assert (found.site.is_queued, found.plan.world_size) == (True, 24)
+
+
+def test_an_allocation_is_used_in_place(slurm_here):
+    environ = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    found = prepare_launch("smoke", LaunchOptions(slurm=True), environ)
+    assert (found.site.is_queued, found.site.source.origin) == (False, "Slurm job 7")
+    assert [(node.node.name, node.ranks) for node in found.plan.nodes] == [("n1", 2), ("n2", 2)]
+
+
+def test_saves_that_somebody_watched_have_durations(tmp_path):
+    run = RunDir(tmp_path / "001-smoke")
+    run.path.mkdir()
+    log = EventLog(run, "follow")
+    log.write(EventKind.SAVE_BEGUN, step=5)
+    log.write(EventKind.SAVED, step=5)
+    log.write(EventKind.SAVED, step=9)  # nobody saw it begin
+    begun, saved, _ = read_events(run)
+    assert save_seconds(run) == [saved.time_unix_s - begun.time_unix_s]

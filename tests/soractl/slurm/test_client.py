@@ -1,0 +1,117 @@
+"""Answers of 22.05.8, and for what cannot be installed here, from its man pages and source."""
+
+import os
+
+import pytest
+
+from soractl.errors import SoractlError
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import this_machine
+from soractl.remote.requests import NodeResult
+from soractl.slurm.client import Slurm
+from soractl.slurm.queue import QueueEntry
+
+
+class Answers:
+    """A Remote that gives the same answer to every request, and keeps the requests."""
+
+    def __init__(self, stdout="", stderr="", exit_code=0):
+        self.answer = (stdout, stderr, exit_code)
+        self.requests = []
+
+    def __call__(self, node, request, deadline_s):
+        self.requests.append(request)
+        return NodeResult(node, *self.answer)
+
+
+def test_a_script_goes_over_stdin_and_its_job_has_an_id():
+    remote = Answers("12;cluster\n")
+    assert Slurm(remote).submit("#!/bin/bash\n") == 12
+    [request] = remote.requests
+    assert (request.argv, request.stdin) == (("sbatch", "--parsable"), "#!/bin/bash\n")
+
+
+def test_the_forecast_is_slurms_own():
+    line = "sbatch: Job 1 to start at 2026-11-30T10:07:05 using 1 processors on nodes n1\n"
+    assert Slurm(Answers(stderr=line)).check("") == line.removeprefix("sbatch: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("stderr", "hint"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Invalid partition name specified",
+            "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: "
+            "Requested node configuration is not available",
+            "`sinfo -o '%P %D %G'` shows what nodes have; [slurm] nodes and gpus_per_node",
+        ),
+        (
+            "sbatch: error: Munge encode failed: Failed to access /run/munge/munge.socket.2",
+            "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",
+        ),
+        ("sbatch: error: Something of 2029", None),
+    ],
+)
+def test_a_refusal_has_slurms_words_a_hint_and_exit_code_5(stderr, hint):
+    with pytest.raises(SoractlError) as caught:
+        Slurm(Answers(stderr=f"{stderr}\n", exit_code=1)).submit("")
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        f"Slurm refuses: {stderr}",
+        hint,
+        5,
+    )
+
+
+def test_a_machine_without_slurm_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Connections() as remote, pytest.raises(SoractlError) as caught:
+        Slurm(remote).submit("")
+    assert (caught.value.message, caught.value.exit_code) == (
+        "there is no Slurm on this machine: sbatch: No such file or directory",
+        2,
+    )
+    assert os.environ["PATH"] == str(tmp_path)
+
+
+def test_an_unknown_job_is_none():
+    remote = Answers(stderr="slurm_load_jobs error: Invalid job id specified\n", exit_code=1)
+    assert Slurm(remote).entry_now(999) is None
+
+
+def test_the_queue_is_asked_at_most_once_in_thirty_seconds():
+    now_s = 100.0
+    remote = Answers("7|RUNNING|N/A|n1|None\n")
+    slurm = Slurm(remote, clock=lambda: now_s)
+    running = QueueEntry(7, "RUNNING", nodes="n1")
+    assert slurm.entry(7) == slurm.entry(7) == running
+    now_s = 129.9
+    assert slurm.entry(7) == running
+    assert len(remote.requests) == 1
+    now_s = 130.0
+    remote.answer = ("", "", 0)
+    assert slurm.entry(7) is None
+    assert len(remote.requests) == 2
+
+
+def test_every_request_goes_to_this_machine():
+    remote = Answers()
+    slurm = Slurm(remote)
+    slurm.signal(7, "USR1")
+    slurm.cancel(7)
+    slurm.requeue(7)
+    assert [request.argv for request in remote.requests] == [
+        ("scancel", "--batch", "--signal=USR1", "7"),
+        ("scancel", "7"),
+        ("scontrol", "requeue", "7"),
+    ]
+    assert this_machine().local
+
+
+def test_a_requeue_from_inside_ends_scontrol_before_it_answers():
+    # seen with 22.05.8: the job, scontrol among it, has TERM while scontrol waits
+    assert Slurm(Answers(exit_code=143)).requeue(7) is None
+    with pytest.raises(SoractlError, match="Slurm refuses: Requeue disabled"):
+        Slurm(Answers(stderr="Requeue disabled\n", exit_code=1)).requeue(7)

@@ -1,0 +1,60 @@
+import pytest
+
+from soractl.slurm.queue import QueueEntry, parse_squeue
+
+
+def test_a_running_job_has_its_nodes_and_its_start():
+    # squeue 22.05.8
+    text = "2|RUNNING|2026-11-30T10:07:42|n[1-3]|None\n"
+    entry = QueueEntry(2, "RUNNING", nodes="n[1-3]", start="2026-11-30T10:07:42")
+    assert parse_squeue(text) == entry
+    assert (entry.is_active, entry.is_waiting, entry.in_words) == (True, False, "running as job 2")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("3|PENDING|N/A||Dependency", "waiting as job 3: it waits for another job"),
+        (
+            "3|PENDING|2026-11-30T12:00:00||Priority",
+            "waiting as job 3: jobs of higher priority come first; may start at "
+            "2026-11-30T12:00:00",
+        ),
+        (
+            "3|PENDING|N/A||AssocGrpGRES",
+            "waiting as job 3: the GPUs of your account are used up",
+        ),
+        (
+            "3|PENDING|N/A||ReqNodeNotAvail, UnavailableNodes:n[1-2]",
+            "waiting as job 3: nodes that it needs are down, drained or reserved",
+        ),
+        (
+            "3|PENDING|N/A||Nodes required for job are DOWN, DRAINED or reserved for jobs in "
+            "higher priority partitions",
+            "waiting as job 3: nodes that it needs are down, drained or reserved",
+        ),
+        (
+            "3|PENDING|N/A||JobHeldUser",
+            "waiting as job 3: it is held; `scontrol release 3` lets it start",
+        ),
+        ("3|PENDING|N/A||SomethingOf2029", "waiting as job 3: SomethingOf2029"),
+        ("3|PENDING|N/A||None", "waiting as job 3"),
+    ],
+)
+def test_a_reason_is_said_in_words_and_an_unknown_one_as_it_is(answer, words):
+    assert parse_squeue(f"{answer}\n").in_words == words
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "FAILED"])
+def test_a_job_that_has_ended_neither_waits_nor_runs(state):
+    entry = parse_squeue(f"1|{state}|2026-11-30T10:07:35|n1|None\n")
+    assert (entry.is_waiting, entry.is_active) == (False, False)
+
+
+def test_an_empty_answer_is_no_job():
+    assert parse_squeue("") is None
+
+
+def test_an_answer_of_another_form_is_refused():
+    with pytest.raises(ValueError, match="not enough values"):
+        parse_squeue("JOBID PARTITION NAME\n")

@@ -1,0 +1,120 @@
+"""Runs under a real slurmctld, with three slurmd and munge on the test cluster."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from soractl.processes.scan import find
+from soractl.processes.selection import Selection
+from soractl.remote.connections import Connections
+from soractl.runs.events import read_events
+from soractl.slurm.record import read_record
+from tests.end_to_end.conftest import clips_csv as clips_csv
+from tests.waiting import wait_for
+from trainer.atomic_files import read_json
+from trainer.run_dir import RunDir
+
+pytestmark = [pytest.mark.ssh, pytest.mark.slow]
+SORACTL = Path(sys.executable).with_name("soractl")
+
+SAVES_AND_LEAVES = """
+    if sys.argv[-3].endswith("node_rank=0") and "RANK" not in os.environ:
+        import subprocess
+        sys.exit(subprocess.run(sys.argv, env={**os.environ, "RANK": "0"}).returncode)
+    if "RANK" in os.environ:
+        def leave(*_):
+            save(attempt.number)
+            write_json = __import__("trainer.atomic_files").atomic_files.write_json
+            write_json(attempt.stopped, {"signal": "SIGTERM"})
+            sys.exit(143)
+        signal.signal(signal.SIGTERM, leave)
+        (run.path / "ready").touch()
+    while not attempt.stopped.exists(): time.sleep(0.1)
+    sys.exit(143)
+"""
+
+
+@pytest.fixture
+def workplace_of(slurm_cluster, workplace):
+    """Writes the cluster's file, and gives a function that runs soractl on the head node."""
+
+    def prepare(settings):
+        workplace.write("hostfiles/slurm.toml", settings)
+
+        def soractl(*arguments, code=0):
+            done = slurm_cluster.run(SORACTL, *arguments, cwd=workplace.folder, check=False)
+            assert done.returncode == code, done.stdout + done.stderr
+            return done.stdout
+
+        return soractl
+
+    return prepare
+
+
+def test_a_real_run_is_warned_requeued_and_reaches_its_last_step(
+    workplace_of, slurm_cluster, workplace, clips_csv
+):
+    soractl = workplace_of(
+        '[slurm]\nnodes = 2\ngpus_per_node = 1\n[env]\nGLOO_SOCKET_IFNAME = "eth0"\n'
+        "OMP_NUM_THREADS = 1\n"
+    )
+    settings = (f"data.path={clips_csv}", "trainer.max_steps=6", "log.every_steps=1")
+    overrides = [word for one in settings for word in ("--set", one)]
+    soractl("launch", "smoke", "--slurm", "--detach", *overrides)
+    run = RunDir(workplace.folder / "runs/001-smoke")
+    [first] = run.attempts()
+    job = str(read_record(first).job_id)
+    wait_for(run.heartbeat.exists, 400)
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+    soractl("follow", "latest")
+    first, second = run.attempts()
+    [_, *_, saved] = run.checkpoints()
+    resumed = read_json(second.plan)["start"]["path"]
+    at = int(resumed.rpartition("step")[2])
+    assert read_record(first).then == "requeued"
+    assert 1 <= at < 6
+    assert saved.manifest.global_step == 6
+    assert (read_record(second).restarts, read_record(second).job_id) == (1, int(job))
+    assert [event.kind for event in read_events(run) if event.by == "slurm"] == [
+        *("started", "ended", "requeued", "started", "ended"),
+    ]
+    assert slurm_cluster.queue() == []
+
+
+def test_kill_lets_a_job_save_and_empties_queue_and_nodes(workplace_of, slurm_cluster, workplace):
+    soractl = workplace_of(
+        f'environment = "{workplace.bin}"\n[slurm]\nnodes = 3\ngpus_per_node = 2\n'
+    )
+    workplace.ranks(SAVES_AND_LEAVES)
+    soractl("launch", "smoke", "--slurm", "--detach")
+    run = RunDir(workplace.folder / "runs/001-smoke")
+    wait_for((run.path / "ready").exists)
+    assert "queue  running as job" in soractl("status")
+    soractl("kill")
+    assert slurm_cluster.queue() == []
+    with slurm_cluster.cluster.network(), Connections(slurm_cluster.cluster.options) as remote:
+        left = find(slurm_cluster.cluster.nodes, remote, Selection(), deadline_s=10)
+    assert [node.processes for node in left] == [(), (), ()]
+    [attempt] = run.attempts()
+    assert read_record(attempt).then == "ended"
+    assert [checkpoint.manifest.global_step for checkpoint in run.checkpoints()] == [1]
+
+
+def test_a_job_that_cannot_start_says_why_and_is_taken_out(workplace_of, slurm_cluster, workplace):
+    soractl = workplace_of(
+        f'environment = "{workplace.bin}"\n[slurm]\nnodes = 3\ngpus_per_node = 2\n'
+    )
+    blocking = ("sbatch", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
+    slurm_cluster.run(*blocking, cwd=workplace.folder)
+    wait_for(lambda: slurm_cluster.queue() == ["RUNNING"])
+    soractl("launch", "smoke", "--slurm", "--detach")
+    wait_for(lambda: "not enough nodes are free" in soractl("status"))
+    assert "state  queued" in soractl("status")
+    assert "has left the queue" in soractl("kill")
+    assert slurm_cluster.queue() == ["RUNNING"]
+
+
+def test_a_partition_that_is_not_there_is_slurms_own_sentence(workplace_of):
+    soractl = workplace_of('[slurm]\ngpus_per_node = 2\npartition = "nowhere"\n')
+    soractl("launch", "smoke", "--slurm", "--detach", code=5)

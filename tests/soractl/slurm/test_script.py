@@ -1,0 +1,92 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from soractl.cluster.settings import SlurmSettings
+from soractl.slurm.script import Job, lead_s, sbatch_text, srun_command
+
+
+def job(**changes):
+    values = {
+        "run": Path("/work/runs/007-stage2"),
+        "nodes": 3,
+        "log": Path("/work/runs/007-stage2/attempts/1/slurm.log"),
+        "workdir": Path("/work"),
+        "program": ("/env/bin/python", "-m", "program", "/work/runs/007-stage2"),
+        "environment": {"HOME": "/home/ana", "PATH": "/usr/bin"},
+        "settings": SlurmSettings(),
+        "lead_s": 90,
+    }
+    return Job(**{**values, **changes})
+
+
+def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program():
+    assert sbatch_text(job()) == (
+        "#!/bin/bash\n"
+        "# The job of 007-stage2. Written by soractl; Slurm keeps a copy of its own and runs that "
+        "again after a\n"
+        "# requeue. The program below takes the signals that Slurm sends to the batch shell.\n"
+        "#SBATCH --job-name=soractl-007-stage2\n"
+        "#SBATCH --comment=run=/work/runs/007-stage2\n"
+        "#SBATCH --nodes=3\n"
+        "#SBATCH --ntasks-per-node=1\n"
+        "#SBATCH --output=/work/runs/007-stage2/attempts/1/slurm.log\n"
+        "#SBATCH --open-mode=append\n"
+        "#SBATCH --export=NONE\n"
+        "#SBATCH --requeue\n"
+        "#SBATCH --signal=B:USR1@90\n"
+        "#SBATCH --exclusive\n"
+        "export HOME=/home/ana\n"
+        "export PATH=/usr/bin\n"
+        "cd /work || exit 1\n"
+        "exec /env/bin/python -m program /work/runs/007-stage2\n"
+    )
+
+
+def test_settings_of_the_cluster_become_directives_the_users_own_lines_last():
+    settings = SlurmSettings(
+        gpus_per_node=8,
+        partition="gpu",
+        account="video",
+        qos="long",
+        time="2-00:00:00",
+        exclusive=False,
+        lines=("--constraint=h100", "--mem=0"),
+    )
+    directives = [
+        line.removeprefix("#SBATCH ")
+        for line in sbatch_text(job(settings=settings)).splitlines()
+        if line.startswith("#SBATCH ")
+    ]
+    assert directives[9:] == [
+        *("--partition=gpu", "--account=video", "--qos=long", "--time=2-00:00:00"),
+        *("--gpus-per-node=8", "--constraint=h100", "--mem=0"),
+    ]
+
+
+def test_spaces_and_percent_signs_of_a_path_stay_what_they_are():
+    text = sbatch_text(job(log=Path("/my work/50%/slurm.log"), workdir=Path("/my work")))
+    assert '#SBATCH --output="/my work/50%%/slurm.log"\n' in text
+    assert "cd '/my work' || exit 1\n" in text
+
+
+def test_each_node_runs_its_own_script_with_a_home_and_the_runs_id(tmp_path):
+    (tmp_path / "n2.sh").write_text('echo "$HOME $SORACTL_RUN_ID"\n')
+    argv = srun_command(3, tmp_path, "/runs/007 a", "/home/ana")
+    assert argv[:8] == (
+        *("srun", "--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--kill-on-bad-exit=0"),
+        *("--export=NONE", "--overlap", "--cpu-bind=none"),
+    )
+    done = subprocess.run(
+        argv[8:], env={"SLURMD_NODENAME": "n2"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "/home/ana /runs/007 a\n"
+
+
+@pytest.mark.parametrize(
+    ("saves_s", "lead"),
+    [([], 120), ([2.0], 60), ([10.0, 20.0, 200.0], 430), ([20.0] * 99 + [500.0], 70)],
+)
+def test_the_warning_comes_early_enough_for_twice_a_slow_save(saves_s, lead):
+    assert lead_s(saves_s) == lead
