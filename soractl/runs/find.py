@@ -8,6 +8,7 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.remote.ssh_command import SshOptions
 from soractl.runs.record import read_record
 from soractl.runs.start_lock import is_starting
+from soractl.slurm.record import newest_job
 from soractl.terminal.hints import to_type
 from trainer.run_dir import AttemptDir, RunDir, run_of, runs
 
@@ -83,8 +84,8 @@ def ssh_options(run: RunDir) -> SshOptions:
 
 
 def _has_begun(run: RunDir) -> bool:
-    """Something was started in it, or is now, or it has a checkpoint from elsewhere."""
-    return bool(last_attempt(run) or is_starting(run) or run.checkpoints())
+    """An attempt of it was started, is now, or waits; or it has a checkpoint from elsewhere."""
+    return bool(last_attempt(run) or is_starting(run) or newest_job(run) or run.checkpoints())
 
 
 def _number(run: RunDir) -> int:

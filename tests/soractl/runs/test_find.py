@@ -5,8 +5,9 @@ from soractl.remote.nodes import Node
 from soractl.runs.find import find_run, run_of_checkpoint
 from soractl.runs.record import node_as_json
 from soractl.runs.start_lock import start_lock
+from soractl.slurm.record import JobRecord, write_record
 from trainer.atomic_files import write_json
-from trainer.run_dir import RunDir
+from trainer.run_dir import RunDir, create_run
 
 
 def attempt_on(run, *nodes):
@@ -65,3 +66,10 @@ def test_a_checkpoint_knows_its_run(root):
     run = find_run(root, "2")
     assert run_of_checkpoint(run.checkpoints_folder / "epoch0-global_step5") == run
     assert run_of_checkpoint(root / "x/checkpoints/epoch0-global_step5") is None
+
+
+def test_latest_is_also_a_run_that_waits_in_the_queue(tmp_path):
+    waiting = create_run(tmp_path, "smoke")
+    write_record(waiting.new_attempt(), JobRecord(job_id=12))
+    create_run(tmp_path, "smoke")  # began nothing
+    assert find_run(tmp_path, "latest") == waiting
