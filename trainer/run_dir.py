@@ -238,6 +238,11 @@ class RunDir:
         """The list of these videos, written last: without it they are not complete."""
         return self.evaluation(preset, global_step) / "result.json"
 
+    @property
+    def sent_evaluations(self) -> Path:
+        """Videos that Weights & Biases got, one a line."""
+        return self.evaluations / "sent.jsonl"
+
     def evaluation_results(self) -> list[Path]:
         """Every result, by preset and step."""
         found = self.evaluations.glob("*/*/result.json")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import KeptRoom, read_json, write_json
+from trainer.atomic_files import KeptRoom, append_jsonl, read_json, write_json
 
 
 def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):
@@ -65,3 +65,12 @@ def test_a_file_larger_than_the_room_that_was_kept_is_written_where_there_is_mor
         room.write_json({"text": "x" * 100})
     assert read_json(tmp_path / "a.json") == {"text": "x" * 100}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_rows_begin_a_line_of_their_own_behind_half_a_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    append_jsonl(path, [{"a": 1}])
+    with path.open("a") as file:
+        file.write('{"a": ')
+    append_jsonl(path, [{"a": 3}, {"a": 4}])
+    assert path.read_text() == '{"a": 1}\n{"a": \n{"a": 3}\n{"a": 4}\n'

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from trainer.atomic_files import append_jsonl, append_whole
 from trainer.config import LogConfig
+from trainer.metrics.eval_uploads import EvalUploads
 from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")
@@ -126,10 +127,12 @@ class _Wandb:
             mode=None if _has_wandb_login() else "offline",
             dir=str(run.path),
             config=dict(settings),
-            settings=wandb.Settings(x_primary=True, x_label="rank 0"),
+            # written each half second: a killed process loses no more
+            settings=wandb.Settings(
+                x_primary=True, x_label="rank 0", x_transaction_log_flush_interval=0.5
+            ),
         )
-        # W&B's own step cannot go back to a checkpoint, and is not known when several write
-        self._session.define_metric("*", step_metric="global_step")
+        self._defined: set[str] = set()
         self._path = run.wandb_step
         self._sent = 0
         if self._session.offline:
@@ -137,10 +140,16 @@ class _Wandb:
                 self.write(row, int(row["global_step"]))
         elif self._path.exists():
             self._sent = int(self._path.read_text() or 0)
+        self._uploads = EvalUploads(run, self._session)
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
         if global_step <= self._sent:  # by an attempt that came further than its last checkpoint
             return
+        # W&B's own step cannot go back to a checkpoint, and is not known when several write. Keys by
+        # name: beside a pattern for all, W&B gives those of evaluations one axis or the other.
+        for key in values.keys() - self._defined - {"global_step"}:
+            self._session.define_metric(key, step_metric="global_step")
+            self._defined.add(key)
         own_step = global_step if self._session.offline else None  # alone, as there is one writer
         self._session.log({"global_step": global_step, **values}, step=own_step)
         self._sent = global_step
@@ -148,6 +157,7 @@ class _Wandb:
             self._path.write_text(str(global_step))
 
     def close(self) -> None:
+        self._uploads.close()
         self._session.finish()
 
 

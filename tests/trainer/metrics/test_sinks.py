@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import struct
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -9,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.waiting import wait_for
 from trainer.config import LogConfig
 from trainer.metrics.sinks import open_sinks
+from trainer.metrics.wandb_files import records
 from trainer.run_dir import RunDir
 
 VALUES = {"loss": 0.5, "loss/bucket/240p-51": 0.25, "ranks/slowest": 3, "grad_norm": math.nan}
@@ -96,7 +96,7 @@ def rows(*steps):
 def rows_in(file):
     """The same of what an offline file holds."""
     found = []
-    for record in records_in(file.read_bytes()):
+    for record in records(file.read_bytes()):
         values = {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for item in record.history.item
@@ -104,21 +104,3 @@ def rows_in(file):
         if values:
             found.append((record.history.step.num, values["global_step"], values["loss"]))
     return found
-
-
-def records_in(content):
-    """The records of W&B's format: 7 bytes, then blocks of 32 KiB with pieces of records."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    place, whole = 7, b""
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, size, kind = struct.unpack_from("<IHB", content, place)
-        whole += content[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # whole, or the last piece
-            yield Record.FromString(whole)
-            whole = b""
