@@ -51,9 +51,12 @@ def write_json(
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-<<<<<<< HEAD
-    """Add one line for each row, in one write: all of them, or on a full disk none."""
-    append_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    """Add one line for each row, in one write: all of them, or on a full disk none.
+
+    They begin a line of their own, also behind half a line that a power cut left.
+    """
+    data = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+    append_whole(path, data if _ends_a_line(path) else b"\n" + data)
 
 
 def append_whole(path: Path, data: bytes) -> None:
@@ -61,21 +64,19 @@ def append_whole(path: Path, data: bytes) -> None:
     with path.open("ab", buffering=0) as file:
         end = file.tell()
         if file.write(data) < len(data):
-=======
-    """Add one line for each row, in one write: all of them, or on a full disk none.
-
-    They begin a line of their own, also behind half a line that a power cut left.
-    """
-    text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-    with path.open("a+b", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            text = text if file.read(1) == b"\n" else b"\n" + text
-        if file.write(text) < len(text):
->>>>>>> 8ae8f68 (Rank 0 sends the videos of evaluated checkpoints to the run's W&B run, each once, on an axis of its own)
             file.truncate(end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _ends_a_line(path: Path) -> bool:
+    """True for a file that is empty, or not there."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            return file.read(1) in (b"", b"\n")
+    except FileNotFoundError:
+        return True
 
 
 class KeptRoom(AbstractContextManager["KeptRoom"]):

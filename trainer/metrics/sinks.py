@@ -145,8 +145,8 @@ class _Wandb:
     def write(self, values: Mapping[str, float], global_step: int) -> None:
         if global_step <= self._sent:  # by an attempt that came further than its last checkpoint
             return
-        # W&B's own step cannot go back to a checkpoint, and is not known when several write. Keys by
-        # name: beside a pattern for all, W&B gives those of evaluations one axis or the other.
+        # W&B's own step cannot go back to a checkpoint, and is not known when several write. Keys
+        # by name: beside a pattern for all, W&B gives those of evaluations one axis or the other.
         for key in values.keys() - self._defined - {"global_step"}:
             self._session.define_metric(key, step_metric="global_step")
             self._defined.add(key)
