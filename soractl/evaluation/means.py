@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +36,7 @@ def mean_of(values: Sequence[float]) -> Mean | None:
     if not values:
         return None
     numbers = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(_SEED).integers(len(numbers), size=(_DRAWS, len(numbers)))
-    low, high = np.percentile(numbers[picks].mean(1), _LIKELY)
+    low, high = np.percentile(numbers[_picks(len(numbers))].mean(1), _LIKELY)
     return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
 
 
@@ -55,9 +56,18 @@ def paired_difference(
     if len(pairs) < 2:
         return None
     differences = np.asarray(pairs)
-    signs = np.random.default_rng(_SEED).choice((-1.0, 1.0), size=(_DRAWS, len(pairs)))
-    flipped = np.abs((signs * differences).mean(1))
+    flipped = np.abs(_signs(len(pairs)) @ differences) / len(pairs)
     seen = abs(float(differences.mean()))
     as_far = int((flipped >= seen - 1e-12).sum())
     p = (as_far + 1) / (_DRAWS + 1)
     return Difference(float(differences.mean()), p, len(pairs))
+
+
+@cache  # one draw serves every measure of every checkpoint
+def _picks(n: int) -> Any:
+    return np.random.default_rng(_SEED).integers(n, size=(_DRAWS, n))
+
+
+@cache
+def _signs(n: int) -> Any:
+    return np.random.default_rng(_SEED).choice((-1.0, 1.0), size=(_DRAWS, n))
