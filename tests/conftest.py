@@ -43,7 +43,7 @@ def save(step):
 
 def pytest_runtest_setup(item):
     """CI deselects what needs a GPU; whoever runs `pytest` by hand sees a reason."""
-    if "gpu" in item.keywords and not Path("/dev/nvidiactl").exists():
+    if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
         pytest.skip("needs an NVIDIA GPU and its driver")
 
 
