@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.data import like_openvid
 from benchmarks.on_gpus.shapes import Shape, Size
+from benchmarks.on_gpus.timed_attention import time_attention
 from benchmarks.on_gpus.timed_encoders import Encoders
 from benchmarks.on_gpus.trained import Trained
 from trainer.config import load_stage
@@ -45,6 +46,8 @@ class Steps:
         self.way("ours, all recomputed", [self.size.middle], tokens_at_once=0)
         self.way("plain arithmetic", [self.size.middle], plain=True, tokens_at_once=0)
         Encoders(self).run(model_s)
+        if torch.cuda.is_available() and self.ranks.is_first:
+            time_attention((*self.size.shapes, Shape("360p", 408, 1)), self.say)
         if self.ranks.world_size > 1:
             self.orders()
         # a compiled block keeps more

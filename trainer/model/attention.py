@@ -11,6 +11,7 @@ from trainer.model.kernels.available import KERNELS, has_kernels
 from trainer.model.kernels.constants import EPS
 
 if KERNELS:
+    from trainer.model.kernels import frames as in_frames
     from trainer.model.kernels.attention import MOST_FRAMES, AttendOverTime, NormaliseHeads
     from trainer.model.kernels.captions import AttendCaptions
 
@@ -74,7 +75,10 @@ class SelfAttention(nn.Module):
     def _in_frames(self, qkv: Tensor) -> Tensor:
         """[B, T, S, 3, heads, width] to [B, T, S, heads, width]."""
         if self.qk_norm and has_kernels(qkv):
-            q, k, v = NormaliseHeads.apply(qkv, self.q_norm.weight, self.k_norm.weight, EPS)
+            weights = self.q_norm.weight, self.k_norm.weight
+            q, k, v = NormaliseHeads.apply(qkv, *weights, EPS)
+            if in_frames.takes(q):
+                return in_frames.AttendInFrames.apply(q, k, v, *weights)
         else:
             q, k, v = qkv.unbind(-3)
             q, k = self.q_norm(q), self.k_norm(k)

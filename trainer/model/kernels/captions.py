@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from trainer.model.kernels.constants import FULL_GRID
-
-_LOG2_E = 1.4426950408889634  # exponentials, and logarithms of their sums, have the base 2
+from trainer.model.kernels.split_heads import LOG2_E, add_weighted, load, products, split, store
 
 
 class AttendCaptions(torch.autograd.Function):
@@ -29,8 +28,8 @@ class AttendCaptions(torch.autograd.Function):
         clips, queries, heads, width = q.shape
         out, lse = torch.empty_like(q), q.new_empty(clips, heads, queries, dtype=torch.float32)
         _attend[(triton.cdiv(queries, 64), clips * heads)](
-            q, kv, lengths, out, lse, width**-0.5 * _LOG2_E, queries, kv.shape[1], heads, width,
-            Q=64, K=64, **_tile(width), maxnreg=128,
+            q, kv, lengths, out, lse, width**-0.5 * LOG2_E, queries, kv.shape[1], heads, width,
+            Q=64, K=64, **split(width), num_warps=4, maxnreg=128,
         )  # fmt: skip
         ctx.save_for_backward(q, kv, lengths, out, lse)
         return out
@@ -45,56 +44,19 @@ class AttendCaptions(torch.autograd.Function):
         q, kv, lengths, out, lse = ctx.saved_tensors
         (clips, queries, heads, width), tokens = q.shape, kv.shape[1]
         grad_out, grad_q, delta = grad_out.contiguous(), torch.empty_like(q), torch.empty_like(lse)
-        scale, tile = width**-0.5, _tile(width)
+        scale, tile = width**-0.5, split(width) | {"num_warps": 4}
         _grad_queries[(triton.cdiv(queries, 64), clips * heads)](
-            grad_out, out, lse, q, kv, lengths, grad_q, delta, scale, scale * _LOG2_E, queries,
+            grad_out, out, lse, q, kv, lengths, grad_q, delta, scale, scale * LOG2_E, queries,
             tokens, heads, width, Q=64, K=32, **tile,
         )  # fmt: skip
         blocks = triton.cdiv(tokens, 64)
         shares = min(triton.cdiv(queries, 256), max(1, FULL_GRID // (blocks * clips * heads)))
         grad_kv = kv.new_empty(shares, *kv.shape)
         _grad_keys[(blocks, clips * heads, shares)](
-            grad_out, lse, delta, q, kv, lengths, grad_kv, scale, scale * _LOG2_E, queries, tokens,
+            grad_out, lse, delta, q, kv, lengths, grad_kv, scale, scale * LOG2_E, queries, tokens,
             triton.cdiv(queries, shares), heads, width, Q=32, K=64, **tile,
         )  # fmt: skip
         return grad_q, grad_kv.sum(0), None
-
-
-def _tile(width: int) -> dict[str, int]:
-    """A head's channels as two powers of two, together not many more, and the warps for them."""
-    most = triton.next_power_of_2(width + 1) // 2
-    return {"A": most, "B": max(16, triton.next_power_of_2(width - most)), "num_warps": 4}
-
-
-@triton.jit
-def _load(pointer, row, rows, step, width: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
-    first, last = tl.arange(0, A)[None, :], A + tl.arange(0, B)[None, :]
-    inside, here = (row < rows)[:, None], pointer + row[:, None] * step
-    return tl.load(here + first, inside, 0.0), tl.load(here + last, inside & (last < width), 0.0)
-
-
-@triton.jit
-def _store(pointer, values, row, rows, step, width: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
-    first, last = tl.arange(0, A)[None, :], A + tl.arange(0, B)[None, :]
-    inside, here = (row < rows)[:, None], pointer + row[:, None] * step
-    tl.store(here + first, values[0], inside)
-    tl.store(here + last, values[1], inside & (last < width))
-
-
-@triton.jit
-def _products(a, b):
-    """Of rows of a with rows of b."""
-    found = tl.dot(a[0], tl.trans(b[0]), input_precision="ieee")
-    return tl.dot(a[1], tl.trans(b[1]), found, input_precision="ieee")
-
-
-@triton.jit
-def _add_weighted(sums, weights, x):
-    """Sums [rows, channels] and weights [rows, rows of x] times x."""
-    return (
-        tl.dot(weights, x[0], sums[0], input_precision="ieee"),
-        tl.dot(weights, x[1], sums[1], input_precision="ieee"),
-    )
 
 
 @triton.jit(do_not_specialize=["queries", "tokens"])
@@ -109,12 +71,12 @@ def _attend(
     k = kv + clip * tokens * 2 * step + head
     row = tl.program_id(0) * Q + tl.arange(0, Q)
     place = clip * queries * step + head
-    own = _load(q + place, row, queries, step, width, A, B)
+    own = load(q + place, row, queries, step, width, A, B)
     highest, total = tl.full([Q], float("-inf"), tl.float32), tl.zeros([Q], tl.float32)
     sums = tl.zeros([Q, A], tl.float32), tl.zeros([Q, B], tl.float32)
     for start in tl.range(0, count, K, num_stages=2):
         key = start + tl.arange(0, K)
-        scores = _products(own, _load(k, key, count, 2 * step, width, A, B))
+        scores = products(own, load(k, key, count, 2 * step, width, A, B))
         if start + K > count:
             scores = tl.where((key < count)[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, 1) * scale)
@@ -122,11 +84,11 @@ def _attend(
         kept = tl.exp2(highest - higher)
         total = total * kept + tl.sum(weights, 1)
         sums = sums[0] * kept[:, None], sums[1] * kept[:, None]
-        v = _load(k + step, key, count, 2 * step, width, A, B)
-        sums = _add_weighted(sums, weights.to(q.dtype.element_ty), v)
+        v = load(k + step, key, count, 2 * step, width, A, B)
+        sums = add_weighted(sums, weights.to(q.dtype.element_ty), v)
         highest = higher
     sums = sums[0] / total[:, None], sums[1] / total[:, None]
-    _store(out + place, sums, row, queries, step, width, A, B)
+    store(out + place, sums, row, queries, step, width, A, B)
     tl.store(lse + number * queries + row, highest + tl.log2(total), row < queries)
 
 
@@ -143,24 +105,24 @@ def _grad_queries(
     k = kv + clip * tokens * 2 * step + head
     row = tl.program_id(0) * Q + tl.arange(0, Q)
     place = clip * queries * step + head
-    own = _load(q + place, row, queries, step, width, A, B)
-    g = _load(grad_out + place, row, queries, step, width, A, B)
-    read = _load(out + place, row, queries, step, width, A, B)
+    own = load(q + place, row, queries, step, width, A, B)
+    g = load(grad_out + place, row, queries, step, width, A, B)
+    read = load(out + place, row, queries, step, width, A, B)
     mean = tl.sum(g[0].to(tl.float32) * read[0], 1) + tl.sum(g[1].to(tl.float32) * read[1], 1)
     tl.store(delta + number * queries + row, mean, row < queries)
     whole = tl.load(lse + number * queries + row, row < queries, 0.0)
     found = tl.zeros([Q, A], tl.float32), tl.zeros([Q, B], tl.float32)
     for start in tl.range(0, count, K, num_stages=2):
         key = start + tl.arange(0, K)
-        others = _load(k, key, count, 2 * step, width, A, B)
-        weights = tl.exp2(_products(own, others) * log_scale - whole[:, None])
+        others = load(k, key, count, 2 * step, width, A, B)
+        weights = tl.exp2(products(own, others) * log_scale - whole[:, None])
         if start + K > count:
             weights = tl.where((key < count)[None, :], weights, 0.0)
-        grad_weights = _products(g, _load(k + step, key, count, 2 * step, width, A, B))
+        grad_weights = products(g, load(k + step, key, count, 2 * step, width, A, B))
         grad_scores = weights * (grad_weights - mean[:, None])
-        found = _add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
+        found = add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
     found = found[0] * scale, found[1] * scale
-    _store(grad_q + place, found, row, queries, step, width, A, B)
+    store(grad_q + place, found, row, queries, step, width, A, B)
 
 
 @triton.jit(do_not_specialize=["queries", "tokens", "share"])
@@ -176,8 +138,8 @@ def _grad_keys(
     first = tl.program_id(0) * K
     key = first + tl.arange(0, K)
     k = kv + clip * tokens * 2 * step + head
-    own = _load(k, key, count, 2 * step, width, A, B)
-    v = _load(k + step, key, count, 2 * step, width, A, B)
+    own = load(k, key, count, 2 * step, width, A, B)
+    v = load(k + step, key, count, 2 * step, width, A, B)
     found = tl.zeros([K, A], tl.float32), tl.zeros([K, B], tl.float32)
     found_v = tl.zeros([K, A], tl.float32), tl.zeros([K, B], tl.float32)
     place, line = clip * queries * step + head, number * queries
@@ -185,18 +147,18 @@ def _grad_keys(
     end = tl.where(first < count, tl.minimum(queries, begin + share), 0)
     for start in tl.range(begin, end, Q, num_stages=2):
         row = start + tl.arange(0, Q)
-        others = _load(q + place, row, end, step, width, A, B)
+        others = load(q + place, row, end, step, width, A, B)
         whole = tl.load(lse + line + row, row < end, float("inf"))[None, :]
-        weights = tl.exp2(_products(own, others) * log_scale - whole)
-        g = _load(grad_out + place, row, end, step, width, A, B)
-        found_v = _add_weighted(found_v, weights.to(q.dtype.element_ty), g)
+        weights = tl.exp2(products(own, others) * log_scale - whole)
+        g = load(grad_out + place, row, end, step, width, A, B)
+        found_v = add_weighted(found_v, weights.to(q.dtype.element_ty), g)
         mean = tl.load(delta + line + row, row < end, 0.0)[None, :]
-        grad_scores = weights * (_products(v, g) - mean)
-        found = _add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
+        grad_scores = weights * (products(v, g) - mean)
+        found = add_weighted(found, grad_scores.to(q.dtype.element_ty), others)
     there = (key < count)[:, None]  # what a caption lacks learns nothing
     found = tl.where(there, found[0] * scale, 0.0), tl.where(there, found[1] * scale, 0.0)
     found_v = tl.where(there, found_v[0], 0.0), tl.where(there, found_v[1], 0.0)
     clips = tl.num_programs(1) // heads
     place = (tl.program_id(2) * clips + clip) * tokens * 2 * step + head
-    _store(grad_kv + place, found, key, tokens, 2 * step, width, A, B)
-    _store(grad_kv + place + step, found_v, key, tokens, 2 * step, width, A, B)
+    store(grad_kv + place, found, key, tokens, 2 * step, width, A, B)
+    store(grad_kv + place + step, found_v, key, tokens, 2 * step, width, A, B)
