@@ -15,7 +15,7 @@ from rich.text import Text
 from soractl.cluster import gpu_report
 from soractl.cluster.gpu_columns import NUMBERS
 from soractl.cluster.gpus import GpuProcess, NodeGpus, parse
-from soractl.data import bucket_report, buckets
+from soractl.data import buckets, report
 from soractl.errors import Fault, FaultKind
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
@@ -116,5 +116,5 @@ def _buckets() -> Iterator[Styled]:
         file = Path(folder) / "clips.csv"
         table.to_csv(file, index=False)
         epoch = buckets.first_epoch("stage2", file, 192, ())
-    for part in bucket_report.lines(epoch, None):
+    for part in report.epoch_lines(epoch, None):
         yield from for_terminal(part, WIDTH)

@@ -167,20 +167,20 @@ def encode(
     After a kill the same command continues. `--set data.features=OUT` trains on the result.
     """
     from soractl.data import encode as data_encode
-    from soractl.data import encode_report
+    from soractl.data import report as data_report
     from soractl.terminal import output, progress_bar
 
     kinds = (only,) if only else data_encode.KINDS
     settings = tuple(overrides or ())
     options = data_encode.EncodeOptions(stage, out, hostfile, variants, kinds, settings)
     with data_encode.planned(options, os.environ) as (plan, remote):
-        lines = encode_report.size_lines(plan)
+        lines = data_report.features_lines(plan)
         if dry_run:
-            return output.report(lines, encode_report.size_json(plan), as_json)
+            return output.report(lines, data_report.features_json(plan), as_json)
         output.note(lines)
         with progress_bar.display() as display:
             result = data_encode.encode(plan, remote, display.show)
-    output.report(encode_report.lines(result), encode_report.as_json(result), as_json)
+    output.report(data_report.encoded_lines(result), data_report.encoded_json(result), as_json)
     raise typer.Exit(result.exit_code)
 
 
@@ -196,9 +196,9 @@ def buckets(
     as_json: Json = False,
 ) -> None:
     """Show where a stage's buckets put the clips of a table in its first epoch."""
-    from soractl.data import bucket_report
     from soractl.data import buckets as data_buckets
     from soractl.data import picture as data_picture
+    from soractl.data import report as data_report
     from soractl.terminal import output
 
     if picture is not None:
@@ -207,10 +207,39 @@ def buckets(
     drawn = data_picture.Picture()
     if picture is not None:
         drawn = data_picture.save(data_picture.bucket_map(epoch), picture)
-    lines, values = bucket_report.lines(epoch, drawn.file), bucket_report.as_json(epoch, drawn.file)
+    lines = data_report.epoch_lines(epoch, drawn.file)
+    values = data_report.epoch_json(epoch, drawn.file)
     output.report(lines, values, as_json)
     output.note(drawn.notes)
     raise typer.Exit(epoch.exit_code)
+
+
+@app.command("sheet")
+def sheet(
+    stage: StageName,
+    table: Table,
+    out: Annotated[
+        Path | None, typer.Option(help="The page, .html, beside which a .png lies.")
+    ] = None,
+    per_bucket: Annotated[int, typer.Option(min=1, help="Clips of each bucket.")] = 3,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a contact sheet: clips of each bucket as the model sees them, and what is cut off.
+
+    With their captions, and with clips that no bucket takes. The window of frames is the first
+    epoch's.
+    """
+    from soractl.data import sheet as data_sheet
+    from soractl.data import sheet_drawing
+    from soractl.terminal import output
+
+    page = out or table.with_name(f"{table.stem}-{stage}.html")
+    sheet_drawing.check_output(page)
+    made = data_sheet.make(stage, table, per_bucket, overrides or ())
+    files = sheet_drawing.write(made, page)
+    lines, values = sheet_drawing.lines(made, files), sheet_drawing.as_json(made, *files)
+    output.report(lines, values, as_json)
 
 
 def _report(

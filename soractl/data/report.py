@@ -1,12 +1,14 @@
-"""Lines and JSON of `data info`, `filter`, `check` and `merge`."""
+"""Lines and JSON of `data info`, `filter`, `check`, `merge`, `encode` and `buckets`."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from soractl.data.buckets import Epoch
 from soractl.data.check import Checked
+from soractl.data.encode import Encoded, EncodePlan
 from soractl.data.filter import Filtered
 from soractl.data.info import Info
 from soractl.data.merge import Merged
@@ -16,6 +18,11 @@ from soractl.terminal.table import Table
 
 MOST_REASONS = 10
 MOST_CLIPS = 5
+ONE_OF = {"text": "caption", "video": "clip"}
+AGAIN = "the same command continues with what is left"
+BUCKET_COLUMNS = (
+    *("RESOLUTION", "FRAMES", "CLIPS", "SHARE", "BATCH", "BATCHES", "REMAINDER", "TOKENS", "SHARE"),
+)
 
 
 def info_lines(info: Info, picture: Path | None) -> list[str]:
@@ -128,6 +135,86 @@ def merge_json(merged: Merged, picture: Path | None) -> dict[str, Any]:
     }
 
 
+def features_lines(plan: EncodePlan) -> list[str | Table]:
+    """A row for each kind of features, and the bytes to write beside the free ones."""
+    rows = [
+        (f"{ONE_OF[one.kind]}s", one.clips, one.variants, text.size(one.bytes), one.done_clips)
+        for one in plan.estimates
+    ]
+    where = f"{plan.options.out} has {text.size(plan.free_bytes)} free"
+    ranks = f"{text.count(plan.ranks, 'rank')} on {text.count(len(plan.requests), 'node')}"
+    return [
+        Table(("FEATURES", "NUMBER", "VARIANTS", "SIZE", "DONE"), rows),
+        f"about {text.size(plan.bytes_left)} to write by {ranks}; {where}",
+    ]
+
+
+def features_json(plan: EncodePlan) -> dict[str, Any]:
+    """The same values for programs."""
+    return {
+        "out": str(plan.options.out),
+        "nodes": plan.origin,
+        "ranks": plan.ranks,
+        "parts": [vars(estimate) for estimate in plan.estimates],
+        "bytes_left": plan.bytes_left,
+        "free_bytes": plan.free_bytes,
+    }
+
+
+def encoded_lines(encoded: Encoded) -> list[str]:
+    """The features and the clips that failed with their reasons; or the nodes that failed."""
+    if encoded.interrupted:
+        return [f"interrupted; {AGAIN}"]
+    if encoded.faults:
+        failed = [f"{node} was given up: {fault}" for node, fault in encoded.faults.items()]
+        return [*failed, f"not everything is encoded; {AGAIN}"]
+    took, out = text.duration(encoded.seconds), encoded.plan.options.out
+    return [
+        *(line for part in encoded.parts for line in _failed_clips(part)),
+        *map(_counts_of, encoded.parts),
+        f"after {took}; to train on them: --set data.features={out}",
+    ]
+
+
+def encoded_json(encoded: Encoded) -> dict[str, Any]:
+    """The same values for programs."""
+    return {
+        "out": str(encoded.plan.options.out),
+        "seconds": round(encoded.seconds, 1),
+        "parts": [dict(part) for part in encoded.parts],
+        "faults": {node: str(fault) for node, fault in encoded.faults.items()},
+        "interrupted": encoded.interrupted,
+    }
+
+
+def epoch_lines(epoch: Epoch, picture: Path | None) -> list[str | Table]:
+    """A row for each resolution and length, dropped clips by reason, and the steps of the epoch."""
+    return [
+        Table(BUCKET_COLUMNS, tuple(_bucket_rows(epoch))),
+        *_empty_buckets(epoch),
+        *("", *_dropped(epoch)),
+        *_steps(epoch),
+        *([f"picture: {picture}"] if picture and epoch.steps else []),
+    ]
+
+
+def epoch_json(epoch: Epoch, picture: Path | None) -> dict[str, Any]:
+    """The same values for programs."""
+    return {
+        "stage": epoch.stage,
+        "table": str(epoch.table),
+        "picture": None if picture is None else str(picture),
+        "clips": epoch.clips,
+        "ranks": epoch.ranks,
+        "steps": epoch.steps,
+        "micro_batches": epoch.batches,
+        "tokens": epoch.tokens,
+        "buckets": [{**vars(row), "left_over": row.remainder} for row in epoch.rows],
+        "fallen_out": epoch.dropped_by_reason,
+        "balance_by_window": {str(window): share for window, share in epoch.balance.items()},
+    }
+
+
 def printable(name: str) -> str:
     """A path on one line: letters that cannot be printed are escaped.
 
@@ -179,3 +266,73 @@ def _files(*files: Path | None) -> str:
 
 def _path(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _failed_clips(part: Mapping[str, Any]) -> list[str]:
+    """The most frequent reasons of failed clips, and the first of these clips."""
+    reasons = list(part["reasons"].items())[:MOST_REASONS]
+    clips = part["failed_clips"]
+    return [
+        *(f"{count} {reason}" for reason, count in reasons),
+        *(f"  {printable(clip['path'])}: {clip['reason']}" for clip in clips[:MOST_CLIPS]),
+        *([f"  and others in {part['path']}/index.json"] if len(clips) > MOST_CLIPS else []),
+    ]
+
+
+def _counts_of(part: Mapping[str, Any]) -> str:
+    encoded = text.count(part["clips"], ONE_OF[part["kind"]])
+    return f"{encoded} encoded, {part['failed']} failed, {text.size(part['bytes'])}: {part['path']}"
+
+
+def _bucket_rows(epoch: Epoch) -> Iterator[tuple[object, ...]]:
+    for row in epoch.rows:
+        if row.clips:
+            yield (
+                *(row.resolution, row.frames, row.clips, _share(row.clips, epoch.clips)),
+                *(row.batch_size or "-", row.batches, row.remainder, _short(row.tokens)),
+                _share(row.tokens, epoch.tokens),
+            )
+
+
+def _empty_buckets(epoch: Epoch) -> list[str]:
+    empty = [f"{row.resolution}/{row.frames}" for row in epoch.rows if not row.clips]
+    return [f"no clip in {', '.join(empty)}"] if empty else []
+
+
+def _dropped(epoch: Epoch) -> list[str]:
+    dropped = sum(epoch.dropped_by_reason.values())
+    counts = [(f"  {count}", reason) for reason, count in epoch.dropped_by_reason.items() if count]
+    first = f"{dropped} of {text.count(epoch.clips, 'clip')} are not trained on in this epoch"
+    return [first, *(text.pairs(counts) if counts else [])]
+
+
+def _steps(epoch: Epoch) -> list[str]:
+    """Steps and balance of the epoch, or the reason why it has no step."""
+    ranks = text.count(epoch.ranks, "rank")
+    if not epoch.is_possible:
+        return [f"the buckets of {epoch.stage} can hold no clip: each keeps 0 or has none"]
+    if not epoch.steps:
+        batches = text.count(epoch.batches, "full batch", "full batches")
+        return [f"no step to train: only {batches} for {ranks}"]
+    batches = text.count(epoch.batches, "micro batch", "micro batches")
+    steps = text.count(epoch.steps, "step")
+    return [
+        *("", f"an epoch for {ranks}: {steps}, {batches}, {_short(epoch.tokens)} tokens"),
+        *(
+            f"balance.window = {window}: ranks work {100 * balance:.1f} % of a step's time"
+            for window, balance in epoch.balance.items()
+        ),
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def _short(number: float) -> str:
+    """`950`, `12.3 k`, `4.56 M`, `1.2 G`."""
+    for unit in ("", " k", " M", " G", " T"):
+        if number < 1000 or unit == " T":
+            break
+        number /= 1000
+    return f"{number:.3g}{unit}"

@@ -95,6 +95,19 @@ def plan_epoch(
 
 def left_out(clips: Clips, assignment: Assignment, plan: EpochPlan) -> dict[str, int]:
     """Counts of clips that an epoch's plan leaves out; each counts under one reason."""
+    reasons = without_bucket(clips, assignment)
+    sizes = np.array([bucket.batch_size for bucket in assignment.buckets])
+    in_batches = int(sizes[plan.bucket_of].sum())
+    in_steps = int(sizes[plan.bucket_of[plan.order]].sum())
+    return {
+        **{reason: int(mask.sum()) for reason, mask in reasons.items()},
+        NO_BATCH: int((assignment.index >= 0).sum()) - in_batches,
+        NO_STEP: in_batches - in_steps,
+    }
+
+
+def without_bucket(clips: Clips, assignment: Assignment) -> dict[str, IntArray]:
+    """Masks of the clips that no bucket takes, by reason."""
     pixels = clips.height.astype(np.int64) * clips.width
     in_size: IntArray = np.zeros(len(pixels), dtype=bool)
     in_both = in_size.copy()
@@ -102,16 +115,10 @@ def left_out(clips: Clips, assignment: Assignment, plan: EpochPlan) -> dict[str,
         by_size = is_large_enough(pixels, rule.resolution)
         in_size |= by_size
         in_both |= by_size & is_long_enough(clips.num_frames, rule.frames)
-    taken = assignment.index >= 0
-    sizes = np.array([bucket.batch_size for bucket in assignment.buckets])
-    in_batches = int(sizes[plan.bucket_of].sum())
-    in_steps = int(sizes[plan.bucket_of[plan.order]].sum())
     return {
-        TOO_SMALL: int((~in_size).sum()),
-        TOO_SHORT: int((in_size & ~in_both).sum()),
-        NOT_KEPT: int((in_both & ~taken).sum()),
-        NO_BATCH: int(taken.sum()) - in_batches,
-        NO_STEP: in_batches - in_steps,
+        TOO_SMALL: ~in_size,
+        TOO_SHORT: in_size & ~in_both,
+        NOT_KEPT: in_both & (assignment.index < 0),
     }
 
 

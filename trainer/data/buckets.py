@@ -180,6 +180,12 @@ def uniform(key: np.uint64, ids: IntArray) -> np.ndarray[Any, Any]:
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+def window_start(seed: int, epoch: int, row: int, num_frames: int, frames: int) -> int:
+    """The first frame of a clip that an epoch trains on; of the seed, the epoch and the clip."""
+    last = max(0, num_frames - frames)
+    return derive_seed(seed, epoch, row, "window") % (last + 1)
+
+
 def _rule_of(
     own: Sequence[tuple[int, BucketRule]], candidates: IntArray, num_frames: IntArray, draw: Draw
 ) -> IntArray:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.config import DataConfig
 from trainer.data.batch_sampler import MicroBatch
+from trainer.data.buckets import window_start
 from trainer.data.cached_features import CachedFeatures, CachedLatents
 from trainer.data.clip_workers import (
     ClipAnswer,
@@ -23,7 +24,6 @@ from trainer.data.clip_workers import (
     read_here,
 )
 from trainer.data.dataset import ClipTable
-from trainer.seeds import derive_seed
 
 NOTHING_CACHED = CachedFeatures()
 
@@ -146,8 +146,8 @@ class ClipLoader:
         if self._features.latents:
             return LatentsTask(*self._features.latents.place_of(epoch, row))
         bucket = micro_batch.bucket
-        last = max(0, int(self._clips.num_frames[row]) - bucket.frames)
-        start = derive_seed(self._seed, epoch, row, "window") % (last + 1)
+        length = int(self._clips.num_frames[row])
+        start = window_start(self._seed, epoch, row, length, bucket.frames)
         path = self._clips.path_of(row)
         return ClipTask(path, start, bucket.frames, bucket.height, bucket.width)
 

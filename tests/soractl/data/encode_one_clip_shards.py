@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from soractl.data.encode import EncodeOptions, encode, planned
-from soractl.data.encode_report import lines
+from soractl.data.report import encoded_lines
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
     )
     with planned(options, os.environ) as (plan, remote):
         encoded = encode(plan, remote, lambda count: None)
-    sys.stdout.write("\n".join(lines(encoded)))
+    sys.stdout.write("\n".join(encoded_lines(encoded)))
     return encoded.exit_code
 
 

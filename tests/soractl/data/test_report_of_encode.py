@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from soractl.data.encode import Encoded, EncodeOptions, EncodePlan, FeatureSize
-from soractl.data.encode_report import as_json, lines, size_json, size_lines
+from soractl.data.report import encoded_json, encoded_lines, features_json, features_lines
 from soractl.errors import INTERRUPTED, Fault, FaultKind
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Request
@@ -29,13 +29,13 @@ VIDEO |= {
 
 
 def test_the_size_of_the_features_stands_beside_what_is_free():
-    table, last = size_lines(PLAN)
+    table, last = features_lines(PLAN)
     assert table.rows == [
         ("captions", 1000, 1, "4.0 GB", 0),
         ("clips", 2000, 2, "8.0 GB", 500),
     ]
     assert last == "about 10.0 GB to write by 16 ranks on 2 nodes; features has 1.0 TB free"
-    values = size_json(PLAN)
+    values = features_json(PLAN)
     parts = values.pop("parts")
     assert values == {
         "out": "features",
@@ -48,7 +48,7 @@ def test_the_size_of_the_features_stands_beside_what_is_free():
 
 
 def test_clips_that_failed_come_first_and_how_to_train_on_the_others_last():
-    assert lines(Encoded(PLAN, 65.0, {}, (VIDEO,))) == [
+    assert encoded_lines(Encoded(PLAN, 65.0, {}, (VIDEO,))) == [
         "6 no video stream",
         "1 moov atom not found",
         *(f"  {row}\\n.mp4: no video stream" for row in range(5)),
@@ -73,8 +73,8 @@ def test_clips_that_failed_come_first_and_how_to_train_on_the_others_last():
 )
 def test_work_that_is_left_says_how_it_goes_on(fault, expected):
     encoded = Encoded(PLAN, 1.0, {"n1": fault})
-    assert lines(encoded) == expected
-    assert as_json(encoded) == {
+    assert encoded_lines(encoded) == expected
+    assert encoded_json(encoded) == {
         "out": "features",
         "seconds": 1.0,
         "parts": [],
