@@ -17,6 +17,7 @@ from trainer import config
 from trainer.atomic_files import KeptRoom
 from trainer.distributed.parallel import process_group
 from trainer.metrics.sinks import best_effort
+from trainer.rehearsal import rehearse
 from trainer.remedy import remedy_of
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import UserError
@@ -25,7 +26,10 @@ from trainer.training import Training
 
 
 def main(run_path: str) -> None:
-    """Train until the stage's epochs are over; what goes wrong is left in the attempt's folder."""
+    """Train until the stage's epochs are over, or rehearse.
+
+    What goes wrong is left in the attempt's folder.
+    """
     rank = int(os.environ["RANK"])
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
@@ -51,6 +55,9 @@ def _train(run: RunDir, attempt: AttemptDir) -> int:
     """The signal at which all ranks saved and left, or 0 at the end of the stage."""
     settings = config.read(attempt.config_json)
     with process_group(settings.trainer) as ranks, ExitStack() as held:
+        if attempt.rehearsal.exists():
+            rehearse(run, attempt, settings, ranks)
+            return 0
         note = held.enter_context(KeptRoom(attempt.stopped)) if ranks.is_first else None
         training = prepare(run, attempt, settings, ranks)
         training.run_to_the_end()

@@ -82,6 +82,16 @@ class AttemptDir:
         return self.path / "slurm.log"
 
     @property
+    def rehearsal(self) -> Path:
+        """The bucket to rehearse; absent where the attempt trains."""
+        return self.path / "rehearsal.json"
+
+    @property
+    def rehearsed(self) -> Path:
+        """Seconds and memory of that bucket, once its steps are done."""
+        return self.path / "rehearsed.json"
+
+    @property
     def superseded_checkpoints(self) -> Path:
         """Checkpoints of earlier attempts beyond the step from which this one went on."""
         return self.path / "superseded_checkpoints"
@@ -329,6 +339,11 @@ class RunDir:
         """Say that a step of an attempt ended now."""
         values = {"global_step": global_step, "total_steps": total_steps, "attempt": attempt}
         write_json(self.heartbeat, {**values, "time_unix_s": time.time()}, durable=False)
+
+
+def rehearsal_path(root: Path, stage: str) -> Path:
+    """The folder of a rehearsal while it goes on; its result lies beside it, with `.json`."""
+    return root / ".rehearsals" / stage
 
 
 def run_of(checkpoint: Path) -> RunDir:

@@ -49,13 +49,22 @@ def launch(
     supervise: Supervise = False,
     force: Force = False,
     slurm: UseSlurm = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="A few steps of each bucket; nothing is kept.")
+    ] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="With --rehearse: no start weights.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
     """Start a stage on all nodes and follow it.
 
-    Ctrl-C detaches: the run goes on. The exit code is the run's.
+    Ctrl-C detaches: the run goes on. The exit code is the run's. With `--rehearse`, each bucket
+    that the table fills is trained for a few steps instead, by processes of its own on all nodes:
+    seconds, memory and what does not fit go to `runs/.rehearsals/STAGE.json`, which `estimate`
+    reads; Ctrl-C ends it.
     """
     from soractl.launch.prepare import LaunchOptions, prepare_launch
 
@@ -66,8 +75,11 @@ def launch(
         ema=ema,
         overrides=tuple(overrides or ()),
         slurm=slurm,
+        random_weights=random_weights,
     )
     prepared = prepare_launch(stage, options, os.environ)
+    if rehearse:
+        return _rehearse(prepared, dry_run, force, as_json)
     if dry_run and prepared.site.is_queued:
         return _show_job(prepared, as_json)
     if dry_run:
@@ -182,6 +194,29 @@ def _start(
             values = launch_report.attempt_json(started.run, started.attempt)
             return output.report([started.run.name], values, as_json)
         return _follow(started.run, started.attempt, remote, as_json)
+
+
+def _rehearse(prepared: "Prepared", dry_run: bool, force: bool, as_json: bool) -> None:
+    from soractl.estimate import rehearsal_report
+    from soractl.launch import preflight
+    from soractl.launch import rehearse as rehearsing
+    from soractl.launch import report as launch_report
+    from soractl.remote.connections import Connections
+    from soractl.terminal import output, progress_bar
+
+    shapes = rehearsing.buckets_of(prepared)
+    if dry_run:
+        lines, values = rehearsal_report.plan(prepared.stage, shapes, prepared.missing)
+        _, *summary = launch_report.summary(prepared)  # a rehearsal is no run
+        return output.report([*summary, *lines], values, as_json)
+    with Connections(prepared.site.cluster.ssh) as remote:
+        output.note(f"note: {note}" for note in preflight.check(prepared, remote, force=force))
+        if not force:
+            rehearsing.refuse_if_busy(prepared, remote)
+        with progress_bar.display(quiet_s=0) as display:
+            found = rehearsing.rehearse(prepared, shapes, remote, display)
+    output.report(rehearsal_report.lines(prepared.plan.run.parent, found), found.as_json(), as_json)
+    raise typer.Exit(rehearsal_report.exit_code(found))
 
 
 def _show_job(prepared: "Prepared", as_json: bool) -> None:

@@ -72,6 +72,7 @@ class _Follower:
     ) -> None:
         self._run, self._attempt, self._remote = run, attempt, remote
         self._display, self._tick_s = display, timing.tick_s
+        self._deadline_s = timing.deadline_s
         self._record = record = read_record(attempt)
         self._reader = ProgressReader(run, attempt.node_log(record.nodes[0].name), attempt.number)
         self._watch = NodeWatch(
@@ -89,7 +90,7 @@ class _Follower:
             self._display.show(progress)
             trainers.look(progress.global_step)
             self._watch.update(progress)
-            if outcome := self._end():
+            if outcome := self._end() or self._overdue(progress):
                 break
             time.sleep(self._tick_s)
         last = self._reader.follow()
@@ -108,6 +109,14 @@ class _Follower:
         for node, ranks in watch.orphaned.items():
             self._say(f"{node}: its launcher is gone, {text.count(ranks, 'rank')} of the run go on")
         return self._settled() if watch.ended or watch.failed_nodes else None
+
+    def _overdue(self, progress: Progress) -> Outcome | None:
+        """The outcome of an attempt that is stopped because its time is over."""
+        if not self._deadline_s or (progress.elapsed_s or 0) <= self._deadline_s:
+            return None
+        stop(self._record.nodes, self._remote, Selection(run_id=self._record.run_id), grace_s=0)
+        self._watch.states = read_states(self._attempt, self._record.nodes)
+        return self._noted()
 
     def _settled(self) -> Outcome | None:
         """Note the end, after stopping what is left; None while another command is at it."""

@@ -29,6 +29,7 @@ class Timing:
     peer_exit_grace_s: float = 3.0  # after one node failed the others usually fail by themselves
     min_silence_s: float = MIN_SILENCE_S  # see soractl.runs.lost_nodes
     collective_timeout_s: float = 600.0  # after it the ranks end by themselves
+    deadline_s: float | None = None  # for the whole attempt, after which it is stopped
     cut_off_s: float = 600.0  # no node answers: it is more likely this machine that is cut off
 
 

@@ -43,6 +43,7 @@ class LaunchOptions:
     overrides: tuple[str, ...] = ()
     reset_data: bool = False
     slurm: bool = False
+    random_weights: bool = False  # instead of those that the stage starts from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +128,12 @@ def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str
     resolved = load_stage(stage, options.overrides)
     site = _site_of(options, environ)
     root = Path(options.runs).absolute()
-    start = start_point.for_launch(
-        resolved.config, root, site.workdir, options.init_from, ema=options.ema
+    start = (
+        StartPoint("fresh")
+        if options.random_weights
+        else start_point.for_launch(
+            resolved.config, root, site.workdir, options.init_from, ema=options.ema
+        )
     )
     return Prepared(
         stage=stage,

@@ -176,7 +176,7 @@ def create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> R
         "stage": prepared.stage,
         "start": prepared.plan.start.as_json(),
         "command": shlex.join(command_line),
-        "commit": _commit(remote),
+        "commit": commit(remote),
         "created_unix_s": time.time(),
         "nodes": [node.node.name for node in prepared.plan.nodes],
         "hostfile": str(hostfile.absolute()) if hostfile else None,
@@ -185,7 +185,8 @@ def create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> R
     return run
 
 
-def _commit(remote: Remote) -> str | None:
+def commit(remote: Remote) -> str | None:
+    """The code's commit, `-dirty` behind it where files differ; None outside a repository."""
     # --exclude='*': never a tag, always the commit
     describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     request = Request(("git", "-C", str(TRAIN_SCRIPT.parent), *describe))

@@ -16,6 +16,9 @@ from trainer.distributed.zero import choose_accelerator
 warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
+MEMORY_SHARE = 0.96  # of a GPU for tensors; NCCL, and kernels when they are first used, take more
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among all of a run's."""
@@ -50,8 +53,7 @@ def process_group(config: TrainerConfig) -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-        # NCCL, and kernels when they are first used, take memory of their own
-        torch.cuda.set_per_process_memory_fraction(0.96)
+        torch.cuda.set_per_process_memory_fraction(MEMORY_SHARE)
     dist.init_process_group(
         # objects and host tensors travel over gloo, so that saving never waits for a GPU
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
