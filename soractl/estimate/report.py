@@ -9,7 +9,10 @@ from soractl.estimate.stage import StageEstimate
 from soractl.terminal import text
 from soractl.terminal.table import Table
 
-_BUCKETS = ("BUCKET", "BATCH", "BATCHES", "MODEL S", "VAE+T5 S", "PEAK", "GPU-HOURS", "SHARE", "")
+_BUCKETS = (
+    *("BUCKET", "BATCH", "BATCHES", "MODEL S", "VAE+T5 S", "FROM", "PEAK", "GPU-HOURS", "SHARE"),
+    "",
+)
 _STAGES = ("STAGE", "EPOCHS", "STEPS", "TOKENS", "CACHED", "GPU-HOURS", "FRESH", "GPU-HOURS")
 _BAR = 24
 
@@ -25,7 +28,8 @@ def lines(estimate: StageEstimate, price: float | None) -> list[str | Table]:
         for name, cached in (("features cached", True), ("features fresh", False))
     ]
     stage = (
-        f"{text.count(estimate.epochs, 'epoch')} on {text.count(estimate.ranks, estimate.gpu.name)}"
+        f"{text.count(estimate.epochs, 'epoch')} on "
+        f"{text.count(estimate.ranks, 'rank' if estimate.source else estimate.gpu.name)}"
     )
     tokens = f"{estimate.tokens / 1e9:.2f} G tokens an epoch"
     return [
@@ -65,12 +69,39 @@ def stages_lines(estimates: Sequence[StageEstimate], price: float | None) -> lis
     return [Table(_STAGES, rows), "", *text.pairs(totals), *assumptions(estimates[0])]
 
 
+def one_line(estimate: StageEstimate, price: float | None) -> str:
+    """Steps, time, GPU-hours and cost of the stage, and what they rest on."""
+    source = estimate.source or f"rates of {estimate.gpu.measured}"
+    return (
+        f"{text.count(estimate.all_steps, 'step')}, "
+        f"{text.duration(estimate.wall_s(cached=estimate.cached))}, "
+        f"{estimate.gpu_hours(cached=estimate.cached):,.1f} GPU-hours"
+        f"{_cost(estimate, estimate.cached, price)} ({source})"
+    )
+
+
+def bucket_hours(estimate: StageEstimate) -> list[float]:
+    """GPU-hours of each row in the stage, as it is set: with cached features or without."""
+    scale = estimate.all_steps / max(1, estimate.steps) / 3600
+    return [
+        row.batches * (row.model_s + (0 if estimate.cached else row.encoders_s)) * scale
+        for row in estimate.rows
+    ]
+
+
 def assumptions(estimate: StageEstimate) -> list[str]:
     """Assumptions and rates behind the numbers."""
-    return [
-        f"rates: {estimate.gpu.measured}; captions of {CAPTION_TOKENS} tokens; every epoch as the"
-        " first; no waiting for data, saves or other nodes"
-    ]
+    rest = (
+        f"captions of {CAPTION_TOKENS} tokens; every epoch as the first; no waiting for data, saves"
+        " or other nodes"
+    )
+    if estimate.source is None:
+        return [f"rates: {estimate.gpu.measured}; {rest}"]
+    own = sum(row.measured for row in estimate.rows)
+    lines = [f"measured: {estimate.source}, {own} of {text.count(len(estimate.rows), 'bucket')}"]
+    if own < len(estimate.rows):
+        lines.append(f"rates: {estimate.gpu.measured}, times {estimate.factor:.2f}; {rest}")
+    return lines
 
 
 def as_json(estimate: StageEstimate, price: float | None) -> dict[str, Any]:
@@ -92,17 +123,13 @@ def as_json(estimate: StageEstimate, price: float | None) -> dict[str, Any]:
 
 
 def _bucket_rows(estimate: StageEstimate) -> list[tuple[object, ...]]:
-    """GPU-hours are those of the stage, as it is set: with cached features or without."""
-    scale = estimate.all_steps / max(1, estimate.steps) / 3600
-    hours = [
-        row.batches * (row.model_s + (0 if estimate.cached else row.encoders_s)) * scale
-        for row in estimate.rows
-    ]
+    hours = bucket_hours(estimate)
     total = sum(hours)
     return [
         (
             *(row.name, row.batch_size, row.batches, f"{row.model_s:.2f}", f"{row.encoders_s:.2f}"),
-            *(text.size(row.memory), f"{own:,.1f}", f"{own / total:.1%}"),
+            *("measured" if row.measured else "rates", text.size(row.memory)),
+            *(f"{own:,.1f}", f"{own / total:.1%}"),
             "#" * round(_BAR * own / max(hours)),
         )
         for row, own in zip(estimate.rows, hours, strict=True)

@@ -1,14 +1,18 @@
 """Estimate of a stage over a table: steps, GPU-hours, memory and disk, before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soractl.cluster.settings import load
 from soractl.data.buckets import columns_of
 from soractl.errors import SoractlError
 from soractl.estimate import bucket as one_bucket
-from soractl.estimate.rates import CAPTION_BYTES, NETWORKS, GpuRates
+from soractl.estimate import measured
+from soractl.estimate.rates import CAPTION_BYTES, GPUS, NETWORKS, GpuRates
+from soractl.estimate.speeds import Speeds
+from soractl.remote.nodes import find_nodes
 from trainer.config import TrainConfig, load_stage
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ class BucketEstimate:
     model_s: float  # of a micro batch
     encoders_s: float  # likewise, where features are not cached
     memory: float  # bytes that a rank holds at most
+    measured: bool = False  # the seconds, and not by rates
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class StageEstimate:
     latents: int  # bytes of one draw of all clips that are trained on
     captions: int  # bytes
     checkpoint: int  # bytes of one
+    source: str | None = None  # of the measured seconds
+    factor: float = 1.0  # by which rates are off where both are known; the other rows have it too
 
     @property
     def all_steps(self) -> int:
@@ -67,16 +74,29 @@ class StageEstimate:
 
 
 def estimate(
-    stage: str, table: Path, ranks: int, gpu: GpuRates, overrides: Sequence[str] = ()
+    stage: str,
+    table: Path,
+    ranks: int,
+    gpu: GpuRates,
+    overrides: Sequence[str] = (),
+    runs: Path | None = None,
 ) -> StageEstimate:
     """A stage over a table, from the first epoch as training would plan it.
 
-    SoractlError if no step comes of it. Waiting for data, saves and other nodes is not counted.
+    With `runs`, seconds are those that a run there or a rehearsal measured, where they did.
+    SoractlError if no step comes of it. Waiting for data, saves and other nodes is not counted
+    where seconds come from rates.
     """
+    return estimate_of(stage, load_stage(stage, tuple(overrides)).config, table, ranks, gpu, runs)
+
+
+def estimate_of(
+    stage: str, settings: TrainConfig, table: Path, ranks: int, gpu: GpuRates, runs: Path | None
+) -> StageEstimate:
+    """The same for settings that are read already."""
     from trainer.data.batch_sampler import plan_epoch
     from trainer.data.buckets import assign_epoch
 
-    settings = load_stage(stage, tuple(overrides)).config
     assignment = assign_epoch(columns_of(table), settings, 0)
     plan = plan_epoch(assignment, world_size=ranks, window=settings.balance.window)
     steps = -(-plan.steps // settings.optim.accumulate)
@@ -86,8 +106,10 @@ def estimate(
             hint=f"soractl data buckets {stage} {table} says where its clips go",
         )
     network = NETWORKS[settings.model.arch]
-    model = [one_bucket.model_s(bucket, network, gpu) for bucket in plan.buckets]
-    encoders = [one_bucket.encoders_s(bucket, gpu) for bucket in plan.buckets]
+    found = measured.find(runs, stage, settings) if runs else None
+    speeds = Speeds.of(plan.buckets, network, gpu, found)
+    model = [speeds.model_s(bucket) for bucket in plan.buckets]
+    encoders = [speeds.encoders_s(bucket) for bucket in plan.buckets]
     return StageEstimate(
         stage=stage,
         gpu=gpu,
@@ -99,7 +121,7 @@ def estimate(
         tokens=_tokens(plan),
         cached_s=_epoch_s(plan, model),
         fresh_s=_epoch_s(plan, [sum(pair) for pair in zip(model, encoders, strict=True)]),
-        rows=_rows(plan, settings, ranks, gpu),
+        rows=_rows(plan, settings, ranks, speeds),
         latents=sum(
             int(count) * bucket.latent_frames * (bucket.height // 8) * (bucket.width // 8)
             for bucket, count in zip(assignment.buckets, assignment.counts, strict=True)
@@ -107,7 +129,20 @@ def estimate(
         * _LATENT_BYTES,
         captions=int(assignment.counts.sum()) * CAPTION_BYTES,
         checkpoint=network.parameters * _CHECKPOINT_BYTES,
+        source=found.source if found else None,
+        factor=speeds.factor,
     )
+
+
+def gpu_and_runs(name: str | None, runs: str) -> tuple[GpuRates, Path | None]:
+    """The rates of a kind of GPU; where none is named, also the runs that may know better."""
+    return GPUS[name or "h100"], None if name else Path(runs)
+
+
+def price_of(hostfile: str | None, environ: Mapping[str, str]) -> float | None:
+    """`price_per_gpu_hour` of the cluster's file."""
+    cluster, _ = load(find_nodes(hostfile, environ=environ).hostfile)
+    return cluster.price_per_gpu_hour
 
 
 def _tokens(plan: "EpochPlan") -> int:
@@ -125,7 +160,7 @@ def _epoch_s(plan: "EpochPlan", seconds: Sequence[float]) -> float:
 
 
 def _rows(
-    plan: "EpochPlan", settings: TrainConfig, ranks: int, gpu: GpuRates
+    plan: "EpochPlan", settings: TrainConfig, ranks: int, speeds: Speeds
 ) -> tuple[BucketEstimate, ...]:
     """Those with batches; of a resolution's aspect ratios the one that most clips have."""
     import numpy
@@ -135,24 +170,25 @@ def _rows(
     for count, bucket in zip(counts.tolist(), plan.buckets, strict=True):
         if count:
             groups.setdefault(f"{bucket.resolution}/{bucket.frames}", []).append((count, bucket))
-    network = NETWORKS[settings.model.arch]
     rows = []
     for name, members in groups.items():
         usual = max(members, key=lambda pair: pair[0])[1]
+        reckoned = one_bucket.memory(
+            usual,
+            speeds.network,
+            ranks=ranks,
+            tokens_at_once=settings.model.tokens_at_once,
+            cached=settings.data.features is not None,
+        )
         rows.append(
             BucketEstimate(
                 name=name,
                 batch_size=usual.batch_size,
                 batches=sum(count for count, _ in members),
-                model_s=one_bucket.model_s(usual, network, gpu),
-                encoders_s=one_bucket.encoders_s(usual, gpu),
-                memory=one_bucket.memory(
-                    usual,
-                    network,
-                    ranks=ranks,
-                    tokens_at_once=settings.model.tokens_at_once,
-                    cached=settings.data.features is not None,
-                ),
+                model_s=speeds.model_s(usual),
+                encoders_s=speeds.encoders_s(usual),
+                memory=speeds.peak_bytes(usual) or reckoned,
+                measured=speeds.is_measured(usual),
             )
         )
     return tuple(rows)

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from soractl.errors import SoractlError
+from soractl.estimate.report import as_json as estimate_json
+from soractl.estimate.report import one_line as estimate_line
+from soractl.estimate.stage import StageEstimate, estimate_of, gpu_and_runs
 from soractl.launch.plan import NodePlan
 from soractl.launch.preflight import Findings
 from soractl.launch.prepare import Prepared
@@ -56,7 +60,8 @@ def whole_plan(prepared: Prepared, found: Findings | None) -> list[str | Table]:
         where = "here" if node.node.local else f"ssh {node.node.name}"
         lines += [f"{node.node.name}: {text.count(node.ranks, 'rank')}, {where}"]
         lines += [Command(f"  {' '.join([*own, *node.command])}")]
-    return [*lines, "", *_readiness(prepared, found)]
+    lines += ["", *(f"estimate: {line}" for line in _estimate_lines(prepared))]
+    return [*lines, *_readiness(prepared, found)]
 
 
 def _readiness(prepared: Prepared, found: Findings | None) -> list[str]:
@@ -81,7 +86,37 @@ def plan_json(prepared: Prepared, found: Findings | None) -> dict[str, Any]:
         "faults": list(found.faults) if found else [],
         "notes": [*prepared.notes, *(found.notes if found else ())],
         "plan": prepared.plan.as_json(),
+        "estimate": _estimate_json(prepared),
     }
+
+
+def _estimate(prepared: Prepared) -> StageEstimate | None:
+    """Of a new run; None where it goes on, or where the table is not there.
+
+    SoractlError if no step comes of it.
+    """
+    table = prepared.site.workdir / prepared.config.data.path
+    if prepared.run is not None or not table.exists():
+        return None
+    gpu, runs = gpu_and_runs(None, str(prepared.plan.run.parent))
+    ranks = prepared.plan.world_size
+    return estimate_of(prepared.stage, prepared.config, table, ranks, gpu, runs)
+
+
+def _estimate_lines(prepared: Prepared) -> list[str]:
+    try:
+        found = _estimate(prepared)
+    except SoractlError as fault:
+        return [str(fault)]
+    return [estimate_line(found, prepared.site.cluster.price_per_gpu_hour)] if found else []
+
+
+def _estimate_json(prepared: Prepared) -> dict[str, Any] | None:
+    try:
+        found = _estimate(prepared)
+    except SoractlError as fault:
+        return {"error": str(fault)}
+    return estimate_json(found, prepared.site.cluster.price_per_gpu_hour) if found else None
 
 
 def started(begun: Started) -> list[str]:
