@@ -11,7 +11,7 @@ from soractl.estimate import rehearsals
 from soractl.launch import rehearse as rehearsing
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote.connections import Connections
-from soractl.terminal.output import PlainDisplay
+from soractl.terminal.progress_bar import PlainDisplay
 from tests.waiting import wait_for
 
 MEASURED = {
