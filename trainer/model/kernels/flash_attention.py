@@ -34,7 +34,7 @@ def find() -> Any:
 
         _mend(interface)
         _compare(interface)
-    except Exception as error:  # noqa: BLE001  (a beta, and there are other kernels)
+    except Exception as error:  # noqa: BLE001 - a beta, and there are other kernels
         if not isinstance(error, ModuleNotFoundError):
             log.warning("flash-attn-4 is not used: %s", str(error).partition("\n")[0])
         return None
@@ -62,7 +62,7 @@ def _mend(flash: Any) -> None:
     def converted(*arguments: Any, **named: Any) -> Any:
         return convert(*arguments, **{**named, "hdim_multiple_of": _CHANNELS})
 
-    converted.compile_cache = convert.compile_cache  # type: ignore[attr-defined]
+    vars(converted)["compile_cache"] = convert.compile_cache  # where the original looks for it
     flash._bwd_postprocess_convert = converted
 
 
