@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from soractl.data import sheet as data_sheet
-from soractl.data import sheet_drawing
 from trainer.seeds import derive_seed
 
 CAPTION = "a <b>cat</b> & a mouse"
@@ -65,14 +64,6 @@ def test_a_sheet_shows_crops_what_is_cut_off_captions_and_faults(workplace, tabl
         colours = {colour for _, colour in picture.getcolors(2**24)}
     assert (255, 255, 255) in colours
     assert any(red > 180 and green < 30 and blue < 30 for red, green, blue in colours)
-
-
-def test_what_is_cut_off_is_the_rest_of_the_frame():
-    clip = data_sheet.Clip(
-        row=0, path="", caption="", source=(9, 9), num_frames=1, kept=(0.0, 0.25, 1.0, 0.75)
-    )
-    assert clip.cut_off == 0.5
-    assert sheet_drawing._shades(clip).count("<div") == 2
 
 
 def test_a_page_needs_its_ending(workplace, table):
