@@ -1,7 +1,7 @@
 import pytest
 
+from soractl.estimate.rehearsal_report import exit_code
 from soractl.estimate.rehearsals import Bucket
-from soractl.launch.rehearsal_report import exit_code
 from tests.soractl.estimate.measuring import config, rehearsal
 
 WELL = Bucket(name="144p/17/0.56", batch_size=2, seconds=1.0)
