@@ -133,7 +133,7 @@ class Night:
 def spend(seed: int, count: int, *, short: bool, say: Callable[[str], None]) -> None:
     """A night with so many faults; AssertionError when something is not as it must be."""
     drawn = draw(seed, count, short=short)
-    planned = 14 * len(drawn) + 10
+    planned = 8 * len(drawn) + 10
     with tempfile.TemporaryDirectory(prefix="night-") as name, Night(Path(name), say) as night:
         settings = [f"trainer.max_steps={planned}", *SETTINGS]
         night.soractl(
