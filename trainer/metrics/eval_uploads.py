@@ -1,6 +1,6 @@
 """Videos of evaluated checkpoints, sent to the run's own W&B run by the process that writes it.
 
-`soractl eval` leaves videos and a result in the run's folder; W&B gets them from rank 0 alone, in a
+An evaluation leaves videos and a result in the run's folder; W&B gets them from rank 0 alone, in a
 thread beside the training: the first video takes seconds to send.
 """
 
