@@ -5,6 +5,7 @@
 export LC_ALL=C
 ranks=
 # Workers and helpers of a rank carry its environment too; only a rank has train.py as an argument.
+# shellcheck disable=SC2013  # names in /proc have no spaces
 for file in $(grep -lazsE '(^|/)train\.py$' /proc/[0-9]*/cmdline); do
   folder=${file%/cmdline}
   grep -qzsxF "SORACTL_RUN_ID=$run_id" "$folder/environ" || continue

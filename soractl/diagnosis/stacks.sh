@@ -8,6 +8,7 @@ export LC_ALL=C
 command -v "$tool" > /dev/null || { echo "=== missing 1"; exit 0; }
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT
 found=
+# shellcheck disable=SC2013  # names in /proc have no spaces
 for file in $(grep -lazsE '(^|/)train\.py$|spawn_main' /proc/[0-9]*/cmdline); do
   pid=${file#/proc/} pid=${pid%/cmdline}
   case " ${pids:-$pid} " in *" $pid "*) ;; *) continue ;; esac

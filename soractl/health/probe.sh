@@ -66,6 +66,7 @@ limits() {
     for name in 'open files' 'locked memory' 'processes'; do
       case $line in
         "Max $name "*)
+          # shellcheck disable=SC2086  # split into words: soft limit, hard limit, unit
           set -- ${line#"Max $name"}
           fact limits '' "$name" "$1"
           fact limits '' "$name, hard" "$2"
