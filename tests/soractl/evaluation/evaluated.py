@@ -9,11 +9,11 @@ PROMPTS = ("a cat", "a <b>dog</b> & a hen", "waves")
 SCORES = {"motion": 3.0, "flicker": 1.0, "sharpness": 9.0, "saturation": 0.2, "contrast": 40.0}
 
 
-def moving(level, frames=24, height=72, width=128):
+def moving(level, frames=72, height=72, width=128):
     """uint8 [T, H, W, 3]: a bright bar that crosses a grey field."""
     video = torch.full((frames, height, width, 3), level, dtype=torch.uint8)
     for number in range(frames):
-        video[number, :, 4 * number : 4 * number + 12] = 250
+        video[number, :, number : number + 12] = 250
     return video
 
 
