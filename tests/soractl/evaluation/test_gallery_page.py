@@ -44,7 +44,7 @@ def visit(browser):
         page = context.new_page()
         page.faults, page.asked = [], []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda line: page.faults.append(line.text))
+        page.on("console", lambda line: page.faults.append(f"{line.text} {line.location}"))
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto(address)
         page.wait_for_selector(ready)
@@ -180,7 +180,7 @@ def test_votes_are_blind_kept_and_saved(visit, address, tmp_path):
     assert page.locator("#blind-prompt").inner_text() == "Every prompt is judged."
     with page.expect_download() as download:
         page.click("#blind-csv")
-    rows = list(csv.DictReader(Path(download.value.path()).open()))
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
     assert sorted(row["prompt"] for row in rows) == [f"sample_000{n}" for n in range(3)]
     assert [row["vote"] for row in rows] == ["left", "equal", "right"]
     names = {f"001-smoke step {step} EMA" for step in (700, 800)}
@@ -221,6 +221,7 @@ def test_a_served_page_updates_itself_and_its_videos_seek(visit, filmed):
             page.click("[data-play='0']")
             wait_until_playing(page, page.locator("[data-row='0']").count())
             page.click("[data-play='0']")
+            shutil.copytree(filmed.evaluation("low4s", 800), filmed.evaluation("low4s", 900))
             publish(filmed, 900, [video(0)])
             page.evaluate("read()")
             page.wait_for_function(
