@@ -1,4 +1,4 @@
-"""First paint of a gallery of 200 checkpoints by 32 prompts in headless Chromium, and a row in step.
+"""First paint of a gallery of 200 checkpoints by 32 prompts in Chromium, and a row in step.
 
     python benchmarks/gallery.py [--checkpoints 200] [--prompts 32] [--repeats 3]
 

@@ -24,7 +24,7 @@ from soractl.sync import commands as sync_commands
 UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
 
 SECTIONS = {
-    "Before training": ("config", "data", "env", "estimate"),
+    "Before training": ("config", "data", "env", "health", "estimate"),
     "Run": ("launch", "resume", "stop", "kill", "supervise"),
     "Watch": (
         "status",

@@ -21,7 +21,7 @@ def stacks(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Show where every rank and loader worker is: equal stacks as one, the odd ones first."""
+    """Show where every rank and worker is, the odd ones first."""
     from soractl.diagnosis import report
     from soractl.diagnosis.examination import started
     from soractl.diagnosis.stacks import take_rounds
@@ -38,7 +38,7 @@ def stacks(
 
 @app.command()
 def diagnose(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
-    """Find the rank that the others wait for; keep all evidence in the attempt's folder."""
+    """Find the rank that others wait for, and keep the evidence."""
     from soractl.diagnosis import report
     from soractl.diagnosis.evidence import collect
     from soractl.diagnosis.examination import started
@@ -55,7 +55,7 @@ def diagnose(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs"
 
 @app.command()
 def why(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") -> None:
-    """Explain the newest failure of a run: who failed first, the likely cause, what to type."""
+    """Explain a run's newest failure, and what to type next."""
     from soractl.diagnosis import report
     from soractl.diagnosis.case_file import explain_run
     from soractl.remote.connections import Connections

@@ -33,7 +33,7 @@ def estimate(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Tell what a stage takes over a table: steps, GPU-hours, memory and disk.
+    """Estimate a stage over a table: steps, GPU-hours, memory, disk.
 
     Seconds are those that a run of the stage or `launch --rehearse` measured, else by rates; the
     first epoch is as training would plan it. Nothing runs.

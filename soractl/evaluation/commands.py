@@ -180,9 +180,10 @@ def gallery(
     ] = None,
     runs: Runs = "runs",
 ) -> None:
-    """Write the page that shows the videos of runs: eval/index.html in the first one.
+    """Write the page that shows the videos of runs.
 
-    It opens from the disk. With --serve it is shown to this machine's browser until Ctrl-C.
+    It is eval/index.html in the first run, and opens from the disk. With --serve it is shown to
+    this machine's browser until Ctrl-C.
     """
     from soractl.evaluation.gallery import write_gallery
     from soractl.evaluation.serve import gallery_server, url_of

@@ -28,7 +28,10 @@ def clock(
     timeout: Timeout = 10,
     as_json: Json = False,
 ) -> None:
-    """Compare the nodes' clocks with this machine's; with --watch, see steps and drift."""
+    """Compare the nodes' clocks with this machine's.
+
+    With --watch, steps and drift are seen too.
+    """
     from soractl.health import clock_report
     from soractl.health.clock_watch import watch_clocks
     from soractl.terminal import output
@@ -59,7 +62,7 @@ def health(
     timeout: Timeout = 10,
     as_json: Json = False,
 ) -> None:
-    """Judge GPUs, links, disks and system of every node; say what is bad, and what mends it."""
+    """Judge GPUs, links, disks and system of every node."""
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
     from soractl.terminal import output

@@ -62,7 +62,7 @@ def status(
 
 @app.command("runs")
 def list_all(as_json: Json = False, runs: Runs = "runs") -> None:
-    """List all runs, newest first: state, step, newest checkpoint, size, nodes."""
+    """List all runs, newest first, with state, step and size."""
     from soractl.errors import raise_if_interrupted
     from soractl.remote.connections import Connections
     from soractl.runs import report
@@ -111,7 +111,7 @@ def events(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Show what happened to a run: starts, saves, failures, and what was done about them."""
+    """Show what happened to a run, and what was done about it."""
     from soractl.runs import report
     from soractl.runs.events import all_events, new_events, read_events
     from soractl.runs.find import find_run

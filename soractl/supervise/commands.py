@@ -20,7 +20,7 @@ def supervise(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Keep a run going: find hangs, crashes and lost nodes, and resume it.
+    """Keep a run going through hangs, crashes and lost nodes.
 
     It works in the background until the run ends. A second supervisor of a run stands by.
     """
@@ -42,7 +42,7 @@ def stop(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Have a run save and leave; nothing is killed, and `resume` goes on from there."""
+    """Have a run save and leave; `resume` goes on from there."""
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run, ssh_options
     from soractl.supervise import report
@@ -64,7 +64,10 @@ def nodes(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Show the nodes that supervisors set apart, and why; they are not started on for a day."""
+    """Show the nodes that supervisors set apart, and why.
+
+    No run is started on them for a day.
+    """
     from soractl.errors import ExitCode, SoractlError
     from soractl.supervise import quarantine, report
     from soractl.terminal import output
@@ -85,7 +88,7 @@ def report(
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
-    """Account for a run's time: training, saves, lost steps, failures, starts; and what it cost.
+    """Account for a run's time, and what it cost.
 
     The parts add up to the wall time from the launch to the end, or to the last sign of life.
     """

@@ -42,7 +42,7 @@ def sync(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Copy complete checkpoints, the newest first, to another machine, or from one.
+    """Copy complete checkpoints to a machine, or from one.
 
     Without --from they come from the head node's runs/, or with --to from runs/ here.
     """

@@ -63,6 +63,12 @@ def test_help_is_quick_and_loads_nothing_heavy(workplace):
     assert min(seconds) < 0.5  # of a core; 0.07 s on an idle machine
 
 
+def test_each_command_is_one_whole_line_of_the_help_at_80_columns(workplace):
+    shown = workplace.soractl("--help", environ={"COLUMNS": "80"})
+    _usage, *lines = shown.stdout.splitlines()
+    assert [line for line in lines if line.endswith("...")] == []
+
+
 def test_a_launch_follows_its_run_to_the_end(workplace):
     workplace.ranks(TRAIN_FIVE_STEPS)
     done = workplace.soractl("launch", "smoke")

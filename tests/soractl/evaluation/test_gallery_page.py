@@ -93,7 +93,8 @@ def test_everything_is_drawn_from_the_disk_and_nothing_else_is_asked(visit, addr
 def test_weights_attempts_and_alarms_stand_on_the_page(visit, address, filmed):
     page = visit(address)
     head = page.locator(".column").nth(1)
-    assert head.inner_text().split() == "step 200 EMA epoch 0 attempt 2 ⚠ frozen: 1 of 3".split()
+    words = "step 200 EMA epoch 0 attempt 2 ⚠ frozen: 1 of 3"
+    assert head.inner_text().split() == words.split()
     assert page.locator("#alarms").inner_text() == "⚠ step 200: frozen: 1 of 3"
     assert page.locator(".cell.alarm").count() == 1
     links = [link.get_attribute("href") for link in head.locator("a").all()]
