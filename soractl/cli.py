@@ -112,10 +112,11 @@ def main() -> None:
 
     With --json it is an object on stdout too: `error`, `hint` and `exit_code`.
     """
+    as_json = "--json" in _own_words(sys.argv[1:])
     try:
-        code = _run(as_json="--json" in _own_words(sys.argv[1:]))
+        code = _run(as_json)
     except KeyboardInterrupt:  # before or after the command itself
-        code = Interrupted().exit_code
+        code = _reported(Interrupted(), as_json)
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from soractl.terminal import hints
 from tests.making import make_manifest
 from tests.missing import give_up
 from trainer.atomic_files import describe_file, write_json
@@ -45,6 +46,13 @@ def pytest_runtest_setup(item):
     """CI deselects what needs a GPU; whoever runs `pytest` by hand sees a reason."""
     if item.get_closest_marker("gpu") and not Path("/dev/nvidiactl").exists():
         pytest.skip("needs an NVIDIA GPU and its driver")
+
+
+@pytest.fixture(autouse=True)
+def own_hints():
+    """What one test's invocation was given is repeated by no other's hints."""
+    yield
+    hints._given.clear()
 
 
 class Workplace:

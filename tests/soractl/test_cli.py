@@ -367,7 +367,7 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
         f"workdir  {workplace.folder}",
     ]
     fence = "rdzv_id=001-1-" + sha256(f"{workplace.folder}/runs/001-smoke".encode()).hexdigest()[:8]
-    assert shown.splitlines()[-14:] == [
+    assert shown.splitlines()[-15:] == [
         "environment of every rank, beside its node's HOME, USER and LANG",
         "  PET_RDZV_CONF=timeout=120",
         "  PYTHONUNBUFFERED=1",
@@ -381,6 +381,7 @@ def test_a_dry_run_shows_the_whole_plan_and_makes_nothing(workplace):
         "n2: 2 ranks, ssh n2",
         f"  colossalai run {head} --extra_launch_args {fence},nnodes=2,node_rank=1 {train}",
         "",
+        f"estimate: {workplace.folder}/data/smoke/clips.csv has no rows",
         "--force: no node was asked whether it is ready",
     ]
     assert not (workplace.folder / "runs").exists()

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.data.test_encoding import BAD_ROW, encoded, values_of
+from tests.trainer.data.test_encoding import (
+    BAD_ROW,
+    encoded,
+    job,  # noqa: F401 - a fixture
+    table,  # noqa: F401 - a fixture, of `job`
+    values_of,
+)
 from trainer.data import encoding
 from trainer.settings import ConfigError
 
 
-def start(job):
+def start(work):
     program = subprocess.Popen(
         [sys.executable, "-m", "trainer.encode", "work", "--ranks", "2", "--world-size", "2"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # more than the cores would wait for each other
@@ -22,7 +28,7 @@ def start(job):
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    json.dump(values_of(job), program.stdin, default=list)
+    json.dump(values_of(work), program.stdin, default=list)
     program.stdin.close()
     return program
 
@@ -40,7 +46,7 @@ def is_alive(pid):
 
 
 @pytest.mark.slow  # twice three interpreters with torch
-def test_killed_in_the_middle_it_goes_on_and_encodes_each_clip_once(job):
+def test_killed_in_the_middle_it_goes_on_and_encodes_each_clip_once(job):  # noqa: F811 - the fixture
     job = replace(job, clips_per_shard=1, variants=1)
     first = start(job)
     while len(list(job.folder.glob("*/v*"))) < 3:

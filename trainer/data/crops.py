@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
+from trainer import packages
 
-from trainer.data.decode import DecodeError, read_frames
-from trainer.data.transforms import resize_crop
+with packages.needed():
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from trainer.data.decode import DecodeError, read_frames
+    from trainer.data.transforms import resize_crop
 
 SHOWN = 132  # pixels of a picture's height in the sheet
 

@@ -18,6 +18,7 @@ from trainer.run_dir import RunDir
 log = logging.getLogger("trainer")
 
 LOOK_EVERY_S = 10.0
+_WAIT_S = 0.5
 _END_S = 60.0  # for what came at the very end
 
 
@@ -34,8 +35,17 @@ class EvalUploads:
         self._axes: set[str] = set()
         self._warned: set[Path] = set()
         self._over = threading.Event()
+        self._row_is_free = threading.Event()
         self._thread = threading.Thread(target=self._work, name="eval uploads", daemon=True)
         self._thread.start()
+
+    def row_ended(self) -> None:
+        """The training has logged a row: the next one takes the videos of one more checkpoint.
+
+        Videos go into the rows that the training logs: a row of their own would count W&B's step
+        past the training's, and W&B drops what comes for an earlier step.
+        """
+        self._row_is_free.set()
 
     def close(self) -> None:
         """Everything that is there has been sent when this returns, or a minute has passed."""
@@ -69,7 +79,12 @@ class EvalUploads:
             key: _media(wandb, result_path.with_name(one["name"]), one["prompt"])
             for key, one in new.items()
         }
-        self._session.log({**row, f"{label}/global_step": step})
+        self._row_is_free.clear()
+        is_last = self._over.is_set()  # no row of the training follows
+        self._session.log({**row, f"{label}/global_step": step}, commit=is_last)
+        while not (is_last or self._row_is_free.wait(_WAIT_S)):
+            if is_last := self._over.is_set():  # the training ended meanwhile
+                self._session.log({}, commit=True)
         self._sent |= {(key, step) for key in new}
         if not self._session.offline:
             rows = [{"key": key, "global_step": step} for key in new]

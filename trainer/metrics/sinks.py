@@ -133,6 +133,7 @@ class _Wandb:
             ),
         )
         self._defined: set[str] = set()
+        self._uploads = EvalUploads(run, self._session)
         self._path = run.wandb_step
         self._sent = 0
         if self._session.offline:
@@ -140,7 +141,6 @@ class _Wandb:
                 self.write(row, int(row["global_step"]))
         elif self._path.exists():
             self._sent = int(self._path.read_text() or 0)
-        self._uploads = EvalUploads(run, self._session)
 
     def write(self, values: Mapping[str, float], global_step: int) -> None:
         if global_step <= self._sent:  # by an attempt that came further than its last checkpoint
@@ -152,6 +152,7 @@ class _Wandb:
             self._defined.add(key)
         own_step = global_step if self._session.offline else None  # alone, as there is one writer
         self._session.log({"global_step": global_step, **values}, step=own_step)
+        self._uploads.row_ended()
         self._sent = global_step
         if not self._session.offline:
             self._path.write_text(str(global_step))

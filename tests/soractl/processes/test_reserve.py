@@ -123,7 +123,7 @@ def test_a_lock_may_die_before_the_ranks(node):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_another_users_places_are_refused_and_free_when_that_run_has_ended(node):
-    for folder in (node.folder, *node.folder.parents[:2]):
+    for folder in (node.folder, *node.folder.parents[:3]):
         folder.chmod(0o755)
     program = node.reservation("002-smoke").start(os.environ["PATH"], "/dev/null")
     look = node.reservation("002-smoke").look(os.environ["PATH"])

@@ -49,9 +49,17 @@ def attempt(run, rows):
     session.define_metric("loss", step_metric="global_step")
     for step in rows:
         session.log({"loss": 1 / step, "global_step": step}, step=step)
+        uploads.row_ended()
         time.sleep(0.05)
     uploads.close()
     session.finish()
+
+
+def start(run, rows):
+    """An attempt in a process of its own, as W&B keeps what it once read of the environment."""
+    process = multiprocessing.get_context("spawn").Process(target=attempt, args=(run, rows))
+    process.start()
+    return process
 
 
 def history(run):
@@ -76,8 +84,10 @@ def axes(run):
 
 @pytest.mark.slow  # W&B's own process starts and ends twice
 def test_each_video_is_in_one_row_of_all_attempts_on_an_axis_of_its_own(run):
-    attempt(run, range(1, 6))
-    attempt(run, range(4, 8))
+    for rows in (range(1, 6), range(4, 8)):
+        process = start(run, rows)
+        process.join()
+        assert process.exitcode == 0
     wait_for(lambda: media_in(run.path / "wandb") == ALL)
     keys = sorted([*(key for key, _ in ALL), *["loss"] * 9])
     wait_for(lambda: history(run) == keys)
@@ -89,15 +99,14 @@ def test_each_video_is_in_one_row_of_all_attempts_on_an_axis_of_its_own(run):
 
 
 @pytest.mark.slow  # W&B's own process starts and ends twice
-def test_after_a_kill_what_is_not_on_disk_is_sent_again(run, monkeypatch):
-    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # the process has a service of its own
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=attempt, args=(run, range(1, 1000)))
-    process.start()
+def test_after_a_kill_what_is_not_on_disk_is_sent_again(run):
+    process = start(run, range(1, 1000))
     wait_for(lambda: (run.path / "wandb").exists() and media_in(run.path / "wandb"))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    attempt(run, range(1, 3))
+    process = start(run, range(1, 3))
+    process.join()
+    assert process.exitcode == 0
     wait_for(lambda: media_in(run.path / "wandb") == ALL)
     assert sorted(key for key in history(run) if key != "loss") == sorted(key for key, _ in ALL)
 
@@ -112,7 +121,7 @@ def test_a_half_line_of_the_journal_and_a_damaged_result_are_passed_over(run):
         def define_metric(self, name, step_metric):
             pass
 
-        def log(self, row):
+        def log(self, row, *, commit):
             self.rows.append(sorted(row))
 
     append_jsonl(run.sent_evaluations, [{"key": "eval_low4s/cat", "global_step": 100}])
