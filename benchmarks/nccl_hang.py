@@ -24,15 +24,15 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from soractl.cluster import nccl_ras  # noqa: E402 - after the path
-from soractl.diagnosis.culprit import Verdict, VerdictKind  # noqa: E402
-from soractl.diagnosis.examination import Examination, examine  # noqa: E402
-from soractl.diagnosis.second_sign import PowerSample, frozen, power_flat  # noqa: E402
-from soractl.remote.nodes import Node  # noqa: E402
-from soractl.remote.requests import NodeResult, Request  # noqa: E402
-from soractl.remote.scripts import script  # noqa: E402
-from soractl.remote.ssh_command import SshOptions  # noqa: E402
-from soractl.runs.record import AttemptRecord  # noqa: E402
-from trainer.run_dir import AttemptDir  # noqa: E402
+from soractl.diagnosis.culprit import Verdict, VerdictKind  # noqa: E402 - after the path
+from soractl.diagnosis.examination import Examination, examine  # noqa: E402 - after the path
+from soractl.diagnosis.second_sign import PowerSample, frozen, power_flat  # noqa: E402 - after the path
+from soractl.remote.nodes import Node  # noqa: E402 - after the path
+from soractl.remote.requests import NodeResult, Request  # noqa: E402 - after the path
+from soractl.remote.scripts import script  # noqa: E402 - after the path
+from soractl.remote.ssh_command import SshOptions  # noqa: E402 - after the path
+from soractl.runs.record import AttemptRecord  # noqa: E402 - after the path
+from trainer.run_dir import AttemptDir  # noqa: E402 - after the path
 
 KINDS = ("sleep", "gc", "read", "stop", "thread", "spin", "gil")
 HANG_S = 36

@@ -25,7 +25,7 @@ DEAD_MAN_VARIABLE = "SORACTL_DEAD_MAN_URL"
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings:
-    """Settings of `[notify]`: who is told of failures, restarts and the end."""
+    """Settings of `[notify]`: who is notified of failures, restarts and the end."""
 
     command: str | None = None  # a program; it gets kind and text as JSON on stdin
     webhook_file: str | None = None  # holds the URL; else SORACTL_WEBHOOK_URL does

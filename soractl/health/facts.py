@@ -87,10 +87,12 @@ def _add_gpus(
     if code in (NO_PROGRAM, NO_DEVICE) and on_bus in ("0", "?"):
         return  # a node without GPUs
     head, gpus = _gpus(text)
-    said = EXIT_CODES.get(code, f"ended with exit code {code}")
-    items["nvidia"] = {"": {**head, "gpus": str(len(gpus)), "state": "ok" if code == 0 else said}}
+    meaning = EXIT_CODES.get(code, f"ended with exit code {code}")
+    items["nvidia"] = {
+        "": {**head, "gpus": str(len(gpus)), "state": "ok" if code == 0 else meaning}
+    }
     if not gpus:
-        missing["gpu"] = f"nvidia-smi: {said}"
+        missing["gpu"] = f"nvidia-smi: {meaning}"
         return
     items["gpu"] = gpus
     for section, read in (("links", _links), ("linkerrors", _link_faults)):

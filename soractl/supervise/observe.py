@@ -118,7 +118,7 @@ def _remembered(memory: Memory, look: Look) -> Memory:
 
 
 def _silent_s(memory: Memory, node: NodeLook) -> float:
-    if node.exit_code is not None:  # its script wrote how it ended: nothing more is to be heard
+    if node.exit_code is not None:  # its script wrote how it ended: nothing more comes
         return 0.0
     return memory.looked_s - memory.answered_s.get(node.name, memory.looked_s)
 

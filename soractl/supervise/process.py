@@ -91,7 +91,7 @@ def main(run_path: str, *, watch_only: bool) -> int:
 
 
 def hooks_of(run: RunDir, remote: Connections, cluster: Cluster) -> Hooks:
-    """The witnesses that the supervisor asks, and who is told."""
+    """The witnesses that the supervisor asks, and who is notified."""
     log = EventLog(run, "supervisor")
 
     def on_sent(kind: str, way: str, fault: str) -> None:

@@ -47,7 +47,7 @@ KIND_OF = {
     State.LOST: EventKind.LOST,
     State.BLIND: EventKind.BLIND,
 }
-TOLD = frozenset((*FAILED, State.BLIND))  # states that people are notified of
+ANNOUNCED = frozenset((*FAILED, State.BLIND))  # states that people are notified of
 Notify = Callable[[str, str], object]
 Evidence = Callable[[Watcher, Verdict], "Found"]
 Witnesses = Callable[[AttemptDir], SecondSign]
@@ -76,7 +76,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the supervisor is given beside its run: who is told, and other witnesses."""
+    """What the supervisor is given beside its run: who is notified, and other witnesses."""
 
     notify: Notify = lambda kind, text: None
     saw: Callable[[], object] = lambda: None  # after each look that could see
@@ -163,7 +163,7 @@ class Supervisor:
             self._write(watcher, KIND_OF[now.state], now.reason, now.node)
         elif before is not None and before.state in unwell and now.state in ALIVE:
             self._write(watcher, EventKind.RECOVERED, f"{now.state}, after {before.state}")
-        if now.state in TOLD:
+        if now.state in ANNOUNCED:
             where = f"{now.node}: " if now.node else ""
             self._notify(now.state, f"{self._run.name} is {now.state}: {where}{now.reason}")
 

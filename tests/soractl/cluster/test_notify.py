@@ -69,52 +69,52 @@ def wait(threads):
 
 def test_a_webhook_gets_what_slack_takes(notifier, server, tmp_path):
     (tmp_path / "url").write_text(f"{server.url}{SECRET}\n")
-    told = notifier(webhook_file=str(tmp_path / "url"))
-    assert wait(told.tell("hung", "007-stage2 is hung")) == 1
+    sender = notifier(webhook_file=str(tmp_path / "url"))
+    assert wait(sender.tell("hung", "007-stage2 is hung")) == 1
     assert server.got == [("POST", SECRET, {"text": "007-stage2 is hung"})]
-    assert told.sent == [("hung", "webhook", "")]
+    assert sender.sent == [("hung", "webhook", "")]
 
 
 def test_a_command_reads_kind_and_text(notifier, tmp_path):
     hook = tmp_path / "hook"
     hook.write_text(f"#!/bin/sh\ncat > {tmp_path}/got\n")
     hook.chmod(0o755)
-    told = notifier(command=str(hook))
-    wait(told.tell("lost", "n2 is lost"))
+    sender = notifier(command=str(hook))
+    wait(sender.tell("lost", "n2 is lost"))
     assert json.loads((tmp_path / "got").read_text()) == {"kind": "lost", "text": "n2 is lost"}
-    assert told.sent == [("lost", "command", "")]
+    assert sender.sent == [("lost", "command", "")]
 
 
 def test_a_kind_is_not_repeated_before_its_cool_down(notifier, server):
-    told = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}{SECRET}"}, cooldown_s=600.0)
+    sender = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}{SECRET}"}, cooldown_s=600.0)
     counts = []
     for now_s, kind in ((0, "hung"), (599, "hung"), (599, "restarted"), (600, "hung")):
-        told.now_s = now_s
-        counts.append(wait(told.tell(kind, kind)))
+        sender.now_s = now_s
+        counts.append(wait(sender.tell(kind, kind)))
     assert counts == [1, 0, 1, 1]
 
 
 def test_the_dead_man_is_pinged_once_a_minute_while_somebody_sees(notifier, server):
-    told = notifier({"SORACTL_DEAD_MAN_URL": f"{server.url}/ping"})
+    sender = notifier({"SORACTL_DEAD_MAN_URL": f"{server.url}/ping"})
     counts = []
-    for told.now_s in (0.0, 0.5, 59.0, 60.0):
-        counts.append(wait(told.saw()))
+    for sender.now_s in (0.0, 0.5, 59.0, 60.0):
+        counts.append(wait(sender.saw()))
     assert counts == [1, 0, 0, 1]
     assert server.got == [("GET", "/ping", None)] * 2
 
 
 def test_without_settings_nothing_is_sent(notifier):
-    told = notifier()
-    assert (told.tell("hung", "x"), told.saw()) == ([], [])
+    sender = notifier()
+    assert (sender.tell("hung", "x"), sender.saw()) == ([], [])
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1" + SECRET, "file:///etc/passwd", "https://[" + SECRET, "nonsense"]
 )
 def test_no_failure_quotes_the_url(notifier, url):
-    told = notifier({"SORACTL_WEBHOOK_URL": url})
-    wait(told.tell("hung", "x"))
-    [(_, way, fault)] = told.sent
+    sender = notifier({"SORACTL_WEBHOOK_URL": url})
+    wait(sender.tell("hung", "x"))
+    [(_, way, fault)] = sender.sent
     assert way == "webhook"
     assert fault
     assert SECRET not in fault
@@ -122,14 +122,14 @@ def test_no_failure_quotes_the_url(notifier, url):
 
 
 def test_an_answer_that_refuses_is_a_fault(notifier, server):
-    told = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}/gone"})
-    wait(told.tell("hung", "x"))
-    assert told.sent == [("hung", "webhook", "HTTP status 404")]
+    sender = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}/gone"})
+    wait(sender.tell("hung", "x"))
+    assert sender.sent == [("hung", "webhook", "HTTP status 404")]
 
 
 def test_a_file_that_is_not_there_and_a_hook_that_fails_are_faults(notifier, tmp_path):
-    told = notifier(command=str(tmp_path / "none"), webhook_file=str(tmp_path / "url"))
-    wait(told.tell("hung", "x"))
-    faults = {way: fault for _, way, fault in told.sent}
+    sender = notifier(command=str(tmp_path / "none"), webhook_file=str(tmp_path / "url"))
+    wait(sender.tell("hung", "x"))
+    faults = {way: fault for _, way, fault in sender.sent}
     assert faults["webhook"] == f"{tmp_path}/url: No such file or directory"
     assert "No such file" in faults["command"]

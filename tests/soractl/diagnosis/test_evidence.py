@@ -35,9 +35,9 @@ def test_evidence_is_on_disk_with_a_manifest_that_is_written_last(start, record,
     files = {"verdict.json", "look-1/rank-0.json", "look-2/rank-0.json", "here.txt"}
     assert manifest["files"].keys() == files | {"stacks-1.json", "stacks-2.json"}
     assert all((found.folder / f).stat().st_size == n for f, n in manifest["files"].items())
-    told = json.loads((found.folder / "verdict.json").read_text())
-    assert told == json.loads(json.dumps(found.as_json()))
-    assert told["verdict"]["text"] == str(found.verdict)
+    written = json.loads((found.folder / "verdict.json").read_text())
+    assert written == json.loads(json.dumps(found.as_json()))
+    assert written["verdict"]["text"] == str(found.verdict)
 
 
 def test_what_cannot_be_asked_is_missing_in_it_and_no_error(record, tmp_path, monkeypatch):

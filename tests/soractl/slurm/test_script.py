@@ -9,11 +9,11 @@ from soractl.slurm.script import Job, lead_s, sbatch_text, srun_command
 
 def job(**changes):
     values = {
-        "run": Path("/work/runs/007-stage2"),
+        "run": Path("/shared/runs/007-stage2"),
         "nodes": 3,
-        "log": Path("/work/runs/007-stage2/attempts/1/slurm.log"),
+        "log": Path("/shared/runs/007-stage2/attempts/1/slurm.log"),
         "workdir": Path("/work"),
-        "program": ("/env/bin/python", "-m", "program", "/work/runs/007-stage2"),
+        "program": ("/env/bin/python", "-m", "program", "/shared/runs/007-stage2"),
         "environment": {"HOME": "/home/ana", "PATH": "/usr/bin"},
         "settings": SlurmSettings(),
         "lead_s": 90,
@@ -28,10 +28,10 @@ def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program
         "again after a\n"
         "# requeue. The program below takes the signals that Slurm sends to the batch shell.\n"
         "#SBATCH --job-name=soractl-007-stage2\n"
-        "#SBATCH --comment=run=/work/runs/007-stage2\n"
+        "#SBATCH --comment=run=/shared/runs/007-stage2\n"
         "#SBATCH --nodes=3\n"
         "#SBATCH --ntasks-per-node=1\n"
-        "#SBATCH --output=/work/runs/007-stage2/attempts/1/slurm.log\n"
+        "#SBATCH --output=/shared/runs/007-stage2/attempts/1/slurm.log\n"
         "#SBATCH --open-mode=append\n"
         "#SBATCH --export=NONE\n"
         "#SBATCH --requeue\n"
@@ -40,7 +40,7 @@ def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program
         "export HOME=/home/ana\n"
         "export PATH=/usr/bin\n"
         "cd /work || exit 1\n"
-        "exec /env/bin/python -m program /work/runs/007-stage2\n"
+        "exec /env/bin/python -m program /shared/runs/007-stage2\n"
     )
 
 

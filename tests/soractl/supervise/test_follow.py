@@ -24,6 +24,6 @@ def test_launch_supervise_returns_the_end_of_the_last_attempt(workplace, fails_o
     done = workplace.soractl("launch", "smoke", "--supervise")
     assert "crashed" in done.stderr
     assert "001-smoke ended well at step 6" in done.stdout
-    told = json.loads(workplace.soractl("status", "--json").stdout)
-    assert (told["attempt"], told["supervisor"]["state"]) == (2, "finished")
+    shown = json.loads(workplace.soractl("status", "--json").stdout)
+    assert (shown["attempt"], shown["supervisor"]["state"]) == (2, "finished")
     assert "supervisor  has left, finished" in workplace.soractl("status").stdout

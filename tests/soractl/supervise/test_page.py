@@ -89,6 +89,6 @@ def test_the_report_says_the_same_in_lines_and_for_programs():
     assert "ETTR 54.5 %" in [" ".join(line.split()) for line in lines]
     table = report_lines(ACCOUNT)[-3].lines(100)
     assert table[-1].split() == ["all", "1", "min", "50", "s", "100.0", "%"]
-    told = report_json(ACCOUNT)
-    assert (told["wall_s"], told["seconds"]["training"], told["ettr"]) == (110, 60, 60 / 110)
-    assert told["timeout_alone_s"] == 570.0
+    shown = report_json(ACCOUNT)
+    assert (shown["wall_s"], shown["seconds"]["training"], shown["ettr"]) == (110, 60, 60 / 110)
+    assert shown["timeout_alone_s"] == 570.0

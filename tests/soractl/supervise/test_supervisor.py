@@ -20,13 +20,13 @@ def story(run):
 
 def test_a_crash_is_resumed_from_the_newest_checkpoint_to_the_end(start, supervise):
     run = start("sys.exit(1)")
-    told = []
-    assert supervise(run, hooks=Hooks(notify=lambda kind, text: told.append(kind))) == 0
+    shown = []
+    assert supervise(run, hooks=Hooks(notify=lambda kind, text: shown.append(kind))) == 0
     assert story(run) == [
         ("started", 1), ("crashed", 1), ("killed", 1), ("started", 2), ("restarted", 2),
         ("ended", 2),
     ]  # fmt: skip
-    assert told == ["crashed", "restarted", "finished"]
+    assert shown == ["crashed", "restarted", "finished"]
     assert read_json(run.attempts()[1].plan)["start"]["kind"] == "resume"
     holder = read_holder(run.supervisor)
     assert (holder.ended, holder.state) == (True, "finished")
