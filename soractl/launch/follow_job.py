@@ -53,7 +53,7 @@ def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
     """Show a run's queue entry and progress, over requeues, until its job has ended."""
     reader: _Reader | None = None
     last: Progress | None = None
-    said = ""
+    shown = ""
     gone_at: float | None = None
     while True:
         found = newest_job(run)
@@ -69,9 +69,9 @@ def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
             return JobEnd(attempt, job.job_id, outcome, last)
         entry = slurm.entry(job.job_id)
         line = entry.in_words if entry else ""
-        if entry and entry.is_waiting and line != said:
+        if entry and entry.is_waiting and line != shown:
             display.say(f"{run.name} is {line}")
-            said = line
+            shown = line
         if entry and (entry.is_waiting or entry.is_active):
             gone_at = None
         elif gone_at is None:
