@@ -220,7 +220,8 @@ def _rehearse(prepared: "Prepared", dry_run: bool, force: bool, as_json: bool) -
 
 
 def _show_job(prepared: "Prepared", as_json: bool) -> None:
-    from soractl.launch import job_report, submit
+    from soractl.jobs import report as job_report
+    from soractl.jobs import submit
     from soractl.remote.connections import Connections
     from soractl.slurm.client import Slurm
     from soractl.terminal import output
@@ -234,8 +235,8 @@ def _show_job(prepared: "Prepared", as_json: bool) -> None:
 
 def _submit(prepared: "Prepared", as_json: bool, *, detach: bool, supervise: bool) -> None:
     from soractl.errors import SoractlError
-    from soractl.launch import job_report
-    from soractl.launch.submit import submit
+    from soractl.jobs import report as job_report
+    from soractl.jobs.submit import submit
     from soractl.remote.connections import Connections
     from soractl.terminal import output
 
@@ -252,9 +253,9 @@ def _submit(prepared: "Prepared", as_json: bool, *, detach: bool, supervise: boo
 
 def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
     from soractl.errors import Interrupted
-    from soractl.launch import job_report
+    from soractl.jobs import report as job_report
+    from soractl.jobs.follow import follow_job
     from soractl.launch import report as launch_report
-    from soractl.launch.follow_job import follow_job
     from soractl.slurm.client import Slurm
     from soractl.terminal import output, progress_bar
 

@@ -20,7 +20,7 @@ from soractl.terminal.options import (
 )
 
 if TYPE_CHECKING:
-    from soractl.launch.cancel import Cancelled
+    from soractl.jobs.cancel import Cancelled
 
 app = typer.Typer()
 
@@ -179,7 +179,7 @@ def kill(
 
 
 def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled | None":
-    from soractl.launch.cancel import cancel_job
+    from soractl.jobs.cancel import cancel_job
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run
     from soractl.slurm.client import Slurm

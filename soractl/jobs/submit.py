@@ -89,7 +89,7 @@ def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> str:
             nodes=len(prepared.plan.nodes),
             log=attempt.job_log,
             workdir=prepared.plan.workdir,
-            program=(sys.executable, "-m", "soractl.launch.batch", str(run.path)),
+            program=(sys.executable, "-m", "soractl.jobs.batch", str(run.path)),
             environment=_environment(prepared.site.environ),
             settings=prepared.site.cluster.slurm,
             lead_s=lead_s(save_seconds(run)),

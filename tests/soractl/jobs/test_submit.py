@@ -3,8 +3,8 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
+from soractl.jobs.submit import save_seconds, script_of, submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
-from soractl.launch.submit import save_seconds, script_of, submit
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.slurm.record import JobRecord, note_end, read_record
@@ -33,7 +33,7 @@ def test_a_launch_leaves_script_settings_and_job_in_the_attempts_folder(slurm_he
     text = attempt.job_script.read_text()
     assert text == (slurm_here.bin / "script.--parsable").read_text()
     assert "#SBATCH --nodes=2\n" in text
-    assert f"-m soractl.launch.batch {found.run.path}\n" in text
+    assert f"-m soractl.jobs.batch {found.run.path}\n" in text
     assert read_json(attempt.config_json) == read_json(found.run.config_json)
     assert not attempt.plan.exists()  # its nodes are not known yet
     [event] = read_events(found.run)

@@ -1,4 +1,4 @@
-"""The program of a job's batch shell: `python -m soractl.launch.batch RUN_DIR`.
+"""The program of a job's batch shell: `python -m soractl.jobs.batch RUN_DIR`.
 
 Each start of the job, also after a requeue, is one attempt on the nodes of the job: planned here,
 started by `srun`, settled here. Of the signals, the batch shell has USR1 before a limit or a

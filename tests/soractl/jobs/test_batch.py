@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from soractl.launch.batch import attempts_without_checkpoint
+from soractl.jobs.batch import attempts_without_checkpoint
+from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
-from soractl.launch.submit import submit
 from soractl.remote.connections import Connections
 from soractl.runs.events import read_events
 from soractl.runs.record import read_record as read_plan
@@ -48,7 +48,7 @@ def job(slurm_here):
         given = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]"}
         with (slurm_here.folder / "batch.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "soractl.launch.batch", str(submitted.run.path)],
+                [sys.executable, "-m", "soractl.jobs.batch", str(submitted.run.path)],
                 cwd=slurm_here.folder,
                 env={**os.environ, "PYTHONPATH": str(REPOSITORY), **given, **environ},
                 stderr=log,

@@ -1,7 +1,7 @@
 import pytest
 
-from soractl.launch import cancel as cancelling
-from soractl.launch.cancel import Cancelled, cancel_job
+from soractl.jobs import cancel as cancelling
+from soractl.jobs.cancel import Cancelled, cancel_job
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from soractl.slurm.client import Slurm

@@ -1,7 +1,7 @@
 import pytest
 
-from soractl.launch import follow_job as following
-from soractl.launch.follow_job import JobEnd, follow_job, without_account
+from soractl.jobs import follow as following
+from soractl.jobs.follow import JobEnd, follow_job, without_account
 from soractl.remote.connections import Connections
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.slurm.client import Slurm

@@ -1,9 +1,9 @@
 import os
 
-from soractl.launch import job_report
-from soractl.launch.follow_job import JobEnd
+from soractl.jobs import report as job_report
+from soractl.jobs.follow import JobEnd
+from soractl.jobs.submit import Submitted
 from soractl.launch.prepare import LaunchOptions, prepare_launch
-from soractl.launch.submit import Submitted
 from soractl.runs.post_mortem import Failure, Outcome
 from trainer.run_dir import create_run
 

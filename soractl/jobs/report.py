@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
+from soractl.jobs.follow import JobEnd
+from soractl.jobs.submit import Submitted
 from soractl.launch import report
-from soractl.launch.follow_job import JobEnd
 from soractl.launch.prepare import Prepared
-from soractl.launch.submit import Submitted
 from soractl.runs.report import checkpoints, failure_line
 from soractl.terminal import text
 from soractl.terminal.hints import to_type

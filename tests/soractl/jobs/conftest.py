@@ -1,0 +1,27 @@
+import os
+
+import pytest
+
+STAND_INS = {
+    "sbatch": 'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
+    "*) echo 12 ;; esac",
+    "squeue": 'cat "$BIN/queue" 2> /dev/null',
+    "scancel": 'echo "$*" >> "$BIN/scancelled"',
+    "scontrol": 'echo "$*" >> "$BIN/scontrolled"',
+    "srun": "while [[ $1 == --* ]]; do shift; done\n"
+    'for node in n1 n2; do SLURMD_NODENAME=$node "$@" & done\nwait',
+}
+
+
+@pytest.fixture
+def slurm_here(workplace, monkeypatch):
+    """A workplace whose Slurm is a few shell scripts; `bin/queue` is what squeue answers."""
+    for name, code in STAND_INS.items():
+        path = workplace.write(f"bin/{name}", f"#!/bin/bash\nBIN={workplace.bin}\n{code}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{workplace.bin}:{os.environ['PATH']}")
+    workplace.write(
+        "hostfiles/slurm.toml",
+        f'environment = "{workplace.bin}"\n[slurm]\nnodes = 2\ngpus_per_node = 2\n',
+    )
+    return workplace
