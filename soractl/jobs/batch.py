@@ -22,6 +22,7 @@ from soractl.launch.start_point import StartPoint
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
+from soractl.remote.folding import fold_names
 from soractl.remote.local import Processes
 from soractl.remote.nodes import this_machine
 from soractl.runs.events import EventKind, EventLog, read_events
@@ -77,7 +78,7 @@ def main(run_path: str) -> int:
             _note(run, attempt, Outcome(error.exit_code, time.time(), failure))
             record.note_end(attempt, "ended")
             return error.exit_code
-        names = ", ".join(node.name for node in given.nodes)
+        names = fold_names([node.name for node in given.nodes])
         log = EventLog(run, "slurm")
         text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
         log.write(EventKind.STARTED, attempt=attempt.number, text=text)

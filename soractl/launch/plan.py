@@ -14,6 +14,7 @@ from soractl.cluster.settings import Cluster, Machine
 from soractl.errors import SoractlError
 from soractl.launch.start_point import StartPoint
 from soractl.processes.reservation import Reservation
+from soractl.remote.folding import fold_names
 from soractl.remote.nodes import Node
 from soractl.runs.record import node_as_json
 from trainer import run_dir
@@ -220,7 +221,7 @@ def _check(nodes: Sequence[Node], paths: Sequence[Path]) -> None:
         raise SoractlError("all nodes are spare: none is left to start on")
     if twice := {name for name in names if names.count(name) > 1}:
         raise SoractlError(
-            f"{', '.join(sorted(twice))} stands more than once among the nodes",
+            f"{fold_names(sorted(twice))} stands more than once among the nodes",
             hint="logs are named after nodes: give each a name of its own in ~/.ssh/config",
         )
     if len(nodes) > 1 and nodes[0].name in ("localhost", "127.0.0.1"):

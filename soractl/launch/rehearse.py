@@ -18,8 +18,10 @@ from soractl.launch.start import commit, start, write_attempt
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
+from soractl.remote.folding import fold_places
 from soractl.remote.requests import Remote
 from soractl.runs.post_mortem import Failure
+from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.meter import Display, Measured
 from trainer.atomic_files import read_json, write_json
@@ -110,7 +112,9 @@ def refuse_if_busy(prepared: Prepared, remote: Remote) -> None:
     raise_if_interrupted((row.fault for row in rows), "nothing was started")
     if busy := [row for row in rows if row.processes]:
         runs = sorted({Path(p.run_id).name for row in busy for p in row.processes if p.run_id})
-        where = ", ".join(f"{len(row.processes)} processes on {row.node.name}" for row in busy)
+        where = fold_places(
+            (row.node.name, text.count(len(row.processes), "process", "processes")) for row in busy
+        )
         raise SoractlError(
             f"a rehearsal needs the nodes for itself, and {', '.join(runs[:3])} runs: {where}",
             hint=f"`{to_type('kill', runs[0])}` stops it; --force rehearses all the same",

@@ -21,7 +21,7 @@ from soractl.launch.prepare import Prepared
 from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.fan_out import run_everywhere
-from soractl.remote.folding import fold_lines, fold_names
+from soractl.remote.folding import fold_lines, fold_names, fold_places
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script, variables
@@ -31,6 +31,7 @@ from soractl.runs.node_states import ask_states
 from soractl.runs.post_mortem import Failure, Outcome
 from soractl.runs.record import read_record
 from soractl.runs.start_lock import start_lock
+from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir, RunDir, create_run
@@ -64,9 +65,9 @@ def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
         results = start(started.plan, started.attempt, remote)
     if refused := [result for result in results if not result.ok]:
         raise _rolled_back(started, refused, remote, is_new=prepared.run is None)
-    nodes = ", ".join(node.node.name for node in started.plan.nodes)
-    text = f"{started.plan.start.kind.replace('_', ' ')} on {nodes}"
-    EventLog(run, "launch").write(EventKind.STARTED, attempt=started.attempt.number, text=text)
+    nodes = fold_names([node.node.name for node in started.plan.nodes])
+    how = f"{started.plan.start.kind.replace('_', ' ')} on {nodes}"
+    EventLog(run, "launch").write(EventKind.STARTED, attempt=started.attempt.number, text=how)
     return started
 
 
@@ -80,12 +81,15 @@ def refuse_if_alive(run: RunDir, remote: Remote) -> None:
     if hidden := [state for state in states if state.owner and not state.ended]:
         raise SoractlError(
             f"{run.name} belongs to {hidden[0].owner}, whose processes cannot be seen; "
-            f"it may be running on {', '.join(state.node for state in hidden)}",
+            f"it may be running on {fold_names([state.node for state in hidden])}",
             hint=f"{hidden[0].owner} can resume it",
             exit_code=ExitCode.REFUSED,
         )
     if alive := [state for state in states if state.processes]:
-        where = ", ".join(f"{state.processes} processes on {state.node}" for state in alive)
+        where = fold_places(
+            (state.node, text.count(state.processes or 0, "process", "processes"))
+            for state in alive
+        )
         raise SoractlError(
             f"{run.name} is still running: {where}",
             hint=f"`{to_type('kill', run.name)}` stops it; "

@@ -50,13 +50,30 @@ def fold_lines(sentences: Iterable[tuple[str, str]]) -> list[str]:
     >>> fold_lines([("n1", no.format("10.0.0.1")), ("n2", no.format("10.0.0.2"))])
     ['n[1-2]: unreachable: Connection refused']
     """
+    return [f"{names}: {sentence}" for names, sentence in fold_pairs(sentences)]
+
+
+def fold_pairs(sentences: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same as folded names and a sentence."""
     same: dict[str, list[tuple[str, str]]] = {}
     for name, sentence in sentences:
         same.setdefault(_without_own_name(name, sentence), []).append((name, sentence))
     return [
-        f"{fold_names([name for name, _ in found])}: {sentence if len(found) > 1 else found[0][1]}"
+        (fold_names([name for name, _ in found]), sentence if len(found) > 1 else found[0][1])
         for sentence, found in same.items()
     ]
+
+
+def fold_places(things: Iterable[tuple[str, str]]) -> str:
+    """Nodes and what is there, in one line, equal ones named once.
+
+    >>> fold_places([("n1", "5 ranks"), ("n2", "4 ranks"), ("n3", "4 ranks")])
+    '5 ranks on n1, 4 ranks on n[2-3]'
+    """
+    same: dict[str, list[str]] = {}
+    for name, thing in things:
+        same.setdefault(thing, []).append(name)
+    return ", ".join(f"{thing} on {fold_names(names)}" for thing, names in same.items())
 
 
 def _without_own_name(name: str, sentence: str) -> str:

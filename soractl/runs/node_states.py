@@ -70,7 +70,12 @@ def read_states(attempt: AttemptDir, nodes: Sequence[Node]) -> list[NodeState]:
     return [NodeState(node.name, exit_code=_read_exit(attempt, node)) for node in nodes]
 
 
-def ask_states(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> list[NodeState]:
+def ask_states(
+    attempt: AttemptDir,
+    record: AttemptRecord,
+    remote: Remote,
+    deadline_s: float = LOOK_DEADLINE_S,
+) -> list[NodeState]:
     """States by the nodes' own answers."""
 
     def request(node: Node) -> Request:
@@ -78,7 +83,7 @@ def ask_states(attempt: AttemptDir, record: AttemptRecord, remote: Remote) -> li
         names = f"run_id={shlex.quote(record.run_id)}\nexit_file={shlex.quote(str(exit_file))}\n"
         return Request(("sh", "-s"), names + script("soractl.runs", "look.sh"))
 
-    results = run_everywhere(record.nodes, request, remote, deadline_s=LOOK_DEADLINE_S)
+    results = run_everywhere(record.nodes, request, remote, deadline_s=deadline_s)
     return [_state(result, _read_exit(attempt, result.node)) for result in results]
 
 

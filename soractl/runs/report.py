@@ -12,12 +12,13 @@ from soractl.errors import INTERRUPTED
 from soractl.processes.scan import NodeProcesses
 from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
-from soractl.remote.folding import fold_names
+from soractl.remote.folding import fold_lines, fold_names, fold_pairs
 from soractl.runs.events import Event
 from soractl.runs.find import last_attempt, stage_of
 from soractl.runs.kill import Killed
 from soractl.runs.lost_nodes import resume_on
 from soractl.runs.node_log import NodeLog
+from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
 from soractl.runs.record import read_record
@@ -57,17 +58,8 @@ def status_lines(status: RunStatus) -> list[str]:
     unsettled = status.state in ("running", "unknown")
     for owner in sorted({node.owner for node in status.nodes if unsettled and node.owner}):
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
-    odd = [
-        node
-        for node in status.nodes
-        if unsettled and (node.fault or node.exit_code or node.outlived_by)
-    ]
-    for node in odd:
-        if node.outlived_by:
-            left = text.count(node.outlived_by, "rank")
-            rows.append((node.node, f"its launcher is gone, {left} of the run go on"))
-            continue
-        rows.append((node.node, str(node.fault or f"ended with exit code {node.exit_code}")))
+    if unsettled:
+        rows += fold_pairs((node.node, why) for node in status.nodes if (why := _oddity(node)))
     shown = text.pairs(rows)
     if failure := status.first_failure:
         why = (
@@ -78,6 +70,14 @@ def status_lines(status: RunStatus) -> list[str]:
         shown += [why, *failure_details(failure)]
         shown += next_lines(status.run, failure)
     return shown
+
+
+def _oddity(node: NodeState) -> str:
+    if node.outlived_by:
+        return f"its launcher is gone, {text.count(node.outlived_by, 'rank')} of the run go on"
+    if node.fault:
+        return str(node.fault)
+    return f"ended with exit code {node.exit_code}" if node.exit_code else ""
 
 
 def runs_parts(rows: Sequence[RunRow]) -> list[str | Table]:
@@ -155,30 +155,35 @@ def event_json_line(event: Event) -> str:
 
 
 def kill_lines(killed: Killed | None) -> list[str]:
-    """Processes that `kill` found, a line a node, and what became of them."""
+    """Processes that `kill` found, equal nodes in one line, and what became of them."""
     if killed is None:
         return ["no run is running"]
     if not any(node.processes or node.fault for node in killed.found):
         return [f"nothing of {killed.title} is running"]
     if killed.interrupted:
         return [
-            *map(_found_line, killed.found),
+            *fold_lines(map(_found, killed.found)),
             f"interrupted: nothing of {killed.title} was stopped",
         ]
     if not killed.stopped:
-        return [f"would stop {killed.title}", *map(_found_line, killed.found)]
-    gone = sum(len(node.found) - len(node.survivors) for node in killed.stopped)
+        return [f"would stop {killed.title}", *fold_lines(map(_found, killed.found))]
+    stopped = fold_lines(map(_stopped, killed.stopped))
+    gone = text.count(
+        sum(len(node.found) - len(node.survivors) for node in killed.stopped),
+        "process",
+        "processes",
+    )
     if any(node.fault == INTERRUPTED for node in killed.stopped):
         return [
-            *map(_stopped_line, killed.stopped),
-            f"interrupted: {_processes(gone)} of {killed.title} stopped; what ignores TERM stays",
+            *stopped,
+            f"interrupted: {gone} of {killed.title} stopped; what ignores TERM stays",
         ]
-    return [*map(_stopped_line, killed.stopped), f"{killed.title}: {_processes(gone)} stopped"]
+    return [*stopped, f"{killed.title}: {gone} stopped"]
 
 
 def kill_progress(killed: Killed, grace_s: float) -> str:
     """Line of `kill` while processes have time to end."""
-    asked = _processes(sum(len(node.processes) for node in killed.found))
+    asked = text.count(sum(len(node.processes) for node in killed.found), "process", "processes")
     return f"{killed.title}: asking {asked} to end; KILL after {span(grace_s)} (--grace)"
 
 
@@ -195,25 +200,27 @@ def _node_json(node: NodeProcesses | StopResult) -> dict[str, Any]:
     return {**asdict(replace(node, fault=None)), "node": node.node.name, "error": fault}
 
 
-def _found_line(node: NodeProcesses) -> str:
-    if node.fault:
-        return f"{node.node.name}: {node.fault}"
-    return f"{node.node.name}: {_kinds(node.processes)}"
+def _found(node: NodeProcesses) -> tuple[str, str]:
+    return node.node.name, str(node.fault or _kinds(node.processes))
 
 
-def _stopped_line(node: StopResult) -> str:
+def _stopped(node: StopResult) -> tuple[str, str]:
+    return node.node.name, _end(node)
+
+
+def _end(node: StopResult) -> str:
     if node.fault == INTERRUPTED and node.found:
-        return f"{node.node.name}: {_kinds(node.found)}; TERM was sent, KILL was not"
+        return f"{_kinds(node.found)}; TERM was sent, KILL was not"
     if node.fault == INTERRUPTED:
-        return f"{node.node.name}: interrupted before anything was sent"
+        return "interrupted before anything was sent"
     if node.fault and not node.found:
-        return f"{node.node.name}: {node.fault}"
+        return str(node.fault)
     parts = [_kinds(node.found)]
     parts += [f"{node.killed} by SIGKILL"] if node.killed else []
     parts += [f"still there: {_process(process)}" for process in node.survivors]
     parts += [f"GPU memory still held by {pid}" for pid in node.gpu_pids]
     parts += [str(node.fault)] if node.fault else []
-    return f"{node.node.name}: {'; '.join(parts)}"
+    return "; ".join(parts)
 
 
 def _kinds(processes: Sequence[Process]) -> str:
@@ -231,10 +238,6 @@ def _kinds(processes: Sequence[Process]) -> str:
 def _process(process: Process) -> str:
     state = " in state D, which only the kernel ends" if process.state == "D" else ""
     return f"{process.pid}{state} {process.command[:80]}".rstrip()
-
-
-def _processes(number: int) -> str:
-    return "1 process" if number == 1 else f"{number} processes"
 
 
 def checkpoints(run: RunDir) -> str:

@@ -1,11 +1,12 @@
 """State of a run, and of all runs: from files and, as long as one may run, from its nodes."""
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshOptions
 from soractl.runs.find import last_attempt, no_run, stage_of
 from soractl.runs.lost_nodes import lost_nodes
-from soractl.runs.node_states import NodeState, ask_states, read_states
+from soractl.runs.node_states import LOOK_DEADLINE_S, NodeState, ask_states, read_states
+from soractl.runs.owner import other_owner
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import AttemptRecord, read_record
@@ -23,7 +25,7 @@ from soractl.runs.start_lock import is_starting
 from soractl.slurm.client import Slurm
 from soractl.slurm.queue import QueueEntry
 from soractl.slurm.record import JobRecord, open_job
-from trainer.atomic_files import RunDirError, read_json
+from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir, runs
 
 State = Literal[
@@ -41,6 +43,8 @@ Connect = Callable[[SshOptions], AbstractContextManager[Remote]]
 
 ALL_RUNS_DEADLINE_S = 60.0
 ASKED_AT_ONCE = 4  # runs; a node's sshd takes ten requests at a time
+QUICK_LOOK_S = 3.0
+OLD_END_S = 600.0  # after it a node that is silent is not waited for
 FULL_BYTES = 2**20  # with less room not even a line of a log is sure to be written
 
 
@@ -92,7 +96,9 @@ def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunS
     nodes = read_states(attempt, record.nodes)
     outcome = read_outcome(attempt)
     if outcome is None and any(node.exit_code != 0 for node in nodes):
-        nodes = ask_states(attempt, record, remote)
+        # Where every launcher has ended, only ranks that it may have left are looked for.
+        deadline_s = QUICK_LOOK_S if all(node.ended for node in nodes) else LOOK_DEADLINE_S
+        nodes = ask_states(attempt, record, remote, deadline_s)
     head_log = attempt.node_log(record.nodes[0].name)
     head = nodes[0]
     progress = ProgressReader(run, head_log, attempt.number).look(head.clock_unix_s, head.age_s)
@@ -100,6 +106,7 @@ def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunS
     may_run = any(node.may_run for node in nodes if node.node not in lost)
     if outcome is None and not may_run and not is_starting(run):
         outcome = settle(attempt, record, nodes, lost)
+        _keep(run, attempt, outcome, is_certain=not any(node.fault for node in nodes))
     return RunStatus(
         run=run,
         stage=stage_of(run),
@@ -111,6 +118,27 @@ def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunS
         slowest_node=_node_of(record, progress.slowest_rank),
         disk_is_full=_disk_is_full(run),
     )
+
+
+def _keep(run: RunDir, attempt: AttemptDir, outcome: Outcome, *, is_certain: bool) -> None:
+    """Note the end of an attempt that nobody followed, so that no later look asks its nodes.
+
+    Where a node gave no answer, it has to be long ago. Not under a supervisor, which notes what it
+    did about it, and not where this user cannot write.
+    """
+    if run.supervisor.exists() or other_owner(run.path):
+        return
+    with suppress(OSError):
+        ended_s = _last_sign_s(attempt)
+        with tempfile.TemporaryFile(dir=attempt.path) as now:  # dated by the same clock
+            is_old = os.fstat(now.fileno()).st_mtime - ended_s > OLD_END_S
+        if (is_certain or is_old) and not attempt.exit.exists():
+            write_json(attempt.exit, replace(outcome, ended_unix_s=ended_s).as_json())
+
+
+def _last_sign_s(attempt: AttemptDir) -> float:
+    """When the newest file of an attempt was written."""
+    return max(path.stat().st_mtime for path in attempt.path.iterdir() if path.is_file())
 
 
 def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) -> RunStatus:

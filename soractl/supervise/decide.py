@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from soractl.remote.folding import fold_lines
 from soractl.runs.post_mortem import Failure
 from soractl.supervise.states import State
 
@@ -119,11 +120,11 @@ def decide(situation: Situation) -> Decision:
         chosen = _chosen(situation, {*barred, *also})
         if len(chosen) >= max(1, least):
             return Restart(chosen, also)
-    missing = [
-        f"{name}: {situation.unusable.get(name, 'quarantined')}"
+    missing = fold_lines(
+        (name, situation.unusable.get(name, "quarantined"))
         for name in situation.nodes
         if name in barred
-    ]
+    )
     return Wait(f"{len(chosen)} of {least} nodes are usable ({'; '.join(missing)})")
 
 

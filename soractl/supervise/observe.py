@@ -7,6 +7,7 @@ no node answers, is blind: what it did not see is nobody's fault.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from soractl.remote.folding import fold_names
 from soractl.supervise.states import State
 from soractl.supervise.step_clock import Limits, Phase, StepClock
 
@@ -139,7 +140,7 @@ def _broken(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
         return None
     bad = [name for name, at in memory.turned_bad_s.items() if look.at_s - at < BREAKER_S]
     if len(bad) >= BREAKER_NODES or (len(bad) >= 2 and 3 * len(bad) >= len(look.nodes)):
-        names = ", ".join(sorted(bad))
+        names = fold_names(bad)
         return Verdict(
             State.BLIND, f"{names} turned bad within ten minutes: too many to be their own fault"
         )

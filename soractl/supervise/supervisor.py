@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from soractl.cluster.settings import Cluster, SuperviseSettings
 from soractl.errors import ExitCode, SoractlError
 from soractl.processes.stop import StopResult
+from soractl.remote.folding import fold_names
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
 from soractl.runs.post_mortem import Failure, read_outcome, settle
@@ -243,7 +244,7 @@ class Supervisor:
         by_name = {node.name: node for node in nodes_of(self._run)}
         note_verdict(attempt, past[-1], "restart")
         following = self._actor.restart(attempt, [by_name[name] for name in decision.nodes], start)
-        where = ", ".join(decision.nodes)
+        where = fold_names(decision.nodes)
         self._log.write(EventKind.RESTARTED, attempt=following.number, text=f"on {where}")
         self._notify("restarted", f"{self._run.name} goes on as attempt {following.number}")
         return following

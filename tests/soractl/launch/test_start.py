@@ -12,12 +12,13 @@ from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
-from soractl.remote.nodes import this_machine
+from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult
+from soractl.runs.record import node_as_json
 from soractl.terminal.progress_bar import PlainDisplay
 from tests.waiting import wait_for
-from trainer.atomic_files import read_json
-from trainer.run_dir import RunDir
+from trainer.atomic_files import read_json, write_json
+from trainer.run_dir import RunDir, create_run
 
 
 def prepared():
@@ -144,6 +145,23 @@ def test_a_run_is_never_started_twice_at_once(two_nodes):
         (first.run.path / "end").touch()
         follower.follow(first.run, first.attempt, remote, PlainDisplay())
     assert [attempt.number for attempt in first.run.attempts()] == [1]
+
+
+def test_a_living_run_on_many_nodes_is_refused_in_one_line(tmp_path):
+    run = create_run(tmp_path, "smoke")
+    attempt = run.new_attempt()
+    nodes = [{**node_as_json(Node(f"n{i:03}")), "ranks": 2} for i in range(1, 201)]
+    values = {"run_id": str(run.path), "nodes": nodes, "ssh": {}, "started_unix_s": 0.0}
+    write_json(attempt.plan, values)
+
+    def ask(node, request, deadline_s):
+        processes = 5 if node.name == "n001" else 4
+        return NodeResult(node, stdout=f"=== processes {processes}\n", exit_code=0)
+
+    with pytest.raises(SoractlError) as caught:
+        launcher.refuse_if_alive(run, ask)
+    where = "5 processes on n001, 4 processes on n[002-200]"
+    assert str(caught.value) == f"001-smoke is still running: {where}"
 
 
 def test_two_resumes_at_the_same_moment_start_one_attempt(two_nodes):

@@ -44,6 +44,14 @@ def test_one_line_a_node_and_the_count():
     )
 
 
+def test_equal_nodes_are_one_line():
+    stopped = [StopResult(Node(f"n{i:03}"), FOUND[:1]) for i in range(1, 201)]
+    lines, _ = shown(*stopped)
+    assert lines == ["n[001-200]: 1 rank", "007-stage2: 200 processes stopped"]
+    killed = Killed("007-stage2", tuple(NodeProcesses(s.node, s.found) for s in stopped), ())
+    assert report.kill_lines(killed) == ["would stop 007-stage2", "n[001-200]: 1 rank"]
+
+
 def test_what_is_still_there_is_named_and_is_exit_code_1():
     stuck = process(1, state="D")
     result = StopResult(Node("n1"), FOUND, killed=4, survivors=(stuck,), gpu_pids=(3,))

@@ -9,8 +9,10 @@ from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.runs import report
+from soractl.runs.node_states import NO_ANSWER, NodeState
+from soractl.runs.post_mortem import read_outcome
 from soractl.runs.record import node_as_json
-from soractl.runs.status import list_runs, looks, read_status
+from soractl.runs.status import RunStatus, list_runs, looks, read_status
 from trainer.atomic_files import append_jsonl, write_json
 from trainer.run_dir import create_run
 
@@ -149,6 +151,62 @@ def test_a_node_that_is_off_has_failed_once_all_others_have_ended(tmp_path):
         "n2",
         "the node does not answer (unreachable: no route)",
     )
+
+
+def test_an_end_that_nobody_followed_is_noted_once_and_no_node_is_asked_again(tmp_path):
+    run, attempt = begin(tmp_path)
+    end(attempt, 1, 137)
+    os.utime(attempt.node_exit("n2"), (2e9, 2e9))
+    nodes = Nodes(n1=(0, 0, 1), n2=(0, 0, 137))
+    first = read_status(run, nodes)
+    assert sorted(nodes.asked) == ["n1", "n2"]
+    outcome = read_outcome(attempt)
+    assert (outcome.exit_code, outcome.ended_unix_s) == (1, 2e9)
+    again = read_status(run, nodes)
+    [row] = list_runs(tmp_path, nodes.connect)
+    assert (again.state, again.first_failure) == ("failed", first.first_failure)
+    assert (row.state, row.failure, len(nodes.asked)) == ("failed", first.first_failure, 2)
+
+
+def test_a_silent_node_is_waited_for_until_the_end_is_long_ago(tmp_path):
+    run, attempt = begin(tmp_path)
+    attempt.node_exit("n1").write_text("1\n")
+    nodes = Nodes(n1=(0, 0, 1), n2=None)
+    assert read_status(run, nodes).state == "failed"
+    assert read_outcome(attempt) is None
+    for path in attempt.path.iterdir():
+        os.utime(path, (1e9, 1e9))
+    assert read_status(run, nodes).state == "failed"
+    assert read_outcome(attempt).first_failure.lost == ("n2",)
+
+
+def test_a_supervisor_notes_the_end_itself(tmp_path):
+    run, attempt = begin(tmp_path)
+    end(attempt, 1, 1)
+    run.supervisor.write_text("{}")
+    assert read_status(run, Nodes(n1=(0, 0, 1), n2=(0, 0, 1))).state == "failed"
+    assert read_outcome(attempt) is None
+
+
+def test_where_all_launchers_have_ended_the_nodes_are_asked_for_a_moment_only(tmp_path):
+    run, attempt = begin(tmp_path)
+    deadlines = []
+
+    def ask(node, request, deadline_s):
+        deadlines.append(deadline_s)
+        return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
+
+    read_status(run, ask)
+    end(attempt, 1, 1)
+    read_status(run, ask)
+    assert max(deadlines[:2]) > 5 > 3.1 > max(deadlines[2:])
+
+
+def test_many_odd_nodes_are_one_line(tmp_path):
+    nodes = [NodeState(f"n{i:03}", fault=NO_ANSWER) for i in range(1, 201)]
+    status = RunStatus(run=create_run(tmp_path, "smoke"), stage="smoke", state="unknown",
+                       nodes=tuple(nodes))  # fmt: skip
+    assert report.status_lines(status)[-1] == f"n[001-200]  {NO_ANSWER}"
 
 
 def test_an_exit_code_seen_here_counts_though_its_node_is_off_now(tmp_path):

@@ -174,7 +174,7 @@ def test_a_third_of_the_nodes_and_at_least_two_turning_bad_is_no_single_nodes_fa
     gone = nodes(n2={"vanished": True}, n3={"vanished": True})
     story, last, _ = seen([*HEALTHY, *standing(60, 70, nodes=gone)])
     assert story[-1][1] is State.BLIND
-    assert last.reason == "n2, n3 turned bad within ten minutes: too many to be their own fault"
+    assert last.reason == "n[2-3] turned bad within ten minutes: too many to be their own fault"
 
 
 def test_the_breaker_opens_ten_minutes_later():
