@@ -11,6 +11,7 @@ from trainer.run_dir import AttemptDir, RunDir
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#]+?)(?:#[^)]*)?\)")
+BACKTICKS = re.compile(r"`([^`]+)`")
 MENTION = re.compile(r"(?:^|`|\$ )soractl ([a-z]+)", re.MULTILINE)
 
 
@@ -74,6 +75,26 @@ def test_the_tree_of_a_run_has_every_name_of_the_contract():
 def test_a_page_links_only_to_what_is_there(page):
     targets = [link for link in LINK.findall(page.read_text()) if "://" not in link]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def exists(pattern):
+    return any(REPOSITORY.glob(pattern))
+
+
+def test_the_table_of_beginnings_names_only_what_is_there():
+    page = (REPOSITORY / "docs/CONTRIBUTING.md").read_text()
+    table = page.partition("## Where to begin")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")][1:]
+    paths = []
+    for row in rows:
+        folder = ""
+        for path in BACKTICKS.findall(" ".join(row)):
+            # a name without a folder stands beside the one before it
+            path = path if "/" in path else f"{folder}/{path}"
+            folder = path.rpartition("/")[0]
+            paths.append(path)
+    assert len(paths) > len(rows)
+    assert [path for path in paths if not any(map(exists, (path.rstrip("/"), f"{path}.py")))] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
