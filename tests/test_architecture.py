@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -34,21 +35,29 @@ STARTS_PROGRAMS = {"soractl.remote.local", "soractl.processes.reserve"}  # the s
 def modules(package, root=REPOSITORY):
     """Syntax trees by dotted name."""
     return {
-        ".".join(file.relative_to(root).with_suffix("").parts): ast.parse(file.read_text())
+        ".".join(file.relative_to(root).with_suffix("").parts): parsed(file.read_text())
         for file in sorted((root / package).rglob("*.py"))
         if file.name != "__init__.py"
     }
 
 
+@cache
+def parsed(source):
+    return ast.parse(source)
+
+
+@cache
+def nodes_of(tree, kind):
+    """All nodes of a kind: every rule walks the same trees."""
+    return [node for node in ast.walk(tree) if isinstance(node, kind)]
+
+
 def imports(tree, known):
     """The dotted names that a module imports; of ours the module, not what is taken from it."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= inner & known or {node.module}
+    found = {alias.name for node in nodes_of(tree, ast.Import) for alias in node.names}
+    for node in nodes_of(tree, ast.ImportFrom):
+        inner = {f"{node.module}.{alias.name}" for alias in node.names}
+        found |= inner & known or {node.module}
     return found
 
 
@@ -120,7 +129,7 @@ def loads_torch(root=REPOSITORY):
 
 def calls(tree):
     """Dotted names of everything that is called."""
-    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return {ast.unparse(node.func) for node in nodes_of(tree, ast.Call)}
 
 
 def test_imports_go_one_way():
@@ -244,13 +253,16 @@ def test_the_trainer_knows_no_command_of_soractl():
 
 def spelled(tree):
     """Texts of a module that are, or begin with, a file name of a run; docstrings have spaces."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            for word in node.value.split("/"):
-                if " " not in word and word.startswith(FILE_NAMES):
-                    yield node.value
-        elif isinstance(node, ast.Attribute) and ast.unparse(node).endswith("path.parent.parent"):
+    for node in nodes_of(tree, ast.Constant):
+        if isinstance(node.value, str) and any(map(is_spelled, node.value.split("/"))):
+            yield node.value
+    for node in nodes_of(tree, ast.Attribute):
+        if node.attr == "parent" and ast.unparse(node).endswith("path.parent.parent"):
             yield ast.unparse(node)
+
+
+def is_spelled(word):
+    return " " not in word and word.startswith(FILE_NAMES)
 
 
 def test_no_module_is_too_long():
