@@ -11,6 +11,7 @@ from typing import Any
 from soractl.diagnosis import node_facts
 from soractl.diagnosis.evidence import MANIFEST, step_of
 from soractl.diagnosis.examination import started
+from soractl.diagnosis.node_facts import NodeFacts
 from soractl.diagnosis.why import CaseFile, Explanation, explain
 from soractl.remote.requests import Remote
 from soractl.runs.events import Event, EventKind, read_events
@@ -51,7 +52,8 @@ def explain_run(run: RunDir, remote: Remote) -> Explained:
                 break
     if failure is None or status.state == "ended":
         return Explained(newest.number, status.state, newest.number, None)
-    case = read_case(run, attempt, record, failure, remote)
+    facts = node_facts.ask(record.nodes, run.path, remote)
+    case = read_case(run, attempt, record, failure, facts)
     return Explained(attempt.number, status.state, newest.number, explain(case))
 
 
@@ -60,10 +62,9 @@ def read_case(
     attempt: AttemptDir,
     record: AttemptRecord,
     failure: Failure | None,
-    remote: Remote,
+    facts: Sequence[NodeFacts] = (),
 ) -> CaseFile:
-    """All that is known of an attempt's end; nodes that do not answer add nothing."""
-    facts = node_facts.ask(record.nodes, run.path, remote)
+    """All that is known of an attempt's end; nodes that did not answer add nothing."""
     ended = max([_ended_unix_s(attempt), record.started_unix_s])
     span = record.started_unix_s - CLOCKS_S, ended + CLOCKS_S
     folder, verdict = newest_evidence(attempt)
@@ -80,6 +81,7 @@ def read_case(
         kernel={one.node: within(one.kernel, *span) for one in facts},
         verdict=verdict,
         watched=_watched(run, attempt),
+        full_disks={one.node: one.full_disks for one in facts if one.full_disks},
         stopped_by=f"`soractl {stop.by}`" if stop else None,
         stopped_unix_s=stop.time_unix_s if stop else None,
         evidence=str(folder) if folder else None,

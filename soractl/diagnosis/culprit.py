@@ -17,6 +17,7 @@ from soractl.terminal import text
 WHERE_FRAMES = 5
 OWN_CODE = "/trainer/"
 JOINING = "init_process_group"
+SAVER_THREAD = "checkpoint"  # how its name begins
 SAVER_WAIT = "Saver.wait"  # of the trainer: a save begins when the last one is on disk
 
 
@@ -71,10 +72,12 @@ def verdict(first: Look, second: Look) -> Verdict:
     side = {group for one in ranks for group in one.enqueued} - main
     lagging = _least(ranks, main)
     if not any(_place(one, main) for one in ranks):
-        return _in_the_start(ranks)
+        return _in_the_start(ranks, before)
     if lagging and not _wait_inside(lagging, ranks, main):
         behind = _least(ranks, side)
-        if behind and all(_waits_for_its_save(one) for one in (*behind, *lagging)):
+        waits = all(_waits_for_its_save(one) for one in (*behind, *lagging))
+        slowed = all(_is_slowed_by_its_save(before[one.rank], one) for one in lagging)
+        if behind and (waits or (slowed and behind == lagging)):
             return _blame(VerdictKind.SAVING, behind, ranks, groups=side)
         return _blame(VerdictKind.LAGGING, lagging, ranks, groups=main)
     if any(_moved(before[one.rank], one, side) for one in ranks):
@@ -120,6 +123,22 @@ def _wait_inside(
 
 def _waits_for_its_save(rank: RankLook) -> bool:
     return any(frame.function == SAVER_WAIT for frame in rank.main_stack)
+
+
+def _is_slowed_by_its_save(before: RankLook, after: RankLook) -> bool:
+    """Its training goes on, late, while the thread that saves stays where it is."""
+    return _functions(before.main_stack) != _functions(after.main_stack) and (
+        _functions(_saver_stack(before)) == _functions(_saver_stack(after)) != ()
+    )
+
+
+def _functions(stack: Sequence[Frame]) -> tuple[str, ...]:
+    return tuple(frame.function for frame in stack)
+
+
+def _saver_stack(rank: RankLook) -> Sequence[Frame]:
+    named = (one.frames for one in rank.stacks if one.thread.startswith(SAVER_THREAD))
+    return next(named, ())
 
 
 def _at(rank: RankLook, group: str) -> int:
@@ -169,13 +188,18 @@ def _oldest_pending(ranks: Sequence[RankLook]) -> Collective | None:
     return None
 
 
-def _in_the_start(ranks: Sequence[RankLook]) -> Verdict:
-    """No collective yet: ranks that have not begun to join are waited for by those that have."""
+def _in_the_start(ranks: Sequence[RankLook], before: Mapping[int, RankLook]) -> Verdict:
+    """No collective yet: ranks that have not begun to join are waited for by those that have.
+
+    While nobody waits, whose stack has changed is on its way.
+    """
     joining = [one for one in ranks if any(f.function == JOINING for f in one.main_stack)]
     others = [one for one in ranks if one not in joining]
     if joining and others:
         reason = "it has not joined the process group"
         return _blame(VerdictKind.LAGGING, others, ranks, reason=reason)
+    if others and any(before[one.rank].main_stack != one.main_stack for one in ranks):
+        return Verdict(VerdictKind.MOVING)
     return _symmetric(ranks)
 
 
@@ -192,11 +216,8 @@ def _symmetric(ranks: Sequence[RankLook]) -> Verdict:
 
 
 def _where(rank: RankLook, kind: VerdictKind) -> tuple[str, ...]:
-    stack: Sequence[Frame] = rank.main_stack
-    if kind is VerdictKind.SAVING:
-        named = [one.frames for one in rank.stacks if one.thread.startswith("checkpoint")]
-        stack = named[0] if named else stack
-    return shown(stack)
+    saver = _saver_stack(rank) if kind is VerdictKind.SAVING else ()
+    return shown(saver or rank.main_stack)
 
 
 def shown(stack: Sequence[Frame]) -> tuple[str, ...]:

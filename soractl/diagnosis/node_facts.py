@@ -51,6 +51,13 @@ class NodeFacts:
         return tuple(self.texts.get("kernel", "").splitlines())
 
     @property
+    def full_disks(self) -> tuple[str, ...]:
+        """Mount points without room for bytes or files, of those that a run writes to."""
+        rows = [line.split() for line in self.texts.get("disk", "").splitlines()]
+        full = (row[5] for row in rows if len(row) == 6 and row[1] != "0" and row[3] == "0")
+        return tuple(dict.fromkeys(full))
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Its own addresses."""
         return tuple(self.texts.get("addresses", "").split())

@@ -163,11 +163,29 @@ ERRORS = (
 
 LOGS = (
     Signature(
+        "a checkpoint could not be written",
+        _of(r"checkpoint \S+ given up, training goes on: "),
+        Source.LOG,
+        Role.CONFIRMATION,
+    ),
+    Signature(
+        "a disk is full",
+        _of(
+            r"^(?!.*training goes on: ).*"
+            r"(?:No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\])"
+        ),
+        Source.LOG,
+        kind=CauseKind.DISK,
+        advice=("make room there, then resume; `soractl ckpt prune` removes old checkpoints",),
+        is_sure=False,
+    ),
+    Signature(
         "torchrun was refused its port",
         _of(r"EADDRINUSE|[Aa]ddress already in use"),
         Source.LOG,
         kind=CauseKind.REQUEST,
         advice=("another run may hold it: set master_port in the cluster's file",),
+        is_sure=False,  # what is left of the last attempt lets it go soon
     ),
     Signature(
         "ranks could not meet at the start",
@@ -192,12 +210,6 @@ LOGS = (
         Source.LOG,
         kind=CauseKind.REQUEST,
         advice=("`pip install '.[train]'` where training is installed",),
-    ),
-    Signature(
-        "a checkpoint could not be written",
-        _of(r"checkpoint \S+ given up, training goes on: "),
-        Source.LOG,
-        Role.CONFIRMATION,
     ),
 )
 

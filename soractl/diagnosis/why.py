@@ -52,6 +52,7 @@ class Finding:
     advice: tuple[str, ...] = ()
     is_sure: bool = True
     time_unix_s: float | None = None  # by the node's clock
+    collective: str = ""  # of a hang, without its number, which restarts with each attempt
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class CaseFile:
     kernel: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of the attempt, by node
     verdict: Mapping[str, Any] | None = None  # of the newest evidence: `verdict.json`
     watched: Event | None = None  # a supervisor's or follower's last word of a hang or a lost node
+    full_disks: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by node
     stopped_by: str | None = None  # an operator's command
     stopped_unix_s: float | None = None  # when that was
     evidence: str | None = None  # its folder
@@ -82,8 +84,22 @@ class Explanation:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for two failures of one cause, whatever the rank: numbers do not count."""
-        return re.sub(r"\d+", "N", self.root.text if self.root else "")
+        """Equal for two exceptions of one kind, or two hangs in one collective; else nothing.
+
+        Numbers do not count. What hardware does is never the same twice.
+        """
+        if self.root is None or self.kind in (CauseKind.HARDWARE, CauseKind.NETWORK):
+            return ""
+        is_known = self.kind is not CauseKind.UNKNOWN
+        return re.sub(r"\d+", "N", self.root.collective or (self.root.text if is_known else ""))
+
+    @property
+    def suspect(self) -> str | None:
+        """The node whose hardware failed, or where a signal ended a rank."""
+        if self.root is None:
+            return None
+        is_killed = KILLED.search(self.root.text) is not None
+        return self.root.node if is_killed or self.kind is CauseKind.HARDWARE else None
 
 
 def explain(case: CaseFile) -> Explanation:
@@ -100,6 +116,7 @@ def explain(case: CaseFile) -> Explanation:
         *_logs(case),
         *_kernel(case),
         *_clocks(case),
+        *_disks(case),
     ]
     root = _root(case, found, errors, driver)
     if root is None:
@@ -208,14 +225,19 @@ def _errors(case: CaseFile) -> Iterator[Finding]:
         words, trace = str(account["error"]), account.get("traceback") or ""
         where: dict[str, Any] = {"node": account.get("node"), "rank": int(account["rank"])}
         where["time_unix_s"] = float(account["time_unix_s"])
-        if one := next(matching(words, ERRORS), None):
+        remedy = account.get("remedy") or {}
+        if earlier := remedy.get("checkpoint"):
+            advice = (f"`soractl resume {earlier}` goes on from the one before it",)
+            cause = "the checkpoint to resume from is damaged"
+            yield Finding(Role.ROOT, words, cause, CauseKind.DATA, advice=advice, **where)
+        elif one := next(matching(words, ERRORS), None):
             yield Finding(
-                *(one.role, words, one.cause, one.kind),
+                *(one.role, words, one.cause, CauseKind.REQUEST if remedy else one.kind),
                 advice=one.advice,
                 is_sure=one.is_sure,
                 **where,
             )
-        elif not trace:
+        elif remedy or not trace:
             advice = ("correct it, then resume",)
             yield Finding(
                 Role.ROOT, words, "the trainer refused", CauseKind.REQUEST, advice=advice, **where
@@ -258,6 +280,7 @@ def _verdict(case: CaseFile) -> Iterator[Finding]:
         where: dict[str, Any] = {
             "node": next(iter(found["nodes"]), None),
             "rank": next(iter(found["ranks"]), None),
+            "collective": _kind_of(found.get("collective")),
         }
         if found["kind"] == "symmetric":
             links = case.verdict.get("links", ())
@@ -279,6 +302,10 @@ def _verdict(case: CaseFile) -> Iterator[Finding]:
             advice=(DIAGNOSE,),
             is_sure=False,
         )
+
+
+def _kind_of(collective: Mapping[str, Any] | None) -> str:
+    return "{name} of the {description} group".format(**collective) if collective else ""
 
 
 def _lost(case: CaseFile) -> Iterator[Finding]:
@@ -324,3 +351,15 @@ def _clocks(case: CaseFile) -> Iterator[Finding]:
         if offset.surely_above(CLOCK_S):
             words = f"{offset.value:+.1f} s beside this machine's"
             yield Finding(Role.CONFIRMATION, words, "the clock is wrong", node=node)
+
+
+def _disks(case: CaseFile) -> Iterator[Finding]:
+    """Last of all, since a full disk takes the words of those that it ends."""
+    for node, folders in case.full_disks.items():
+        for folder in folders:
+            one = next(matching("No space left on device", ERRORS))
+            yield Finding(
+                *(Role.ROOT, f"{folder} is full", one.cause, one.kind, node),
+                advice=one.advice,
+                is_sure=False,
+            )

@@ -7,10 +7,14 @@ the run's newest. Stopping and starting hold the run's start lock as `launch` an
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soractl.diagnosis import node_facts
+from soractl.diagnosis.node_facts import NodeFacts
+from soractl.diagnosis.signatures import CauseKind
 from soractl.launch import preflight
 from soractl.launch import start as launcher
 from soractl.launch.prepare import LaunchOptions, on_nodes, prepare_restart
@@ -24,7 +28,7 @@ from soractl.runs.node_states import read_states
 from soractl.runs.post_mortem import Failure, Outcome, first_failure
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import start_lock
-from soractl.supervise.decide import Cause, CauseClass, PastAttempt
+from soractl.supervise.decide import Cause, PastAttempt
 from soractl.supervise.lease import Lease, LeaseLostError
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
@@ -56,6 +60,15 @@ class Actor:
         which = Selection(run_id=read_record(attempt).run_id)
         with start_lock(self.run):
             return stop(nodes, self.remote, which, grace_s=GRACE_S)
+
+    def clear_and_ask(
+        self, attempt: AttemptDir, nodes: Sequence[Node]
+    ) -> tuple[list[StopResult], list[NodeFacts]]:
+        """The same, while the attempt's nodes are asked for what may explain its end."""
+        record = read_record(attempt)
+        with ThreadPoolExecutor(1, "facts") as pool:
+            asking = pool.submit(node_facts.ask, record.nodes, self.run.path, self.remote)
+            return self.clear(attempt, nodes), asking.result()
 
     def settle(self, attempt: AttemptDir, failure: Failure | None, exit_code: int) -> None:
         """Note how an attempt ended, unless a follower already has."""
@@ -119,7 +132,7 @@ def past_attempts(run: RunDir, before: AttemptDir) -> list[PastAttempt]:
         if values.pop("decision") == GAVE_UP:  # whoever resumed it since has changed something
             break
         cause = values.pop("cause")
-        kind = CauseClass(cause.pop("kind"))
+        kind = CauseKind(cause.pop("kind"))
         found.append(PastAttempt(cause=Cause(kind=kind, **cause), **values))
     return found[::-1]
 

@@ -1,15 +1,15 @@
-"""Causes of failed attempts, and what follows: restart and where, wait, or give up. Pure.
+"""What follows a failed attempt: restart and where, wait, or give up. Pure.
 
-Causes have classes with budgets of their own: a night of bad hardware does not use up what a
-program error may cost, and the other way round.
+Causes are those of `diagnosis.why`, so that the supervisor acts on what `why` shows. Each kind has
+a budget of its own: a night of bad hardware does not use up what a program error may cost.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from soractl.diagnosis.signatures import CauseKind
+from soractl.diagnosis.why import Explanation
 from soractl.remote.folding import fold_lines
 from soractl.runs.post_mortem import Failure
 from soractl.supervise.states import State
@@ -19,31 +19,16 @@ SHORT_ATTEMPTS = 3  # of the last so many, those that were short and one node's 
 SHORT_S = 600.0
 NO_CHECKPOINT_ATTEMPTS = 3
 STARTS_WITHIN_S = 1800.0
-
-
-_DISK = re.compile(r"No space left on device|Disk quota exceeded")
-_REQUEST = re.compile(
-    r"Unauthorized|authentication failed|Permission denied|\b40[13] Client Error|gated repo",
-    re.IGNORECASE,
-)
-_NODES_FAULT = re.compile(
-    r"killed by SIG(KILL|SEGV|BUS|ILL|FPE)|\bXid\b|uncorrectable|\bECC\b|CUDA error|"
-    r"device-side|GPU is lost|Input/output error|Stale file handle"
-)
-_LINKS_FAULT = re.compile(r"NCCL|Connection (reset|closed|refused)|[Tt]imed ?out|Broken pipe")
+BUDGET = {
+    CauseKind.HARDWARE: 50,
+    CauseKind.NETWORK: 50,
+    CauseKind.UNKNOWN: 50,  # hangs that nothing explains, ranks that somebody killed
+    CauseKind.PROGRAM: 10,
+    CauseKind.DATA: 10,
+    CauseKind.REQUEST: 10,  # only likely ones; for those that are sure there is no other attempt
+    CauseKind.DISK: 1,
+}
 _CHECKPOINT = "checkpoint"
-
-
-class CauseClass(StrEnum):
-    """Classes of causes."""
-
-    HARDWARE = "hardware"  # a lost node, a killed rank, a GPU or a link
-    PROGRAM = "program"  # an exception in Python, or a hang that nothing else explains
-    REQUEST = "request"  # bad settings, missing files, no authentication: no restart cures it
-    DISK = "full disk"
-
-
-BUDGET = {CauseClass.HARDWARE: 50, CauseClass.PROGRAM: 10}
 
 
 @dataclass(frozen=True)
@@ -51,10 +36,12 @@ class Cause:
     """Why an attempt ended, as far as it decides what follows."""
 
     state: str  # hung, crashed or lost
-    kind: CauseClass
+    kind: CauseKind
     text: str
     node: str | None = None  # the one to blame, if there is one
     fingerprint: str = ""  # equal for two failures of one cause: an exception, a collective
+    name: str = ""  # as `why` has it: "a GPU fell off the bus (Xid 79)"
+    is_sure: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +120,11 @@ def reason_to_give_up(situation: Situation) -> str:
     attempts = situation.attempts
     last = attempts[-1]
     cause = last.cause
-    if cause.kind is CauseClass.REQUEST:
+    if cause.kind is CauseKind.OPERATOR:
+        return f"it was stopped on purpose: {cause.text}"
+    if cause.kind is CauseKind.REQUEST and cause.is_sure:
         return f"no restart cures this: {cause.text}"
-    if cause.kind is CauseClass.DISK:
+    if cause.kind is CauseKind.DISK and cause.is_sure:
         return f"the disk is full: {cause.text}"
     if len(attempts) > 1 and _is_same(attempts[-2], last):
         return f"twice the same at step {last.step}: {cause.text}"
@@ -148,7 +137,8 @@ def reason_to_give_up(situation: Situation) -> str:
         return f"{starts} starts within {STARTS_WITHIN_S / 60:.0f} minutes"
     spent = Counter(one.cause.kind for one in attempts)
     if spent[cause.kind] > BUDGET[cause.kind]:
-        return f"{spent[cause.kind]} failures by {cause.kind}, more than {BUDGET[cause.kind]}"
+        most = BUDGET[cause.kind]
+        return f"{spent[cause.kind]} failures of kind {cause.kind}, more than {most}"
     return ""
 
 
@@ -183,38 +173,26 @@ def _chosen(situation: Situation, barred: set[str]) -> tuple[str, ...]:
     return tuple(name for name in chosen if name)
 
 
-def cause_of(state: State, failure: Failure, collective: str = "") -> Cause:
-    """The cause of an attempt that was lost, hung or crashed.
+def cause_of(state: State, failure: Failure, found: Explanation) -> Cause:
+    """The cause of an attempt that was lost, hung or crashed, as `why` explains it.
 
-    `collective`: of a hung one, the collective that somebody never entered, where it is known.
+    A cause that nobody knows has the words of the first failure.
     """
-    text = f"rank {failure.rank}: {failure.error}" if failure.rank is not None else failure.error
-    kind, is_nodes = _class_of(state, failure)
-    node = failure.node if is_nodes else None
-    fingerprint = collective if kind is CauseClass.HARDWARE else failure.error
-    return Cause(state.value, kind, text, node, fingerprint)
+    rank, words = failure.rank, failure.error
+    if found.root is not None:
+        rank, words = found.root.rank, found.root.text
+    return Cause(
+        state.value,
+        found.kind,
+        text=words if rank is None else f"rank {rank}: {words}",
+        node=found.suspect,
+        fingerprint=found.fingerprint,
+        name=found.cause if found.root else "",
+        is_sure=found.certainty == "sure",
+    )
 
 
 def checkpoint_to_use(failure: Failure) -> str | None:
     """An earlier checkpoint that the trainer asks to resume from: a later one is damaged."""
     found = (failure.remedy or {}).get(_CHECKPOINT)
     return str(found) if found else None
-
-
-def _class_of(state: State, failure: Failure) -> tuple[CauseClass, bool]:
-    """The class, and whether the node where it showed is to blame for it."""
-    error = failure.error
-    if state is State.LOST:
-        return CauseClass.HARDWARE, True
-    if state is State.HUNG:
-        return CauseClass.HARDWARE, False  # it may be a program's fault: no node pays for it
-    if _DISK.search(error):
-        return CauseClass.DISK, False
-    remedies = {name for name in failure.remedy or {} if name != _CHECKPOINT}
-    if remedies or _REQUEST.search(error):
-        return CauseClass.REQUEST, False
-    if _NODES_FAULT.search(error):
-        return CauseClass.HARDWARE, True
-    if _LINKS_FAULT.search(error):
-        return CauseClass.HARDWARE, False
-    return CauseClass.PROGRAM, False

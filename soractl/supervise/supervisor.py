@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from soractl.cluster.settings import Cluster, SuperviseSettings
+from soractl.diagnosis.case_file import read_case
+from soractl.diagnosis.why import explain
 from soractl.errors import ExitCode, SoractlError
 from soractl.processes.stop import StopResult
 from soractl.remote.folding import fold_names
@@ -61,7 +63,6 @@ class Found:
     path: str | None = None
     text: str = ""
     node: str | None = None
-    collective: str = ""  # that somebody never entered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +178,14 @@ class Supervisor:
         found = self._hooks.evidence(watcher, verdict)
         if found.path or found.text:
             self._write(watcher, EventKind.EVIDENCE, found.text, found.node, found.path)
-        nodes = nodes_of(self._run)
-        everyone = list(dict.fromkeys((*watcher.record.nodes, *nodes)))
-        stopped = actor.clear(attempt, everyone)
+        everyone = list(dict.fromkeys((*watcher.record.nodes, *nodes_of(self._run))))
+        stopped, facts = actor.clear_and_ask(attempt, everyone)
         killed = sum(len(one.found) for one in stopped)
         self._write(watcher, EventKind.KILLED, f"{killed} processes, verified")
         failure = replace(failure, node=found.node or failure.node)
         actor.settle(attempt, failure, ExitCode.FAILED)
-        cause = cause_of(verdict.state, failure, found.collective)
+        case = read_case(self._run, attempt, watcher.record, failure, facts)
+        cause = cause_of(verdict.state, failure, explain(case))
         newest = new_past(self._run, attempt, cause, step)
         past = (*past_attempts(self._run, attempt), newest)
         if cause.node:

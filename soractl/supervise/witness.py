@@ -65,5 +65,4 @@ def evidence_of(run: RunDir, watcher: Watcher, remote: Remote, verdict: Verdict)
         return Found(text=f"no evidence: {error}")
     found = taken.verdict
     node = found.nodes[0] if found.names_somebody and found.nodes else None
-    collective = str(found.collective) if found.collective else ""
-    return Found(str(taken.folder.relative_to(run.path)), str(found), node, collective)
+    return Found(str(taken.folder.relative_to(run.path)), str(found), node)

@@ -39,6 +39,7 @@ PHASES = (
 )
 MOST_AFTER = {"step": 40, "save": 4, "first step": 3}
 LOOK_AGAIN_S = 20.0  # a run that is only slow still moves
+LOOK_LONGER_S = 45.0  # ranks that are being loaded, and those that a thread slows down
 STILL_S = 6.0  # without a step, before the ranks are looked at
 SETTINGS = (
     *("trainer.collective_timeout_s=600.0", "epochs=1000", "checkpoint.every_steps=4"),
@@ -135,10 +136,11 @@ class Campaign:
         wait_for(truth_file.exists)
         self._wait_until_still()
         began = time.monotonic()
+        again_s = LOOK_LONGER_S if case.phase in ("start", "save") else LOOK_AGAIN_S
         attempt = self.run.attempts()[-1]
         with Connections() as remote:
             found = examine(attempt, read_record(attempt), remote).verdict
-            while found.kind is VerdictKind.MOVING and time.monotonic() - began < LOOK_AGAIN_S:
+            while found.kind is VerdictKind.MOVING and time.monotonic() - began < again_s:
                 found = examine(attempt, read_record(attempt), remote).verdict
         seconds = time.monotonic() - began
         truth = json.loads(truth_file.read_text())

@@ -1,5 +1,6 @@
 import pytest
 
+from soractl.diagnosis import node_facts
 from soractl.diagnosis.case_file import explain_run, newest_evidence, read_case, within
 from soractl.diagnosis.report import why_json, why_lines
 from soractl.diagnosis.signatures import CauseKind
@@ -45,7 +46,8 @@ def kernel_of_n1(node, request, deadline_s):
 
 def case_of(run, attempt):
     failure = read_outcome(attempt).first_failure
-    return read_case(run, attempt, read_record(attempt), failure, kernel_of_n1)
+    facts = node_facts.ask(NODES, run.path, kernel_of_n1)
+    return read_case(run, attempt, read_record(attempt), failure, facts)
 
 
 def test_messages_of_other_times_and_without_a_time_do_not_count():

@@ -168,6 +168,15 @@ def test_of_ranks_that_lag_since_a_save_does_not_end_the_one_whose_thread_lags_i
     assert found.collective.description == "save"
 
 
+def test_a_rank_whose_saving_thread_holds_up_its_training_lags_because_of_that_thread():
+    ahead = rank(0, 7, 3, pending={(SAVE, 3), (DEFAULT, 7)})
+    first = Look((ahead, rank(1, 6, 2, functions=("forward", "run"))), 0.0)
+    second = Look((ahead, rank(1, 6, 2, functions=("norm", "forward", "run"))), 2.0)
+    found = verdict(first, second)
+    assert (found.kind, found.ranks, found.where) == (VerdictKind.SAVING, (1,), IN_SAVER)
+    assert verdict(second, second).kind is VerdictKind.LAGGING
+
+
 def test_a_save_that_goes_on_is_no_hang():
     first = Look((rank(0, 7, 3), rank(1, 7, 2)), 0.0)
     second = Look((rank(0, 7, 4), rank(1, 7, 3)), 2.0)
@@ -203,6 +212,13 @@ def test_in_the_start_the_rank_that_has_not_joined_is_waited_for():
     assert (found.kind, found.ranks) == (VerdictKind.LAGGING, (1,))
     assert str(found) == "rank 1 on n2 is waited for: it has not joined the process group"
     assert twice(joining, joining).kind is VerdictKind.SYMMETRIC
+
+
+def test_in_the_start_ranks_that_are_being_loaded_are_looked_at_again():
+    loading = [rank(n, 0, functions=("exec_module",)) for n in (0, 1)]
+    first, second = Look((*loading,), 0.0), Look((loading[0], rank(1, 0, functions=("build",))), 2)
+    assert verdict(first, second) == Verdict(VerdictKind.MOVING)
+    assert verdict(first, first).kind is VerdictKind.SYMMETRIC
 
 
 def test_a_group_whose_entries_were_overwritten_counts_as_the_saving_threads():

@@ -1,5 +1,6 @@
 import pytest
 
+from soractl.diagnosis.signatures import CauseKind
 from soractl.remote.connections import Connections
 from soractl.runs.record import read_record
 from soractl.supervise.act import (
@@ -12,12 +13,12 @@ from soractl.supervise.act import (
     note_verdict,
     past_attempts,
 )
-from soractl.supervise.decide import Cause, CauseClass
+from soractl.supervise.decide import Cause
 from soractl.supervise.lease import Lease, LeaseLostError
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
 
-CAUSE = Cause("crashed", CauseClass.PROGRAM, "rank 0: ValueError: no", None, "ValueError: no")
+CAUSE = Cause("crashed", CauseKind.PROGRAM, "rank 0: ValueError: no", None, "ValueError: no")
 
 
 def test_an_attempt_that_is_not_the_newest_is_left_alone(start):

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from soractl.diagnosis.signatures import CauseKind
+from soractl.diagnosis.why import CaseFile, explain
 from soractl.runs.post_mortem import Failure
 from soractl.supervise.decide import (
+    BUDGET,
     Cause,
-    CauseClass,
     GiveUp,
     PastAttempt,
     Restart,
@@ -18,8 +20,8 @@ from soractl.supervise.decide import (
 from soractl.supervise.states import State
 
 NODES = ("n1", "n2", "n3")
-LOST = Cause("lost", CauseClass.HARDWARE, "no process is left", node="n2")
-ERROR = Cause("crashed", CauseClass.PROGRAM, "ValueError: no", fingerprint="ValueError: no")
+LOST = Cause("lost", CauseKind.HARDWARE, "no process is left", node="n2")
+ERROR = Cause("crashed", CauseKind.PROGRAM, "ValueError: no", fingerprint="ValueError: no")
 
 
 def attempts(*causes, apart_s=3600.0, step=10, new_checkpoint=True):
@@ -86,9 +88,32 @@ def test_a_quarantined_node_is_not_started_on():
     assert found == Restart(("n2", "n3"))
 
 
-@pytest.mark.parametrize("kind", [CauseClass.REQUEST, CauseClass.DISK])
-def test_what_no_restart_cures_is_given_up_at_once(kind):
-    assert isinstance(decide(situation(replace(ERROR, kind=kind))), GiveUp)
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (CauseKind.REQUEST, "no restart cures this: ValueError: no"),
+        (CauseKind.DISK, "the disk is full: ValueError: no"),
+        (CauseKind.OPERATOR, "it was stopped on purpose: ValueError: no"),
+    ],
+)
+def test_what_no_restart_cures_is_given_up_at_once(kind, reason):
+    assert decide(situation(replace(ERROR, kind=kind))) == GiveUp(reason)
+
+
+@pytest.mark.parametrize("kind", [CauseKind.REQUEST, CauseKind.DISK])
+def test_what_is_only_likely_is_tried_once_more(kind):
+    likely = replace(ERROR, kind=kind, is_sure=False)
+    assert decide(situation(likely)) == Restart(NODES)
+
+
+@pytest.mark.parametrize("kind", [CauseKind.UNKNOWN, CauseKind.NETWORK, CauseKind.DATA])
+def test_each_kind_has_a_budget_of_its_own(kind):
+    spent = replace(ERROR, kind=kind)
+    others = [replace(LOST, node=None)] * 60
+    within = [spent] * BUDGET[kind]
+    assert isinstance(decide(situation(*others, *within)), Restart)
+    reason = f"{BUDGET[kind] + 1} failures of kind {kind}, more than {BUDGET[kind]}"
+    assert decide(situation(*others, *within, spent)) == GiveUp(reason)
 
 
 def test_the_same_exception_at_the_same_step_twice_is_a_wall():
@@ -100,7 +125,7 @@ def test_the_same_exception_at_the_same_step_twice_is_a_wall():
 
 
 def test_the_same_collective_at_the_same_step_twice_is_a_wall():
-    hung = Cause("hung", CauseClass.PROGRAM, "rank 3 stands still", "n2", "all_reduce 1207")
+    hung = Cause("hung", CauseKind.PROGRAM, "rank 3 stands still", "n2", "all_reduce 1207")
     twice = tuple(replace(one, step=812) for one in attempts(hung, hung))
     assert isinstance(decide(situation(hung, attempts=twice)), GiveUp)
     unknown = tuple(
@@ -127,36 +152,79 @@ def test_hardware_does_not_use_up_the_budget_of_program_errors():
     lost = replace(LOST, node=None)
     mixed = (*[lost] * 30, *[ERROR] * 10)
     assert isinstance(decide(situation(*mixed)), Restart)
-    assert decide(situation(*mixed, ERROR)) == GiveUp("11 failures by program, more than 10")
+    assert decide(situation(*mixed, ERROR)) == GiveUp("11 failures of kind program, more than 10")
     assert isinstance(decide(situation(*mixed, ERROR, lost)), Restart)
 
 
+def account(error, trace="Traceback", remedy=None):
+    return {
+        **{"rank": 3, "node": "n2", "error": error, "traceback": trace},
+        **{"remedy": remedy, "time_unix_s": 5.0},
+    }
+
+
+def hang(**collective):
+    found = {"kind": "lagging", "ranks": [3], "nodes": ["n2"], "where": [], "text": "rank 3 waits"}
+    return {"verdict": {**found, "collective": collective}}
+
+
+SETTINGS, EARLIER = {"reset_data": True}, {"checkpoint": "c"}
+
+
 @pytest.mark.parametrize(
-    ("state", "failure", "kind", "blamed"),
+    ("state", "error", "case", "kind", "blamed"),
     [
-        (State.LOST, Failure("n2", "no process is left"), CauseClass.HARDWARE, "n2"),
-        (State.HUNG, Failure("n2", "no step for 92 s"), CauseClass.HARDWARE, None),
-        (State.CRASHED, Failure("n2", "killed by SIGKILL", rank=3), CauseClass.HARDWARE, "n2"),
-        (State.CRASHED, Failure("n2", "RuntimeError: CUDA error: x"), CauseClass.HARDWARE, "n2"),
-        (State.CRASHED, Failure("n2", "Connection closed by peer"), CauseClass.HARDWARE, None),
-        (State.CRASHED, Failure("n2", "ValueError: no"), CauseClass.PROGRAM, None),
-        (State.CRASHED, Failure("n2", "OSError: No space left on device"), CauseClass.DISK, None),
-        (State.CRASHED, Failure("n2", "HTTPError: 401 Client Error"), CauseClass.REQUEST, None),
-        (State.CRASHED, Failure("n2", "x", remedy={"reset_data": True}), CauseClass.REQUEST, None),
-        (State.CRASHED, Failure("n2", "x", remedy={"checkpoint": "c"}), CauseClass.PROGRAM, None),
+        (State.LOST, "the node does not answer (x)", {}, CauseKind.HARDWARE, "n2"),
+        (State.HUNG, "no step for 92 s", {}, CauseKind.UNKNOWN, None),
+        (State.CRASHED, "killed by SIGKILL", {}, CauseKind.UNKNOWN, "n2"),
+        (State.CRASHED, "killed by SIGSEGV", {}, CauseKind.PROGRAM, "n2"),
+        *[
+            (State.CRASHED, error, {"accounts": [account(error)]}, kind, blamed)
+            for error, kind, blamed in (
+                ("RuntimeError: CUDA error: uncorrectable ECC", CauseKind.HARDWARE, "n2"),
+                ("Connection closed by peer", CauseKind.UNKNOWN, None),
+                ("ValueError: no", CauseKind.PROGRAM, None),
+                ("OSError: No space left on device", CauseKind.DISK, None),
+                ("HTTPError: 401 Client Error", CauseKind.REQUEST, None),
+            )
+        ],
+        (State.CRASHED, "x", {"accounts": [account("x", remedy=SETTINGS)]}, "request", None),
+        (State.CRASHED, "x", {"accounts": [account("x", remedy=EARLIER)]}, "data", None),
     ],
 )
-def test_a_failure_belongs_to_a_class_and_a_node_is_blamed_only_for_its_own(
-    state, failure, kind, blamed
+def test_the_cause_is_the_one_that_why_shows_and_a_node_is_blamed_only_for_its_own(
+    state, error, case, kind, blamed
 ):
-    cause = cause_of(state, failure)
-    assert (cause.kind, cause.node) == (kind, blamed)
+    failure = Failure("n2", error, 3)
+    found = explain(CaseFile(failure, **case))
+    cause = cause_of(state, failure, found)
+    assert (cause.kind, cause.node, cause.name) == (kind, blamed, found.cause if found.root else "")
+    assert cause.text == ("rank 3: " if found.root is None or found.root.rank else "") + error
 
 
-def test_failures_of_hardware_are_never_the_same_except_for_a_collective():
+def test_failures_of_hardware_are_never_the_same():
+    failure = Failure("n2", "the node does not answer (x)")
+    assert cause_of(State.LOST, failure, explain(CaseFile(failure))).fingerprint == ""
+
+
+def test_hangs_in_one_collective_are_the_same_whatever_its_number():
+    """Numbers begin again with each attempt."""
     failure = Failure("n2", "no step for 92 s")
-    assert cause_of(State.HUNG, failure).fingerprint == ""
-    assert cause_of(State.HUNG, failure, "all_reduce 41").fingerprint == "all_reduce 41"
+    fingerprints = {
+        cause_of(State.HUNG, failure, explain(CaseFile(failure, verdict=verdict))).fingerprint
+        for number in (41, 7)
+        for verdict in [hang(name="all_reduce", number=number, description="default_pg")]
+    }
+    assert fingerprints == {"all_reduce of the default_pg group"}
+    unnamed = {"verdict": {**hang()["verdict"], "collective": None}}
+    found = explain(CaseFile(failure, verdict=unnamed))
+    assert cause_of(State.HUNG, failure, found).fingerprint == ""
+
+
+def test_exceptions_are_the_same_whatever_their_numbers():
+    failure = Failure("n2", "KeyError: 17", 3)
+    found = explain(CaseFile(failure, [account("KeyError: 17")]))
+    assert cause_of(State.CRASHED, failure, found).fingerprint == "KeyError: N"
 
 
 def test_the_trainers_remedy_names_the_checkpoint_to_resume_from():
