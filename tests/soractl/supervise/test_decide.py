@@ -158,8 +158,12 @@ def test_hardware_does_not_use_up_the_budget_of_program_errors():
 
 def account(error, trace="Traceback", remedy=None):
     return {
-        **{"rank": 3, "node": "n2", "error": error, "traceback": trace},
-        **{"remedy": remedy, "time_unix_s": 5.0},
+        "rank": 3,
+        "node": "n2",
+        "error": error,
+        "traceback": trace,
+        "remedy": remedy,
+        "time_unix_s": 5.0,
     }
 
 
