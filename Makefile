@@ -52,7 +52,7 @@ night: install system-packages data/smoke/clips.csv
 	$(BIN)/python -m tests.night.night $(NIGHT)
 
 # sshd, namespaces, rsync and Slurm for the tests that need real nodes, zsh for completion; root on Debian installs them
-SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh slurm-wlm munge chromium
+SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh slurm-wlm munge chromium fuse3 nftables
 system-packages:
 	@missing=; for package in $(SYSTEM_PACKAGES); do \
 	  dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \

@@ -113,6 +113,11 @@ class AttemptDir:
         """The exit code of a node's launcher, written when it ends."""
         return self.path / f"{node}.exit"
 
+    @property
+    def trained(self) -> Path:
+        """One line for each step up to the last save: the micro batches of its epoch, by rank."""
+        return self.path / "trained.jsonl"
+
     def skipped_clips(self, rank: int) -> Path:
         """One line for each clip that a rank could not read."""
         return self.path / f"skipped_clips-{rank}.jsonl"

@@ -28,6 +28,7 @@ from trainer.ema import Ema
 from trainer.guard import Guard
 from trainer.lr_schedule import build_lr_schedule
 from trainer.metrics.bucket_seconds import BucketSeconds
+from trainer.metrics.ledger import Ledger
 from trainer.metrics.train_log import TrainLog
 from trainer.model import build as networks
 from trainer.model.kernels.available import COMPILER
@@ -76,6 +77,7 @@ def prepare(run: RunDir, attempt: AttemptDir, settings: TrainConfig, ranks: Rank
         features=features,
         ranks=ranks,
         log=TrainLog(run, attempt, train_step, ranks, bucket_seconds, position.global_step),
+        ledger=Ledger(attempt, ranks),
         saver=saver,
         consensus=StopSaveConsensus(settings.trainer.collective_timeout_s),
         position=position,

@@ -34,6 +34,7 @@ class MicroResult:
     """The losses of a micro batch; tensors stay on the device: no step waits for the host."""
 
     bucket: Bucket
+    index: int  # of the micro batch in its epoch
     clips: int  # 0 if none could be read
     skipped: tuple[SkippedClip, ...]
     losses: Tensor  # [B]
@@ -110,6 +111,7 @@ class TrainStep:
         flops = 3 * forward_flops(model.config, size, frames, height, width, tokens)
         return MicroResult(
             bucket=batch.micro_batch.bucket,
+            index=batch.micro_batch.index,
             clips=0 if batch.is_empty else len(batch.rows),
             skipped=batch.skipped,
             losses=losses,

@@ -19,6 +19,7 @@ from trainer.distributed.consensus import SAVE, StopSaveConsensus
 from trainer.distributed.parallel import Ranks
 from trainer.manifest import Manifest
 from trainer.metrics.bucket_seconds import BucketSeconds
+from trainer.metrics.ledger import Ledger
 from trainer.metrics.sinks import best_effort
 from trainer.metrics.train_log import TrainLog
 from trainer.remedy import Remedy, with_remedy
@@ -44,6 +45,7 @@ class Training:
     features: CachedFeatures
     ranks: Ranks
     log: TrainLog
+    ledger: Ledger
     saver: Saver
     consensus: StopSaveConsensus
     position: Position
@@ -82,6 +84,7 @@ class Training:
             micro_steps = min(left, self.train_step.config.optim.accumulate)
             result = self.train_step.run(batches, micro_steps, epoch)
             self.position = self.position.after_step(micro_steps)
+            self.ledger.step(result, self.position)
             self.log.step(result, self.position, total, self._validation_loss())
             self._stop_if_all_is_skipped()
             decision = self.consensus.after_step()
@@ -161,5 +164,6 @@ class Training:
         )
         with best_effort("what buckets take"):
             self.bucket_seconds.save()
+        self.ledger.save()
         self.saver.save(self.train_step.state, manifest)
         gc.collect()

@@ -5,7 +5,7 @@
 #   cluster.sh shell           a shell on the head node, where hostfiles/nodes.txt names the nodes
 #   cluster.sh head CMD...     one command on the head node
 #   cluster.sh node K CMD...   one command on node K, without ssh
-#   cluster.sh off K           power off: its sshd and everything on it is gone
+#   cluster.sh off K           power off: its sshd and everything on it is gone (on K)
 #   cluster.sh freeze K        its sshd takes connections and says nothing (thaw K)
 #   cluster.sh lose K          its packets go nowhere (find K)
 #   cluster.sh down            end everything
@@ -80,30 +80,37 @@ make_private() { # NAME
 }
 
 _head() {
-  local count=$1 i inner init
+  local count=$1
   make_private n0 || exit 1
   [ -d "$repository/hostfiles" ] && mount --bind "$state/hostfiles" "$repository/hostfiles"
   ip link add bridge type bridge && ip address add "$net.1/24" dev bridge || exit 1
   ip link set bridge up
-  for ((i = 1; i <= count; i++)); do
-    mkfifo "$state/pid/n$i.go"
+  # shellcheck disable=SC2046 # a list of numbers
+  _on $(seq "$count") || exit 1
+  touch "$state/ready"
+  exec tini -s -- sleep infinity
+}
+
+_on() { # K...: switches nodes on, from the head node
+  local i inner init
+  for i; do
+    rm -f "$state/pid/n$i.go" && mkfifo "$state/pid/n$i.go"
     (new_machine _node "$i" > "$state/log/n$i" 2>&1 < /dev/null) &
     inner=$!
-    init=$(child_of $inner) || exit 1
+    disown
+    init=$(child_of $inner) || return 1
     echo "$init" > "$state/pid/n$i"
     printf 'link add port%d type veth peer name eth0 netns %d\n' "$i" "$init"
     printf 'link set port%d master bridge up\n' "$i"
   done > "$state/links"
-  ip -batch "$state/links" || exit 1
-  for ((i = 1; i <= count; i++)); do echo > "$state/pid/n$i.go"; done
-  for ((i = 1; i <= count; i++)); do
+  ip -batch "$state/links" || return 1
+  for i; do echo > "$state/pid/n$i.go"; done
+  for i; do
     until grep -q 'Server listening' "$state/log/n$i"; do
-      [ -d "/proc/$(< "$state/pid/n$i")" ] || { cat "$state/log/n$i"; exit 1; }
+      [ -d "/proc/$(< "$state/pid/n$i")" ] || { cat "$state/log/n$i"; return 1; }
       sleep 0.01
     done
   done
-  touch "$state/ready"
-  exec tini -s -- sleep infinity
 }
 
 _node() {
@@ -162,8 +169,9 @@ down() {
 command=${1:-}
 [ $# -gt 0 ] && shift
 case $command in
-  up | down | head | node | _head | _node | _inside) "$command" "$@" ;;
+  up | down | head | node | _head | _on | _node | _inside) "$command" "$@" ;;
   shell) head bash --norc "$@" ;;
+  on) head "$0" _on "$1" ;;
   off) head kill -9 "$(pid_in_head "$1")" ;;
   freeze) head kill -STOP "$(pid_in_head "$1")" ;;
   thaw) head kill -CONT "$(pid_in_head "$1")" ;;

@@ -1,13 +1,16 @@
-"""Faults of a night: what is broken on a node of the test cluster, and what must follow."""
+"""Faults of a night: how each is made and ended, and what must follow from it."""
 
 import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-# On a node: sends a signal to the rank of this LOCAL_RANK, or to one of its loader's workers.
+from soractl.runs.events import EventKind
+from tests.night.stand import CLOCK, FragileStand
+
+ENDS = frozenset({EventKind.HUNG, EventKind.CRASHED, EventKind.LOST})
+
+# On a node: sends a signal to its rank.
 _TO_RANK = r"""
 for p in $(pgrep -f trainer/train.py); do
   grep -q spawn_main "/proc/$p/cmdline" && continue
@@ -18,11 +21,19 @@ exit 1
 """
 _TO_WORKER = 'for p in $(pgrep -f spawn_main); do kill -SEGV "$p" && exit 0; done; exit 1'
 _TO_TORCHRUN = 'kill -KILL $(pgrep -o -f "bin/torchrun")'
+_TO_SERVER = 'kill -"$1" $(pgrep -f pass_through.py)'
 _REFUSE_SSH = (
     "nft add table inet f; nft add chain inet f in '{ type filter hook input priority 0; }';"
     "nft add rule inet f in tcp dport 22 reject with tcp reset"
 )
 _SLOW_LINK = "tc qdisc add dev eth0 root tbf rate 20mbit burst 32kb latency 200ms"
+_SMALL_DISK = 'mount -t tmpfs -o size=64k tmpfs "$1"'
+_SET_CLOCK = 'echo "$1" > "$2"'
+Act = Callable[[FragileStand, int], object]
+
+
+def _nothing(stand: FragileStand, number: int) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -30,83 +41,144 @@ class Fault:
     """One kind of fault."""
 
     name: str
-    inject: Callable[[Any, int], object]  # the night and the number of a node
-    ends_attempt: bool  # False: the run must go on in the same attempt
-    heal: Callable[[Any, int], object] | None = None
-    lasts_s: float = 0.0  # until it is healed
-    is_short: bool = True  # a short night may draw it
-    needs: str = ""  # a program on this machine
+    inject: Act  # on the node of this number
+    heal: Act = _nothing
+    lasts_s: float = 0.0  # until it is healed; of one that ends attempts, after the kill
+    verdict: EventKind | None = None  # None: the attempt must go on
+    attempts: int = 1  # that it ends
+    cause: str = ""  # in the cause that `why` names, or in its words
+    story: tuple[EventKind, ...] = ()  # events that name the node, beside the verdict
+    on: tuple[int, ...] = (2, 3)  # nodes; n1 holds rank 0, by whose files the night measures
 
 
-def _damage_newest(night: Any, number: int) -> None:
+def _signal(name: str) -> Act:
+    return lambda stand, n: stand.on_node(n, _TO_RANK, name)
+
+
+def _server(name: str) -> Act:
+    return lambda stand, n: stand.on_node(n, _TO_SERVER, name)
+
+
+def _damage_newest(stand: FragileStand, number: int) -> None:
     """Flip a byte of the newest checkpoint, and kill a rank so that it is read."""
-    newest = night.run.checkpoints()[-1].path
+    newest = stand.run.checkpoints()[-1].path
     file = max(newest.glob("model/*.safetensors"), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())
     data[-1] ^= 0xFF
     file.write_bytes(data)
-    night.on_node(number, _TO_RANK, "KILL")
+    stand.on_node(number, _TO_RANK, "KILL")
 
 
-def _kill_supervisor(night: Any, number: int) -> None:
-    """SIGKILL; another one that stands by takes over."""
-    night.soractl("supervise")
-    holder = json.loads(Path(night.run.supervisor).read_text())
-    night.cluster("head", "kill", "-9", str(holder["pid"]))
-    night.wait(lambda: night.holder() not in (None, holder["token"]), 120)
+def _kill_supervisor(stand: FragileStand, number: int) -> None:
+    """Another one, which stands by, takes over."""
+    before = stand.holder()
+    assert before is not None
+    stand.soractl("supervise")
+    stand.cluster("head", "kill", "-9", str(before.pid))
+    stand.wait(lambda: (now := stand.holder()) and now.token != before.token)
+
+
+def _loop_in_gc(stand: FragileStand, number: int) -> None:
+    plan = {"kind": "gc", "seconds": 10_000, "after": 3}
+    draft = stand.plants / "draft"
+    draft.write_text(json.dumps(plan))
+    draft.rename(stand.plants / f"plant-{stand.nodes().index(number)}.json")
+
+
+def _fill_disk(stand: FragileStand, number: int) -> None:
+    """What this node writes of the next checkpoint finds no room."""
+    stand.on_node(number, _SMALL_DISK, str(stand.run.checkpoints_folder))
+    log = stand.attempt().node_log("n1")
+    stand.wait(lambda: "No space left on device" in log.read_text())
 
 
 FAULTS = (
-    Fault("SIGKILL of a rank", lambda night, n: night.on_node(n, _TO_RANK, "KILL"), True),
-    Fault("segfault of a rank", lambda night, n: night.on_node(n, _TO_RANK, "SEGV"), True),
-    Fault("SIGSTOP of a rank", lambda night, n: night.on_node(n, _TO_RANK, "STOP"), True),
-    Fault("loader worker crash", lambda night, n: night.on_node(n, _TO_WORKER), False),
-    Fault("SIGKILL of torchrun", lambda night, n: night.on_node(n, _TO_TORCHRUN), False),
-    Fault("newest checkpoint damaged", _damage_newest, True),
-    Fault("supervisor SIGKILLed", _kill_supervisor, False),
     Fault(
-        "ssh refused",
-        lambda night, n: night.on_node(n, _REFUSE_SSH),
-        False,
-        lambda night, n: night.on_node(n, "nft delete table inet f"),
-        lasts_s=30.0,
-        needs="nft",
+        "SIGKILL of a rank",
+        _signal("KILL"),
+        verdict=EventKind.CRASHED,
+        cause="killed",
+        story=(EventKind.CRASHED,),
     ),
     Fault(
-        "sshd deaf",
-        lambda night, n: night.cluster("freeze", str(n)),
-        False,
-        lambda night, n: night.cluster("thaw", str(n)),
-        lasts_s=30.0,
+        "SIGSTOP of a rank",
+        _signal("STOP"),
+        verdict=EventKind.HUNG,
+        cause="waited for one rank",
+        story=(EventKind.EVIDENCE,),
+    ),
+    Fault("crash of a loader's worker", lambda stand, n: stand.on_node(n, _TO_WORKER)),
+    Fault("SIGKILL of torchrun", lambda stand, n: stand.on_node(n, _TO_TORCHRUN)),
+    Fault(
+        "node off",
+        lambda stand, n: stand.cluster("off", str(n)),
+        lambda stand, n: stand.switch_on(n),
+        verdict=EventKind.LOST,
+        cause="a node was lost|processes of a node ended",
+        story=(EventKind.LOST,),
     ),
     Fault(
         "packets lost for 60 s",
-        lambda night, n: night.cluster("lose", str(n)),
-        False,
-        lambda night, n: night.cluster("find", str(n)),
+        lambda stand, n: stand.cluster("lose", str(n)),
+        lambda stand, n: stand.cluster("find", str(n)),
         lasts_s=60.0,
-        is_short=False,
+        story=(EventKind.SUSPECT,),
     ),
     Fault(
         "slow link",
-        lambda night, n: night.on_node(n, _SLOW_LINK),
-        False,
-        lambda night, n: night.on_node(n, "tc qdisc del dev eth0 root"),
+        lambda stand, n: stand.on_node(n, _SLOW_LINK),
+        lambda stand, n: stand.on_node(n, "tc qdisc del dev eth0 root"),
         lasts_s=30.0,
-        is_short=False,
-        needs="tc",
+    ),
+    Fault(
+        "full disk amid a save",
+        _fill_disk,
+        lambda stand, n: stand.on_node(n, 'umount -l "$1"', str(stand.run.checkpoints_folder)),
+    ),
+    Fault(
+        "newest checkpoint damaged",
+        _damage_newest,
+        verdict=EventKind.CRASHED,
+        attempts=2,
+        cause="damaged",
+    ),
+    Fault("SIGKILL of the supervisor", _kill_supervisor),
+    Fault(
+        "clock step",
+        lambda stand, n: stand.on_node(n, _SET_CLOCK, "+300s" if n == 1 else "-300s", CLOCK),
+        lambda stand, n: stand.on_node(n, _SET_CLOCK, "+0s", CLOCK),
+        lasts_s=20.0,
+        on=(1, 2, 3),
+    ),
+    Fault(
+        "stalled file system",
+        _server("STOP"),
+        _server("CONT"),
+        verdict=EventKind.HUNG,
+        cause="waited for one rank",
+        story=(EventKind.EVIDENCE,),
+    ),
+    Fault(
+        "ssh refused",
+        lambda stand, n: stand.on_node(n, _REFUSE_SSH),
+        lambda stand, n: stand.on_node(n, "nft delete table inet f"),
+        lasts_s=30.0,
+        story=(EventKind.SUSPECT,),
+    ),
+    Fault(
+        "loop of garbage collections",
+        _loop_in_gc,
+        verdict=EventKind.HUNG,
+        cause="waited for one rank",
+        story=(EventKind.EVIDENCE,),
     ),
 )
-LAST = Fault("node switched off", lambda night, n: night.cluster("off", str(n)), True)
 
 
-def draw(seed: int, count: int, *, short: bool) -> list[tuple[Fault, int]]:
-    """Faults and nodes by a seed; none twice before all were drawn; a node goes off at the end."""
+def draw(seed: int, count: int) -> list[tuple[Fault, int]]:
+    """Faults and nodes by a seed; none twice before all were drawn."""
     rng = random.Random(seed)
-    known = [fault for fault in FAULTS if fault.is_short or not short]
     drawn: list[Fault] = []
-    while len(drawn) < count - (not short):
-        left = [fault for fault in known if fault not in drawn] or known
-        drawn.append(rng.choice(left))
-    drawn += [] if short else [LAST]
-    return [(fault, rng.randint(2, 3)) for fault in drawn]  # n1 holds rank 0 and its heartbeat
+    while len(drawn) < count:
+        drawn += rng.sample(FAULTS, min(len(FAULTS), count - len(drawn)))
+    return [(fault, rng.choice(fault.on)) for fault in drawn]

@@ -1,185 +1,188 @@
-"""`python -m tests.night.night [--seed N] [--faults K] [--short]`: a supervised run that is broken.
+"""`python -m tests.night.night [--seed N] [--faults K]`: a supervised run that faults break.
 
 Three nodes of tests/cluster, the smoke model, one rank a node. Faults are drawn by the seed; each
-comes when the run trains. In the end the planned step must be reached with exit code 0, every step
-be in metrics.jsonl once, and the events tell of each fault that ended an attempt.
+comes while the run trains. After each one its events must tell of it, and `why` must name it, or
+say that it does not know. In the end the planned step must be reached with exit code 0, every clip
+of an epoch be trained on once by the trainer's own ledger, and the report add up to the wall time.
 """
 
 import argparse
 import json
-import os
-import subprocess
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from soractl.runs.events import read_events
-from soractl.supervise.lease import read_holder
-from tests.night.faults import Fault, draw
-from trainer.run_dir import RunDir
+from soractl.runs.events import Event, EventKind
+from tests.night import ledger
+from tests.night.faults import ENDS, FAULTS, Fault, draw
+from tests.night.stand import FragileStand
 
-REPOSITORY = Path(__file__).parent.parent.parent
-CLUSTER_SH = REPOSITORY / "tests" / "cluster" / "cluster.sh"
-START_S = 400.0
-ENDS = {"hung", "crashed", "lost"}
-SETTINGS = ("log.every_steps=1", "checkpoint.every_steps=4", "epochs=500", "log.tensorboard=false")
+RIGHT, UNKNOWN, WRONG = "right", "unknown", "WRONG"
+STEPS_A_FAULT = 16  # beside a second's step for each second that it lasts
+WALL_SHARE = 0.01
+COLUMNS = "{:28} {:4} {:>5}  {:8} {:>7} {:>8}  {:8} {}"
+HEADER = COLUMNS.format("FAULT", "NODE", "STEP", "VERDICT", "SEEN", "TRAINED", "WHY", "ITS WORDS")
 
 
-class Night:
-    """One run on a cluster of its own, and all that breaks it."""
+@dataclass(frozen=True)
+class Suffered:
+    """One fault, and what came of it."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.folder, self.say = folder, say
-        self.run = RunDir(folder / "runs" / "001-smoke")
-        self._environ = {**os.environ, "SORACTL_CLUSTER": str(folder / "cluster")}
+    fault: Fault
+    node: int
+    step: int
+    seen_s: float | None  # from the fault to the verdict
+    trained_s: float  # until the run trained again
+    why: str
+    words: str
+    wrong: tuple[str, ...]
 
-    def __enter__(self) -> "Night":
-        self.cluster("up", "3")
-        toml = self.folder / "cluster" / "hostfiles" / "nodes.toml"
-        text = toml.read_text().replace("ranks_per_node = 2", "ranks_per_node = 1")
-        toml.write_text(f"{text}[supervise]\nmin_nodes = 2\nmost_starts = 50\n")
-        return self
+    def __str__(self) -> str:
+        """A row of the table."""
+        seen = "-" if self.seen_s is None else f"{self.seen_s:.0f} s"
+        verdict = str(self.fault.verdict or "-")
+        row = (self.fault.name, f"n{self.node}", self.step, verdict, seen)
+        return COLUMNS.format(*row, f"{self.trained_s:.0f} s", self.why, self.words)
 
-    def __exit__(self, *error: object) -> None:
-        self.cluster("down")
 
-    def cluster(self, *argv: str) -> str:
-        """`cluster.sh ARGV`: its output."""
-        done = subprocess.run(
-            [str(CLUSTER_SH), *argv],
-            env=self._environ,
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
-        return done.stdout
+def suffer(stand: FragileStand, fault: Fault, preferred: int) -> Suffered:
+    """One fault on a node of the run, until the run trains again."""
+    attempt, step = stand.step()
+    known, began = len(stand.events()), time.monotonic()
+    number = preferred if preferred in stand.nodes() else stand.nodes()[-1]
 
-    def soractl(self, *argv: str) -> str:
-        """A command on the head node."""
-        runs = ("--runs", str(self.run.path.parent))
-        return self.cluster("head", sys.executable, "-m", "soractl.cli", *argv, *runs)
+    def since() -> list[Event]:
+        return stand.events()[known:]
 
-    def on_node(self, number: int, script: str, *argv: str) -> None:
-        """A script on a node, without ssh."""
-        self.cluster("node", str(number), "bash", "-c", script, "bash", *argv)
+    fault.inject(stand, number)
+    seen_s = None
+    if fault.verdict:
+        stand.wait(lambda: ENDS & {event.kind for event in since()})
+        seen_s = time.monotonic() - began
+        stand.wait(lambda: EventKind.KILLED in {event.kind for event in since()})
+    time.sleep(fault.lasts_s)
+    fault.heal(stand, number)
+    stand.trains(attempt + fault.attempts if fault.verdict else attempt)
+    trained_s = time.monotonic() - began
+    why, words = judge(fault, number, attempt, stand.json("why"))
+    wrong = [] if why != WRONG else [f"`why`: {words}"]
+    wrong += misses(fault, number, since())
+    return Suffered(fault, number, step, seen_s, trained_s, why, words, tuple(wrong))
 
-    def wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Until a condition holds; AssertionError with the last events when it never does."""
-        end = time.monotonic() + seconds
-        while not condition():
-            last = [f"{e.kind} {e.node or ''} {e.text}" for e in read_events(self.run)[-6:]]
-            assert time.monotonic() < end, "\n".join(["waited in vain; the last events:", *last])
-            time.sleep(0.2)
 
-    def holder(self) -> str | None:
-        """The token of the supervisor that acts."""
-        holder = read_holder(self.run.supervisor)
-        return holder.token if holder else None
+def misses(fault: Fault, number: int, events: Sequence[Event]) -> list[str]:
+    """What the events of a fault do not tell, or tell wrongly."""
+    acted = [event.kind for event in events if event.kind in ENDS | {"killed", "restarted"}]
+    expected = [str(fault.verdict), "killed", "restarted"] * fault.attempts if fault.verdict else []
+    if fault.attempts > 1:  # what the second verdict is follows from the first
+        acted = [kind if kind not in ENDS else str(fault.verdict) for kind in acted]
+    found = (
+        [] if acted == expected else [f"events {acted or 'none'}, expected {expected or 'none'}"]
+    )
+    named = {(event.kind, event.node) for event in events}
+    lacking = [kind for kind in fault.story if (kind, f"n{number}") not in named]
+    return found + [f"no event `{kind}` names n{number}" for kind in lacking]
 
-    def step(self) -> tuple[int, int]:
-        """Attempt and step of the last heartbeat; (0, 0) before the first."""
+
+def judge(fault: Fault, number: int, attempt: int, found: Any) -> tuple[str, str]:
+    """Right, unknown or wrong, and what `why` says of the newest failure."""
+    explained = found["explanation"]
+    if fault.verdict is None:  # it may explain an earlier attempt, never this one
+        is_earlier = explained is None or found["attempt"] < attempt
+        words = "nothing has failed" if is_earlier else explained["cause"]
+        return (RIGHT, words) if is_earlier else (WRONG, words)
+    if explained is None:
+        return WRONG, "nothing has failed"
+    root = explained["root"] or {}
+    words = f"{explained['cause']} ({root.get('node')}): {root.get('text', '')}"[:150]
+    if explained["certainty"] == "unknown":
+        return UNKNOWN, words
+    is_there = fault.attempts > 1 or root.get("node") == f"n{number}"
+    is_cause = re.search(fault.cause, words) is not None
+    is_it = attempt <= found["attempt"] < attempt + fault.attempts
+    return (RIGHT if is_there and is_cause and is_it else WRONG), words
+
+
+def spend(drawn: Sequence[tuple[Fault, int]], say: Callable[[str], None]) -> list[str]:
+    """A night with these faults on these nodes: everything that was wrong with it."""
+    planned = sum(STEPS_A_FAULT + int(fault.lasts_s) for fault, _ in drawn) + 10
+    suffered: list[Suffered] = []
+    with tempfile.TemporaryDirectory(prefix="night-") as name, FragileStand(Path(name)) as stand:
+        stand.launch(planned)
+        began = time.monotonic(), time.time()
         try:
-            beat = json.loads(self.run.heartbeat.read_text())
-        except (OSError, ValueError):
-            return 0, 0
-        return int(beat["attempt"]), int(beat["global_step"])
-
-    def newest(self) -> int:
-        """Step of the newest complete checkpoint."""
-        return max(self.run.steps_of_saves()[1], default=0)
-
-    def trains(self, attempt: int) -> None:
-        """Wait until an attempt, or a later one, has saved and made a step since.
-
-        A run that fails before its next checkpoint three times would be given up.
-        """
-        self.wait(lambda: self.step()[0] >= attempt, START_S)
-        begun = self.step()[1]
-        self.wait(lambda: self.newest() > begun and self.step()[1] > self.newest(), START_S)
-
-    def suffer(self, fault: Fault, number: int) -> None:
-        """One fault, until the run trains again."""
-        attempt, step = self.step()
-        known = len(read_events(self.run))
-        began = time.monotonic()
-        fault.inject(self, number)
-        time.sleep(fault.lasts_s)
-        if fault.heal:
-            fault.heal(self, number)
-        if fault.ends_attempt:
-            self.wait(lambda: bool(ENDS & {e.kind for e in read_events(self.run)[known:]}), START_S)
-            detected_s = time.monotonic() - began
-            self.trains(attempt + 1)
-        else:
-            detected_s = 0.0
-            self.trains(attempt)
-        since = read_events(self.run)[known:]
-        kinds = [event.kind for event in since if event.kind in ENDS | {"killed", "restarted"}]
-        self.say(
-            f"{fault.name} on n{number} at step {step}: {', '.join(kinds) or 'nothing was done'}"
-            f" ({f'seen after {detected_s:.0f} s, ' if detected_s else ''}"
-            f"{time.monotonic() - began:.0f} s until it trained again)"
-        )
-        if fault.ends_attempt:
-            assert kinds[1:3] == ["killed", "restarted"], kinds
-        else:
-            assert not kinds, kinds
+            stand.trains(1)
+            for fault, number in drawn:
+                suffered.append(suffer(stand, fault, number))
+                say(f"{suffered[-1].fault.name}: " + ("; ".join(suffered[-1].wrong) or "well"))
+            stand.hurry()
+            stand.wait(lambda: (holder := stand.holder()) and holder.ended, 1200)
+            wrong = end_faults(stand, planned, *began)
+        except AssertionError as error:
+            wrong = [str(error)]
+        with suppress(AssertionError):
+            say(stand.soractl("report"))
+            say(stand.soractl("events"))
+    say("\n".join([HEADER, *map(str, suffered)]))
+    singles = [one for one in suffered if one.fault.verdict]
+    right = sum(one.why == RIGHT for one in singles)
+    say(f"`why`: {right} of {len(singles)} failures right")
+    return [f"{one.fault.name}: {what}" for one in suffered for what in one.wrong] + wrong
 
 
-def spend(seed: int, count: int, *, short: bool, say: Callable[[str], None]) -> None:
-    """A night with so many faults; AssertionError when something is not as it must be."""
-    drawn = draw(seed, count, short=short)
-    planned = 8 * len(drawn) + 10
-    with tempfile.TemporaryDirectory(prefix="night-") as name, Night(Path(name), say) as night:
-        settings = [f"trainer.max_steps={planned}", *SETTINGS]
-        night.soractl(
-            *("launch", "smoke", "--supervise", "--detach"),
-            *(word for setting in settings for word in ("--set", setting)),
-        )
-        night.trains(1)
-        for fault, number in drawn:
-            night.suffer(fault, number)
-        night.wait(lambda: has_left(night.run), 1200)
-        check(night.run, planned)
-        say(night.soractl("report"))
-
-
-def has_left(run: RunDir) -> bool:
-    """The supervisor has left."""
-    holder = read_holder(run.supervisor)
-    return bool(holder and holder.ended)
-
-
-def check(run: RunDir, planned: int) -> None:
-    """The planned step, exit code 0, each step once."""
-    holder = read_holder(run.supervisor)
-    assert holder is not None
-    assert holder.state == "finished", holder
-    assert json.loads(run.attempts()[-1].exit.read_text())["exit_code"] == 0
+def end_faults(stand: FragileStand, planned: int, began_s: float, began_unix_s: float) -> list[str]:
+    """What is wrong with a run that has ended."""
+    run, holder = stand.run, stand.holder()
+    found = []
+    if holder is None or holder.state != "finished":
+        found.append(f"the supervisor left: {holder}")
+    exit_code = json.loads(stand.attempt().exit.read_text())["exit_code"]
+    if exit_code:
+        found.append(f"exit code {exit_code}")
     steps = [json.loads(line)["global_step"] for line in run.metrics.read_text().splitlines()]
-    assert steps == list(range(1, planned + 1))
-    assert run.checkpoints()[-1].manifest.global_step == planned
+    if steps != list(range(1, planned + 1)):
+        found.append(f"steps of metrics.jsonl: {steps}")
+    if (newest := run.checkpoints()[-1].manifest.global_step) != planned:
+        found.append(f"the newest checkpoint is of step {newest}")
+    found += ledger.faults_in(run, planned)
+    report = stand.json("report")
+    own_s = time.monotonic() - began_s + began_unix_s - report["begin_unix_s"]
+    own_s -= time.time() - report["end_unix_s"]
+    for name, seconds in (("parts", sum(report["seconds"].values())), ("wall time", own_s)):
+        if abs(seconds - report["wall_s"]) > WALL_SHARE * report["wall_s"]:
+            found.append(
+                f"{name}: {seconds:.1f} s, the report's wall time {report['wall_s']:.1f} s"
+            )
+    return found
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Spend a night as the arguments say."""
-    parser = argparse.ArgumentParser()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Spend a night as the arguments say; 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=12)
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--only", action="append", choices=[fault.name for fault in FAULTS])
     options = parser.parse_args(argv)
     began = time.monotonic()
 
-    def say(line: str) -> None:
-        sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {line}\n")
+    def say(text: str) -> None:
+        sys.stdout.write(f"{time.monotonic() - began:6.0f} s  {text}\n")
         sys.stdout.flush()
 
-    spend(options.seed, options.faults, short=options.short, say=say)
+    drawn = draw(options.seed, options.faults)
+    if options.only:
+        drawn = [(fault, fault.on[-1]) for fault in FAULTS if fault.name in options.only]
+    say(f"seed {options.seed}: " + ", ".join(f"{fault.name} (n{n})" for fault, n in drawn))
+    wrong = spend(drawn, say)
+    say("\n".join(["went wrong:", *wrong]) if wrong else "all is well")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

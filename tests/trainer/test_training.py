@@ -14,7 +14,7 @@ def standing(steps, *overrides, **values):
     position = beginning(1)
     for _ in range(steps):
         position = position.after_step(1)
-    unused = ("run", "clips", "features", "consensus", "bucket_seconds", "validation")
+    unused = ("run", "clips", "features", "consensus", "bucket_seconds", "validation", "ledger")
     given = {
         "train_step": SimpleNamespace(config=load_stage("smoke", overrides).config),
         "ranks": SimpleNamespace(is_first=True),

@@ -17,6 +17,7 @@ ENDING = {**SPANS, "optimizer": 0.125}
 def micro(bucket, losses, t, *, clips=None, flops=1000):
     return MicroResult(
         bucket=bucket,
+        index=0,
         clips=len(losses) if clips is None else clips,
         skipped=(SkippedClip(3, "a.mp4", "broken"),) if clips == 0 else (),
         losses=torch.tensor(losses),
