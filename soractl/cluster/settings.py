@@ -69,6 +69,7 @@ class SlurmSettings:
     qos: str | None = None
     time: str | None = None  # as sbatch takes it: minutes, or days-hours:minutes:seconds
     exclusive: bool = True  # whole nodes
+    chain: int | None = None  # jobs one behind the other; else as Slurm lets a job be requeued
     lines: tuple[str, ...] = ()  # more options of sbatch, such as "--constraint=h100"
 
 

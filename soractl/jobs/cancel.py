@@ -14,7 +14,7 @@ from soractl.runs.events import EventKind, EventLog
 from soractl.slurm.client import Slurm
 from soractl.slurm.queue import QueueEntry
 from soractl.slurm.record import note_end, open_job
-from soractl.slurm.script import STOP
+from soractl.slurm.script import STOP, job_name
 from trainer.run_dir import RunDir
 
 POLL_S = 2.0  # one job, and for a short time
@@ -73,6 +73,8 @@ def cancel_job(
         on_found(entry)
     log = EventLog(run, "kill")
     log.write(EventKind.STOP_REQUESTED, attempt=attempt.number)
+    if job.chain:
+        slurm.cancel_waiting(job_name(run.path))
     if entry.state == "RUNNING":
         slurm.signal(job.job_id, STOP)
         _wait(job.job_id, slurm, grace_s)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from soractl.cluster.rank_environment import carried
 from soractl.errors import ExitCode, SoractlError
+from soractl.jobs.chain import forge
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import can_write, create
 from soractl.remote.requests import Remote
@@ -15,11 +16,13 @@ from soractl.runs.start_lock import start_lock
 from soractl.slurm.client import Slurm
 from soractl.slurm.record import JobRecord, open_job, write_record
 from soractl.slurm.script import Job, lead_s, sbatch_text
+from soractl.supervise.quarantine import read_book
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import dump
 
+EXPEDITE_SINCE = (25, 11)
 # Where programs of Slurm and of the user lie; a requeued job may run when nobody is logged in.
 FROM_HERE = ("HOME", "USER", "PATH", "LANG", "SLURM_CONF")
 
@@ -33,11 +36,11 @@ class Submitted:
     job_id: int
 
 
-def script_of(prepared: Prepared) -> str:
+def script_of(prepared: Prepared, *, expedite: bool = False) -> str:
     """The script of the next attempt; nothing is made yet."""
     run = RunDir(prepared.plan.run)
     number = len(run.attempts()) + 1
-    return _script(prepared, run, run.attempt(number))
+    return _script(prepared, run, run.attempt(number), expedite)
 
 
 def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Submitted:
@@ -48,12 +51,13 @@ def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     slurm = Slurm(remote)
     if prepared.run is not None:
         refuse_if_queued(prepared.run, slurm)
-    slurm.check(script_of(prepared))
+    expedite = slurm.version() >= EXPEDITE_SINCE
+    slurm.check(script_of(prepared, expedite=expedite))
     with can_write(prepared.plan.run.parent):
         run = prepared.run or create(prepared, command_line, remote)
     with can_write(run.path, made=prepared.run is None), start_lock(run):
         attempt = run.new_attempt()
-        text = _script(prepared, run, attempt)
+        text = _script(prepared, run, attempt, expedite)
         if prepared.run is None:
             write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
@@ -64,6 +68,7 @@ def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
             shutil.rmtree(attempt.path if prepared.run else run.path)
             raise
         write_record(attempt, JobRecord(job_id=job_id, start=prepared.plan.start.as_json()))
+        forge(run, attempt, slurm, prepared.site.cluster.slurm.chain)
     EventLog(run, "launch").write(
         EventKind.SUBMITTED, attempt=attempt.number, text=f"job {job_id} of Slurm"
     )
@@ -82,7 +87,8 @@ def refuse_if_queued(run: RunDir, slurm: Slurm) -> None:
         )
 
 
-def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> str:
+def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir, expedite: bool) -> str:
+    blamed = tuple(read_book(run.path.parent).nodes)
     return sbatch_text(
         Job(
             run=run.path,
@@ -93,6 +99,9 @@ def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> str:
             environment=_environment(prepared.site.environ),
             settings=prepared.site.cluster.slurm,
             lead_s=lead_s(save_seconds(run)),
+            # Its old nodes are kept for an expedited job: not where one of them is to blame.
+            expedite=expedite and not blamed,
+            exclude=blamed,
         )
     )
 

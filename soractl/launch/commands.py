@@ -226,9 +226,10 @@ def _show_job(prepared: "Prepared", as_json: bool) -> None:
     from soractl.slurm.client import Slurm
     from soractl.terminal import output
 
-    script = submit.script_of(prepared)
     with Connections() as remote:
-        forecast = Slurm(remote).check(script)
+        slurm = Slurm(remote)
+        script = submit.script_of(prepared, expedite=slurm.version() >= submit.EXPEDITE_SINCE)
+        forecast = slurm.check(script)
     values = job_report.script_json(prepared, script, forecast)
     output.report(job_report.script_lines(prepared, script, forecast), values, as_json)
 

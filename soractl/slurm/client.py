@@ -1,5 +1,6 @@
 """Slurm's programs, asked on this machine; their refusals become sentences with a hint."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,11 +8,12 @@ from dataclasses import dataclass, field
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.slurm.queue import FIELDS, QueueEntry, parse_squeue
+from soractl.slurm.queue import FIELDS, QueueEntry, parse_squeue, parse_version
 
 DEADLINE_S = 30.0
 ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller
 ENDED_BY_SLURM = (143, 137)  # TERM, KILL
+KILL_WAIT_S = 30.0  # Slurm's default
 HINTS = {
     "Invalid partition": "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
     "Invalid account": "`sacctmgr show associations user=$USER` lists yours; [slurm] account",
@@ -43,10 +45,30 @@ class Slurm:
         result = self._run("sbatch", "--test-only", stdin=script)
         return _last_line(result.stderr).removeprefix("sbatch: ")
 
-    def submit(self, script: str) -> int:
-        """The id of a new job; SoractlError, exit code 5, with Slurm's words if it refuses."""
-        result = self._run("sbatch", "--parsable", stdin=script)
+    def submit(self, script: str, *, behind_its_name: bool = False) -> int:
+        """The id of a new job; SoractlError, exit code 5, with Slurm's words if it refuses.
+
+        `behind_its_name`: it waits until all earlier jobs of its name have ended.
+        """
+        behind = ("--dependency=singleton",) if behind_its_name else ()
+        result = self._run("sbatch", "--parsable", *behind, stdin=script)
         return int(_last_line(result.stdout).partition(";")[0])
+
+    def version(self) -> tuple[int, int]:
+        """Year and month of Slurm's version; SoractlError without Slurm."""
+        return parse_version(self._run("sbatch", "--version").stdout)
+
+    def may_requeue(self, job_id: int) -> bool:
+        """Whether a job may go back into the queue; the cluster may have forbidden it."""
+        answer = self._run("scontrol", "--oneliner", "show", "job", str(job_id)).stdout
+        return " Requeue=0 " not in answer
+
+    def kill_wait_s(self) -> float:
+        """Seconds from TERM to KILL."""
+        found = re.search(
+            r"^KillWait\s*=\s*(\d+)", self._run("scontrol", "show", "config").stdout, re.M
+        )
+        return float(found[1]) if found else KILL_WAIT_S
 
     def entry(self, job_id: int) -> QueueEntry | None:
         """A job in the queue, asked for at most once in 30 s; None: it has left the queue."""
@@ -71,6 +93,10 @@ class Slurm:
     def cancel(self, job_id: int) -> None:
         """End a job, waiting or not."""
         self._run("scancel", str(job_id))
+
+    def cancel_waiting(self, name: str) -> None:
+        """Take all jobs of a name that have not begun out of the queue."""
+        self._run("scancel", "--state=PENDING", f"--name={name}")
 
     def requeue(self, job_id: int) -> None:
         """Put a job back into the queue; from inside, this ends the whole job, scontrol too."""

@@ -15,6 +15,7 @@ class Ending:
     warned: bool = False  # USR1: a limit or a preemption comes
     asked_to_stop: bool = False  # `kill` or `stop` noted that the end is wanted
     terminated: bool = False  # TERM: Slurm ends the job, and decides by itself what follows
+    at_limit: bool = False  # it does so at the time limit, after which it never requeues
     without_checkpoint: int = 0  # attempts in a row, this one too, that added no checkpoint
 
 
@@ -31,7 +32,8 @@ def what_follows(end: Ending) -> Next:
     """The next thing that the batch shell does.
 
     A finished run is not requeued though the warning had come; one that was stopped, and
-    nobody asked for it, is, also without a warning: that is how preemption ends a step.
+    nobody asked for it, is, also without a warning: that is how preemption ends a step. After
+    TERM a preempted job is requeued by Slurm itself, and one that was cancelled must not be.
     """
     if end.outcome == "ended well":
         return Next(requeue=False, reason="it has ended")
@@ -39,12 +41,14 @@ def what_follows(end: Ending) -> Next:
         return Next(requeue=False, reason="it was stopped on request")
     if end.outcome == "failed":
         return Next(requeue=False, reason="it failed")
-    if end.terminated and not end.warned:
+    if end.terminated and not end.at_limit:
         return Next(requeue=False, reason="Slurm ends the job")
     if end.without_checkpoint >= MOST_WITHOUT_CHECKPOINT:
         count = end.without_checkpoint
         reason = f"{count} attempts in a row ended without a new checkpoint"
         return Next(requeue=False, reason=reason, gave_up=True)
+    if end.at_limit:
+        return Next(requeue=True, reason="its time limit was reached")
     if end.warned:
         return Next(requeue=True, reason="a time limit or a preemption was announced")
     return Next(requeue=True, reason="its step was ended from outside")

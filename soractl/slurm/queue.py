@@ -1,11 +1,14 @@
 """Answers of Slurm's queue about one job, and its states and reasons in words."""
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 # -o with these letters has had the same meaning in all versions since 14.03; squeue --json of
 # 22.05 ignores --jobs, and its names of fields change from version to version.
 FIELDS = "%i|%T|%S|%N|%r"
+
+AT_LIMIT = "TimeLimit"  # the reason of a job that Slurm ends for it
 
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 ACTIVE = {"RUNNING", "COMPLETING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
@@ -88,6 +91,16 @@ class QueueEntry:
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {**asdict(self), "reason_in_words": self.reason_in_words}
+
+
+def parse_version(text: str) -> tuple[int, int]:
+    """Year and month of a version, as `sbatch --version` says it.
+
+    >>> parse_version("slurm-wlm 22.05.8\n"), parse_version("slurm 25.11.0-0rc1")
+    ((22, 5), (25, 11))
+    """
+    found = re.search(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def parse_squeue(text: str) -> QueueEntry | None:

@@ -1,6 +1,6 @@
 """Record of an attempt's job: `slurm.json` in the attempt's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -19,6 +19,7 @@ class JobRecord:
     restarts: int = 0
     then: Then = "queued"  # requeued, ended: what followed the attempt, noted by the job itself
     start: Mapping[str, Any] | None = None  # the start point that was chosen when it was submitted
+    chain: Sequence[int] = ()  # jobs that wait behind it, where a job may not be requeued
 
 
 def write_record(attempt: AttemptDir, record: JobRecord) -> None:
@@ -35,7 +36,8 @@ def note_end(attempt: AttemptDir, then: Then) -> None:
 def read_record(attempt: AttemptDir) -> JobRecord | None:
     """The record of an attempt; None for one that Slurm did not start, or a damaged one."""
     with suppress(OSError, RunDirError, TypeError):
-        return JobRecord(**read_json(attempt.job))
+        values = read_json(attempt.job)
+        return JobRecord(**{**values, "chain": tuple(values.get("chain", ()))})
     return None
 
 

@@ -1,5 +1,6 @@
 """The text of a job for Slurm, and the command by which it starts the nodes' scripts."""
 
+import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ SCRIPT = """\
 # The job of {run}. Written by soractl; Slurm keeps a copy of its own and runs that again after a
 # requeue. The program below takes the signals that Slurm sends to the batch shell.
 {directives}
+trap '' {warning} # until the program takes it: a warning that comes first must not end the job
 {environment}
 cd {workdir} || exit 1
 exec {program}
@@ -37,6 +39,8 @@ class Job:
     environment: Mapping[str, str]
     settings: SlurmSettings
     lead_s: int  # seconds from the warning to the limit
+    expedite: bool = False  # Slurm 25.11 and later: requeued at once, on the nodes that are left
+    exclude: tuple[str, ...] = ()  # nodes to blame
 
 
 def sbatch_text(job: Job) -> str:
@@ -45,10 +49,20 @@ def sbatch_text(job: Job) -> str:
     return SCRIPT.format(
         run=job.run.name,
         directives="\n".join(f"#SBATCH {line}" for line in _directives(job)),
+        warning=WARNING,
         environment="\n".join(exports),
         workdir=shlex.quote(str(job.workdir)),
         program=shlex.join(job.program),
     )
+
+
+def job_name(run: Path) -> str:
+    """The name of a run's jobs, which no other run has: jobs of one name wait for each other.
+
+    >>> job_name(Path("/shared/runs/007-stage2"))
+    'soractl-007-stage2-01c8d1'
+    """
+    return f"soractl-{run.name}-{hashlib.sha256(str(run).encode()).hexdigest()[:6]}"
 
 
 def srun_command(nodes: int, attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
@@ -76,14 +90,14 @@ def lead_s(saves_s: list[float]) -> int:
 def _directives(job: Job) -> list[str]:
     settings = job.settings
     lines = [
-        f"--job-name=soractl-{job.run.name}",
+        f"--job-name={job_name(job.run)}",
         f"--comment={_quoted(f'run={job.run}')}",
         f"--nodes={job.nodes}",
         "--ntasks-per-node=1",
         f"--output={_quoted(str(job.log).replace('%', '%%'))}",
         "--open-mode=append",  # one log over all restarts
         "--export=NONE",
-        "--requeue",
+        "--requeue=expedite" if job.expedite else "--requeue",
         f"--signal=B:{WARNING}@{job.lead_s}",
     ]
     chosen = {
@@ -96,6 +110,8 @@ def _directives(job: Job) -> list[str]:
     lines += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
     if settings.exclusive:
         lines.append("--exclusive")
+    if job.exclude:
+        lines.append(f"--exclude={','.join(job.exclude)}")
     return [*lines, *settings.lines]
 
 

@@ -3,11 +3,14 @@ import os
 import pytest
 
 STAND_INS = {
-    "sbatch": 'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
-    "*) echo 12 ;; esac",
+    "sbatch": 'echo "$*" >> "$BIN/submitted"\n'
+    '[ "$1" = --version ] && { echo slurm 22.05.8; exit; }\n'
+    'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
+    "*) echo $((10 + $(wc -l < $BIN/submitted) - 1)) ;; esac",
     "squeue": 'cat "$BIN/queue" 2> /dev/null',
     "scancel": 'echo "$*" >> "$BIN/scancelled"',
-    "scontrol": 'echo "$*" >> "$BIN/scontrolled"',
+    "scontrol": 'case $1 in requeue) echo "$*" >> "$BIN/scontrolled" ;; '
+    '*) cat "$BIN/job" 2> /dev/null || true ;; esac',
     "srun": "while [[ $1 == --* ]]; do shift; done\n"
     'for node in n1 n2; do SLURMD_NODENAME=$node "$@" & done\nwait',
 }

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from soractl.jobs.batch import attempts_without_checkpoint
+from soractl.jobs.attempts import attempts_without_checkpoint
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote.connections import Connections
@@ -125,6 +125,54 @@ def test_an_attempt_that_slurm_cut_off_is_settled_by_the_next_start(job):
     failure = read_json(first.exit)["first_failure"]
     assert (failure["node"], failure["error"]) == ("n2", "Slurm ended it: it left no exit code")
     assert len(job.run.attempts()) == 2
+
+
+RANK_THAT_DIES_AT_TERM = """
+    if "RANK" not in os.environ and sys.argv[-3].endswith("node_rank=0"):
+        import subprocess
+        subprocess.run(sys.argv, env={**os.environ, "RANK": "0"})
+        from trainer.atomic_files import write_json
+        write_json(attempt.rank_failure(1), {"rank": 1, "error": "connection reset",
+                                             "traceback": None, "time_unix_s": 0})
+        sys.exit(1)
+    if "RANK" in os.environ:
+        (run.path / "ready").touch()
+        time.sleep(60)
+"""
+
+
+def test_ranks_that_were_ended_before_they_could_save_come_back(job):
+    job.workplace.ranks(RANK_THAT_DIES_AT_TERM)
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(60) == 0
+    [attempt] = job.run.attempts()
+    assert read_record(attempt).then == "requeued"
+    assert read_json(attempt.exit)["first_failure"]["error"] == "SIGTERM"
+
+
+def test_what_slurm_ends_at_the_limit_comes_back_before_it_is_killed(job):
+    job.workplace.ranks("(run.path / 'ready').touch()\nif attempt.number == 1: time.sleep(60)")
+    job.workplace.write("bin/job", "KillWait = 4 sec\n")
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    job.workplace.write("bin/queue", "12|COMPLETING|N/A|n[1-2]|TimeLimit\n")
+    shell.send_signal(signal.SIGTERM)
+    assert shell.wait(10) == 0
+    assert read_record(job.run.attempts()[0]).then == "requeued"
+
+
+def test_what_an_administrator_cancels_does_not_come_back(job):
+    job.workplace.ranks("(run.path / 'ready').touch()\ntime.sleep(60)")
+    job.workplace.write("bin/job", "KillWait = 4 sec\n")
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    job.workplace.write("bin/queue", "12|COMPLETING|N/A|n[1-2]|None\n")
+    shell.send_signal(signal.SIGTERM)
+    assert shell.wait(10) == 143
+    assert read_record(job.run.attempts()[0]).then == "ended"
+    assert not (job.workplace.bin / "scontrolled").exists()
 
 
 def test_outside_a_job_it_refuses(job):

@@ -76,6 +76,35 @@ def test_a_machine_without_slurm_is_one_sentence(tmp_path, monkeypatch):
     assert os.environ["PATH"] == str(tmp_path)
 
 
+def test_a_chains_job_waits_for_all_others_of_its_name():
+    remote = Answers("13\n")
+    assert Slurm(remote).submit("#!/bin/bash\n", behind_its_name=True) == 13
+    assert remote.requests[0].argv == ("sbatch", "--parsable", "--dependency=singleton")
+
+
+@pytest.mark.parametrize(
+    ("answer", "version"),
+    [
+        ("slurm-wlm 22.05.8\n", (22, 5)),
+        ("slurm 25.11.0-0rc1\n", (25, 11)),
+        ("slurm 26.05.5\n", (26, 5)),
+    ],
+)
+def test_the_version_is_that_of_sbatch(answer, version):
+    assert Slurm(Answers(answer)).version() == version
+
+
+@pytest.mark.parametrize(("flag", "may"), [("Requeue=1", True), ("Requeue=0", False)])
+def test_a_job_says_whether_it_may_be_requeued(flag, may):
+    line = f"JobId=2 JobName=a JobState=PENDING {flag} Restarts=0 BatchFlag=1\n"
+    assert Slurm(Answers(line)).may_requeue(2) is may
+
+
+def test_the_time_from_term_to_kill_is_the_clusters():
+    assert Slurm(Answers("JobRequeue              = 1\nKillWait    = 5 sec\n")).kill_wait_s() == 5
+    assert Slurm(Answers("")).kill_wait_s() == 30
+
+
 def test_an_unknown_job_is_none():
     remote = Answers(stderr="slurm_load_jobs error: Invalid job id specified\n", exit_code=1)
     assert Slurm(remote).entry_now(999) is None

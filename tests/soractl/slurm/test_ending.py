@@ -12,11 +12,13 @@ from soractl.slurm.ending import Ending, Next, what_follows
             True,
             "a time limit or a preemption was announced",
         ),
+        (Ending(outcome="stopped", warned=True, terminated=True), False, "Slurm ends the job"),
         (
-            Ending(outcome="stopped", warned=True, terminated=True),
+            Ending(outcome="stopped", terminated=True, at_limit=True),
             True,
-            "a time limit or a preemption was announced",
+            "its time limit was reached",
         ),
+        (Ending(outcome="ended well", terminated=True, at_limit=True), False, "it has ended"),
         (Ending(outcome="stopped"), True, "its step was ended from outside"),
         (
             Ending(outcome="stopped", warned=True, asked_to_stop=True),

@@ -27,7 +27,7 @@ def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program
         "# The job of 007-stage2. Written by soractl; Slurm keeps a copy of its own and runs that "
         "again after a\n"
         "# requeue. The program below takes the signals that Slurm sends to the batch shell.\n"
-        "#SBATCH --job-name=soractl-007-stage2\n"
+        "#SBATCH --job-name=soractl-007-stage2-01c8d1\n"
         "#SBATCH --comment=run=/shared/runs/007-stage2\n"
         "#SBATCH --nodes=3\n"
         "#SBATCH --ntasks-per-node=1\n"
@@ -37,6 +37,8 @@ def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program
         "#SBATCH --requeue\n"
         "#SBATCH --signal=B:USR1@90\n"
         "#SBATCH --exclusive\n"
+        "trap '' USR1 # until the program takes it: a warning that comes first must not end the "
+        "job\n"
         "export HOME=/home/ana\n"
         "export PATH=/usr/bin\n"
         "cd /work || exit 1\n"
@@ -63,6 +65,23 @@ def test_settings_of_the_cluster_become_directives_the_users_own_lines_last():
         *("--partition=gpu", "--account=video", "--qos=long", "--time=2-00:00:00"),
         *("--gpus-per-node=8", "--constraint=h100", "--mem=0"),
     ]
+
+
+def test_slurm_of_25_11_puts_it_back_at_once_and_blamed_nodes_are_left_out():
+    lines = sbatch_text(job(expedite=True, exclude=("n2", "n7"))).splitlines()
+    assert "#SBATCH --requeue=expedite" in lines
+    assert "#SBATCH --exclude=n2,n7" in lines
+
+
+def test_a_warning_that_comes_before_the_program_does_not_end_the_job(tmp_path):
+    program = ("/bin/sh", "-c", "kill -USR1 $$; echo goes on")
+    done = subprocess.run(
+        ["bash"],
+        input=sbatch_text(job(workdir=tmp_path, program=program)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "goes on\n"
 
 
 def test_spaces_and_percent_signs_of_a_path_stay_what_they_are():

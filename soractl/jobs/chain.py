@@ -1,0 +1,65 @@
+"""The way back into the queue: the job itself, or the next of a chain where that is forbidden.
+
+A chain is a few jobs of one name, each of which begins when all before it have ended
+(`--dependency=singleton`). Each one that goes on adds another at the end.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from soractl.errors import SoractlError
+from soractl.jobs.attempts import copy_for
+from soractl.slurm import record
+from soractl.slurm.allocation import Allocation
+from soractl.slurm.client import Slurm
+from soractl.slurm.record import JobRecord, read_record
+from soractl.slurm.script import job_name
+from trainer.run_dir import AttemptDir, RunDir
+
+LENGTH = 4  # the jobs of a chain
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way of a run's job back into the queue, and out of it."""
+
+    run: RunDir
+    given: Allocation
+    slurm: Slurm
+
+    def back(self, attempt: AttemptDir) -> None:
+        """Go on in the queue; SoractlError where neither job nor chain can."""
+        job = read_record(attempt)
+        record.note_end(attempt, "requeued")
+        if job is None or not job.chain:
+            self.slurm.requeue(self.given.job_id)  # TERM comes at once: nothing after it is sure
+            return
+        following, *rest = job.chain
+        with suppress(SoractlError):  # some clusters take no jobs from inside jobs
+            rest.append(self.slurm.submit(_script(self.run), behind_its_name=True))
+        record.write_record(
+            copy_for(self.run, attempt), JobRecord(job_id=following, chain=tuple(rest))
+        )
+
+    def close(self, attempt: AttemptDir) -> None:
+        """The run does not come back: what waits behind this job leaves the queue."""
+        job = read_record(attempt)
+        if job and job.chain:
+            self.slurm.cancel_waiting(job_name(self.run.path))
+        record.note_end(attempt, "ended")
+
+
+def forge(run: RunDir, attempt: AttemptDir, slurm: Slurm, length: int | None) -> None:
+    """Jobs behind the one just submitted: as many as asked for, or where it may not be requeued."""
+    job = read_record(attempt)
+    assert job is not None
+    if length is None and slurm.may_requeue(job.job_id):
+        return
+    text = _script(run)
+    chain = [slurm.submit(text, behind_its_name=True) for _ in range((length or LENGTH) - 1)]
+    record.write_record(attempt, replace(job, chain=tuple(chain)))
+
+
+def _script(run: RunDir) -> str:
+    newest = [one.job_script for one in run.attempts() if one.job_script.exists()][-1]
+    return newest.read_text()

@@ -1,0 +1,68 @@
+"""Signals of a job's batch shell, and how the one that announces an end reaches rank 0.
+
+Of the signals, the batch shell has USR1 before a limit or a preemption, INT from `soractl kill`,
+and TERM when Slurm ends the job.
+"""
+
+import os
+import signal
+import threading
+import time
+from contextlib import AbstractContextManager
+
+from soractl.processes.scan import find
+from soractl.processes.selection import Selection
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import this_machine
+
+TICK_S = 0.5
+SCAN_S = 15.0
+
+
+class Signals:
+    """Signals that the batch shell has had."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+        self.terminated_at: float | None = None  # by the monotonic clock
+        for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    @property
+    def wants_a_save(self) -> bool:
+        """Rank 0 is to be asked to save and leave."""
+        return bool(self.seen & {signal.SIGUSR1, signal.SIGINT})
+
+    def _note(self, number: int, _: object) -> None:
+        self.seen.add(number)
+        if number == signal.SIGTERM and self.terminated_at is None:
+            self.terminated_at = time.monotonic()
+
+
+class Relay(AbstractContextManager["Relay"]):
+    """A thread that asks rank 0 of an attempt to save and leave, once a signal wants that."""
+
+    def __init__(self, run_id: str, signals: Signals, remote: Connections) -> None:
+        self._run_id, self._signals, self._remote = run_id, signals, remote
+        self._is_over = threading.Event()
+        self.is_told = False
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self.is_told and not self._is_over.wait(TICK_S):
+            if self._signals.wants_a_save:
+                self.is_told = tell_rank_0(self._run_id, self._remote)
+
+
+def tell_rank_0(run_id: str, remote: Connections) -> bool:
+    """Ask rank 0, which runs on this node, to save and leave; False while there is none."""
+    [found] = find([this_machine()], remote, Selection(run_id=run_id), deadline_s=SCAN_S)
+    ranks = [one for one in found.processes if one.role == "rank" and one.rank == 0]
+    for rank in ranks:
+        os.kill(rank.pid, signal.SIGTERM)
+    return bool(ranks)
