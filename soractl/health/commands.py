@@ -1,7 +1,7 @@
 """Commands that judge the nodes: `clock` and `health`."""
 
 import os
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from soractl.terminal.options import (
     is_number,
     positive,
 )
+
+if TYPE_CHECKING:
+    from soractl.health.slurm_hook import Hook
 
 app = typer.Typer()
 
@@ -58,6 +61,13 @@ def health(
     nagios: Annotated[
         bool, typer.Option("--nagios", help="Lines and exit codes as Nagios reads them.")
     ] = False,
+    prolog: Annotated[
+        bool, typer.Option("--prolog", help="For slurm.conf: this node; drains it, ends with 1.")
+    ] = False,
+    epilog: Annotated[bool, typer.Option("--epilog", help="The same after a job.")] = False,
+    hcprogram: Annotated[
+        bool, typer.Option("--hcprogram", help="The same now and then; undrains what it drained.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the checks; ask no node.")] = False,
     timeout: Timeout = 10,
     as_json: Json = False,
@@ -65,8 +75,12 @@ def health(
     """Judge GPUs, links, disks and system of every node."""
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
+    from soractl.health.slurm_hook import run_hook
     from soractl.terminal import output
 
+    hooks: dict[Hook, bool] = {"prolog": prolog, "epilog": epilog, "hcprogram": hcprogram}
+    for hook in (one for one, is_chosen in hooks.items() if is_chosen):
+        raise typer.Exit(run_hook(hook, hosts, os.environ))
     checks = choose(only or (), skip or (), context)
     if listed:
         output.report(report.list_table(checks), report.list_json(checks), as_json)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.slurm.drain import NODE_FIELDS, SlurmNode, parse_sinfo
 from soractl.slurm.queue import FIELDS, QueueEntry, parse_squeue, parse_version
 
 DEADLINE_S = 30.0
@@ -103,6 +104,19 @@ class Slurm:
         result = self._ask("scontrol", "requeue", str(job_id))
         if result.exit_code not in ENDED_BY_SLURM:
             _answer(result)
+
+    def node(self, name: str) -> SlurmNode:
+        """A node as Slurm knows it."""
+        argv = ("sinfo", "--noheader", "--Node", f"--nodes={name}", f"--format={NODE_FIELDS}")
+        found = parse_sinfo(self._run(*argv).stdout)
+        if not found:
+            raise SoractlError(f"Slurm knows no node {name}", exit_code=ExitCode.NOTHING_SUITABLE)
+        return found[0]
+
+    def set_drained(self, name: str, reason: str) -> None:
+        """Drain a node for a reason, or undrain it for ''."""
+        more = ("state=drain", f"reason={reason}") if reason else ("state=undrain",)
+        self._run("scontrol", "update", f"nodename={name}", *more)
 
     def _run(self, *argv: str, stdin: str = "") -> NodeResult:
         return _answer(self._ask(*argv, stdin=stdin))

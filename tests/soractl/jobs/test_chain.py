@@ -9,6 +9,7 @@ from soractl.jobs.attempts import next_attempt
 from soractl.jobs.chain import Way
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
+from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node
 from soractl.slurm.allocation import Allocation
@@ -46,7 +47,7 @@ def test_the_clusters_file_may_ask_for_a_chain(slurm_here, remote):
 def test_the_next_job_of_a_chain_goes_on_and_one_is_added(slurm_here, remote):
     slurm_here.write("bin/job", "JobId=12 Requeue=0 Restarts=0\n")
     found = submitted(remote)
-    write_json(found.attempt.plan, {"start": {"kind": "fresh", "path": None}})
+    write_json(found.attempt.plan, {"start": StartPoint("fresh").as_json()})
     Way(found.run, Allocation(12, NODES, 0), Slurm(remote)).back(found.attempt)
     following, job = newest_job(found.run)
     assert (following.number, job.job_id, job.chain) == (2, 13, (14, 15, 16))

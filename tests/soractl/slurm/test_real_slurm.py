@@ -1,5 +1,8 @@
 """Runs under a real slurmctld, with three slurmd and munge on the test cluster."""
 
+import logging
+import os
+import random
 import sys
 from pathlib import Path
 
@@ -8,14 +11,15 @@ import pytest
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
-from soractl.runs.events import read_events
+from soractl.runs.events import metrics_rows
 from soractl.slurm.record import read_record
 from tests.end_to_end.conftest import clips_csv as clips_csv
+from tests.soractl.slurm.requeues import interrupt, lines, requeues, trained_batches
 from tests.waiting import wait_for
-from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.ssh, pytest.mark.slow]
+LOG = logging.getLogger(__name__)
 SORACTL = Path(sys.executable).with_name("soractl")
 
 SAVES_AND_LEAVES = """
@@ -52,33 +56,41 @@ def workplace_of(slurm_cluster, workplace):
     return prepare
 
 
-def test_a_real_run_is_warned_requeued_and_reaches_its_last_step(
+SMOKE = """\
+[slurm]
+nodes = 3
+gpus_per_node = 2
+{more}
+[env]
+GLOO_SOCKET_IFNAME = "eth0"
+OMP_NUM_THREADS = 1
+"""
+
+
+def test_a_real_run_comes_back_each_time_and_trains_on_each_sample_once(
     workplace_of, slurm_cluster, workplace, clips_csv
 ):
-    soractl = workplace_of(
-        '[slurm]\nnodes = 2\ngpus_per_node = 1\n[env]\nGLOO_SOCKET_IFNAME = "eth0"\n'
-        "OMP_NUM_THREADS = 1\n"
-    )
-    settings = (f"data.path={clips_csv}", "trainer.max_steps=6", "log.every_steps=1")
+    """REQUEUES=9 and SEED ask for more of them, and LIMIT=3 for a real time limit of minutes."""
+    signals, limit = int(os.environ.get("REQUEUES", "3")), os.environ.get("LIMIT")
+    draw = random.Random(int(os.environ.get("SEED", "1")))
+    soractl = workplace_of(SMOKE.format(more=f'time = "{limit}"' if limit else ""))
+    last_step = 3 * signals + (8 if limit else 2)
+    settings = (f"data.path={clips_csv}", f"trainer.max_steps={last_step}", "log.every_steps=1")
     overrides = [word for one in settings for word in ("--set", one)]
     soractl("launch", "smoke", "--slurm", "--detach", *overrides)
     run = RunDir(workplace.folder / "runs/001-smoke")
-    [first] = run.attempts()
-    job = str(read_record(first).job_id)
-    wait_for(run.heartbeat.exists, 400)
-    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+    for _ in range(signals):
+        interrupt(run, slurm_cluster, draw.randint(0, 2))
     soractl("follow", "latest")
-    first, second = run.attempts()
-    [_, *_, saved] = run.checkpoints()
-    resumed = read_json(second.plan)["start"]["path"]
-    at = int(resumed.rpartition("step")[2])
-    assert read_record(first).then == "requeued"
-    assert 1 <= at < 6
-    assert saved.manifest.global_step == 6
-    assert (read_record(second).restarts, read_record(second).job_id) == (1, int(job))
-    assert [event.kind for event in read_events(run) if event.by == "slurm"] == [
-        *("started", "ended", "requeued", "started", "ended"),
-    ]
+    costs = requeues(run)
+    LOG.info("what each requeue cost:\n%s", "\n".join(lines(costs)))
+    number = len(run.attempts())
+    steps = [row["global_step"] for row in metrics_rows(run) if "loss" in row]
+    assert run.checkpoints()[-1].manifest.global_step == last_step
+    assert sorted(steps) == list(range(1, last_step + 1))
+    trained = trained_batches(run)
+    assert len(trained) == len(set(trained))
+    assert [read_record(one).restarts for one in run.attempts()] == list(range(number))
     assert slurm_cluster.queue() == []
 
 

@@ -1,0 +1,93 @@
+"""`soractl health --prolog | --epilog | --hcprogram`: what slurm.conf calls on a node.
+
+A node is drained for what is BAD, and a prolog or epilog then ends with 1. Whatever breaks here
+ends with 0: a check that does not work must not empty a cluster. All of it takes ten seconds at
+most; it prints nothing but what broke.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from datetime import date
+from types import FrameType
+from typing import Literal
+
+from soractl.cluster import settings as cluster
+from soractl.errors import ExitCode, SoractlError
+from soractl.health.check import Context, Level
+from soractl.health.examine import NodeHealth, choose, judge_nodes, probe, silences
+from soractl.remote.connections import Connections
+from soractl.remote.folding import fold_names
+from soractl.remote.nodes import Node, find_nodes
+from soractl.slurm.client import Slurm
+from soractl.slurm.drain import follow_findings
+from soractl.terminal import output
+
+Hook = Literal["prolog", "epilog", "hcprogram"]
+CONTEXT: Mapping[Hook, Context] = {
+    "prolog": "prolog",
+    "epilog": "epilog",
+    "hcprogram": "periodic",
+}
+LIMIT_S = 9.0  # with the start of Python below Slurm's patience and our ten seconds
+PROBE_S = 6.0
+
+
+def run_hook(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
+    """Judge this node, drain or undrain it; 1 where a job must not run here, else 0.
+
+    `hosts`: a host file, for the silences in the settings beside it.
+    """
+    signal.signal(signal.SIGALRM, _leave)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        return _judge(hook, hosts, environ)
+    except SoractlError as error:
+        output.error(error)
+    except Exception as error:  # noqa: BLE001 - fail open, whatever it is
+        output.error(SoractlError(f"health --{hook}: {type(error).__name__}: {error}"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return ExitCode.OK
+
+
+def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
+    name = environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
+    hostfile = find_nodes(hosts, environ=environ).hostfile if hosts else None
+    muted, _ = silences(cluster.load(hostfile)[0].health.silence, date.today())
+    checks = choose((), (), CONTEXT[hook])
+    with Connections() as remote:
+        results = probe([Node(name, local=True)], remote, deadline_s=PROBE_S)
+        [row] = judge_nodes(results, checks, muted)
+        bad = bad_checks(row)
+        if hook == "hcprogram" or bad:
+            slurm = Slurm(remote)
+            reason = follow_findings(slurm.node(name), bad, good_checks(row))
+            if reason or (reason == "" and hook == "hcprogram"):
+                slurm.set_drained(name, reason)
+    return ExitCode.FAILED if bad and hook != "hcprogram" else ExitCode.OK
+
+
+def bad_checks(row: NodeHealth) -> dict[str, str]:
+    """Details of what is BAD, by check; nothing for a node whose facts could not be read."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in row.findings:
+        if one.level is Level.BAD:
+            found.setdefault(one.check.id, {}).setdefault(one.reason, []).append(one.item)
+    return {
+        check: "; ".join(
+            f"{fold_names(items)}: {reason}" if any(items) else reason
+            for reason, items in details.items()
+        )
+        for check, details in found.items()
+    }
+
+
+def good_checks(row: NodeHealth) -> set[str]:
+    """Checks all of whose verdicts are good: one that is unknown says nothing."""
+    ids = {finding.check.id for finding in row.findings}
+    return ids - {one.check.id for one in row.findings if one.level is not Level.GOOD}
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(ExitCode.OK)
