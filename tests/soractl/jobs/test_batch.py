@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from soractl.jobs.attempts import attempts_without_checkpoint
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote.connections import Connections
@@ -16,8 +15,7 @@ from soractl.runs.record import read_record as read_plan
 from soractl.slurm.record import read_record
 from tests.conftest import REPOSITORY
 from tests.waiting import wait_for
-from trainer.atomic_files import read_json, write_json
-from trainer.run_dir import RunDir
+from trainer.atomic_files import read_json
 
 # A launcher with one rank, which saves and leaves at TERM, as the trainer does.
 RANK_THAT_SAVES = """
@@ -177,19 +175,3 @@ def test_what_an_administrator_cancels_does_not_come_back(job):
 
 def test_outside_a_job_it_refuses(job):
     assert job(SLURM_JOB_ID="").wait(60) == 2
-
-
-def test_attempts_that_added_no_checkpoint_are_counted_from_the_newest(tmp_path, save_checkpoint):
-    run = RunDir(tmp_path / "001-smoke")
-    run.checkpoints_folder.mkdir(parents=True)
-
-    def began(kind, path):
-        write_json(run.new_attempt().plan, {"start": {"kind": kind, "path": path}})
-
-    began("fresh", None)
-    assert attempts_without_checkpoint(run) == 1
-    saved = str(save_checkpoint(run, 3).path)
-    assert attempts_without_checkpoint(run) == 0
-    began("resume", saved)
-    began("resume", saved)
-    assert attempts_without_checkpoint(run) == 2

@@ -1,0 +1,50 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from soractl.jobs.signals import Relay, Signals, tell_rank_0
+from soractl.remote.connections import Connections
+from tests.waiting import wait_for
+
+
+@pytest.fixture
+def signals():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGINT)}
+    kept[signal.SIGTERM] = signal.getsignal(signal.SIGTERM)
+    yield Signals()
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def rank_0():
+    """A process that looks like rank 0 of the run /runs/9, and ends at TERM."""
+    environ = {**os.environ, "SORACTL_RUN_ID": "/runs/9", "RANK": "0", "LOCAL_RANK": "0"}
+    program = [sys.executable, "-c", "import time; time.sleep(60)", "train.py"]
+    process = subprocess.Popen(program, env=environ)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_warning_and_a_kill_want_a_save_and_term_does_not(signals):
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert (signals.wants_a_save, signals.terminated_at is None) == (False, False)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert signals.wants_a_save
+
+
+def test_rank_0_is_told_once_it_is_there(signals, rank_0):
+    with Connections() as remote, Relay("/runs/9", signals, remote) as relay:
+        assert not relay.is_told
+        signals.seen.add(signal.SIGUSR1)
+        wait_for(lambda: relay.is_told)
+        assert rank_0.wait(10) == -signal.SIGTERM
+
+
+def test_without_a_rank_0_nobody_is_told(signals):
+    with Connections() as remote:
+        assert tell_rank_0("/runs/nothing", remote) is False
