@@ -49,7 +49,7 @@ OURS = "ours"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="on the disk that is meant; else temporary")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; else temporary")
     arguments = parser.parse_args()
     if "RANK" in os.environ:
         with process_group(TRAINER) as ranks:

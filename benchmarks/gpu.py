@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("run", "steps"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--toy", action="store_true", default=not torch.cuda.is_available())
-    parser.add_argument("--folder", type=Path, help="on the disk that is meant; else temporary")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; else temporary")
     parser.add_argument("--all-shapes", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no launched run stays behind

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument(
         "--mbit", type=float, help="let rsync send no faster; 950: a 1 Gb/s network"
     )
-    parser.add_argument("--folder", type=Path, help="on the disk that is meant; else temporary")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; else temporary")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soractl-sync-", dir=arguments.folder))
     try:

@@ -263,7 +263,7 @@ def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process that still runs, with its children: one of them may be deaf to TERM."""
+    """Ends a process that still runs, with its children: one of them may ignore TERM."""
     if process.poll() is None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):

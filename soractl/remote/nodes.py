@@ -67,7 +67,7 @@ def this_machine() -> Node:
 def find_nodes(
     argument: str | None, *, run_nodes: Sequence[Node] = (), environ: Mapping[str, str]
 ) -> NodeSource:
-    """The nodes meant: argument, SORACTL_HOSTFILE, the run's, the default file, Slurm, or here."""
+    """Nodes of a command: argument, SORACTL_HOSTFILE, the run's, the default file, Slurm, here."""
     if argument:
         return _named(argument, "")
     if environ.get("SORACTL_HOSTFILE"):

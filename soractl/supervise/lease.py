@@ -84,7 +84,7 @@ class Lease:
         other = read_holder(self.path)
         if other is not None and not other.ended and not self._sight.is_overdue(other):
             return False
-        if other is not None and not self._bury(other):
+        if other is not None and not self._evict(other):
             return False
         draft = self.path.with_name(f".{self.path.name}.{self.token}.draft")
         write_json(draft, self._holder("", "").as_json())
@@ -109,20 +109,20 @@ class Lease:
         if holder is None or holder.token != self.token:
             raise LeaseLostError("another supervisor acts for the run now")
 
-    def _bury(self, other: Holder) -> bool:
+    def _evict(self, other: Holder) -> bool:
         """Move a dead holder's lease away, unless that is another's by now."""
-        grave = self.path.with_name(f".{self.path.name}.{self.token}.grave")
+        aside = self.path.with_name(f".{self.path.name}.{self.token}.aside")
         try:
-            self.path.rename(grave)
+            self.path.rename(aside)
         except FileNotFoundError:
             return True
-        buried = read_holder(grave)
-        if buried is not None and (buried.token, buried.beat) != (other.token, other.beat):
+        moved = read_holder(aside)
+        if moved is not None and (moved.token, moved.beat) != (other.token, other.beat):
             with suppress(OSError):  # it lives: give it back, unless somebody took its place
-                os.link(grave, self.path)
-            grave.unlink()
+                os.link(aside, self.path)
+            aside.unlink()
             return False
-        grave.unlink()
+        aside.unlink()
         return True
 
     def _holder(self, state: str, reason: str, *, ended: bool = False) -> Holder:

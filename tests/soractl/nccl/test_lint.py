@@ -363,7 +363,7 @@ def test_the_whole_form_of_an_algorithms_list_is_understood():
     assert lint({"NCCL_ALGO": "allreduce:^tree"}, NEW) == []
 
 
-def test_alarms_of_several_nodes_are_said_once_and_notes_are_not():
+def test_an_alarm_of_several_nodes_is_shown_once_and_its_notes_are_not():
     envs = [{"NCCL_P2P_LEVEL": "nvl", "NCCL_MAX_NCHANNELS": 8}, {"NCCL_P2P_LEVEL": "nvl"}]
     assert alarms(envs) == [
         "NCCL_P2P_LEVEL: nvl is no value of it, and is ignored; did you mean NVL?"

@@ -52,7 +52,7 @@ def test_findings_name_their_nodes_and_are_counted():
     assert report.count(FOUND) == "three.txt: 1 error, 1 warning; 2 of 3 nodes looked at"
 
 
-def test_nothing_to_find_is_said():
+def test_nothing_to_find_is_a_line():
     quiet = replace(FOUND, cluster=Cluster(), faults={})
     assert report.check(quiet) == []
     assert report.count(quiet) == "three.txt: nothing to find; 2 of 3 nodes looked at"

@@ -124,7 +124,7 @@ def test_a_node_that_lost_its_launcher_is_named_and_the_run_goes_on(tmp_path):
     ]
 
 
-def test_ranks_without_torchrun_are_said_before_any_exit_code(tmp_path):
+def test_ranks_without_torchrun_are_shown_before_any_exit_code(tmp_path):
     """As `kill -9` of torchrun leaves them: what started it waits for the ranks' output."""
     run, _ = begin(tmp_path)
     nodes = Nodes()

@@ -41,7 +41,7 @@ def test_a_running_job_has_its_nodes_and_its_start():
         ("3|PENDING|N/A||None", "waiting as job 3"),
     ],
 )
-def test_a_reason_is_said_in_words_and_an_unknown_one_as_it_is(answer, words):
+def test_a_known_reason_becomes_words_and_an_unknown_one_stays(answer, words):
     assert parse_squeue(f"{answer}\n").in_words == words
 
 
