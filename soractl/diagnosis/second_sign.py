@@ -1,20 +1,24 @@
 """The second sign of a hang, beside a clock that shows no step: pure functions over looks.
 
-Collectives that stand still over 20 s, or GPUs whose power is flat and low while they claim to be
-busy: a waiting NCCL kernel spins at 100 % utilisation and draws a fifth of the power (measured on
-H200: 123 W, flat to 0.2 W, where training draws 691 W).
+Collectives that stand still over 20 s, by the ranks or by NCCL's RAS; or GPUs whose power is flat
+and low while they claim to be busy: a waiting NCCL kernel spins at 100 % utilisation and draws a
+fifth of the power (measured on H200: 123 W, flat to 0.2 W, where training draws 691 W).
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from soractl.cluster import nccl_ras
 from soractl.diagnosis.flight_recorder import Look
 
 OVER_S = 20.0
 FLAT_W = 3.0
 LOW_OF_LIMIT = 0.4
 BUSY_PERCENT = 99.0
+
+
+RasReport = tuple[float, tuple[nccl_ras.Communicator, ...]]  # when it was asked, and the answer
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,23 @@ def frozen(looks: Sequence[Look], over_s: float = OVER_S) -> bool | None:
     Looks are oldest first; short ones are enough. A rank that gives no answer in any of them
     stands still as well.
     """
-    recent = _since(looks, over_s)
-    if recent is None or any(look.faults for look in recent):
+    start = _start([look.taken_s for look in looks], over_s)
+    if start is None or any(look.faults for look in looks[start:]):
         return None
+    recent = looks[start:]
     states = [
         {one.rank: dict(one.enqueued) if one.answered else None for one in look.ranks}
         for look in recent
     ]
     return all(state == states[0] for state in states)
+
+
+def ras_frozen(reports: Sequence[RasReport], over_s: float = OVER_S) -> bool | None:
+    """NCCL's own counts stood still over the last `over_s` seconds; None if that was not seen."""
+    start = _start([taken_s for taken_s, _ in reports], over_s)
+    if start is None:
+        return None
+    return nccl_ras.frozen([report for _, report in reports[start:]])
 
 
 def power_flat(samples: Sequence[PowerSample], over_s: float = OVER_S) -> bool | None:
@@ -56,10 +69,9 @@ def power_flat(samples: Sequence[PowerSample], over_s: float = OVER_S) -> bool |
         return None
     verdicts = []
     for found in of_gpu.values():
-        last = found[-1].taken_s
-        if last - found[0].taken_s < over_s:
+        start = _start([one.taken_s for one in found], over_s)
+        if start is None:
             return None
-        start = max(i for i, one in enumerate(found) if last - one.taken_s >= over_s)
         verdicts.append(_stands(found[start:]))
     is_busy = any(found[-1].utilization >= BUSY_PERCENT for found in of_gpu.values())
     return is_busy and all(verdicts)
@@ -70,7 +82,7 @@ def _stands(samples: Sequence[PowerSample]) -> bool:
     return max(powers) - min(powers) <= FLAT_W and max(powers) <= LOW_OF_LIMIT * samples[-1].limit_w
 
 
-def _since(looks: Sequence[Look], over_s: float) -> Sequence[Look] | None:
-    """The newest looks, from the last one that is at least `over_s` seconds older than the end."""
-    old = [i for i, one in enumerate(looks) if looks[-1].taken_s - one.taken_s >= over_s]
-    return looks[max(old) :] if old else None
+def _start(taken_s: Sequence[float], over_s: float) -> int | None:
+    """Where the newest ones begin that cover so many seconds; times are in order."""
+    old = [i for i, one in enumerate(taken_s) if taken_s[-1] - one >= over_s]
+    return max(old) if old else None

@@ -26,7 +26,7 @@ from soractl.supervise.lease import BEAT_S, Holder, Lease, LeaseLostError, read_
 from soractl.supervise.observe import Verdict
 from soractl.supervise.supervisor import Found, Hooks, Supervisor
 from soractl.supervise.watch import SecondSign, Watcher
-from soractl.supervise.witness import Witness, evidence_of
+from soractl.supervise.witness import Witness, ask_all, evidence_of
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -105,7 +105,8 @@ def hooks_of(run: RunDir, remote: Connections, cluster: Cluster) -> Hooks:
         return evidence_of(run, watcher, remote, verdict)
 
     def witness(attempt: AttemptDir) -> SecondSign:
-        return Witness(attempt, read_record(attempt), remote).sign
+        record = read_record(attempt)
+        return Witness(lambda: ask_all(attempt, record, remote)).sign
 
     return Hooks(
         notify=notifier.tell,

@@ -1,9 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from soractl.cluster import nccl_ras
 from soractl.diagnosis.flight_recorder import Look, RankLook
-from soractl.diagnosis.second_sign import PowerSample, frozen, power_flat
+from soractl.diagnosis.second_sign import PowerSample, frozen, power_flat, ras_frozen
 from soractl.errors import Fault, FaultKind
 
 
@@ -55,3 +57,24 @@ def test_power_is_a_sign_when_all_gpus_are_low_and_flat_and_one_claims_to_be_bus
     samples, expected
 ):
     assert power_flat(samples) is expected
+
+
+RECORDED = Path(__file__).parents[2] / "recorded/ras"
+HEALTHY, HUNG = (
+    nccl_ras.parse((RECORDED / f"ras-{name}.json").read_text()) for name in ("healthy", "hang")
+)
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([], None),
+        ([(0.0, HUNG), (19.0, HUNG)], None),
+        ([(0.0, HUNG), (5.0, HUNG), (20.0, HUNG)], True),
+        ([(0.0, HEALTHY), (5.0, HUNG), (26.0, HUNG)], True),
+        ([(0.0, HEALTHY), (20.0, HUNG)], False),
+        ([(0.0, ()), (20.0, ())], False),
+    ],
+)
+def test_counts_of_nccl_are_a_sign_when_all_reports_of_20_s_are_the_same(reports, expected):
+    assert ras_frozen(reports) is expected

@@ -7,14 +7,19 @@ from soractl.supervise import witness as witnesses
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
 from soractl.supervise.supervisor import Found
-from soractl.supervise.witness import Witness, evidence_of
+from soractl.supervise.witness import Answers, Witness, evidence_of, signs
+from tests.nccl_hangs import look, power, ras_reports, unpack
+
+COLLECTIVES = "collectives stand still"
+COUNTS = "NCCL's counts stand still"
+POWER = "the GPUs' power is flat and low"
 
 
 @pytest.fixture
 def witness(monkeypatch):
     """A witness whose ranks answer with the number of the test, over a clock of looks."""
 
-    def look(attempt, record, remote):
+    def ask():
         witness.asked += 1
         ranks = tuple(
             RankLook(
@@ -22,11 +27,10 @@ def witness(monkeypatch):
             )
             for rank in (0, 1)
         )
-        return Look(ranks, taken_s=10.0 * witness.asked)
+        return Answers(Look(ranks, taken_s=10.0 * witness.asked))
 
-    monkeypatch.setattr(witnesses, "look", look)
     monkeypatch.setattr(witnesses, "EVERY_S", 0.0)
-    witness = Witness(None, None, None)
+    witness = Witness(ask)
     witness.asked, witness.number = 0, 7
     return witness
 
@@ -66,3 +70,49 @@ def test_a_step_ends_the_suspicion(witness):
 def test_only_a_hang_needs_the_ranks_evidence():
     for state in (State.CRASHED, State.LOST):
         assert evidence_of(None, None, None, Verdict(state)) == Found()
+
+
+def answers_of(hang):
+    """What all witnesses said in a hang on two GPUs, each time the power was sampled."""
+    samples, reports = power(hang), ras_reports(hang)
+    times = [one.taken_s for one in samples if one.gpu == "0"]
+    found = []
+    for time_s in times:
+        report = reports[0 if time_s == times[0] else 1]
+        now = tuple(one for one in samples if time_s <= one.taken_s < time_s + 1)
+        ras = (time_s, report) if report else None
+        found.append(Answers(look(hang / "second.json", time_s), now, ras))
+    return found
+
+
+@pytest.fixture(scope="module")
+def hangs(tmp_path_factory):
+    return {hang.name: answers_of(hang) for hang in unpack(tmp_path_factory.mktemp("hangs"))}
+
+
+def test_in_hangs_on_real_gpus_up_to_three_witnesses_agree(hangs):
+    """A stopped process answers RAS neither; while a save hangs the GPUs rest."""
+    all_three = ", ".join((COLLECTIVES, COUNTS, POWER))
+    assert {name: signs(answers) for name, answers in hangs.items()} == {
+        **dict.fromkeys(hangs, all_three),
+        "03-stop": f"{COLLECTIVES}, {POWER}",
+        "04-thread": f"{COLLECTIVES}, {COUNTS}",
+        "09-read": f"{COLLECTIVES}, {COUNTS}",
+    }
+
+
+def test_power_is_a_sign_where_ranks_cannot_be_asked(hangs):
+    """Nobody who answers: ssh to a node is refused while nvidia-smi of the others answers."""
+    unseen = [
+        Answers(Look((), one.look.taken_s, {"n2": None}), one.power) for one in hangs["01-gc"]
+    ]
+    assert signs(unseen) == POWER
+
+
+def test_no_witness_is_believed_while_collectives_go_on(hangs):
+    going_on = [
+        Answers(Look((RankLook(rank=0, node="n1", answered=True, enqueued={"host:0": n}),),
+                one.look.taken_s), one.power, one.ras)
+        for n, one in enumerate(hangs["01-gc"])
+    ]  # fmt: skip
+    assert signs(going_on) == ""
