@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from soractl.account import commands as account_commands
 from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
@@ -74,6 +75,7 @@ for room in (
     estimate_commands,
     launch_commands,
     supervise_commands,
+    account_commands,
     run_commands,
     diagnosis_commands,
     cluster_commands,

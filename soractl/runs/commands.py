@@ -39,13 +39,14 @@ def status(
 
     The exit code is 1 for a failed run. With --watch until the run has ended.
     """
+    from soractl.account.goodput import account
+    from soractl.account.report import goodput_json, goodput_rows
     from soractl.errors import ExitCode, raise_if_interrupted
     from soractl.remote.connections import Connections
     from soractl.runs import report
     from soractl.runs import status as run_status
     from soractl.runs.find import find_run, ssh_options
-    from soractl.supervise.lease import read_holder
-    from soractl.supervise.report import supervisor_lines
+    from soractl.supervise.report import supervisor_json, supervisor_rows
     from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
@@ -53,10 +54,11 @@ def status(
         for result in run_status.looks(found, remote, watch):
             faults = (node.fault for node in result.nodes)
             raise_if_interrupted(faults, "not all nodes have answered")
-            holder = read_holder(found.supervisor)
-            lines = [*report.status_lines(result), *supervisor_lines(holder)]
-            values = {**result.as_json(), "supervisor": holder.as_json() if holder else None}
-            output.look(lines, values, as_json, again=watch is not None)
+            spent = account(found)
+            more = [*goodput_rows(spent), *supervisor_rows(found)]
+            values = {**goodput_json(spent), "supervisor": supervisor_json(found)}
+            lines = report.status_lines(result, more)
+            output.look(lines, {**values, **result.as_json()}, as_json, again=watch is not None)
     raise typer.Exit(ExitCode.FAILED if result.state == "failed" else ExitCode.OK)
 
 

@@ -2,11 +2,13 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from soractl.remote.nodes import Node, address, parse_node_list
 from soractl.remote.ssh_command import SshOptions
 from trainer.atomic_files import RunDirError, read_json
+from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import AttemptDir
 
 
@@ -41,6 +43,13 @@ def read_record(attempt: AttemptDir) -> AttemptRecord:
 def node_as_json(node: Node) -> dict[str, Any]:
     """A node as `plan.json` says it; `read_record` reads it back."""
     return {"name": node.name, "user": node.user, "port": node.port, "slots": node.slots}
+
+
+def start_step(attempt: AttemptDir) -> int:
+    """The step from which an attempt goes on, 0 for one that begins."""
+    start = read_json(attempt.plan)["start"]
+    position = step_and_epoch(Path(start["path"]).name) if start["kind"] == "resume" else None
+    return position[0] if position else 0
 
 
 def _node(values: dict[str, Any]) -> Node:

@@ -38,8 +38,8 @@ LONGEST_NOTE = 120  # characters; `status` shows all
 STATE_STYLES = {"running": "green", "failed": "red", "damaged": "red"}
 
 
-def status_lines(status: RunStatus) -> list[str]:
-    """Lines of `status`: the run, and its failure if it failed."""
+def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Lines of `status`: the run, `more` that others know of it, and its failure if it failed."""
     rows = [("run", text.path(status.run.path)), ("stage", status.stage)]
     if status.attempt is not None:
         nodes = text.count(len(status.nodes), "node")
@@ -60,7 +60,7 @@ def status_lines(status: RunStatus) -> list[str]:
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))
     if unsettled:
         rows += fold_pairs((node.node, why) for node in status.nodes if (why := _oddity(node)))
-    shown = text.pairs(rows)
+    shown = text.pairs([*rows, *more])
     if failure := status.first_failure:
         why = (
             f"stopped by {failure.error}"

@@ -23,10 +23,9 @@ from soractl.processes.stop import StopResult, stop
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, read_hostfile
 from soractl.runs.find import last_attempt
-from soractl.runs.goodput import start_step
 from soractl.runs.node_states import read_states
 from soractl.runs.post_mortem import Failure, Outcome, first_failure
-from soractl.runs.record import AttemptRecord, read_record
+from soractl.runs.record import AttemptRecord, read_record, start_step
 from soractl.runs.start_lock import start_lock
 from soractl.supervise.decide import Cause, PastAttempt
 from soractl.supervise.lease import Lease, LeaseLostError

@@ -1,4 +1,4 @@
-"""Commands that keep a run going, and account for it: `supervise`, `stop`, `nodes`, `report`."""
+"""Commands that keep a run going: `supervise`, `stop` and `nodes`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -77,36 +77,3 @@ def nodes(
         raise SoractlError(f"{lift} is not set apart", exit_code=ExitCode.NOTHING_SUITABLE)
     book = quarantine.read_book(root)
     output.report(report.nodes_lines(book), book.as_json(), as_json)
-
-
-@app.command()
-def report(
-    run: RunName = "latest",
-    page: Annotated[
-        Path | None, typer.Option("--html", help="Write it as a page with pictures, too.")
-    ] = None,
-    as_json: Json = False,
-    runs: Runs = "runs",
-) -> None:
-    """Account for a run's time, and what it cost.
-
-    The parts add up to the wall time from the launch to the end, or to the last sign of life.
-    """
-    from soractl.errors import ExitCode, SoractlError
-    from soractl.files.output import aside, check_file
-    from soractl.runs.find import find_run
-    from soractl.runs.goodput import account
-    from soractl.supervise import report as reports
-    from soractl.supervise.page import page as html_page
-    from soractl.supervise.process import cluster_of
-    from soractl.terminal import output
-
-    found_run = find_run(Path(runs).absolute(), run)
-    found = account(found_run, cluster_of(found_run).price_per_gpu_hour)
-    if found is None:
-        raise SoractlError(f"{run} never started", exit_code=ExitCode.NOTHING_SUITABLE)
-    if page:
-        check_file(page)
-        with aside(page) as draft:
-            draft.write_text(html_page(found, reports.figures(found)))
-    output.report(reports.report_lines(found), reports.report_json(found), as_json)

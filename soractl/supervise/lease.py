@@ -152,6 +152,13 @@ class ActingSupervisor:
         return not self._sight.is_overdue(holder)
 
 
+def age_s(path: Path) -> float | None:
+    """Seconds since the last beat, by the clocks of this machine and of the file's."""
+    with suppress(OSError):
+        return max(0.0, time.time() - path.stat().st_mtime)
+    return None
+
+
 def read_holder(path: Path) -> Holder | None:
     """Who holds the lease, also one that has ended; None if nobody ever did."""
     try:

@@ -1,29 +1,43 @@
-"""Lines and JSON of `supervise`, `stop`, `nodes`, `report` and the supervisor in `status`."""
+"""Lines and JSON of `supervise`, `stop`, `nodes` and of the supervisor in `status`."""
 
 import time
 from typing import Any
 
-from soractl.runs.goodput import Account
-from soractl.supervise.lease import Holder
+from soractl.supervise.lease import LEASE_S, read_holder
+from soractl.supervise.lease import age_s as lease_age_s
 from soractl.supervise.process import StartedSupervisor
 from soractl.supervise.quarantine import Book
 from soractl.supervise.stop import Stopped
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.table import Table
+from trainer.run_dir import RunDir
 
 
-def supervisor_lines(holder: Holder | None) -> list[str]:
-    """`supervisor  acting on n0 (process 4711): training`; nothing if there never was one."""
-    if holder is None:
+def supervisor_rows(run: RunDir) -> list[tuple[str, str]]:
+    """`supervisor  acting on n0 3 s ago: training`; nothing if there never was one."""
+    holder, age_s = read_holder(run.supervisor), lease_age_s(run.supervisor)
+    if holder is None or age_s is None:
         return []
+    state = ": ".join(part for part in (holder.state, holder.reason) if part) or "begins"
     if holder.ended:
-        left = ": ".join(part for part in (f"has left, {holder.state}", holder.reason) if part)
-        return text.pairs([("supervisor", left)])
+        return [("supervisor", f"has left, {state}")]
+    ago = f"{text.duration(age_s)} ago"
+    if age_s > LEASE_S:
+        again = f"`{to_type('supervise', run.name)}` takes over"
+        where = f"{holder.host} (process {holder.pid}), the last {ago}, {state}"
+        return [("supervisor", f"no sign of life from {where}; {again}")]
     does = "watching only" if holder.watch_only else "acting"
-    state = ": ".join(part for part in (holder.state, holder.reason) if part)
-    where = f"{does} on {holder.host} (process {holder.pid})"
-    return text.pairs([("supervisor", f"{where}: {state or 'begins'}")])
+    return [("supervisor", f"{does} on {holder.host} (process {holder.pid}), {ago}: {state}")]
+
+
+def supervisor_json(run: RunDir) -> dict[str, Any] | None:
+    """The same for programs."""
+    holder, age_s = read_holder(run.supervisor), lease_age_s(run.supervisor)
+    if holder is None or age_s is None:
+        return None
+    alive = not holder.ended and age_s <= LEASE_S
+    return {**holder.as_json(), "age_s": round(age_s, 1), "alive": alive}
 
 
 def started_lines(started: StartedSupervisor) -> list[str]:
@@ -89,84 +103,6 @@ def nodes_lines(book: Book) -> list[str | Table]:
     if not rows:
         return ["no node is set apart, and none has a strike"]
     return [Table(("NODE", "STATE", "UNTIL", "EVIDENCE", "REASON"), tuple(rows), words=1)]
-
-
-def figures(found: Account) -> list[tuple[str, str]]:
-    """The account's figures: names and values."""
-    rows = [
-        ("wall time", text.duration(found.wall_s)),
-        ("ETTR", f"{100 * found.ettr:.1f} %"),
-        ("interruptions", str(len(found.interruptions))),
-    ]
-    means = (("MTTI", found.mtti_s), ("MTTR", found.mttr_s), ("RPO", found.rpo_s))
-    rows += [(name, text.duration(value)) for name, value in means if value is not None]
-    rows.append(("GPU-hours", _hours_and_cost(found, found.gpu_hours)))
-    if found.timeout_alone_s:
-        gpus = max(found.gpus.values())
-        hours = _hours_and_cost(found, found.timeout_alone_s * gpus / 3600)
-        rows.append(("with the collective timeout alone", f"{hours} more"))
-    return rows
-
-
-def report_lines(found: Account) -> list[str | Table]:
-    """The account of a run's time, and its interruptions by cause."""
-    parts = [
-        (str(part), text.duration(seconds), f"{100 * seconds / found.wall_s:.1f} %")
-        for part, seconds in found.seconds.items()
-        if seconds and found.wall_s
-    ]
-    lines: list[str | Table] = [
-        *text.pairs([("run", found.run), *figures(found)]),
-        "",
-        Table(("PART", "TIME", "SHARE"), (*parts, ("all", text.duration(found.wall_s), "100.0 %"))),
-    ]
-    if found.interruptions:
-        rows = [
-            (
-                *(one.attempt, one.state, one.cause, one.node or "-"),
-                *("-" if one.step is None else one.step, one.lost_steps),
-                text.duration(one.detected_s),
-                "-" if one.repaired_s is None else text.duration(one.repaired_s),
-                one.text,
-            )
-            for one in found.interruptions
-        ]
-        headers = (
-            "ATTEMPT",
-            "STATE",
-            "CAUSE",
-            "NODE",
-            "STEP",
-            "LOST STEPS",
-            "DETECTED",
-            "REPAIRED",
-        )
-        lines += ["", Table((*headers, "REASON"), tuple(rows), words=1)]
-    return lines
-
-
-def report_json(found: Account) -> dict[str, Any]:
-    """The same for programs."""
-    return {
-        "run": found.run,
-        "begin_unix_s": found.begin_unix_s,
-        "end_unix_s": found.end_unix_s,
-        "wall_s": found.wall_s,
-        "seconds": {str(part): seconds for part, seconds in found.seconds.items()},
-        "ettr": found.ettr,
-        "mtti_s": found.mtti_s,
-        "mttr_s": found.mttr_s,
-        "rpo_s": found.rpo_s,
-        "gpu_hours": found.gpu_hours,
-        "cost": found.cost(found.gpu_hours),
-        "timeout_alone_s": found.timeout_alone_s,
-        "interruptions": [vars(one) for one in found.interruptions],
-    }
-
-
-def _hours_and_cost(found: Account, gpu_hours: float) -> str:
-    cost = found.cost(gpu_hours)
-    return f"{gpu_hours:.1f}" if cost is None else f"{gpu_hours:.1f} (cost {cost:.2f})"
 
 
 def _until(unix_s: float) -> str:

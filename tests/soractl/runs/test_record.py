@@ -3,9 +3,9 @@ import pytest
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_command import SshOptions
 from soractl.runs.find import find_run
-from soractl.runs.record import AttemptRecord, read_record
+from soractl.runs.record import AttemptRecord, read_record, start_step
 from tests.soractl.runs.test_find import attempt_on
-from trainer.atomic_files import RunDirError
+from trainer.atomic_files import RunDirError, write_json
 
 
 def test_an_attempts_nodes_are_read_back_and_ranks_are_counted_through(root):
@@ -31,3 +31,17 @@ def test_a_damaged_plan_is_named(root, text, message):
     with pytest.raises(RunDirError) as caught:
         read_record(attempt)
     assert str(caught.value).startswith(f"{attempt.plan} {message}")
+
+
+@pytest.mark.parametrize(
+    ("start", "step"),
+    [
+        ({"kind": "fresh", "path": None}, 0),
+        ({"kind": "weights", "path": "/x/checkpoints/epoch0-global_step30"}, 0),
+        ({"kind": "resume", "path": "/x/checkpoints/epoch0-global_step30"}, 30),
+    ],
+)
+def test_an_attempt_begins_at_its_checkpoints_step(root, start, step):
+    attempt = attempt_on(find_run(root, "1"), Node("n1"))
+    write_json(attempt.plan, {"start": start})
+    assert start_step(attempt) == step

@@ -1,19 +1,53 @@
+import os
 import time
+
+import pytest
 
 from soractl.supervise.lease import Holder
 from soractl.supervise.quarantine import Book, Quarantined, Strike
-from soractl.supervise.report import nodes_lines, stopped_lines, supervisor_lines
+from soractl.supervise.report import nodes_lines, stopped_lines, supervisor_json, supervisor_rows
 from soractl.supervise.stop import Stopped
+from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
 
-HOLDER = Holder(token="t", beat=3, host="n0", pid=47, state="training")
+
+@pytest.fixture
+def run(tmp_path):
+    return create_run(tmp_path, "smoke")
 
 
-def test_status_shows_who_supervises_and_what_it_sees():
-    assert supervisor_lines(None) == []
-    assert supervisor_lines(HOLDER) == ["supervisor  acting on n0 (process 47): training"]
-    left = Holder(**{**HOLDER.as_json(), "ended": True, "state": "given up", "reason": "why"})
-    assert supervisor_lines(left) == ["supervisor  has left, given up: why"]
+def held(run, ago_s=3.0, **values):
+    """A lease whose last beat is so many seconds old."""
+    holder = Holder(
+        **{"token": "t", "beat": 3, "host": "n0", "pid": 47, "state": "training"} | values
+    )
+    write_json(run.supervisor, holder.as_json())
+    then = time.time() - ago_s
+    os.utime(run.supervisor, (then, then))
+    return supervisor_rows(run)
+
+
+def test_status_shows_who_supervises_when_it_looked_and_what_it_saw(run):
+    assert (supervisor_rows(run), supervisor_json(run)) == ([], None)
+    assert held(run) == [("supervisor", "acting on n0 (process 47), 3 s ago: training")]
+    found = supervisor_json(run)
+    assert (found["alive"], found["state"], found["age_s"]) == (
+        True,
+        "training",
+        pytest.approx(3, abs=1),
+    )
+    assert held(run, watch_only=True)[0][1].startswith("watching only on n0")
+
+
+def test_status_shows_a_supervisor_that_has_left_or_gives_no_sign_of_life(run):
+    left = held(run, ended=True, state="given up", reason="why")
+    assert left == [("supervisor", "has left, given up: why")]
+    assert supervisor_json(run)["alive"] is False
+    assert held(run, ago_s=120.0) == [
+        ("supervisor", "no sign of life from n0 (process 47), the last 2 min 00 s ago, training; "
+         "`soractl supervise 001-smoke` takes over")
+    ]  # fmt: skip
+    assert supervisor_json(run)["alive"] is False
 
 
 def test_a_stop_says_what_is_left(tmp_path):

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+from soractl.diagnosis.case_file import read_case
+from soractl.diagnosis.signatures import CauseKind
+from soractl.diagnosis.why import explain
 from soractl.runs.events import Event, EventKind, all_events, metrics_rows
-from soractl.runs.post_mortem import Outcome, read_outcome
+from soractl.runs.post_mortem import Failure, Outcome, read_outcome
+from soractl.runs.record import read_record, start_step
 from trainer.atomic_files import RunDirError, read_json
-from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import AttemptDir, RunDir
 
 
@@ -58,7 +60,7 @@ class Interruption:
     attempt: int
     unix_s: float  # of the last step
     state: str  # hung, crashed, lost, stopped
-    cause: str  # its class, such as hardware
+    cause: str  # its kind, such as hardware
     text: str
     node: str | None
     step: int | None
@@ -66,6 +68,18 @@ class Interruption:
     lost_s: float
     detected_s: float
     repaired_s: float | None  # from the last step to the first of the next attempt
+    name: str = ""  # of the cause, as `why` has it; nothing where it is not known
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """Interruptions of one cause, and the wall time that they cost."""
+
+    name: str
+    kind: str
+    count: int
+    share: float  # of all interruptions
+    lost_s: float  # until the run had the step again at which it was interrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +95,7 @@ class Account:
     rows: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)  # of metrics.jsonl
     collective_timeout_s: float = 600.0
     price_per_gpu_hour: float | None = None
+    energy_kwh: float | None = None  # of the GPUs, where their power was recorded
 
     @property
     def wall_s(self) -> float:
@@ -116,6 +131,11 @@ class Account:
         return _mean(one.lost_s for one in self.interruptions)
 
     @property
+    def restarts(self) -> int:
+        """Attempts after the first."""
+        return len(self.gpus) - 1
+
+    @property
     def gpu_hours(self) -> float:
         """Of all ranks, whatever they did."""
         return sum(one.seconds * self.gpus[one.attempt] for one in self.segments) / 3600
@@ -125,6 +145,23 @@ class Account:
         """How much longer the hangs and silent nodes would have taken to end by the timeout."""
         waits = (one for one in self.interruptions if one.state in ("hung", "lost"))
         return sum(max(0.0, self.collective_timeout_s - one.detected_s) for one in waits)
+
+    @property
+    def causes(self) -> tuple[CauseRow, ...]:
+        """Interruptions by cause, the most frequent first, as in The Llama 3 Herd of Models,
+        2407.21783, table 5.
+        """
+        groups: dict[tuple[str, str], list[Interruption]] = {}
+        for one in self.interruptions:
+            groups.setdefault((one.name or "not known", one.cause), []).append(one)
+        rows = [
+            CauseRow(
+                *(name, kind, len(ones), len(ones) / len(self.interruptions)),
+                lost_s=sum((one.repaired_s or one.detected_s) + one.lost_s for one in ones),
+            )
+            for (name, kind), ones in groups.items()
+        ]
+        return tuple(sorted(rows, key=lambda row: (-row.count, -row.lost_s)))
 
     def cost(self, gpu_hours: float) -> float | None:
         """In the currency of `price_per_gpu_hour`."""
@@ -137,8 +174,7 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
     attempts = [attempt for attempt in run.attempts() if attempt.plan.is_file()]
     if not attempts:
         return None
-    plans = [read_json(attempt.plan) for attempt in attempts]
-    begins = [float(plan["started_unix_s"]) for plan in plans]
+    begins = [_begin_of(attempt) for attempt in attempts]
     events, rows = all_events(run), metrics_rows(run)
     segments: list[Segment] = []
     interruptions = []
@@ -149,11 +185,10 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
             [row for row in rows if row.get("attempt") == attempt.number],
             [event for event in events if event.attempt == attempt.number],
             begin=max(begins[i], segments[-1].end_unix_s if segments else begins[i]),
-            end=begins[i + 1] if following else None,
-            kept=start_step(following) if following else None,
+            following=following,
         )
         segments += story.segments()
-        if found := story.interruption():
+        if found := story.interruption(run):
             interruptions.append(found)
     return Account(
         run=run.name,
@@ -161,21 +196,11 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
         end_unix_s=segments[-1].end_unix_s if segments else begins[0],
         segments=tuple(segments),
         interruptions=tuple(_repaired(interruptions, segments)),
-        gpus={
-            attempt.number: int(plan["world_size"])
-            for attempt, plan in zip(attempts, plans, strict=True)
-        },
+        gpus={attempt.number: int(read_json(attempt.plan)["world_size"]) for attempt in attempts},
         rows=tuple(rows),
         collective_timeout_s=_timeout_s(attempts[-1]),
         price_per_gpu_hour=price_per_gpu_hour,
     )
-
-
-def start_step(attempt: AttemptDir) -> int:
-    """The step from which an attempt goes on, 0 for one that begins."""
-    start = read_json(attempt.plan)["start"]
-    position = step_and_epoch(Path(start["path"]).name) if start["kind"] == "resume" else None
-    return position[0] if position else 0
 
 
 class _Story:
@@ -188,12 +213,13 @@ class _Story:
         events: Sequence[Event],
         *,
         begin: float,
-        end: float | None,
-        kept: int | None,
+        following: AttemptDir | None,
     ) -> None:
         self._attempt, self._events = attempt, events
         self._rows = [row for row in rows if "time_unix_s" in row]
-        self._begin, self._end, self._kept = begin, end, kept
+        self._begin = begin
+        self._end = _begin_of(following) if following else None
+        self._kept = start_step(following) if following else None
         self._outcome: Outcome | None = read_outcome(attempt)
 
     def segments(self) -> list[Segment]:
@@ -210,7 +236,7 @@ class _Story:
             at = until
         return found
 
-    def interruption(self) -> Interruption | None:
+    def interruption(self, run: RunDir) -> Interruption | None:
         """Why it ended before the run did, if it did."""
         verdict = self._event(EventKind.HUNG, EventKind.CRASHED, EventKind.LOST)
         failure = self._outcome.first_failure if self._outcome else None
@@ -220,12 +246,14 @@ class _Story:
         lost = [row for row in self._rows if self._is_lost(row)]
         of_part = {part: sum(s.seconds for s in parts if s.part is part) for part in Part}
         is_stop = bool(failure and failure.stopped)
+        kind, name = _cause(run, self._attempt, failure)
         state = "stopped" if is_stop else str(verdict.kind if verdict else EventKind.CRASHED)
         return Interruption(
             attempt=self._attempt.number,
             unix_s=self._last_step(),
             state=state,
-            cause="operator" if is_stop else self._cause(),
+            cause=kind,
+            name=name,
             text=failure.error if failure else (verdict.text if verdict else ""),
             node=failure.node if failure else None,
             step=self._rows[-1]["global_step"] if self._rows else None,
@@ -291,12 +319,6 @@ class _Story:
         found = [e for e in self._events if e.kind in kinds and e.by in ("supervisor", "follow")]
         return found[0] if found else None
 
-    def _cause(self) -> str:
-        try:
-            return str(read_json(self._attempt.decision)["cause"]["kind"])
-        except (OSError, RunDirError, KeyError):
-            return "not known"
-
 
 _SAVES = (EventKind.SAVE_BEGUN, EventKind.SAVED)
 
@@ -326,3 +348,22 @@ def _timeout_s(attempt: AttemptDir) -> float:
 def _mean(values: Iterator[float]) -> float | None:
     known = list(values)
     return sum(known) / len(known) if known else None
+
+
+def _cause(run: RunDir, attempt: AttemptDir, failure: Failure | None) -> tuple[str, str]:
+    """Kind and name: as the supervisor decided, else by what is on disk."""
+    try:
+        cause = read_json(attempt.decision)["cause"]
+        return str(cause["kind"]), str(cause.get("name", ""))
+    except (OSError, RunDirError, KeyError):
+        pass
+    try:
+        case = read_case(run, attempt, read_record(attempt), failure)
+    except (OSError, RunDirError, KeyError):
+        return CauseKind.OPERATOR if failure and failure.stopped else CauseKind.UNKNOWN, ""
+    found = explain(case)
+    return str(found.kind), found.cause if found.root else ""
+
+
+def _begin_of(attempt: AttemptDir) -> float:
+    return float(read_json(attempt.plan)["started_unix_s"])

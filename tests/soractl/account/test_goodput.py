@@ -2,10 +2,14 @@ from itertools import pairwise
 
 import pytest
 
+from soractl.account.goodput import CauseRow, Part, account
+from soractl.account.report import figures
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_command import SshOptions
 from soractl.runs.events import EventKind
-from soractl.runs.goodput import Part, account, start_step
 from soractl.runs.post_mortem import Failure, Outcome
-from trainer.atomic_files import append_jsonl, write_json
+from soractl.runs.record import node_as_json
+from trainer.atomic_files import append_jsonl, read_json, write_json
 from trainer.run_dir import create_run
 
 T0 = 1_000_000.0
@@ -53,7 +57,7 @@ def run(tmp_path):
     event(run, 1, EventKind.KILLED, 142.0)
     failure = Failure("n2", "no step for 30 s")
     write_json(first.exit, Outcome(1, T0 + 142.0, failure).as_json())
-    cause = {"kind": "hardware"}
+    cause = {"kind": "hardware", "name": "a GPU fell off the bus (Xid 79)"}
     write_json(first.decision, {"cause": cause})
     second = make_attempt(run, 145.0, start="/runs/x/checkpoints/epoch0-global_step30")
     steps(run, 1, range(31, 41), 82.0, file=second.superseded_metrics)
@@ -101,6 +105,30 @@ def test_the_collective_timeout_alone_would_have_taken_longer_to_end_a_hang(run)
     assert account(run).timeout_alone_s == 570.0
 
 
+def test_interruptions_are_counted_by_cause_with_what_they_cost(run):
+    [row] = account(run).causes
+    assert row == CauseRow("a GPU fell off the bus (Xid 79)", "hardware", 1, 1.0, 72.0 + 20.0)
+
+
+def test_an_unsupervised_attempts_cause_is_read_off_its_disk(run):
+    attempt = run.attempts()[0]
+    attempt.decision.unlink()
+    plan = read_json(attempt.plan)
+    node = {**node_as_json(Node("n2")), "ranks": 6}
+    more = {"run_id": str(run.path), "nodes": [node], "ssh": vars(SshOptions())}
+    write_json(attempt.plan, {**plan, **more})
+    account_of_rank = {"rank": 0, "error": "ValueError: no", "time_unix_s": T0, "remedy": None}
+    trace = 'File "/x/trainer/step.py", line 8, in run'
+    write_json(attempt.rank_failure(0), {**account_of_rank, "traceback": trace})
+    [one] = account(run).interruptions
+    assert (one.cause, one.name) == ("program", "an exception in trainer/step.py:8 run")
+
+
+def test_energy_is_unknown_where_nothing_recorded_power(run):
+    assert account(run).energy_kwh is None
+    assert ("energy", "not known: nothing recorded the GPUs' power") in figures(account(run))
+
+
 def test_what_a_save_adds_to_the_next_step_is_its_cost(tmp_path):
     run = create_run(tmp_path, "smoke")
     attempt = make_attempt(run, 0.0)
@@ -132,7 +160,7 @@ def test_a_start_that_failed_and_a_wait_for_a_person_are_no_training(tmp_path):
         Part.WAITING: 350.0,
     }
     assert [(one.state, one.cause) for one in found.interruptions] == [
-        ("crashed", "not known"),
+        ("crashed", "unknown"),
         ("stopped", "operator"),
     ]
 
@@ -142,10 +170,6 @@ def test_times_of_two_machines_out_of_order_still_add_up(run):
     found = account(run)
     assert sum(found.seconds.values()) == pytest.approx(found.wall_s)
     assert all(one.seconds > 0 for one in found.segments)
-
-
-def test_an_attempt_begins_at_its_checkpoints_step(run):
-    assert [start_step(attempt) for attempt in run.attempts()] == [0, 30]
 
 
 def test_a_run_that_never_started_has_no_account(tmp_path):

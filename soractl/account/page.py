@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from soractl.runs.goodput import Account, Part
+from soractl.account.goodput import Account, Part
 from soractl.terminal import text
 
 WIDTH, LOSS_HEIGHT, BAR_HEIGHT, HISTOGRAM_HEIGHT = 900, 240, 34, 160
@@ -37,7 +37,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 940px; margin: 2rem auto; padding: 0 1rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
-table { border-collapse: collapse; width: 100%; } td.n { text-align: right; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--faint);
   vertical-align: top; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
@@ -58,6 +59,7 @@ def page(found: Account, figures: Sequence[tuple[str, str]]) -> str:
         f"<h2>Where the time went</h2>{_bar(found)}{_parts_table(found)}",
         f"<h2>Loss over wall time</h2>{_loss(found)}",
         f"<h2>Time of a step</h2>{_histogram(found)}",
+        f"<h2>Interruptions by cause</h2>{_causes(found)}",
         f"<h2>Interruptions</h2>{_interruptions(found)}",
     ]
     return (
@@ -162,30 +164,41 @@ def _histogram(found: Account) -> str:
     return _svg(HISTOGRAM_HEIGHT, [*bars, *labels], "histogram of step times")
 
 
+def _causes(found: Account) -> str:
+    rows = [
+        (row.name, row.kind, row.count, f"{100 * row.share:.1f} %", text.duration(row.lost_s))
+        for row in found.causes
+    ]
+    return _table(("cause", "kind", "count", "share", "lost"), rows, numbers=(2, 3, 4))
+
+
 def _interruptions(found: Account) -> str:
-    if not found.interruptions:
-        return "<p>none</p>"
-    headers = (
-        "attempt",
-        "state",
-        "cause",
-        "node",
-        "step",
-        "lost steps",
-        "detected",
-        "repaired",
-        "",
-    )
-    head = "".join(f"<th>{name}</th>" for name in headers)
-    rows = []
-    for one in found.interruptions:
-        repaired = "-" if one.repaired_s is None else text.duration(one.repaired_s)
-        cells = (
-            *(one.attempt, one.state, one.cause, one.node or "-", one.step or "-", one.lost_steps),
-            *(text.duration(one.detected_s), repaired, one.text),
+    rows = [
+        (
+            *(one.attempt, one.state, one.name or one.cause, one.node or "-"),
+            *("-" if one.step is None else one.step, one.lost_steps),
+            text.duration(one.detected_s),
+            "-" if one.repaired_s is None else text.duration(one.repaired_s),
+            one.text,
         )
-        rows.append("".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells))
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        for one in found.interruptions
+    ]
+    headers = ("attempt", "state", "cause", "node", "step", "lost steps", "detected", "repaired")
+    return _table((*headers, "words"), rows, numbers=(0, 4, 5, 6, 7))
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int]) -> str:
+    """A table that scrolls by itself where the page is narrow; `numbers`: columns of numbers."""
+    if not rows:
+        return "<p>none</p>"
+    classes = [" class=n" if i in numbers else "" for i in range(len(headers))]
+    lines = ["".join(f"<th{c}>{name}</th>" for c, name in zip(classes, headers, strict=True))]
+    lines += [
+        "".join(f"<td{c}>{html.escape(str(x))}</td>" for c, x in zip(classes, row, strict=True))
+        for row in rows
+    ]
+    shown = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<div class=wide><table>{shown}</table></div>"
 
 
 def _hours(found: Account, y: float) -> list[str]:
