@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from soractl.runs.goodput import start_step
+from soractl.runs.record import start_step
 from trainer.config import TrainConfig, read
 from trainer.data.batch_sampler import plan_epoch
 from trainer.data.buckets import assign_epoch
