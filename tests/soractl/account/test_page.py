@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 from soractl.account.goodput import Account, Interruption, Part, Segment
 from soractl.account.page import COLOURS, page
-from soractl.account.report import figures, report_json, report_lines
+from soractl.account.report import figures
 
 T0 = 1_000_000.0
 PARTS = ((Part.STARTING, 0, 20), (Part.TRAINING, 20, 80), (Part.DETECTING, 80, 110))
@@ -82,14 +82,3 @@ def test_every_part_has_a_colour_of_its_own():
 
 def test_a_run_without_steps_has_a_page_too():
     assert "no losses yet" in page(EMPTY, figures(EMPTY))
-
-
-def test_the_report_says_the_same_in_lines_and_for_programs():
-    lines = [str(line) for line in report_lines(ACCOUNT) if isinstance(line, str)]
-    assert "ETTR 54.5 %" in [" ".join(line.split()) for line in lines]
-    parts, causes = (line.lines(100) for line in report_lines(ACCOUNT)[-5:-1:2])
-    assert parts[-1].split() == ["all", "1", "min", "50", "s", "100.0", "%"]
-    assert causes[1].split() == ["hardware", "1", "100.0", "%", "38", "s", "not", "known"]
-    shown = report_json(ACCOUNT)
-    assert (shown["wall_s"], shown["seconds"]["training"], shown["ettr"]) == (110, 60, 60 / 110)
-    assert shown["timeout_alone_s"] == 570.0
