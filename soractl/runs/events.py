@@ -28,6 +28,7 @@ class EventKind(StrEnum):
     FIRST_STEP = "first step"
     SAVE_BEGUN = "save begun"
     SAVED = "saved"
+    SAVE_GIVEN_UP = "save given up"  # such as on a full disk; training goes on
     SLOW = "slow"
     SUSPECT = "suspect"
     HUNG = "hung"
@@ -127,13 +128,17 @@ class TrainerEvents:
             self._once(EventKind.SAVED, saved)
         self._drafts, self._published = drafts, published
 
-    def _once(self, kind: EventKind, step: int) -> None:
+    def given_up(self, step: int, reason: str) -> None:
+        """Write that a save was given up, unless that is known."""
+        self._once(EventKind.SAVE_GIVEN_UP, step, reason)
+
+    def _once(self, kind: EventKind, step: int, text: str = "") -> None:
         number = self._attempt.number
         for event in read_events(self._log.run):
             is_same = event.step == step or kind is EventKind.FIRST_STEP
             if event.kind == kind and event.attempt == number and is_same:
                 return
-        self._log.write(kind, attempt=number, step=step)
+        self._log.write(kind, attempt=number, step=step, text=text)
 
 
 def _derived(run: RunDir) -> Iterator[Event]:

@@ -24,6 +24,7 @@ from trainer.run_dir import AttemptDir, RunDir
 
 # torchrun writes it as soon as a rank is gone, and may then wait half a minute for the others.
 _RANK_GONE = re.compile(rb"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
+_GIVEN_UP = re.compile(rb"checkpoint \S+-global_step(\d+) given up, training goes on: (.+)")
 
 
 SecondSign = Callable[[float | None], str]  # from the seconds without a step
@@ -72,6 +73,8 @@ class Watcher:
         if self._first_step is None:
             self._first_step = step
         self._trainers.look(step)
+        for saving, reason in self._logs.given_up():
+            self._trainers.given_up(saving, reason)
         self.nodes.update(progress)
         if self.nodes.exited_badly and not self.nodes.ended and self._is_news():
             self.nodes.confirm()  # a launcher that is gone may have left ranks that train on
@@ -143,6 +146,7 @@ class _Logs:
         self._first_rank = {node: sum(ranks[:i]) for i, node in enumerate(nodes)}
         self._offsets = dict.fromkeys(nodes, 0)
         self._gone: list[tuple[str, int, int]] = []  # node, rank, exit code
+        self._given_up: list[tuple[int, str]] = []  # step, reason
 
     def killed(self) -> tuple[str, str] | None:
         """The first rank that a signal ended, except the one by which launchers stop ranks."""
@@ -158,12 +162,20 @@ class _Logs:
         codes = ((node, rank, code) for node, rank, code in self._gone if code > 0)
         return next(((n, f"rank {rank}: exit code {code}") for n, rank, code in codes), None)
 
+    def given_up(self) -> list[tuple[int, str]]:
+        """Saves that were given up since the last call: step and reason."""
+        self._read()
+        found, self._given_up = self._given_up, []
+        return found
+
     def _read(self) -> None:
         for node, path in self._paths.items():
             new = _new_bytes(path, self._offsets[node])
             self._offsets[node] += len(new)
             for code, local_rank in _RANK_GONE.findall(new):
                 self._gone.append((node, self._first_rank[node] + int(local_rank), int(code)))
+            for step, reason in _GIVEN_UP.findall(new):
+                self._given_up.append((int(step), reason.decode(errors="replace")))
 
 
 class _Stops:

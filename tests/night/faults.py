@@ -11,7 +11,7 @@ from tests.night.stand import CLOCK, FragileStand
 ENDS = frozenset({EventKind.HUNG, EventKind.CRASHED, EventKind.LOST})
 
 # On a node: sends a signal to its rank.
-_TO_RANK = r"""
+TO_RANK = r"""
 for p in $(pgrep -f trainer/train.py); do
   grep -q spawn_main "/proc/$p/cmdline" && continue
   tr '\0' '\n' < "/proc/$p/environ" | grep -qx LOCAL_RANK=0 || continue
@@ -47,12 +47,13 @@ class Fault:
     verdict: EventKind | None = None  # None: the attempt must go on
     attempts: int = 1  # that it ends
     cause: str = ""  # in the cause that `why` names, or in its words
-    story: tuple[EventKind, ...] = ()  # events that name the node, beside the verdict
+    story: tuple[EventKind, ...] = ()  # events that name the node
+    tells: tuple[EventKind, ...] = ()  # and some that name none
     on: tuple[int, ...] = (2, 3)  # nodes; n1 holds rank 0, by whose files the night measures
 
 
 def _signal(name: str) -> Act:
-    return lambda stand, n: stand.on_node(n, _TO_RANK, name)
+    return lambda stand, n: stand.on_node(n, TO_RANK, name)
 
 
 def _server(name: str) -> Act:
@@ -66,7 +67,7 @@ def _damage_newest(stand: FragileStand, number: int) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 0xFF
     file.write_bytes(data)
-    stand.on_node(number, _TO_RANK, "KILL")
+    stand.on_node(number, TO_RANK, "KILL")
 
 
 def _kill_supervisor(stand: FragileStand, number: int) -> None:
@@ -134,6 +135,7 @@ FAULTS = (
         "full disk amid a save",
         _fill_disk,
         lambda stand, n: stand.on_node(n, 'umount -l "$1"', str(stand.run.checkpoints_folder)),
+        tells=(EventKind.SAVE_GIVEN_UP,),
     ),
     Fault(
         "newest checkpoint damaged",
@@ -142,7 +144,7 @@ FAULTS = (
         attempts=2,
         cause="damaged",
     ),
-    Fault("SIGKILL of the supervisor", _kill_supervisor),
+    Fault("SIGKILL of the supervisor", _kill_supervisor, tells=(EventKind.SUPERVISED,)),
     Fault(
         "clock step",
         lambda stand, n: stand.on_node(n, _SET_CLOCK, "+300s" if n == 1 else "-300s", CLOCK),

@@ -87,7 +87,9 @@ def misses(fault: Fault, number: int, events: Sequence[Event]) -> list[str]:
     )
     named = {(event.kind, event.node) for event in events}
     lacking = [kind for kind in fault.story if (kind, f"n{number}") not in named]
-    return found + [f"no event `{kind}` names n{number}" for kind in lacking]
+    found += [f"no event `{kind}` names n{number}" for kind in lacking]
+    kinds = {event.kind for event in events}
+    return found + [f"no event `{kind}`" for kind in fault.tells if kind not in kinds]
 
 
 def judge(fault: Fault, number: int, attempt: int, found: Any) -> tuple[str, str]:

@@ -149,3 +149,21 @@ def test_healthy_training_with_saves_is_left_alone(start, supervise):
     run = start("", code=code)
     assert supervise(run) == 0
     assert story(run) == [("started", 1), ("ended", 1)]
+
+
+def test_a_draft_of_an_attempt_that_was_killed_amid_its_save_is_no_save_of_the_next(
+    start, supervise
+):
+    code = """
+    if attempt.number == 1:
+        train(1, 60); save(1); train(2, 60)
+        run.draft_path(0, 2).mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+    for step in range(2, 61):
+        train(step, 60); time.sleep(0.06)
+    """
+    run = start("", code=code)
+    assert supervise(run) == 0
+    assert story(run)[-3:] == [("started", 2), ("restarted", 2), ("ended", 2)]
+    seen = {event.kind for event in read_events(run) if event.attempt == 2}
+    assert not seen & {"suspect", "blind", "hung", "save begun"}

@@ -123,6 +123,16 @@ def test_what_the_trainers_files_show_becomes_events(run, watcher):
     assert [(event.kind, event.step) for event in read_events(run)] == [("first step", 1)]
 
 
+def test_a_save_that_was_given_up_is_an_event_once_with_its_reason(run, watcher):
+    line = "12:00 rank 0: checkpoint epoch0-global_step5 given up, training goes on: no room\n"
+    run.attempts()[0].node_log("n1").write_text(line)
+    watcher.look()
+    again = Watcher(run, run.attempts()[0], lambda *_: None, EventLog(run, "supervisor"))
+    again.look()
+    found = [(event.kind, event.step, event.text) for event in read_events(run)]
+    assert found == [("save given up", 5, "no room")]
+
+
 def test_a_launcher_that_is_gone_is_no_end_while_its_ranks_go_on(run, watcher):
     run.attempts()[0].node_exit("n2").write_text("137\n")
     look = settled(watcher)
