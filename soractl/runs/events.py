@@ -34,6 +34,7 @@ class EventKind(StrEnum):
     HUNG = "hung"
     CRASHED = "crashed"
     LOST = "lost"
+    ORPHANED = "orphaned"  # a launcher is gone, its ranks train on
     BLIND = "blind"
     RECOVERED = "recovered"  # from slow, suspect or blind, without any action
     EVIDENCE = "evidence"

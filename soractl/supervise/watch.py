@@ -19,6 +19,7 @@ from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
 from soractl.supervise.observe import Look, NodeLook
 from soractl.supervise.step_clock import Phase
+from soractl.terminal import text
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -44,7 +45,7 @@ class Watcher:
         second_sign: SecondSign | None = None,
     ) -> None:
         self.record = read_record(attempt)
-        self.attempt, self._run = attempt, run
+        self.attempt, self._run, self._log = attempt, run, log
         self._second_sign = second_sign or (lambda without_step_s: "")
         head_log = attempt.node_log(self.record.nodes[0].name)
         self._reader = ProgressReader(run, head_log, attempt.number)
@@ -58,6 +59,7 @@ class Watcher:
         self._looks = 0
         self._confirmed: set[str] = set()  # nodes whose bad end the others were asked about
         self._showed_ranks: set[str] = set()
+        self._orphaned: set[str] = set()  # nodes of which that was written
         self._first_step: int | None = None
         self.progress = Progress()
         settings = _settings(attempt)
@@ -81,6 +83,7 @@ class Watcher:
         fresh = self.nodes.looks > self._looks
         self._looks = self.nodes.looks
         answers = {state.node: state for state in self.nodes.answers}
+        self._write_orphaned(step)
         self._showed_ranks |= {name for name, state in answers.items() if state.ranks}
         return Look(
             at_s=time.monotonic(),
@@ -97,6 +100,19 @@ class Watcher:
     def confirm(self) -> None:
         """Ask all nodes once more, before anything is done about a failure."""
         self.nodes.confirm()
+
+    def _write_orphaned(self, step: int | None) -> None:
+        for name, count in self.nodes.orphaned.items():
+            if name not in self._orphaned:
+                self._orphaned.add(name)
+                ranks = text.count(count, "rank trains on", "ranks train on")
+                self._log.write(
+                    EventKind.ORPHANED,
+                    attempt=self.attempt.number,
+                    step=step,
+                    node=name,
+                    text=f"the launcher is gone, {ranks}",
+                )
 
     def _is_news(self) -> bool:
         bad = {state.node for state in self.nodes.states if state.exit_code}

@@ -109,7 +109,11 @@ FAULTS = (
         story=(EventKind.EVIDENCE,),
     ),
     Fault("crash of a loader's worker", lambda stand, n: stand.on_node(n, _TO_WORKER)),
-    Fault("SIGKILL of torchrun", lambda stand, n: stand.on_node(n, _TO_TORCHRUN)),
+    Fault(
+        "SIGKILL of torchrun",
+        lambda stand, n: stand.on_node(n, _TO_TORCHRUN),
+        story=(EventKind.ORPHANED,),
+    ),
     Fault(
         "node off",
         lambda stand, n: stand.cluster("off", str(n)),

@@ -72,12 +72,17 @@ def suffer(stand: FragileStand, fault: Fault, preferred: int) -> Suffered:
     trained_s = time.monotonic() - began
     why, words = judge(fault, number, attempt, stand.json("why"))
     wrong = [] if why != WRONG else [f"`why`: {words}"]
-    wrong += misses(fault, number, since())
+    wrong += misses(fault, number, since(), is_known=why == RIGHT)
     return Suffered(fault, number, step, seen_s, trained_s, why, words, tuple(wrong))
 
 
-def misses(fault: Fault, number: int, events: Sequence[Event]) -> list[str]:
-    """What the events of a fault do not tell, or tell wrongly."""
+def misses(
+    fault: Fault, number: int, events: Sequence[Event], *, is_known: bool = True
+) -> list[str]:
+    """What the events of a fault do not tell, or tell wrongly.
+
+    Where the cause is unknown, they need not name the node either.
+    """
     acted = [event.kind for event in events if event.kind in ENDS | {"killed", "restarted"}]
     expected = [str(fault.verdict), "killed", "restarted"] * fault.attempts if fault.verdict else []
     if fault.attempts > 1:  # what the second verdict is follows from the first
@@ -86,7 +91,8 @@ def misses(fault: Fault, number: int, events: Sequence[Event]) -> list[str]:
         [] if acted == expected else [f"events {acted or 'none'}, expected {expected or 'none'}"]
     )
     named = {(event.kind, event.node) for event in events}
-    lacking = [kind for kind in fault.story if (kind, f"n{number}") not in named]
+    story = fault.story if is_known else ()
+    lacking = [kind for kind in story if (kind, f"n{number}") not in named]
     found += [f"no event `{kind}` names n{number}" for kind in lacking]
     kinds = {event.kind for event in events}
     return found + [f"no event `{kind}`" for kind in fault.tells if kind not in kinds]

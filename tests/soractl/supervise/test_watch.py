@@ -133,6 +133,14 @@ def test_a_save_that_was_given_up_is_an_event_once_with_its_reason(run, watcher)
     assert found == [("save given up", 5, "no room")]
 
 
+def test_a_launcher_that_is_gone_is_written_once(run, watcher):
+    run.attempts()[0].node_exit("n2").write_text("137\n")
+    settled(watcher)
+    settled(watcher)
+    found = [(event.kind, event.node, event.text) for event in read_events(run)]
+    assert found == [("orphaned", "n2", "the launcher is gone, 2 ranks train on")]
+
+
 def test_a_launcher_that_is_gone_is_no_end_while_its_ranks_go_on(run, watcher):
     run.attempts()[0].node_exit("n2").write_text("137\n")
     look = settled(watcher)
