@@ -9,6 +9,7 @@ lease was taken may write its old token back; so no action relies on the file al
 `is_mine` first, and `act` refuses an attempt that is not the newest.
 """
 
+import errno
 import os
 import secrets
 import socket
@@ -98,13 +99,17 @@ class Lease:
 
     def renew(self, state: str, reason: str, *, ended: bool = False) -> None:
         """Show life and the run's state; LeaseLostError if the lease is another's."""
-        self.check()
-        self._beat += 1
-        with suppress(OSError):  # a full disk: the old beat stays, and another may take over
+        with suppress(OSError):  # a full disk, a lost folder: another may take over
+            self.check()
+            self._beat += 1
             write_json(self.path, self._holder(state, reason, ended=ended).as_json(), durable=False)
 
     def check(self) -> None:
-        """LeaseLostError unless this process holds the lease."""
+        """LeaseLostError unless this process holds the lease; OSError where that is not seen."""
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
+        with suppress(FileNotFoundError):
+            self.path.stat()
         holder = read_holder(self.path)
         if holder is None or holder.token != self.token:
             raise LeaseLostError("another supervisor acts for the run now")

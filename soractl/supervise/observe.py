@@ -40,6 +40,7 @@ class Look:
     failed: tuple[str, str] | None = None  # node and words of the first sign of a failure
     stopped: bool = False  # ranks saved and left at a signal, or a person asked for that
     second_sign: str = ""  # such as "collectives stand still": a witness beside the step clock
+    head_fault: str = ""  # this machine cannot read the run's folder: what it shows is no news
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def observe(memory: Memory, look: Look, limits: Limits) -> tuple[Memory, Verdict
         return _rebased(memory, look.at_s, gap_s), Verdict(
             State.BLIND, f"the supervisor did not run for {gap_s:.0f} s"
         )
+    if look.head_fault:
+        words = f"this machine cannot read the run's folder: {look.head_fault}"
+        return _rebased(memory, look.at_s, gap_s), Verdict(State.BLIND, words)
     memory = _remembered(memory, look)
     verdict = (
         _ended(look) or _broken(memory, look, limits) or _silent_or_still(memory, look, limits)
@@ -139,6 +143,7 @@ def _broken(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
     if found is None:
         return None
     bad = [name for name, at in memory.turned_bad_s.items() if look.at_s - at < BREAKER_S]
+    # One node of three is a third of them, and yet the usual case of one that is lost.
     if len(bad) >= BREAKER_NODES or (len(bad) >= 2 and 3 * len(bad) >= len(look.nodes)):
         names = fold_names(bad)
         return Verdict(

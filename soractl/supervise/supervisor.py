@@ -1,7 +1,9 @@
 """The supervisor of a run: it looks, keeps its lease, acts on failures, and leaves at the end."""
 
+import errno
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from soractl.cluster.settings import Cluster, SuperviseSettings
@@ -127,7 +129,12 @@ class Supervisor:
                 return self._finished(attempt, watcher, verdict)
             if not self._may_act:
                 return self._leave(State(verdict.state), verdict.reason, ExitCode.FAILED)
-            following = self._act(attempt, watcher, verdict)
+            try:
+                following = self._act(attempt, watcher, verdict)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise
+                following = self._seen_again(attempt, error)
             if following is None:
                 return ExitCode.GAVE_UP
             attempt = following
@@ -152,12 +159,21 @@ class Supervisor:
             if verdict.state is not State.BLIND:
                 self._hooks.saw()
             self._beat(verdict)
-            is_over = watcher.nodes.ended or watcher.attempt.exit.exists()
             if verdict.state is State.FINISHED:
                 return verdict
-            if verdict.state in FAILED and (self._may_act or is_over):
+            if verdict.state in FAILED and (self._may_act or _is_over(watcher)):
                 return verdict
             time.sleep(self._timing.tick_s)
+
+    def _seen_again(self, attempt: AttemptDir, error: OSError) -> AttemptDir:
+        """The newest attempt, once this machine can read the run's folder again."""
+        lost = Verdict(State.BLIND, str(error))
+        self._notify(lost.state, f"{self._run.name} is {lost.state}: {lost.reason}")
+        while True:
+            with suppress(OSError):
+                attempt.plan.read_bytes()
+                return last_attempt(self._run) or attempt
+            self._sleep(lost)
 
     def _report_change(self, watcher: Watcher, before: Verdict | None, now: Verdict) -> None:
         unwell = {State.SUSPECT, State.BLIND}
@@ -309,3 +325,7 @@ class Supervisor:
             text=text,
             evidence=evidence,
         )
+
+
+def _is_over(watcher: Watcher) -> bool:
+    return watcher.nodes.ended or watcher.attempt.exit.exists()

@@ -69,7 +69,15 @@ class Watcher:
         self.collective_timeout_s = float(timeout_s or float("inf"))
 
     def look(self) -> Look:
-        """What the attempt shows now."""
+        """What the attempt shows now, or that this machine cannot read the run's folder."""
+        try:
+            self.attempt.plan.read_bytes()  # without it files that are not there mean nothing
+            return self._look()
+        except OSError as error:
+            fault = error.strerror or type(error).__name__
+            return Look(at_s=time.monotonic(), nodes=(), head_fault=fault)
+
+    def _look(self) -> Look:
         progress = self.progress = self._reader.follow()
         step = progress.global_step if progress.heartbeat_age_s is not None else None
         if self._first_step is None:

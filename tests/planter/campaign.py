@@ -40,6 +40,7 @@ PHASES = (
 MOST_AFTER = {"step": 40, "save": 4, "first step": 3}
 LOOK_AGAIN_S = 20.0  # a run that is only slow still moves
 LOOK_LONGER_S = 45.0  # ranks that are being loaded, and those that a thread slows down
+SLOW_S = 300.0  # a start on a busy machine
 STILL_S = 6.0  # without a step, before the ranks are looked at
 SETTINGS = (
     *("trainer.collective_timeout_s=600.0", "epochs=1000", "checkpoint.every_steps=4"),
@@ -131,9 +132,9 @@ class Campaign:
         else:
             if self.run is None:
                 self.start()
-            wait_for(lambda: self.step >= 2)
+            wait_for(lambda: self.step >= 2, seconds=SLOW_S)
             truth_file = self.plant(case)
-        wait_for(truth_file.exists)
+        wait_for(truth_file.exists, seconds=SLOW_S)
         self._wait_until_still()
         began = time.monotonic()
         again_s = LOOK_LONGER_S if case.phase in ("start", "save") else LOOK_AGAIN_S
@@ -145,7 +146,7 @@ class Campaign:
         seconds = time.monotonic() - began
         truth = json.loads(truth_file.read_text())
         step = self.step
-        wait_for(lambda: self.step > step + 1)
+        wait_for(lambda: self.step > step + 1, seconds=SLOW_S)
         return found, truth, seconds
 
     def _wait_until_still(self) -> None:

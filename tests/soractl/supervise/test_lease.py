@@ -95,3 +95,18 @@ def test_a_holder_frozen_between_reading_and_replacing_is_fenced(claim, clock, m
         thief.check()
     holder.check()
     assert read_holder(holder.path).token == holder.token
+
+
+def test_a_folder_that_is_lost_for_a_while_loses_no_lease(claim, tmp_path):
+    mine = claim()
+    assert mine.take()
+    folder = mine.path.parent
+    folder.rename(tmp_path.parent / "lost")
+    mine.renew("training", "")
+    with pytest.raises(FileNotFoundError):
+        mine.check()
+    (tmp_path.parent / "lost").rename(folder)
+    mine.check()
+    mine.path.unlink()
+    with pytest.raises(LeaseLostError):
+        mine.renew("training", "")

@@ -202,3 +202,16 @@ def test_the_end_is_seen_also_when_a_person_caused_it():
 def test_a_stop_by_a_person_takes_its_time_and_is_no_failure():
     saving = standing(60, 300, stopped=True, nodes=nodes(n1={"exit_code": 1}))
     assert State.CRASHED not in states([*HEALTHY, *saving])
+
+
+def test_a_head_that_cannot_read_the_runs_folder_is_blind_and_its_time_is_nobodys_fault():
+    lost = [
+        Look(at_s=float(t), nodes=(), head_fault="Stale file handle") for t in range(60, 260, 2)
+    ]
+    story, last, memory = seen([*HEALTHY, *lost])
+    assert [state for _, state, _ in story] == [State.TRAINING, State.BLIND]
+    assert last.reason == "this machine cannot read the run's folder: Stale file handle"
+    story, _, _ = seen(standing(260, 400, step=30), memory)
+    assert [(at_s, state) for at_s, state, _ in story] == [
+        (260.0, State.TRAINING), (280.0, State.SUSPECT), (350.0, State.HUNG),
+    ]  # fmt: skip

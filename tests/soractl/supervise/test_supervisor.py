@@ -1,6 +1,7 @@
 """A supervisor on this machine: stand-ins for ranks fail in every way and are resumed."""
 
 import os
+import threading
 
 import pytest
 
@@ -167,3 +168,24 @@ def test_a_draft_of_an_attempt_that_was_killed_amid_its_save_is_no_save_of_the_n
     assert story(run)[-3:] == [("started", 2), ("restarted", 2), ("ended", 2)]
     seen = {event.kind for event in read_events(run) if event.attempt == 2}
     assert not seen & {"suspect", "blind", "hung", "save begun"}
+
+
+def test_a_folder_that_is_lost_for_a_while_costs_nobody_anything(start, supervise):
+    code = """
+    for step in range(1, 60):
+        try:
+            train(step, 59)
+        except OSError:
+            pass
+        time.sleep(0.1)
+    """
+    run = start("", code=code)
+    away = run.path.with_name("away")
+    hiding = [threading.Timer(1.0, run.path.rename, (away,))]
+    hiding.append(threading.Timer(4.0, away.rename, (run.path,)))
+    for timer in hiding:
+        timer.start()
+    shown = []
+    assert supervise(run, hooks=Hooks(notify=lambda kind, text: shown.append(kind))) == 0
+    assert shown == ["blind", "finished"]
+    assert len(run.attempts()) == 1

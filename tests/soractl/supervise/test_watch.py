@@ -145,3 +145,13 @@ def test_a_launcher_that_is_gone_is_no_end_while_its_ranks_go_on(run, watcher):
     run.attempts()[0].node_exit("n2").write_text("137\n")
     look = settled(watcher)
     assert [node.exit_code for node in look.nodes] == [None, None]
+
+
+def test_a_folder_that_is_gone_is_this_machines_fault_and_comes_back(run, watcher, tmp_path):
+    step(run, 3)
+    assert watcher.look().step == 3
+    run.path.rename(tmp_path / "elsewhere")
+    lost = watcher.look()
+    assert (lost.head_fault, lost.nodes) == ("No such file or directory", ())
+    (tmp_path / "elsewhere").rename(run.path)
+    assert (watcher.look().head_fault, watcher.look().step) == ("", 3)
