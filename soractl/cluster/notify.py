@@ -19,6 +19,7 @@ from soractl.remote.requests import Remote, Request
 
 TIMEOUT_S = 10.0
 PING_EVERY_S = 60.0
+FINISH_S = 15.0
 WEBHOOK_VARIABLE = "SORACTL_WEBHOOK_URL"
 DEAD_MAN_VARIABLE = "SORACTL_DEAD_MAN_URL"
 
@@ -47,9 +48,11 @@ class Notifier:
     clock: Callable[[], float] = time.monotonic
     _sent_s: dict[str, float] = field(default_factory=dict)
     _pinged_s: float | None = None
+    _under_way: list[threading.Thread] = field(default_factory=list)
+    _ping_under_way: threading.Thread | None = None
 
     def tell(self, kind: str, text: str) -> list[threading.Thread]:
-        """Send a message by all ways, unless one of its kind was sent a short while ago."""
+        """Send a message by all ways, unless one of its kind arrived a short while ago."""
         now_s = self.clock()
         last_s = self._sent_s.get(kind)
         if last_s is not None and now_s - last_s < self.settings.cooldown_s:
@@ -69,12 +72,22 @@ class Notifier:
             return []
         if self._pinged_s is not None and now_s - self._pinged_s < PING_EVERY_S:
             return []
+        if self._ping_under_way is not None and self._ping_under_way.is_alive():
+            return []  # a slow receiver has one, not one a minute
         self._pinged_s = now_s
-        return [self._start("", "dead man", self._ping)]
+        self._ping_under_way = self._start("", "dead man", self._ping)
+        return [self._ping_under_way]
+
+    def finish(self, within_s: float = FINISH_S) -> None:
+        """Wait for what is under way, so that the end of this process does not cut it off."""
+        end_s = time.monotonic() + within_s
+        for thread in self._under_way:
+            thread.join(max(0.0, end_s - time.monotonic()))
 
     def _start(self, kind: str, way: str, send: Callable[[], str]) -> threading.Thread:
         thread = threading.Thread(target=self._send, args=(kind, way, send), daemon=True)
         thread.start()
+        self._under_way = [one for one in self._under_way if one.is_alive()] + [thread]
         return thread
 
     def _send(self, kind: str, way: str, send: Callable[[], str]) -> None:
@@ -82,6 +95,8 @@ class Notifier:
             fault = send()
         except SoractlError as error:
             fault = error.message
+        if fault:  # the next one of its kind is sent at once
+            self._sent_s.pop(kind, None)
         self.on_sent(kind, way, fault)
 
     def _run(self, kind: str, text: str) -> str:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from soractl.cluster.gpus import BUSY_BYTES, NodeGpus, read_gpus
@@ -96,6 +96,38 @@ def examine(plan: LaunchPlan, remote: Remote) -> Findings:
         faults = list(judge_gpus(plan, rows))
     hint = hint_of(plan, facts) if faults else None
     return Findings(tuple(faults), tuple(judge_clocks(facts)), hint)
+
+
+def unfit_to_join(plan: LaunchPlan, remote: Remote) -> dict[str, str]:
+    """Why nodes of a plan cannot take a place in what its head runs already, by their names.
+
+    A folder that cannot be written is this machine's fault: then nothing is known of theirs.
+    """
+    try:
+        with _marker(plan.run.parent) as marker:
+            facts = ask(plan, marker, remote)
+    except OSError:
+        return {}
+    rows = read_gpus([node.node for node in plan.nodes], remote, deadline_s=DEADLINE_S)
+    return judge_joining(plan, facts, rows, marker.name)
+
+
+def judge_joining(
+    plan: LaunchPlan, facts: Sequence[NodeFacts], rows: Sequence[NodeGpus], secret: str
+) -> dict[str, str]:
+    """What speaks against each node but the head, which is in use and only compared with."""
+    joining = replace(plan, nodes=plan.nodes[1:])
+    gpu_faults = _gpu_faults(joining, rows[1:]) if any(row.gpus for row in rows) else ()
+    found = [(name, fault) for name, fault in gpu_faults]
+    for node in facts[1:]:
+        found += [(node.node.name, fault) for fault in _faults(plan, node, secret)]
+        if not node.fault and not facts[0].fault:
+            found += [
+                (node.node.name, f"{name} {node.versions.get(name)}, the run has {version}")
+                for name, version in facts[0].versions.items()
+                if node.versions.get(name) != version
+            ]
+    return {name: "; ".join(f for n, f in found if n == name) for name, _ in found}
 
 
 def cannot_write(folder: Path, error: OSError) -> SoractlError:

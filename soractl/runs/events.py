@@ -44,6 +44,7 @@ class EventKind(StrEnum):
     WAITING = "waiting"
     QUARANTINED = "quarantined"
     LIFTED = "lifted"
+    SPARE = "spare"  # one that waits can, or cannot, take a place
     SUPERVISED = "supervised"
     NOTIFIED = "notified"
     STOP_REQUESTED = "stop requested"

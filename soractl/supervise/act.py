@@ -17,7 +17,7 @@ from soractl.diagnosis.node_facts import NodeFacts
 from soractl.diagnosis.signatures import CauseKind
 from soractl.launch import preflight
 from soractl.launch import start as launcher
-from soractl.launch.prepare import LaunchOptions, on_nodes, prepare_restart
+from soractl.launch.prepare import LaunchOptions, Prepared, on_nodes, prepare_restart
 from soractl.processes.selection import Selection
 from soractl.processes.stop import StopResult, stop
 from soractl.remote.connections import Connections
@@ -74,15 +74,29 @@ class Actor:
         if not attempt.exit.exists():
             write_json(attempt.exit, Outcome(exit_code, time.time(), failure).as_json())
 
+    def unfit_spares(self) -> dict[str, str]:
+        """Why spares that wait cannot take a place in the attempt that runs, by their names."""
+        attempt = last_attempt(self.run)
+        running = read_record(attempt).nodes if attempt else ()
+        names = {node.name for node in running}
+        waiting = [node for node in nodes_of(self.run) if node.spare and node.name not in names]
+        if not waiting or not running:
+            return {}
+        plan = self._prepared([running[0], *waiting], None).plan
+        return preflight.unfit_to_join(plan, self.remote)
+
     def restart(self, attempt: AttemptDir, nodes: Sequence[Node], start: str | None) -> AttemptDir:
         """Start the next attempt on these nodes, from the newest complete checkpoint or `start`."""
         self.fence(attempt)
-        root = str(self.run.path.parent)
-        options = LaunchOptions(runs=root, hostfile=hostfile_of(self.run), init_from=start)
-        prepared = on_nodes(prepare_restart(self.run, options, os.environ), nodes)
+        prepared = self._prepared(nodes, start)
         preflight.check(prepared, self.remote)
         self.fence(attempt)
         return launcher.launch(prepared, ["soractl", "supervise"], self.remote).attempt
+
+    def _prepared(self, nodes: Sequence[Node], start: str | None) -> Prepared:
+        root = str(self.run.path.parent)
+        options = LaunchOptions(runs=root, hostfile=hostfile_of(self.run), init_from=start)
+        return on_nodes(prepare_restart(self.run, options, os.environ), nodes)
 
 
 def failure_of(verdict: Verdict, attempt: AttemptDir, record: AttemptRecord) -> Failure:

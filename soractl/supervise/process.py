@@ -74,8 +74,12 @@ def main(run_path: str, *, watch_only: bool) -> int:
         actor = Actor(run, lease, remote)
         try:
             cluster = cluster_of(run)
-            hooks = hooks_of(run, remote, cluster)
-            return Supervisor(actor, cluster, watch_only=watch_only, hooks=hooks).run()
+            notifier = notifier_of(run, remote, cluster)
+            hooks = hooks_of(run, remote, notifier)
+            try:
+                return Supervisor(actor, cluster, watch_only=watch_only, hooks=hooks).run()
+            finally:
+                notifier.finish()
         except LeaseLostError as error:
             output.error(error)
             return ExitCode.REFUSED
@@ -90,8 +94,8 @@ def main(run_path: str, *, watch_only: bool) -> int:
             return error.exit_code
 
 
-def hooks_of(run: RunDir, remote: Connections, cluster: Cluster) -> Hooks:
-    """The witnesses that the supervisor asks, and who is notified."""
+def notifier_of(run: RunDir, remote: Connections, cluster: Cluster) -> Notifier:
+    """Who is notified of a run's changes; what was sent, or could not be, is an event."""
     log = EventLog(run, "supervisor")
 
     def on_sent(kind: str, way: str, fault: str) -> None:
@@ -99,7 +103,11 @@ def hooks_of(run: RunDir, remote: Connections, cluster: Cluster) -> Hooks:
             text = f"{kind or way} by {way}" + (f" failed: {fault}" if fault else "")
             log.write(EventKind.NOTIFIED, text=text)
 
-    notifier = Notifier(cluster.notify, remote, os.environ, on_sent)
+    return Notifier(cluster.notify, remote, os.environ, on_sent)
+
+
+def hooks_of(run: RunDir, remote: Connections, notifier: Notifier) -> Hooks:
+    """The witnesses that the supervisor asks, and who is notified."""
 
     def evidence(watcher: Watcher, verdict: Verdict) -> Found:
         return evidence_of(run, watcher, remote, verdict)

@@ -38,6 +38,7 @@ from soractl.supervise.decide import (
 from soractl.supervise.lease import BEAT_S
 from soractl.supervise.observe import Memory, Verdict, first_memory, observe
 from soractl.supervise.quarantine import Strike, add_strike, read_book, set_apart
+from soractl.supervise.spares import Spares
 from soractl.supervise.states import ALIVE, FAILED, State
 from soractl.supervise.step_clock import Limits
 from soractl.supervise.watch import SecondSign, Watcher
@@ -107,6 +108,7 @@ class Supervisor:
         self._hooks = hooks or Hooks()
         self._notify = self._hooks.notify
         self._log = EventLog(self._run, "supervisor")
+        self._spares = Spares(actor.unfit_spares, self._note_spare)
         self._memory: Memory | None = None
         self._beat_at = 0.0
 
@@ -158,6 +160,8 @@ class Supervisor:
             before = verdict
             if verdict.state is not State.BLIND:
                 self._hooks.saw()
+            if verdict.state in ALIVE and self._may_act:
+                self._spares.look()
             self._beat(verdict)
             if verdict.state is State.FINISHED:
                 return verdict
@@ -236,6 +240,7 @@ class Supervisor:
                 except SoractlError as error:
                     self._actor.fence(attempt)
                     reason = error.message.replace("\n", " ")
+                    self._spares.check()
             if reason != waited:
                 self._write(watcher, EventKind.WAITING, reason)
                 self._notify("waiting", f"{self._run.name} waits: {reason}")
@@ -266,13 +271,17 @@ class Supervisor:
         self._notify("restarted", f"{self._run.name} goes on as attempt {following.number}")
         return following
 
+    def _note_spare(self, node: str, words: str) -> None:
+        self._log.write(EventKind.SPARE, node=node, text=words)
+        self._notify("spare", f"{node}: {words}")
+
     def _situation(self, past: tuple[PastAttempt, ...], unusable: dict[str, str]) -> Situation:
         nodes, book = nodes_of(self._run), read_book(self._run.path.parent)
         return Situation(
             attempts=past,
             nodes=tuple(node.name for node in nodes if not node.spare),
             spares=tuple(node.name for node in nodes if node.spare),
-            unusable=unusable,
+            unusable={**self._spares.unfit, **unusable},
             quarantined=frozenset(book.nodes),
             strikes=book.strikes_of(),
             min_nodes=self._settings.min_nodes,

@@ -1,45 +1,20 @@
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import time
 
 import pytest
 
 from soractl.cluster.notify import Notifier, NotifySettings
 from soractl.remote.connections import Connections
+from tests.receiver import receiver
+from tests.waiting import wait_for
 
 SECRET = "/services/T000/B000/very-secret"
 
 
 @pytest.fixture
 def server():
-    """A receiver on the loopback address, and what it got: method, path and body."""
-    got = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self):
-            length = int(self.headers["Content-Length"])
-            got.append(("POST", self.path, json.loads(self.rfile.read(length))))
-            self.answer()
-
-        def do_GET(self):
-            got.append(("GET", self.path, None))
-            self.answer()
-
-        def answer(self):
-            self.send_response(404 if "gone" in self.path else 200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    server.got, server.url = got, f"http://127.0.0.1:{server.server_port}"
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiver() as found:
+        yield found
 
 
 @pytest.fixture
@@ -133,3 +108,41 @@ def test_a_file_that_is_not_there_and_a_hook_that_fails_are_faults(notifier, tmp
     faults = {way: fault for _, way, fault in sender.sent}
     assert faults["webhook"] == f"{tmp_path}/url: No such file or directory"
     assert "No such file" in faults["command"]
+
+
+def test_a_message_that_did_not_arrive_is_sent_again_at_once(notifier, server):
+    sender = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}/gone"})
+    assert wait(sender.tell("hung", "x")) == 1
+    assert wait(sender.tell("hung", "x")) == 1
+    sender.environ["SORACTL_WEBHOOK_URL"] = server.url
+    assert wait(sender.tell("hung", "x")) == 1
+    assert wait(sender.tell("hung", "x")) == 0
+    assert [fault for _, _, fault in sender.sent] == ["HTTP status 404"] * 2 + [""]
+
+
+def test_a_slow_receiver_delays_nobody_and_gets_one_ping_at_a_time(notifier, server):
+    urls = {"SORACTL_WEBHOOK_URL": "/slow", "SORACTL_DEAD_MAN_URL": "/slow-ping"}
+    sender = notifier({name: server.url + path for name, path in urls.items()})
+    began_s = time.monotonic()
+    threads = [*sender.tell("hung", "x"), *sender.saw()]
+    for sender.now_s in (60.0, 120.0, 180.0):
+        assert sender.saw() == []
+    assert time.monotonic() - began_s < 5.0
+    wait_for(lambda: len(server.got) == 2)
+    assert sender.sent == []
+    server.slow.set()
+    wait(threads)
+    assert wait(sender.saw()) == 1
+    sent = sorted((way, fault) for _, way, fault in sender.sent)
+    assert sent == [("dead man", ""), ("dead man", ""), ("webhook", "")]
+
+
+def test_what_is_under_way_is_waited_for_at_the_end_but_not_for_ever(notifier, server):
+    sender = notifier({"SORACTL_WEBHOOK_URL": f"{server.url}/slow"})
+    sender.tell("finished", "x")
+    wait_for(lambda: server.got)
+    sender.finish(within_s=0.2)
+    assert sender.sent == []
+    server.slow.set()
+    sender.finish()
+    assert sender.sent == [("finished", "webhook", "")]

@@ -17,6 +17,7 @@ from soractl.launch.preflight import (
     judge,
     judge_clocks,
     judge_gpus,
+    judge_joining,
 )
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
@@ -179,6 +180,35 @@ def test_gpus_must_be_there_and_idle(changes, fault):
 
 def test_a_run_without_any_gpu_is_a_cpu_run():
     assert list(judge_gpus(PLAN, [NodeGpus(node, notes=("no driver",)) for node in NODES])) == []
+
+
+def joining(*changes, rows=()):
+    """What speaks against n2 and n3, while n1 runs."""
+    nodes = (*NODES, Node("n3"))
+    plan = replace(PLAN, nodes=tuple(NodePlan(node, i, 2, {}, ()) for i, node in enumerate(nodes)))
+    facts = [replace(GOOD, node=node) for node in nodes]
+    for index, change in changes:
+        facts[index] = replace(facts[index], **change)
+    return judge_joining(plan, facts, rows or [NodeGpus(node) for node in nodes], "secret")
+
+
+def test_spares_are_compared_with_the_head_which_is_in_use():
+    in_use = (0, {"port_is_free": False, "used": "001-smoke runs there"})
+    assert joining(in_use) == {}
+    assert joining(in_use, (1, {"free_bytes": 2**29}), (2, {"versions": {"torch": "2.1"}})) == {
+        "n2": "0.5 GiB are free where the runs lie",
+        "n3": "python None, the run has 3.11.7; torch 2.1, the run has 2.13.0",
+    }
+    assert joining((2, {"fault": NO_ROUTE})) == {"n3": "unreachable: no route"}
+
+
+def test_a_spare_without_its_gpus_cannot_join_those_that_have_them():
+    nodes = (*NODES, Node("n3"))
+    rows = [NodeGpus(node, gpus=(gpu(0), gpu(1))) for node in nodes]
+    busy = GpuProcess(9, 0, 2**34, "python", "someone")
+    rows[0] = replace(rows[0], processes=(busy,))  # the run's own
+    rows[2] = NodeGpus(nodes[2], gpus=(gpu(0),))
+    assert joining(rows=rows) == {"n3": "1 of 2 GPUs"}
 
 
 def test_what_a_node_answers_is_understood(workplace):
