@@ -61,7 +61,10 @@ def _of(pattern: str) -> re.Pattern[str]:
 ERRORS = (
     Signature(
         "the memory of a GPU ran out",
-        _of(r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory"),
+        _of(
+            r"OutOfMemoryError|CUDA out of memory|CUDA error: out of memory"
+            r"|Cuda failure (?:2 )?'out of memory'"
+        ),
         Source.ERROR,
         kind=CauseKind.PROGRAM,
         advice=(
@@ -79,7 +82,10 @@ ERRORS = (
     ),
     Signature(
         "a GPU failed",
-        _of(r"uncorrectable ECC|fallen off the bus|GPU is lost|CUDA error: hardware stack error"),
+        _of(
+            r"uncorrectable (?:ECC|NVLink)|fallen off the bus|GPU is lost"
+            r"|CUDA error: hardware stack error"
+        ),
         Source.ERROR,
         kind=CauseKind.HARDWARE,
         advice=("leave the node out of the host file, and have its GPU looked at",),
@@ -93,6 +99,27 @@ ERRORS = (
         is_sure=False,  # a broken GPU can do that too
     ),
     Signature(
+        "a GPU gave an error that says no more",
+        _of(
+            r"CUDA error: (?:unknown error|unspecified launch failure)"
+            r"|CU(?:BLAS|DNN)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR)"
+        ),
+        Source.ERROR,
+        advice=("`soractl exec NODE -- dmesg` shows whether its driver noted an Xid",),
+        is_sure=False,
+    ),
+    Signature(
+        "no GPU can be used on the node",
+        _of(
+            r"No CUDA GPUs are available|CUDA driver initialization failed|no CUDA-capable device"
+            r"|system not yet initialized|CUDA-capable device\(s\) is/are busy"
+        ),
+        Source.ERROR,
+        kind=CauseKind.HARDWARE,
+        advice=("`soractl gpus` shows what its driver says",),
+        is_sure=False,  # CUDA_VISIBLE_DEVICES can hide them as well
+    ),
+    Signature(
         "the file system failed",
         _of(
             r"Stale file handle|Input/output error|\[Errno 5\]|\[Errno 116\]|Read-only file system"
@@ -100,6 +127,29 @@ ERRORS = (
         Source.ERROR,
         kind=CauseKind.HARDWARE,
         advice=("look at the file server and at the node's mount",),
+    ),
+    Signature(
+        "the node's memory ran out",
+        _of(r"(?<![A-Za-z])MemoryError|\[Errno 12\]|can't allocate memory|Cannot allocate memory"),
+        Source.ERROR,
+        kind=CauseKind.PROGRAM,
+        advice=("lower data.workers or data.prefetch, or see what else runs there",),
+    ),
+    Signature(
+        "a limit of the system was reached",
+        _of(r"Too many open files|\[Errno 24\]|can't start new thread|\[Errno 11\]"),
+        Source.ERROR,
+        kind=CauseKind.REQUEST,
+        advice=("raise it on the nodes (`ulimit -n`, `ulimit -u`), or lower data.workers",),
+        is_sure=False,
+    ),
+    Signature(
+        "a server could not be reached",
+        _of(r"Max retries exceeded with url|[Nn]ame resolution|Name or service not known"),
+        Source.ERROR,
+        kind=CauseKind.NETWORK,
+        advice=("fetch models and data beforehand; WANDB_MODE=offline needs no server",),
+        is_sure=False,
     ),
     Signature(
         "ranks could not meet at the start",
@@ -118,10 +168,25 @@ ERRORS = (
     ),
     Signature(
         "access was refused",
-        _of(r"GatedRepoError|401 Client Error|403 Client Error|\[Errno 13\]|PermissionError"),
+        _of(
+            r"GatedRepoError|40[13] Client Error|\[Errno 13\]|PermissionError"
+            r"|AuthenticationError|api_key not configured|Unauthorized"
+        ),
         Source.ERROR,
         kind=CauseKind.REQUEST,
-        advice=("log in on the nodes (`hf auth login`), or make the files readable",),
+        advice=(
+            "log in on the nodes (`hf auth login`, `wandb login`), or make the files readable",
+        ),
+    ),
+    Signature(
+        "a file of weights is cut off or damaged",
+        _of(
+            r"SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|PytorchStreamReader failed"
+            r"|UnpicklingError"
+        ),
+        Source.ERROR,
+        kind=CauseKind.DATA,
+        advice=("`soractl ckpt verify` checks a run's own; others must be fetched again",),
     ),
     Signature(
         "processes that read clips ended",

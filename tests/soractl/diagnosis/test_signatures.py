@@ -8,6 +8,8 @@ SAYINGS = {
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
         "capacity of 79.11 GiB of which 1.06 GiB is free.",
         "RuntimeError: CUDA error: out of memory",
+        "DistBackendError: NCCL error: unhandled cuda error, NCCL version 2.28.9 "
+        "ncclUnhandledCudaError: Last error: Cuda failure 'out of memory'",
     ],
     "a disk is full": [
         "OSError: [Errno 28] No space left on device: '/data/x'",
@@ -21,9 +23,32 @@ SAYINGS = {
         "RuntimeError: CUDA error: an illegal memory access was encountered",
         "RuntimeError: CUDA error: device-side assert triggered",
     ],
+    "a GPU gave an error that says no more": [
+        "torch.AcceleratorError: CUDA error: unspecified launch failure",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`",
+    ],
+    "no GPU can be used on the node": [
+        "RuntimeError: No CUDA GPUs are available",
+        "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 802: system not yet "
+        "initialized",
+    ],
     "the file system failed": [
         "OSError: [Errno 116] Stale file handle: '/shared/clips/1.mp4'",
         "OSError: [Errno 5] Input/output error",
+    ],
+    "the node's memory ran out": [
+        "MemoryError: ",
+        "OSError: [Errno 12] Cannot allocate memory",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate "
+        "memory: you tried to allocate 17179869184 bytes.",
+    ],
+    "a limit of the system was reached": [
+        "OSError: [Errno 24] Too many open files: '/data/clips/5.mp4'",
+        "RuntimeError: can't start new thread",
+    ],
+    "a server could not be reached": [
+        "ConnectionError: HTTPSConnectionPool(host='huggingface.co', port=443): Max retries "
+        "exceeded with url: /x (Caused by NewConnectionError('Connection refused'))",
     ],
     "ranks could not meet at the start": [
         "torch.distributed.DistStoreError: Timed out after 601 seconds waiting for clients. 2/3 "
@@ -34,6 +59,11 @@ SAYINGS = {
     "access was refused": [
         "GatedRepoError: 401 Client Error. Cannot access gated repo",
         "PermissionError: [Errno 13] Permission denied: '/weights'",
+    ],
+    "a file of weights is cut off or damaged": [
+        "SafetensorError: Error while deserializing header: MetadataIncompleteBuffer",
+        "RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central "
+        "directory",
     ],
     "processes that read clips ended": [
         "RuntimeError: a process that reads clips does not start: exit code -9",
@@ -99,6 +129,7 @@ def test_what_the_kernel_says_means_one_cause(cause, words):
         "FloatingPointError: loss is nan at step 5280",
         "RuntimeError: shape '[28, 5]' is invalid for input of size 116",
         "KeyError: 'text'",
+        "GpuMemoryError: 2 clips do not fit",
         "RuntimeError: Trying to backward through the graph a second time",
     ],
 )

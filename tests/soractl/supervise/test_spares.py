@@ -102,7 +102,7 @@ def test_a_node_is_switched_off_and_the_first_fit_spare_takes_its_place(workplac
     with cluster.network(), Connections(cluster.options) as remote:
         prepared = prepare_launch("smoke", LaunchOptions(hostfile="three.txt"), os.environ)
         run = launcher.launch(prepared, ["soractl"], remote).run
-        started = cluster.do("node", "4", "sh", "-c", "pgrep -f train.py || true")
+        started = cluster.do("node", "4", "sh", "-c", "pgrep -f [t]rain.py || true")
         cluster.do("off", "2")
         lease = Lease(run.supervisor)
         assert lease.take()
