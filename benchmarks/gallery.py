@@ -15,8 +15,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, ViewportSize, sync_playwright
 
-from soractl.evaluation.gallery import write_gallery
-from tests.soractl.evaluation.evaluated import moving, publish, video
+from soractl.gallery.contents import write_gallery
+from tests.soractl.gallery.evaluated import moving, publish, video
 from trainer.run_dir import RunDir, create_run
 from trainer.sampling.films import poster_of, write_poster, write_video
 

@@ -14,6 +14,7 @@ from soractl.diagnosis import commands as diagnosis_commands
 from soractl.errors import ExitCode, Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
+from soractl.gallery import commands as gallery_commands
 from soractl.health import commands as health_commands
 from soractl.launch import commands as launch_commands
 from soractl.nccl import commands as nccl_commands
@@ -82,6 +83,7 @@ for room in (
     health_commands,
     sync_commands,
     evaluation_commands,
+    gallery_commands,
 ):
     app.add_typer(room.app)
 app.add_typer(stage_commands.app, name="config")

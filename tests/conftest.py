@@ -1,5 +1,4 @@
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -10,12 +9,9 @@ from pathlib import Path
 import pytest
 
 from soractl.terminal import hints
-from tests.making import make_manifest
+from tests.making import make_manifest, publish_random_weights
 from tests.missing import give_up
-from trainer.atomic_files import describe_file, write_json
-from trainer.config import load_stage
 from trainer.run_dir import create_run
-from trainer.settings import dump
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -25,7 +21,7 @@ import os, signal, sys, time
 sys.path.insert(0, {repository!r})
 from pathlib import Path
 from trainer.atomic_files import append_jsonl, write_json
-from tests.making import make_manifest
+from tests.making import make_manifest, publish_random_weights
 from trainer.run_dir import RunDir
 run = RunDir(Path(sys.argv[-1]))
 attempt = run.attempts()[-1]
@@ -151,24 +147,4 @@ def small_disk(tmp_path):
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory):
     """Random weights of the smoke networks, as training leaves them."""
-    from safetensors.torch import save_file
-
-    from trainer.checkpoints.checkpoint import INDEX
-    from trainer.model import build as networks
-
-    settings = load_stage("smoke", ["flow.sampling_steps=2", "trainer.dtype=fp32"]).config
-    run = create_run(tmp_path_factory.mktemp("runs"), "smoke")
-    write_json(run.config_json, dump(settings))
-    model = networks.build_model(settings)
-    draft = run.draft_path(0, 1)
-    for name in ("model", "ema"):
-        (draft / name).mkdir(parents=True)
-        save_file(model.state_dict(), draft / name / "weights.safetensors")
-        index = {"weight_map": dict.fromkeys(model.state_dict(), "weights.safetensors")}
-        (draft / name / INDEX).write_text(json.dumps(index))
-    files = {
-        f"{name}/{file}": describe_file(draft / name / file)
-        for name in ("model", "ema")
-        for file in ("weights.safetensors", INDEX)
-    }
-    return run.publish(draft, make_manifest(1, files=files))
+    return publish_random_weights(create_run(tmp_path_factory.mktemp("runs"), "smoke"))

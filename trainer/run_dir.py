@@ -226,6 +226,11 @@ class RunDir:
         return self.path / "wandb_step"
 
     @property
+    def wandb_lock(self) -> Path:
+        """Held by whoever sends videos to Weights & Biases: rank 0, or after the end a program."""
+        return self.path / ".wandb.lock"
+
+    @property
     def samples(self) -> Path:
         """Generated videos."""
         return self.path / "samples"
@@ -253,6 +258,10 @@ class RunDir:
         """The list of these videos, written last: without it they are not complete."""
         return self.evaluation(preset, global_step) / "result.json"
 
+    def evaluation_progress(self, preset: str, global_step: int) -> Path:
+        """The same list while videos are missing."""
+        return self.evaluation(preset, global_step) / "progress.json"
+
     @property
     def sent_evaluations(self) -> Path:
         """Videos that Weights & Biases got, one a line."""
@@ -260,9 +269,13 @@ class RunDir:
 
     def evaluation_results(self) -> list[Path]:
         """Every result, by preset and step."""
-        found = self.evaluations.glob("*/*/result.json")
-        numbered = [path for path in found if path.parent.name.isdecimal()]
-        return sorted(numbered, key=lambda path: (path.parts[-3], int(path.parent.name)))
+        return _by_preset_and_step(self.evaluations.glob("*/*/result.json"))
+
+    def evaluations_begun(self) -> list[Path]:
+        """Every result and, where there is none, the list of the videos so far."""
+        whole = {path.parent: path for path in self.evaluation_results()}
+        begun = {path.parent: path for path in self.evaluations.glob("*/*/progress.json")}
+        return _by_preset_and_step((begun | whole).values())
 
     def unreadable_clips(self) -> dict[str, str]:
         """Clips that any rank of any attempt could not read: a reason by path."""
@@ -393,6 +406,11 @@ def next_path(root: Path, stage: str) -> Path:
 
 def _steps(names: Iterable[str]) -> set[int]:
     return {position[0] for name in names if (position := step_and_epoch(name))}
+
+
+def _by_preset_and_step(paths: Iterable[Path]) -> list[Path]:
+    numbered = [path for path in paths if path.parent.name.isdecimal()]
+    return sorted(numbered, key=lambda path: (path.parts[-3], int(path.parent.name)))
 
 
 def _run_number(path: Path) -> int:

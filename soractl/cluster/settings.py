@@ -59,6 +59,14 @@ class SuperviseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """Settings of `soractl eval`."""
+
+    command: tuple[str, ...] = ()  # a program that measures videos: JSON in, JSON out
+    timeout_s: float = 3600.0  # of that program, for one checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlurmSettings:
     """Settings of jobs; what is left out is Slurm's default."""
 
@@ -90,6 +98,7 @@ class Cluster:
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
 
     def env_of(self, node: str) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Commands that show what a model makes: `sample`, `eval`, `gallery`."""
+"""Commands that show what a model makes: `sample` and `eval`."""
 
 import os
 from pathlib import Path
@@ -113,9 +113,15 @@ def evaluate(
     preset: Annotated[
         str, typer.Option(help="low4s, low16s, high4s, or a .toml file of one's own.")
     ] = "low4s",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="HOST:DIR", help="Runs of another machine; results go back to it."
+        ),
+    ] = None,
     every: Annotated[
         float, typer.Option(callback=positive, help="Seconds between looks for checkpoints.")
-    ] = 10.0,
+    ] = 5.0,
     once: Annotated[bool, typer.Option("--once", help="Sample what is there, then end.")] = False,
     newest_first: Annotated[
         bool, typer.Option("--newest-first", help="Else the oldest first.")
@@ -126,6 +132,15 @@ def evaluate(
     weights: Annotated[
         Literal["ema", "model"], typer.Option(help="The averages or the weights.")
     ] = "ema",
+    no_upload: Annotated[
+        bool, typer.Option("--no-upload", help="Send no video to W&B after the training's end.")
+    ] = False,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Show the gallery on 127.0.0.1 meanwhile."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Sample on GPUs that are in use, too.")
     ] = False,
@@ -140,60 +155,24 @@ def evaluate(
     from soractl.evaluation import evaluate as evaluation
     from soractl.evaluation import report
     from soractl.evaluation.presets import find_preset
-    from soractl.runs.find import find_run
+    from soractl.evaluation.watch import WatchOptions, watch
     from soractl.terminal import output, progress_bar
 
-    name, chosen = find_preset(preset)
-    options = evaluation.EvalOptions(
-        tuple(find_run(Path(runs), one) for one in names),
-        name,
-        chosen,
+    sampled = evaluation.EvalOptions(
+        *find_preset(preset, weights),
         prompts,
         weights=weights,
         newest_first=newest_first,
         first_of_epoch=first_of_epoch,
         force=force,
     )
+    options = WatchOptions(
+        tuple(names), Path(runs), source, None if once else every, not no_upload, serve
+    )
     ends = []
-    with (
-        progress_bar.display() as display,
-        evaluation.Server(options, os.environ, display.show) as server,
-    ):
-        for end in evaluation.rounds(server, None if once else every):
+    with progress_bar.display() as display:
+        for end in watch(sampled, options, os.environ, display):
             display.say(report.evaluated_line(end))
             ends.append(end)
     output.report([report.evaluated_summary(ends)], report.evaluated_json(ends), as_json)
     raise typer.Exit(report.evaluated_exit_code(ends))
-
-
-@app.command()
-def gallery(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN...", help="latest, 7, or 007-stage2.", autocompletion=complete_run
-        ),
-    ],
-    serve: Annotated[
-        int | None,
-        typer.Option(metavar="PORT", min=0, max=65535, help="Show it on 127.0.0.1; 0: a free one."),
-    ] = None,
-    runs: Runs = "runs",
-) -> None:
-    """Write the page that shows the videos of runs.
-
-    It is eval/index.html in the first run, and opens from the disk. With --serve it is shown to
-    this machine's browser until Ctrl-C.
-    """
-    from soractl.evaluation.gallery import write_gallery
-    from soractl.evaluation.serve import gallery_server, url_of
-    from soractl.runs.find import find_run
-    from soractl.terminal import output
-
-    found = list(dict.fromkeys(find_run(Path(runs), one) for one in names))
-    if serve is None:
-        output.result(str(write_gallery(found)))
-        return
-    with gallery_server(found, serve) as server:
-        output.result(url_of(server))
-        server.serve_forever()

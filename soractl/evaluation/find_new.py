@@ -19,6 +19,11 @@ class Item:
     digest: str  # of the checkpoint's manifest: a step that was saved anew is another checkpoint
 
     @property
+    def key(self) -> tuple[Path, str]:
+        """This save of the checkpoint, among all runs."""
+        return self.checkpoint.path, self.digest
+
+    @property
     def folder(self) -> Path:
         """Where its videos go."""
         return self.run.evaluation(self.preset, self.checkpoint.manifest.global_step)
@@ -27,6 +32,12 @@ class Item:
     def result(self) -> Path:
         """Written last: without it the checkpoint is not evaluated."""
         return self.run.evaluation_result(self.preset, self.checkpoint.manifest.global_step)
+
+    @property
+    def progress(self) -> Path:
+        """The list of the videos that are there so far."""
+        step = self.checkpoint.manifest.global_step
+        return self.run.evaluation_progress(self.preset, step)
 
     def __str__(self) -> str:
         return f"{self.run.name} step {self.checkpoint.manifest.global_step}"

@@ -29,8 +29,19 @@ PRESETS = {
 }
 
 
-def find_preset(text: str) -> tuple[str, Preset]:
-    """A preset's name and itself: a known one, or a TOML file of one's own; else SoractlError."""
+def find_preset(text: str, weights: str = "ema") -> tuple[str, Preset]:
+    """A preset's name and itself: a known one, or a TOML file of one's own; else SoractlError.
+
+    Videos of the raw weights stand beside those of the averages: `low4s-model` beside `low4s`.
+
+    >>> find_preset("low4s", "model")[0]
+    'low4s-model'
+    """
+    name, preset = _find(text)
+    return (name if weights == "ema" else f"{name}-{weights}"), preset
+
+
+def _find(text: str) -> tuple[str, Preset]:
     if text in PRESETS:
         return text, PRESETS[text]
     path = Path(text)

@@ -40,9 +40,9 @@ def evaluated_line(end: Evaluated) -> str:
     """One checkpoint's end."""
     if not end.reason:
         videos, time = text.count(end.videos, "video"), text.duration(end.seconds)
-        alarms = "".join(f"  ALARM {alarm}" for alarm in end.alarms)
-        fault = f"  no gallery: {end.gallery_fault}" if end.gallery_fault else ""
-        return f"{end.item}  {videos} in {time}  {end.item.folder}{alarms}{fault}"
+        alarms = "".join(f"  ALARM {alarm}" for alarm in end.published.alarms)
+        faults = "".join(f"  {fault}" for fault in end.published.faults)
+        return f"{end.item}  {videos} in {time}  {end.item.folder}{alarms}{faults}"
     more = text.count(end.tries_left, "more time")
     again = f"tried {more}" if end.tries_left else "not tried again"
     return f"{end.item}  failed, {again}: {end.reason}"
@@ -59,7 +59,8 @@ def evaluated_json(ends: Sequence[Evaluated]) -> dict[str, Any]:
                 "folder": str(end.item.folder),
                 "videos": end.videos,
                 "elapsed_s": round(end.seconds, 3),
-                "alarms": [alarm.as_json() for alarm in end.alarms],
+                "alarms": [alarm.as_json() for alarm in end.published.alarms],
+                "faults": list(end.published.faults),
                 "error": end.reason or None,
             }
             for end in ends
@@ -77,8 +78,8 @@ def evaluated_summary(ends: Sequence[Evaluated]) -> str:
 
 def evaluated_exit_code(ends: Sequence[Evaluated]) -> ExitCode:
     """1 if no checkpoint could be sampled, 3 if some could not; a later try that works mends it."""
-    lost = {end.item.digest for end in ends if end.reason}
-    made = {end.item.digest for end in ends if not end.reason}
+    lost = {end.item.key for end in ends if end.reason}
+    made = {end.item.key for end in ends if not end.reason}
     if not lost - made:
         return ExitCode.OK
     return ExitCode.SOME_FAILED if made else ExitCode.FAILED

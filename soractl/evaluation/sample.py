@@ -1,7 +1,7 @@
 """`soractl sample`: prompts and a checkpoint become videos, on every GPU of this machine."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -98,15 +98,24 @@ def sample(options: SampleOptions, environ: Mapping[str, str], show: Show) -> Sa
 
 
 def made_of(
-    tasks: Sequence[Mapping[str, Any]], samplers: Sequence[Sampler], show: Show, what: str = ""
+    tasks: Sequence[Mapping[str, Any]],
+    samplers: Sequence[Sampler],
+    show: Show,
+    what: str = "",
+    on_made: Callable[[Made], None] = lambda one: None,
 ) -> list[Made]:
     """The ends of those tasks that were not done before, with progress under the name `what`."""
+
+    def ended(one: Made) -> None:
+        meter.advance(1, failed=int(bool(one.reason)))
+        on_made(one)
+
     left = [task for task in tasks if not task["done"]]
     meter = Meter(VIDEOS, len(tasks), show, done=len(tasks) - len(left), what=what)
     return perform(
         left,
         samplers,
-        lambda one: meter.advance(1, failed=int(bool(one.reason))),
+        ended,
         lambda step, steps: meter.advance(0, more=f"step {step} of {steps}"),
     )
 

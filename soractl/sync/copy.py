@@ -90,7 +90,7 @@ def copy(planned: SyncPlan, source: Store, destination: Store, show: Show) -> Sy
         _sync_lock(planned.lock, planned.endpoints.destination) as lock,
         socket_folder() as folder,
     ):
-        link = replace(planned.link, shell=_shell(planned, Path(folder)))
+        link = replace(planned.link, shell=shell_of(planned, Path(folder)))
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
         destination.prepare_incoming(planned.copy_of_run, kept)
         synced = _Copier(planned, source, destination, show, lock).run(link)
@@ -98,7 +98,7 @@ def copy(planned: SyncPlan, source: Store, destination: Store, show: Show) -> Sy
     return synced
 
 
-def _shell(planned: SyncPlan, folder: Path) -> tuple[str, ...]:
+def shell_of(planned: SyncPlan, folder: Path) -> tuple[str, ...]:
     """ssh with its options, as ssh has them for the node, if one is on a node."""
     location = planned.description.remote
     if location is None:

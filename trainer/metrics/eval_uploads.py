@@ -1,37 +1,55 @@
 """Videos of evaluated checkpoints, sent to the run's own W&B run by the process that writes it.
 
-An evaluation leaves videos and a result in the run's folder; W&B gets them from rank 0 alone, in a
-thread beside the training: the first video takes seconds to send.
+An evaluation leaves videos and a result in the run's folder; W&B gets them from rank 0, in a thread
+beside the training: the first video takes seconds to send. What comes after the training's end is
+sent by `trainer.upload`. A lock keeps the two apart.
 """
 
+import errno
+import fcntl
 import json
 import logging
 import threading
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trainer.atomic_files import RunDirError, append_jsonl, read_json
-from trainer.metrics.wandb_files import media_in
+from trainer.metrics.wandb_files import media_in, offline_files
 from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")
 
 LOOK_EVERY_S = 10.0
 _WAIT_S = 0.5
-_END_S = 60.0  # for what came at the very end
+EVALUATIONS_S = 60.0  # for what came at the very end
+_QUIET_S = 2.0  # a killed process's W&B writes what it was given for about a second more
+
+_STILL_S = 30.0  # longer than that nobody waits for it
+_NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # a folder mounted without them
+
+Key = tuple[str, int]  # the name in W&B, the global step
 
 
 class EvalUploads:
     """Looks for new results until it is closed, and sends each video once.
 
-    Online, a journal in the run's folder says what was sent. Offline, the files of all attempts
-    say it themselves: what a killed process did not get to disk is sent again.
+    What was sent online, a journal in the run's folder says; what was logged offline, the files of
+    all attempts say themselves: what a killed process did not get to disk is sent again.
     """
 
-    def __init__(self, run: RunDir, session: Any, *, every_s: float = LOOK_EVERY_S) -> None:
-        self._run, self._session, self._every_s = run, session, every_s
-        self._sent: set[tuple[str, int]] = set()
+    def __init__(
+        self,
+        run: RunDir,
+        session: Any,
+        *,
+        every_s: float = LOOK_EVERY_S,
+        lock: IO[bytes] | None = None,
+    ) -> None:
+        self._run, self._session, self._every_s, self._lock = run, session, every_s, lock
+        self._sent: set[Key] = set()
         self._axes: set[str] = set()
         self._warned: set[Path] = set()
         self._over = threading.Event()
@@ -47,13 +65,25 @@ class EvalUploads:
         """
         self._row_is_free.set()
 
-    def close(self) -> None:
+    def close(self, timeout_s: float | None = EVALUATIONS_S) -> None:
         """Everything that is there has been sent when this returns, or a minute has passed."""
         self._over.set()
-        self._thread.join(_END_S)
+        self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        self._sent |= _sent_before(self._run, offline=bool(self._session.offline))
+        try:
+            while self._lock is None:  # a program that sends the last attempt's videos ends soon
+                self._lock = upload_lock(self._run)
+                if self._lock is None and self._over.wait(_WAIT_S):
+                    return
+            with self._lock:
+                self._send_all()
+        except OSError as error:
+            log.warning("videos of evaluations are not sent to W&B: %s", error)
+
+    def _send_all(self) -> None:
+        own = Path(self._session.dir).parent if self._session.offline else None
+        self._sent |= _sent_before(self._run, own)
         while True:
             is_last = self._over.wait(self._every_s)
             for path in self._run.evaluation_results():
@@ -69,9 +99,8 @@ class EvalUploads:
         import wandb
 
         result = read_json(result_path)
-        label, step = f"eval_{result['preset']}", int(result["global_step"])
-        videos = {f"{label}/{Path(one['name']).stem}": one for one in result["videos"]}
-        new = {key: one for key, one in videos.items() if (key, step) not in self._sent}
+        label, step = _label(result), int(result["global_step"])
+        new = {key: one for key, one in _videos(result).items() if (key, step) not in self._sent}
         if not new:
             return
         self._define(label, new)
@@ -109,14 +138,63 @@ def _media(wandb: Any, path: Path, caption: str) -> Any:
     return wandb.Video(str(path), format="mp4", caption=caption)
 
 
-def _sent_before(run: RunDir, *, offline: bool) -> set[tuple[str, int]]:
-    if offline:
-        return media_in(run.path / "wandb")
-    if not run.sent_evaluations.exists():
-        return set()
-    sent = set()
-    for line in run.sent_evaluations.read_text().splitlines():
-        with suppress(ValueError):  # half a line, of a process that was killed
-            row = json.loads(line)
-            sent.add((row["key"], int(row["global_step"])))
+def upload_lock(run: RunDir) -> IO[bytes] | None:
+    """The lock that whoever sends a run's videos holds until its end; None if another has it.
+
+    A file system without locks grants it.
+    """
+    stream = run.wandb_lock.open("ab")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+    return stream
+
+
+def unsent(run: RunDir) -> set[Key]:
+    """Videos of complete results that W&B does not have; damaged results are left out."""
+    found = set()
+    for path in run.evaluation_results():
+        with suppress(OSError, RunDirError, KeyError):
+            result = read_json(path)
+            found |= {(key, int(result["global_step"])) for key in _videos(result)}
+    return found - _sent_before(run) if found else found
+
+
+def _label(result: Mapping[str, Any]) -> str:
+    return f"eval_{result['preset']}"
+
+
+def _videos(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Videos of a result by their names in W&B."""
+    return {f"{_label(result)}/{Path(one['name']).stem}": one for one in result["videos"]}
+
+
+def _sent_before(run: RunDir, own: Path | None = None) -> set[Key]:
+    """What offline files hold, once those of others stand still, and what the journal says."""
+    _wait_until_still(run.path / "wandb", own)
+    sent = media_in(run.path / "wandb")
+    if run.sent_evaluations.exists():
+        for line in run.sent_evaluations.read_text().splitlines():
+            with suppress(ValueError):  # half a line, of a process that was killed
+                row = json.loads(line)
+                sent.add((row["key"], int(row["global_step"])))
     return sent
+
+
+def _wait_until_still(folder: Path, own: Path | None) -> None:
+    """Return when no offline file but one's `own` has grown for a while."""
+    give_up_s = time.monotonic() + _STILL_S
+    before, now = None, _sizes(folder, own)
+    while now and before != now and time.monotonic() < give_up_s:
+        time.sleep(_QUIET_S)
+        before, now = now, _sizes(folder, own)
+
+
+def _sizes(folder: Path, own: Path | None) -> dict[Path, int]:
+    files = [file for file in offline_files(folder) if file.parent != own]
+    return {file: file.stat().st_size for file in files}

@@ -10,11 +10,11 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from trainer.atomic_files import append_jsonl, append_whole
 from trainer.config import LogConfig
-from trainer.metrics.eval_uploads import EvalUploads
+from trainer.metrics.eval_uploads import EVALUATIONS_S, EvalUploads
 from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")
@@ -40,7 +40,7 @@ def open_sinks(
     if config.tensorboard:
         sinks.append(_TensorBoard(run, global_step))
     if config.wandb:
-        sinks.append(_Wandb(run, config.wandb_project, settings))
+        sinks.append(WandbSink(run, config.wandb_project, settings))
     return sinks
 
 
@@ -108,7 +108,7 @@ def _record(event: Any) -> bytes:
     return record.getvalue()
 
 
-class _Wandb:
+class WandbSink:
     """One W&B run for the life of the run, whatever number of attempts it takes.
 
     Offline, each attempt writes a file of its own, which W&B begins at step 0 as of a new run. So
@@ -116,7 +116,14 @@ class _Wandb:
     begins with all steps before it, each under its own number.
     """
 
-    def __init__(self, run: RunDir, project: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        project: str,
+        settings: Mapping[str, Any],
+        *,
+        lock: IO[bytes] | None = None,
+    ) -> None:
         import wandb  # most of a second, so only when wanted
 
         self._session = wandb.init(  # of several writers (WANDB_MODE=shared) it is the primary one
@@ -133,7 +140,7 @@ class _Wandb:
             ),
         )
         self._defined: set[str] = set()
-        self._uploads = EvalUploads(run, self._session)
+        self._uploads = EvalUploads(run, self._session, lock=lock)
         self._path = run.wandb_step
         self._sent = 0
         if self._session.offline:
@@ -157,8 +164,8 @@ class _Wandb:
         if not self._session.offline:
             self._path.write_text(str(global_step))
 
-    def close(self) -> None:
-        self._uploads.close()
+    def close(self, timeout_s: float | None = EVALUATIONS_S) -> None:
+        self._uploads.close(timeout_s)
         self._session.finish()
 
 

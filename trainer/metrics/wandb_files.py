@@ -41,20 +41,27 @@ def records(content: bytes) -> Iterator[Any]:
             whole = b""
 
 
+def offline_files(folder: Path) -> list[Path]:
+    """The files of all offline runs in a folder `wandb/`, oldest first."""
+    return sorted(folder.glob("offline-run-*/*.wandb"))
+
+
 def media_in(folder: Path) -> set[tuple[str, int]]:
-    """(key, global step) of every video and picture in the offline runs of a folder `wandb/`.
+    """(key, global step) of every video and picture in the offline runs of a folder `wandb/`."""
+    return {found for file in offline_files(folder) for found in media_of(file)}
+
+
+def media_of(file: Path) -> Iterator[tuple[str, int]]:
+    """(key, global step) of the videos and pictures in one offline file, in its order.
 
     Their row names the step under the key's axis, `eval_PRESET/global_step`.
     """
-    found = set()
-    for file in sorted(folder.glob("offline-run-*/*.wandb")):
-        for record in records(file.read_bytes()):
-            row = _row(record)
-            for key, kinds in row.items():
-                step = row.get(f"{key.rpartition('/')[0]}/global_step")
-                if step and not _MEDIA.isdisjoint(map(str, kinds.values())):
-                    found.add((key, int(step[""])))
-    return found
+    for record in records(file.read_bytes()):
+        row = _row(record)
+        for key, kinds in row.items():
+            step = row.get(f"{key.rpartition('/')[0]}/global_step")
+            if step and not _MEDIA.isdisjoint(map(str, kinds.values())):
+                yield key, int(step[""])
 
 
 def _row(record: Any) -> dict[str, dict[str, Any]]:

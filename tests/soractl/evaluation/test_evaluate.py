@@ -7,8 +7,10 @@ from typer.testing import CliRunner
 
 from soractl.cli import app
 from soractl.errors import ExitCode
-from soractl.evaluation.evaluate import MOST_TRIES, EvalOptions, Server, WrongPrompts, rounds
+from soractl.evaluation.evaluate import MOST_TRIES, EndOfServer, EvalOptions, Server
+from soractl.evaluation.origin import Here
 from soractl.evaluation.presets import Preset
+from soractl.evaluation.publish import Publisher
 from trainer.run_dir import RunDir, run_of
 
 TINY = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
@@ -25,10 +27,10 @@ def run(random_checkpoint, tmp_path):
 
 
 @pytest.fixture
-def options(run, tmp_path):
+def options(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\na dog\n")
-    return EvalOptions((run,), "tiny", TINY, prompts)
+    return EvalOptions("tiny", TINY, prompts)
 
 
 def flip_a_bit(file):
@@ -37,24 +39,30 @@ def flip_a_bit(file):
     file.write_bytes(data)
 
 
-def round_of(options):
-    with Server(options, os.environ, lambda reading: None) as server:
+def server_of(options, *runs):
+    origin = Here(runs)
+    publisher = Publisher(origin, options.weights)
+    return Server(options, origin, publisher, os.environ, lambda reading: None)
+
+
+def round_of(options, *runs):
+    with server_of(options, *runs) as server:
         return list(server.round())
 
 
 @pytest.mark.slow  # two processes load torch
 def test_each_checkpoint_is_sampled_once_and_its_result_comes_last(options, run):
-    (end,) = round_of(options)
+    (end,) = round_of(options, run)
     assert (end.videos, end.reason) == (2, "")
     result = json.loads(run.evaluation_result("tiny", 1).read_text())
     assert (result["global_step"], result["weights"]) == (1, "ema")
     assert [video["prompt"] for video in result["videos"]] == ["a cat", "a dog"]
     assert all((run.evaluation("tiny", 1) / video["name"]).exists() for video in result["videos"])
-    assert round_of(options) == []
+    assert round_of(options, run) == []
     # a kill between the videos and the result: they are taken as they are
     before = {file: file.stat().st_mtime_ns for file in run.evaluation("tiny", 1).glob("*.mp4")}
     run.evaluation_result("tiny", 1).unlink()
-    (end,) = round_of(options)
+    (end,) = round_of(options, run)
     assert (end.videos, end.reason) == (2, "")
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -63,7 +71,7 @@ def test_each_checkpoint_is_sampled_once_and_its_result_comes_last(options, run)
 def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(options, run):
     (checkpoint,) = run.checkpoints()
     flip_a_bit(checkpoint.path / "ema" / "weights.safetensors")
-    with Server(options, os.environ, lambda reading: None) as server:
+    with server_of(options, run) as server:
         ends = [end for _ in range(MOST_TRIES + 1) for end in server.round()]
     assert [end.tries_left for end in ends] == [2, 1, 0]
     assert all("is damaged" in end.reason for end in ends)
@@ -71,26 +79,10 @@ def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(option
 
 
 @pytest.mark.slow  # a process loads torch
-def test_prompts_that_cannot_be_sampled_end_the_server_with_one_sentence(options):
+def test_prompts_that_cannot_be_sampled_end_the_server_with_one_sentence(options, run):
     options.prompts.write_text('a cat {"reference_path": "none.png", "mask_strategy": "0"}')
-    with pytest.raises(WrongPrompts, match=r"reference none\.png cannot be read"):
-        round_of(options)
-
-
-def test_rounds_follow_each_other_until_the_command_ends():
-    class Rounds:
-        def __init__(self):
-            self.left = [["first"], [], ["second"]]
-
-        def round(self):
-            return iter(self.left.pop(0))
-
-    waits = []
-    server = Rounds()
-    ends = rounds(server, 10.0, waits.append)
-    assert [next(ends), next(ends)] == ["first", "second"]
-    assert waits == [10.0, 10.0]
-    assert list(rounds(Rounds(), None)) == ["first"]
+    with pytest.raises(EndOfServer, match=r"reference none\.png cannot be read"):
+        round_of(options, run)
 
 
 def test_a_run_and_a_preset_that_do_not_exist_are_one_sentence(tmp_path):

@@ -4,8 +4,8 @@ import threading
 import pytest
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.evaluation.serve import gallery_server, url_of
-from tests.soractl.evaluation.evaluated import publish, video
+from soractl.gallery.serve import gallery_server, url_of
+from tests.soractl.gallery.evaluated import publish, video
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.evaluation.gallery import gallery_of, page, script
+from soractl.gallery.contents import gallery_of, page, script
 from trainer.run_dir import RunDir
 
 ADDRESS = "127.0.0.1"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from soractl.evaluation.gallery import write_gallery
-from soractl.evaluation.serve import gallery_server, url_of
-from tests.soractl.evaluation.evaluated import publish, video
+from soractl.gallery.contents import write_gallery
+from soractl.gallery.serve import gallery_server, url_of
+from tests.soractl.gallery.evaluated import publish, video
 from trainer.run_dir import RunDir, create_run
 
 CHROMIUM = shutil.which("chromium")

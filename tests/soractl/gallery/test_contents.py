@@ -3,8 +3,8 @@ import json
 from typer.testing import CliRunner
 
 from soractl.cli import app
-from soractl.evaluation.gallery import MEASURES, gallery_of, script, write_gallery
-from tests.soractl.evaluation.evaluated import PROMPTS, SCORES, publish, video
+from soractl.gallery.contents import MEASURES, gallery_of, script, write_gallery
+from tests.soractl.gallery.evaluated import PROMPTS, SCORES, publish, video
 from trainer.run_dir import RunDir, create_run
 
 

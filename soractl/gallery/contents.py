@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from soractl.evaluation.means import mean_of, paired_difference
+from soractl.gallery.means import mean_of, paired_difference
 from soractl.runs.events import metrics_rows
 from trainer.atomic_files import RunDirError, read_json
 from trainer.checkpoint_dir import DRAFT
@@ -52,7 +52,7 @@ def write_gallery(runs: Sequence[RunDir]) -> Path:
 
 def page() -> str:
     """The page: one file with its own style and program."""
-    return files(__package__).joinpath("gallery.html").read_text()
+    return files(__package__).joinpath("page.html").read_text()
 
 
 def script(gallery: Mapping[str, Any]) -> str:
@@ -80,7 +80,11 @@ def _run(run: RunDir, folder: str) -> dict[str, Any]:
 
 
 def _results(run: RunDir) -> Iterator[tuple[Path, Result]]:
-    for path in run.evaluation_results():
+    """Results by preset and step, also of checkpoints whose videos are still being made.
+
+    Those that cannot be read are left out.
+    """
+    for path in run.evaluations_begun():
         with suppress(OSError, RunDirError):
             yield path, read_json(path)
 

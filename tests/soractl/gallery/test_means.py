@@ -3,7 +3,7 @@ from statistics import fmean
 
 import pytest
 
-from soractl.evaluation.means import Mean, mean_of, paired_difference
+from soractl.gallery.means import Mean, mean_of, paired_difference
 
 
 def test_the_interval_holds_the_true_mean_in_about_95_of_100_draws():

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.soractl.evaluation.evaluated import PROMPTS, moving, publish, video
+from tests.soractl.gallery.evaluated import PROMPTS, moving, publish, video
 from trainer.run_dir import create_run
 from trainer.sampling.films import poster_of, write_poster, write_video
 from trainer.sampling.judge import measures_of

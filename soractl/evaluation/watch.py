@@ -1,0 +1,108 @@
+"""`soractl eval` as a whole: checkpoints come, are sampled, and people see their videos."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from soractl.cluster import settings
+from soractl.cluster.notify import Notifier
+from soractl.evaluation.evaluate import EvalOptions, Evaluated, Server
+from soractl.evaluation.origin import Here, There
+from soractl.evaluation.outside_metrics import OutsideMetrics
+from soractl.evaluation.publish import Publisher
+from soractl.evaluation.uploads import Uploads
+from soractl.gallery.serve import gallery_server, url_of
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import find_nodes
+from soractl.runs.find import find_run
+from soractl.terminal.meter import Display
+
+Wait = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Options of `eval` about runs: which, where, how long, and who sees the videos."""
+
+    names: tuple[str, ...]
+    runs: Path
+    source: str | None = None  # HOST:DIR, where the runs are not in `runs`
+    every_s: float | None = None  # None: one look
+    upload: bool = True  # to W&B, once a training has ended
+    port: int | None = None  # of a gallery over HTTP
+
+
+def watch(
+    evaluated: EvalOptions,
+    options: WatchOptions,
+    environ: Mapping[str, str],
+    display: Display,
+    wait: Wait = time.sleep,
+) -> Iterator[Evaluated]:
+    """The end of each checkpoint's turn, for ever or until nothing is new."""
+    cluster = settings.load(find_nodes(None, environ=environ).hostfile)[0]
+    origin = _origin(evaluated, options, environ, display)
+    with ExitStack() as stack:
+        remote = stack.enter_context(Connections(cluster.ssh))
+        publisher = Publisher(
+            origin,
+            evaluated.weights,
+            OutsideMetrics(cluster.eval, remote) if cluster.eval.command else None,
+            Notifier(cluster.notify, remote, environ, _faults_to(display)),
+        )
+        uploads = Uploads(remote, cluster, display.say)
+        server = stack.enter_context(Server(evaluated, origin, publisher, environ, display.show))
+        shown = False
+        while True:
+            origin.fetch()
+            if options.port is not None and not shown and origin.runs:
+                display.say(_shown(origin, options.port, stack))
+                shown = True
+            for end in server.round():
+                if not end.reason:
+                    origin.send(end.item.run)
+                yield end
+            if options.upload:
+                for run in origin.runs:
+                    uploads.send(run, origin.place(run), at_last=options.every_s is None)
+            if options.every_s is None:
+                return
+            wait(options.every_s)
+
+
+def _origin(
+    evaluated: EvalOptions,
+    options: WatchOptions,
+    environ: Mapping[str, str],
+    display: Display,
+) -> Here | There:
+    if options.source is None:
+        return Here(dict.fromkeys(find_run(options.runs, name) for name in options.names))
+    return There(
+        options.source,
+        options.names,
+        options.runs,
+        evaluated.weights == "ema",
+        environ,
+        display,
+        watches=options.every_s is not None,
+    )
+
+
+def _shown(origin: Here | There, port: int, stack: ExitStack) -> str:
+    """The address of the gallery, which is served in a thread until the end of `stack`."""
+    server = stack.enter_context(gallery_server(origin.runs, port))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stack.callback(server.shutdown)
+    return url_of(server)
+
+
+def _faults_to(display: Display) -> Callable[[str, str, str], None]:
+    def sent(kind: str, way: str, fault: str) -> None:
+        if fault:
+            display.say(f"no notification by {way}: {fault}")
+
+    return sent

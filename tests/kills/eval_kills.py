@@ -1,0 +1,270 @@
+"""`python -m tests.kills.eval_kills [--kills 200] [--seed N] [--servers 2]`: `eval` under SIGKILL.
+
+Servers of `eval` share a run; each has two processes that sample real videos from random weights.
+All are forked from this process, which has loaded what they need, so that a kill costs a second.
+Every kill hits a server, one of its samplers, or a server with both, at a moment that the seed
+draws. All checkpoints have the same weights, so all videos of a prompt must be equal to the bit.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from soractl.evaluation import samplers
+from soractl.evaluation.claims import Claims
+from soractl.evaluation.evaluate import EvalOptions, Server
+from soractl.evaluation.origin import Here
+from soractl.evaluation.presets import Preset
+from soractl.evaluation.publish import Publisher
+from tests.making import publish_random_weights
+from trainer import sample
+from trainer.atomic_files import describe_file, read_json
+from trainer.checkpoint_dir import DRAFT, Checkpoint
+from trainer.run_dir import RunDir, create_run
+from trainer.sampling.films import poster_of
+from trainer.sampling.job import Choices, Worker, plan
+from trainer.sampling.prompt_files import read_entries
+
+PROMPTS = ("a cat", "a dog", "a hen", "waves")
+PRESET = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
+LONGEST_S = 1.5  # between two kills
+READY = 2  # checkpoints that wait to be sampled, at least
+LEASE_S, BEAT_S = 6.0, 0.5
+
+
+class ForkedConversation:
+    """A sampling process as `soractl.remote.local.Conversation` has it, without loading torch."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            for number in (0, 1):
+                os.dup2(theirs.fileno(), number)
+            sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+            sample.main(["--serve"])
+            os._exit(0)
+        theirs.close()
+        self._lines = ours.makefile("rw", encoding="utf-8")
+        ours.close()
+
+    def send(self, line: str) -> None:
+        """Ask; nothing happens if the process has ended."""
+        try:
+            self._lines.write(f"{line}\n")
+            self._lines.flush()
+        except OSError:
+            pass
+
+    def answers(self) -> Iterator[str]:
+        """The lines of the process, until it ends."""
+        try:
+            yield from self._lines
+        except OSError:
+            return
+
+    def last_words(self) -> str:
+        """Nothing: it was killed."""
+        return ""
+
+
+@contextmanager
+def _forked_sampler(_: object) -> Iterator[samplers.Sampler]:
+    program = ForkedConversation()
+    try:
+        yield samplers.Sampler(program)  # type: ignore[arg-type]  # all that it uses is there
+    finally:
+        program._lines.close()
+        os.kill(program.pid, signal.SIGKILL)
+        os.waitpid(program.pid, 0)
+
+
+def serve(run: RunDir, prompts: Path) -> None:
+    """One server in this process, until it is killed."""
+    samplers.Sampler.on = staticmethod(_forked_sampler)  # type: ignore[method-assign,assignment]
+    origin = Here([run])
+    options = EvalOptions("toy", PRESET, prompts)
+    publisher = Publisher(origin, "ema")
+    claims = Claims(lease_s=LEASE_S, beat_s=BEAT_S)
+    with Server(options, origin, publisher, {}, lambda _: None, claims) as server:
+        server._devices = [None, None]  # two processes that sample
+        while True:
+            for _ in server.round():
+                pass
+            time.sleep(0.05)
+
+
+def load(run: RunDir, prompts: Path, folder: Path) -> Worker:
+    """Networks in memory, as every sampling process has them after its fork."""
+    (checkpoint,) = run.checkpoints()
+    choices = Choices(frames="17", resolution="144p", steps=1)
+    worker = Worker()
+    worker.perform(plan(checkpoint, read_entries(prompts), choices, folder)[0])
+    return worker
+
+
+class Rules:
+    """What must hold after every kill."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.sums: dict[str, str] = {}  # of each prompt's file
+        self.made: dict[Path, tuple[int, int]] = {}  # (inode, time) of what counts
+
+    def check(self) -> None:
+        """No half video, none made twice, no result without its videos."""
+        for folder in self.run.evaluations.glob("toy/*"):
+            for video in folder.glob("*.mp4"):
+                if not video.name.startswith(DRAFT):
+                    found = describe_file(video)["sha256"]
+                    assert self.sums.setdefault(video.name, found) == found, f"{video}: half"
+            for manifest in folder.glob("sample_*.json"):
+                self._whole(manifest)
+            if (result := folder / "result.json").exists():
+                names = [video["name"] for video in read_json(result)["videos"]]
+                assert names == [f"sample_{number:04d}.mp4" for number in range(len(PROMPTS))]
+                assert all((folder / name).exists() for name in names), f"{result}: missing"
+                self._once(result)
+
+    def _whole(self, manifest: Path) -> None:
+        video = manifest.with_suffix(".mp4")
+        listed = read_json(manifest)["video"]
+        assert listed == {"name": video.name, **describe_file(video)}, f"{video} is another"
+        for file in (manifest, video, poster_of(video)):
+            self._once(file)
+
+    def _once(self, file: Path) -> None:
+        facts = file.stat()
+        seen = (facts.st_ino, facts.st_mtime_ns)
+        assert self.made.setdefault(file, seen) == seen, f"{file} was made twice"
+
+
+class Kills:
+    """A run, the servers that sample it, and their end."""
+
+    def __init__(self, folder: Path, draws: random.Random, servers: int) -> None:
+        self.run = create_run(folder, "smoke")
+        self.first = publish_random_weights(self.run)
+        self.prompts = folder / "prompts.txt"
+        self.prompts.write_text("\n".join(PROMPTS) + "\n")
+        worker = load(self.run, self.prompts, folder / "first")
+        sample.Worker = lambda: worker  # type: ignore[misc,assignment]
+        self.rules, self.draws = Rules(self.run), draws
+        self.steps = 1
+        self.servers = [self._start() for _ in range(servers)]
+
+    def _start(self) -> int:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            os.environ["OMP_NUM_THREADS"] = "1"
+            try:
+                serve(self.run, self.prompts)
+            finally:
+                os._exit(1)
+        return pid
+
+    def provide(self) -> None:
+        """A few checkpoints wait, so that no server is idle when it is killed."""
+        done = len(self.run.evaluation_results())
+        while self.steps < done + READY + len(self.servers):
+            self.steps += 1
+            _publish_again(self.run, self.first, self.steps)
+
+    def kill(self) -> str:
+        """One kill; returns what was hit."""
+        number = self.draws.randrange(len(self.servers))
+        server = self.servers[number]
+        children = _children(server)
+        what = self.draws.choice(("server", "sampler", "both"))
+        if what == "sampler" and children:
+            os.kill(self.draws.choice(children), signal.SIGKILL)
+            return what
+        for pid in (*children, server) if what == "both" else (server,):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(server, 0)
+        self.servers[number] = self._start()
+        return what
+
+    def finish(self) -> None:
+        """All that was published is sampled in the end, without any more kills."""
+        give_up_s = time.monotonic() + 120
+        while len(self.run.evaluation_results()) < self.steps:
+            assert time.monotonic() < give_up_s, "checkpoints are missing"
+            os.kill(self.servers[0], 0)
+            time.sleep(0.1)
+        self.end()
+        self.rules.check()
+        page = json.loads(self.run.gallery_data.read_text()[len("showGallery(") : -3])
+        columns = page["runs"][0]["presets"]["toy"]["checkpoints"]
+        assert [column["step"] for column in columns] == list(range(1, self.steps + 1))
+        assert all(all(column["videos"]) for column in columns)
+        drafts = list(self.run.evaluations.glob(f"toy/*/{DRAFT}*"))
+        assert drafts == [], drafts
+
+    def end(self) -> None:
+        """End the servers."""
+        for server in self.servers:
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+        self.servers = []
+
+
+def _publish_again(run: RunDir, first: Checkpoint, step: int) -> None:
+    manifest = replace(first.manifest, step=step, global_step=step)
+    draft = run.draft_path(0, step)
+    for name in first.manifest.files:
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(first.path / name, draft / name)
+    run.publish(draft, manifest)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # threads do not outlive a fork
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        kills = Kills(Path(folder), random.Random(options.seed), options.servers)
+        hit: dict[str, int] = {}
+        try:
+            for _ in range(options.kills):
+                kills.provide()
+                time.sleep(kills.draws.uniform(0, LONGEST_S))
+                what = kills.kill()
+                hit[what] = hit.get(what, 0) + 1
+                kills.rules.check()
+            kills.finish()
+        finally:
+            kills.end()
+        videos = len(PROMPTS) * kills.steps
+    seconds = time.monotonic() - began_s
+    sys.stdout.write(
+        f"{options.kills} kills ({hit}) in {seconds:.0f} s, seed {options.seed}: {kills.steps} "
+        f"checkpoints, {videos} videos, none half, none twice, none missing\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
