@@ -168,7 +168,7 @@ class RunDir:
     @property
     def description(self) -> tuple[Path, ...]:
         """The files that say what the run is, and of use where its checkpoints are not."""
-        return self.run_json, self.config_json, self.metrics
+        return self.run_json, self.config_json, self.metrics, self.validation
 
     @property
     def lock(self) -> Path:
@@ -184,6 +184,11 @@ class RunDir:
     def metrics(self) -> Path:
         """One line for each logged step."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """One line for each validation: its step, and the loss of each clip."""
+        return self.path / "validation.jsonl"
 
     @property
     def events(self) -> Path:

@@ -65,6 +65,9 @@ def _serve() -> None:
             answer(_answered(json.loads(line), worker, answer))
         except UserError as error:
             answer({"error": str(error), "exit_code": _exit_code(error)})
+        except OSError as error:  # a full disk, a checkpoint that was removed just now
+            where = f": {error.filename}" if error.filename else ""
+            answer({"error": f"{error.strerror or error}{where}", "exit_code": 1})
 
 
 def _answered(request: dict[str, Any], worker: Worker, answer: Any) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Training:
             result = self.train_step.run(batches, micro_steps, epoch)
             self.position = self.position.after_step(micro_steps)
             self.ledger.step(result, self.position)
-            self.log.step(result, self.position, total, self._validation_loss())
+            self.log.step(result, self.position, total, self._validation_losses())
             self._stop_if_all_is_skipped()
             decision = self.consensus.after_step()
             self.signal = 0 if decision == SAVE else decision
@@ -100,10 +100,10 @@ class Training:
         self.position = ended.next_epoch(costs)
         self._save(ended)
 
-    def _validation_loss(self) -> float | None:
+    def _validation_losses(self) -> list[float] | None:
         every = self.train_step.config.validation.every_steps
         is_due = self.validation and self.position.global_step % every == 0
-        return self.validation.loss() if self.validation and is_due else None
+        return self.validation.losses() if self.validation and is_due else None
 
     def _stop_if_all_is_skipped(self) -> None:
         guard, skips = self.train_step.config.guard, self.log.skips_in_a_row

@@ -52,8 +52,11 @@ class Validation:
             raise ConfigError([f"{path}: no clip for validation fits a bucket and can be read"])
 
     @torch.no_grad()
-    def loss(self) -> float:
-        """The mean over clips and timesteps; the same number whatever the number of ranks."""
+    def losses(self) -> list[float]:
+        """The mean over timesteps of each clip that could be read, in the order of the table.
+
+        The same numbers whatever the number of ranks; all ranks take part and get them.
+        """
         train_step = self._train_step
         train_step.model.eval()
         losses = torch.full((self._clips,), 0.0, dtype=torch.float64, device=train_step.device)
@@ -64,8 +67,8 @@ class Validation:
         train_step.model.train()
         both = torch.stack([losses, known])
         dist.all_reduce(both)  # every clip is one rank's, so nothing is rounded
-        total, count = both.cpu().sum(dim=1).tolist()
-        return float(total / count)
+        found, is_known = both.cpu()
+        return [float(loss) for loss in found[is_known > 0]]
 
     def _loss_of(self, example: _Example) -> Tensor:
         train_step = self._train_step

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
@@ -62,7 +63,7 @@ class There:
         if self._looked_s is not None and now_s - self._looked_s < LOOK_S:
             return
         for name in self.names:
-            self._tolerating(lambda name=name: self._fetch(name))  # type: ignore[misc]
+            self._tolerating(partial(self._fetch, name))
         for run in sorted(self._unsent, key=lambda run: run.name):
             self.send(run)
         self._looked_s = time.monotonic()
@@ -70,7 +71,7 @@ class There:
     def send(self, run: RunDir) -> None:
         """Send what was made of a run; where that fails it is sent after a later look."""
         self._unsent.add(run)
-        if self._tolerating(lambda: evaluations.send(self._plans[run])):
+        if self._tolerating(partial(evaluations.send, self._plans[run])):
             self._unsent.discard(run)
 
     def place(self, run: RunDir) -> tuple[Node, str]:

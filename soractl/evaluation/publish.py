@@ -67,7 +67,8 @@ class Publisher:
                 return
             self._renewed_s = now_s
             with suppress(OSError):  # the result says it, and once
-                write_json(item.progress, result_of(item, _videos(tasks), weights=self._weights))
+                so_far = result_of(item, _videos(tasks), weights=self._weights, is_whole=False)
+                write_json(item.progress, so_far)
                 self._write_galleries()
 
     def publish(self, item: Item, tasks: Sequence[Task]) -> Published:

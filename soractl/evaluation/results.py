@@ -21,6 +21,7 @@ def result_of(
     weights: str,
     alarms: Sequence[Alarm] = (),
     metrics: Mapping[str, Any] | None = None,
+    is_whole: bool = True,
 ) -> dict[str, Any]:
     """The contents of `result.json`, or of `progress.json` while videos are missing."""
     manifest = item.checkpoint.manifest
@@ -33,6 +34,7 @@ def result_of(
         "checkpoint": item.checkpoint.name,
         "digest": item.digest,
         "weights": weights,
+        "is_whole": is_whole,
         "videos": list(videos),
         "metrics": dict(metrics or {}),
         "alarms": [alarm.as_json() for alarm in alarms],

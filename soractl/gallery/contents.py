@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
@@ -18,8 +18,10 @@ from trainer.run_dir import RunDir
 
 SCHEMA_VERSION = 1
 MEASURES = ("motion", "flicker", "sharpness", "saturation")
-LOSSES = ("loss", "validation_loss")
+VALIDATION = "validation_loss"
+LOSSES = ("loss", VALIDATION)
 MOST_LOSSES = 500  # points of a curve
+_NOT_SHOWN = ("contrast", "colours")  # they are for alarms
 
 Result = Mapping[str, Any]
 Row = tuple[str, str, int]  # file without its kind, prompt, seed: what columns share
@@ -30,11 +32,15 @@ def gallery_of(runs: Sequence[RunDir], folder_of: Mapping[RunDir, str]) -> dict[
 
     Results that cannot be read are left out.
     """
+    found = {run: list(_results(run)) for run in runs}
+    measures = _measures(result for of_run in found.values() for _, result in of_run)
+    shown = [_run(run, folder_of[run], found[run], measures) for run in runs]
     return {
         "schema_version": SCHEMA_VERSION,
         "made_unix_s": time.time(),
-        "measures": MEASURES,
-        "runs": [_run(run, folder_of[run]) for run in runs],
+        "measures": measures,
+        "metrics": _metrics(shown, measures),
+        "runs": shown,
     }
 
 
@@ -66,16 +72,46 @@ def _replace(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _run(run: RunDir, folder: str) -> dict[str, Any]:
+def _measures(results: Iterable[Result]) -> list[str]:
+    """Measures of single videos: ours, then those of a program of the operator's own."""
+    known = {*MEASURES, *_NOT_SHOWN}
+    more = {
+        name
+        for result in results
+        for video in result["videos"]
+        for name in video.get("measures") or ()
+        if name not in known
+    }
+    return [*MEASURES, *sorted(more)]
+
+
+def _metrics(runs: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> list[str]:
+    """Names of all means: measures, then what is of a whole checkpoint."""
+    columns = [
+        column
+        for run in runs
+        for preset in run["presets"].values()
+        for column in preset["checkpoints"]
+    ]
+    known = {name for column in columns for name, mean in column["means"].items() if mean}
+    return [*measures, *sorted(known - {*measures})]
+
+
+def _run(
+    run: RunDir, folder: str, found: Sequence[tuple[Path, Result]], measures: Sequence[str]
+) -> dict[str, Any]:
+    validated = _validated(run)
     rows = {int(row["global_step"]): row for row in metrics_rows(run)}
     presets: dict[str, list[tuple[Path, Result]]] = {}
-    for path, result in _results(run):
+    for path, result in found:
         presets.setdefault(path.parts[-3], []).append((path, result))
     return {
         "name": run.name,
         "folder": folder,
         "losses": {name: _curve(rows, name) for name in LOSSES},
-        "presets": {name: _preset(found, rows) for name, found in presets.items()},
+        "presets": {
+            name: _preset(columns, rows, measures, validated) for name, columns in presets.items()
+        },
     }
 
 
@@ -94,8 +130,22 @@ def _curve(rows: Mapping[int, Mapping[str, Any]], name: str) -> list[tuple[int, 
     return points[:: 1 + len(points) // MOST_LOSSES]
 
 
+def _validated(run: RunDir) -> dict[int, list[float]]:
+    """Losses of the validation's clips by step; of a step that was trained twice, the last ones."""
+    found = {}
+    if run.validation.exists():
+        for line in run.validation.read_text().splitlines():
+            with suppress(ValueError):  # half a line, of a process that was killed
+                row = json.loads(line)
+                found[int(row["global_step"])] = row["losses"]
+    return found
+
+
 def _preset(
-    found: Sequence[tuple[Path, Result]], rows: Mapping[int, Mapping[str, Any]]
+    found: Sequence[tuple[Path, Result]],
+    rows: Mapping[int, Mapping[str, Any]],
+    measures: Sequence[str],
+    validated: Mapping[int, Sequence[float]],
 ) -> dict[str, Any]:
     """Prompts in the order in which they first came, and for each checkpoint a video a prompt."""
     prompts: dict[Row, dict[str, Any]] = {}
@@ -103,12 +153,16 @@ def _preset(
         for video in result["videos"]:
             prompts.setdefault(_row(video), _prompt(video))
     columns = []
-    before: Mapping[Row, Mapping[str, Any]] = {}
+    before: Mapping[str, Sequence[float | None]] = {}
     for path, result in found:
         videos = {_row(video): video for video in result["videos"]}
-        columns.append(_column(path, result, videos, list(prompts), rows))
-        columns[-1]["means"] = _means(list(prompts), videos, before)
-        before = videos
+        columns.append(_column(path, result, videos, list(prompts), rows, measures))
+        values: dict[str, Sequence[float | None]] = {
+            name: _values(name, list(prompts), videos) for name in measures
+        }
+        values[VALIDATION] = validated.get(result["global_step"], ())
+        columns[-1]["means"] = _means(values, before) | _of_all(result)
+        before = values
     return {"prompts": list(prompts.values()), "checkpoints": columns}
 
 
@@ -127,8 +181,10 @@ def _column(
     videos: Mapping[Row, Mapping[str, Any]],
     prompts: Sequence[Row],
     rows: Mapping[int, Mapping[str, Any]],
+    measures: Sequence[str],
 ) -> dict[str, Any]:
     return {
+        "is_whole": result.get("is_whole", True),
         "step": result["global_step"],
         "epoch": result["epoch"],
         "checkpoint": result["checkpoint"],
@@ -136,31 +192,38 @@ def _column(
         "weights": result["weights"],
         "folder": f"{path.parts[-3]}/{path.parts[-2]}",
         "alarms": result.get("alarms", []),
-        "videos": [_cell(videos[row]) if row in videos else None for row in prompts],
+        "videos": [_cell(videos[row], measures) if row in videos else None for row in prompts],
     }
 
 
-def _cell(video: Mapping[str, Any]) -> list[Any]:
+def _cell(video: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     measures = video.get("measures") or {}
-    return [video["name"], video.get("poster"), *(measures.get(name) for name in MEASURES)]
+    return [video["name"], video.get("poster"), *(measures.get(name) for name in names)]
 
 
 def _means(
-    prompts: Sequence[Row],
-    now: Mapping[Row, Mapping[str, Any]],
-    before: Mapping[Row, Mapping[str, Any]],
+    now: Mapping[str, Sequence[float | None]], before: Mapping[str, Sequence[float | None]]
 ) -> dict[str, Any]:
     """Of each measure the mean with its interval, and the difference to the checkpoint before."""
     means = {}
-    for name in MEASURES:
-        values, others = _values(name, prompts, now), _values(name, prompts, before)
+    for name, values in now.items():
+        others = before.get(name, ())
         mean = mean_of([value for value in values if value is not None])
-        difference = paired_difference(values, others)
+        same = len(values) == len(others)  # the same prompts, or clips
+        difference = paired_difference(values, others) if same else None
         means[name] = mean and {
             **_rounded(asdict(mean)),
             "difference": difference and _rounded(asdict(difference)),
         }
     return means
+
+
+def _of_all(result: Result) -> dict[str, Any]:
+    """Metrics of all videos together, which a program of one's own found: without an interval."""
+    return {
+        name: {"mean": one["value"], "low": None, "high": None, "n": one["n"], "difference": None}
+        for name, one in (result.get("metrics") or {}).items()
+    }
 
 
 def _values(

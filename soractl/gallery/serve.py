@@ -37,9 +37,7 @@ class Data:
     def script(self) -> bytes:
         """As the page reads it; runs' folders are their numbers in the order of the command."""
         seen = [
-            (path, path.stat().st_mtime_ns)
-            for run in self.runs
-            for path in run.evaluation_results()
+            (path, path.stat().st_mtime_ns) for run in self.runs for path in run.evaluations_begun()
         ]
         if seen != self._seen:
             folders = {run: str(number) for number, run in enumerate(self.runs)}
@@ -100,8 +98,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not match or int(match[1]) >= len(self._data.runs):
             return None
         run = self._data.runs[int(match[1])]
-        result = run.evaluation_result(match[2], int(match[3]))
-        if result not in run.evaluation_results():
+        folder = run.evaluation(match[2], int(match[3]))
+        result = next((path for path in run.evaluations_begun() if path.parent == folder), None)
+        if result is None:
             return None
         try:
             named = {

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,14 +87,15 @@ def _forked_sampler(_: object) -> Iterator[samplers.Sampler]:
     try:
         yield samplers.Sampler(program)  # type: ignore[arg-type]  # all that it uses is there
     finally:
-        program._lines.close()
+        with suppress(OSError):  # a request that a killed process did not read
+            program._lines.close()
         os.kill(program.pid, signal.SIGKILL)
         os.waitpid(program.pid, 0)
 
 
 def serve(run: RunDir, prompts: Path) -> None:
     """One server in this process, until it is killed."""
-    samplers.Sampler.on = staticmethod(_forked_sampler)  # type: ignore[method-assign,assignment]
+    setattr(samplers.Sampler, "on", _forked_sampler)  # noqa: B010 - mypy knows another type
     origin = Here([run])
     options = EvalOptions("toy", PRESET, prompts)
     publisher = Publisher(origin, "ema")
@@ -161,7 +162,7 @@ class Kills:
         self.prompts = folder / "prompts.txt"
         self.prompts.write_text("\n".join(PROMPTS) + "\n")
         worker = load(self.run, self.prompts, folder / "first")
-        sample.Worker = lambda: worker  # type: ignore[misc,assignment]
+        setattr(sample, "Worker", lambda: worker)  # noqa: B010 - mypy knows a class
         self.rules, self.draws = Rules(self.run), draws
         self.steps = 1
         self.servers = [self._start() for _ in range(servers)]

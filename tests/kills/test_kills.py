@@ -1,4 +1,4 @@
-"""Few kills here; `python -m tests.kills.eval_kills` and `upload_kills` take as many as one likes."""
+"""Few kills; `python -m tests.kills.eval_kills` and `upload_kills` take as many as one likes."""
 
 import subprocess
 import sys

@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -97,7 +99,7 @@ class Kills:
         self.hit: Counter[str] = Counter()
         self.evaluation = self._start(evaluate, self.film)
 
-    def _start(self, work, *arguments):  # type: ignore[no-untyped-def]
+    def _start(self, work: Callable[..., None], *arguments: object) -> Any:
         process = PROCESSES.Process(target=work, args=(self.run, *arguments))
         process.start()
         return process
@@ -121,7 +123,7 @@ class Kills:
             sending.join()
         self.hit[victim] += 1
 
-    def _kill(self, process, within_s: float) -> None:  # type: ignore[no-untyped-def]
+    def _kill(self, process: Any, within_s: float) -> None:
         process.join(self.draws.uniform(0, within_s))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)

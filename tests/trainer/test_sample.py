@@ -1,3 +1,8 @@
+import io
+import json
+import shutil
+import sys
+
 import pytest
 
 from tests.trainer.checkpoints.test_integrity import flipped
@@ -89,3 +94,54 @@ def test_a_checkpoint_is_kept_while_it_is_read_and_nothing_is_made_of_a_damaged_
         sample.main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {file} is damaged: ")
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Answers to requests, one a line, as soractl sends them."""
+
+    def ask(*requests):
+        answers = io.StringIO()
+        monkeypatch.setattr(
+            sys, "stdin", io.StringIO("".join(f"{json.dumps(r)}\n" for r in requests))
+        )
+        monkeypatch.setattr(sys, "stdout", answers)
+        sample.main(["--serve"])
+        found = [json.loads(line) for line in answers.getvalue().splitlines()]
+        return [answer for answer in found if "steps" not in answer]
+
+    return ask
+
+
+def planned(served, checkpoint, out):
+    request = [str(checkpoint), "--prompt=a cat", "--frames=1", "--steps=1", "--resolution=144p"]
+    (answer,) = served({"plan": [*request, f"--out={out}"]})
+    return answer["tasks"][0]
+
+
+def test_a_task_that_fails_is_one_error_and_the_next_one_is_made(
+    served, random_checkpoint, tmp_path
+):
+    run = tmp_path / random_checkpoint.path.parent.parent.name
+    shutil.copytree(random_checkpoint.path.parent.parent, run)
+    removed = run / "checkpoints" / random_checkpoint.name
+    gone = planned(served, removed, tmp_path / "gone")
+    shutil.rmtree(removed)
+    blocked = planned(served, random_checkpoint.path, tmp_path / "file" / "below")
+    (tmp_path / "file").write_text("no folder")
+    good = planned(served, random_checkpoint.path, tmp_path / "out")
+    *failed, made = served(*({"perform": task} for task in (gone, blocked, good)))
+    assert failed == [
+        {"error": f"{removed} is no complete checkpoint: no checkpoint.json", "exit_code": 6},
+        {"error": f"Not a directory: {tmp_path / 'file' / 'below'}", "exit_code": 1},
+    ]
+    assert made["made"] == good["file"]
+
+
+def test_a_full_disk_is_one_error(served, random_checkpoint, small_disk):
+    disk = small_disk("8k")
+    (disk / "filler").write_bytes(bytes(8192))
+    task = planned(served, random_checkpoint.path, disk / "out")
+    (answer,) = served({"perform": task})
+    assert answer["error"].startswith("No space left on device")
+    assert answer["exit_code"] == 1

@@ -38,7 +38,7 @@ def validate(it, settings, out, cached=False):
     if cached:  # then training is built without encoders
         train_step = replace(train_step, vae=None, caption_encoder=None)
     validation = Validation(train_step, it)
-    losses = [validation.loss(), validation.loss()]
+    losses = [validation.losses(), validation.losses()]
     assert train_step.model.training
     (out / f"{it.world_size}-{it.rank}-{cached}.json").write_text(json.dumps(losses))
 

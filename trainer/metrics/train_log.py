@@ -2,6 +2,7 @@
 
 import logging
 import time
+from statistics import fmean
 from typing import Any
 
 import torch.distributed as dist
@@ -52,7 +53,7 @@ class TrainLog:
         result: StepResult,
         position: Position,
         total_steps: int,
-        validation_loss: float | None,
+        validation_losses: list[float] | None,
     ) -> None:
         """Take in one step; on a step to be logged rank 0 gathers from all ranks."""
         self._steps.append(result)
@@ -61,9 +62,17 @@ class TrainLog:
             with best_effort("the heartbeat"):
                 self._run.beat(position.global_step, total_steps, self._attempt.number)
         every = self._train_step.config.log.every_steps
-        if position.global_step % every == 0 or validation_loss is not None:
-            validation = {} if validation_loss is None else {"validation_loss": validation_loss}
-            self._write(result, position, validation)
+        if position.global_step % every == 0 or validation_losses is not None:
+            self._write(result, position, self._validated(validation_losses, position.global_step))
+
+    def _validated(self, losses: list[float] | None, global_step: int) -> dict[str, float]:
+        """The mean for the log; the clips' own losses, for intervals and tests, have a file."""
+        if losses is None:
+            return {}
+        if self._ranks.is_first:
+            with best_effort("the validation's losses"):
+                append_jsonl(self._run.validation, [{"global_step": global_step, "losses": losses}])
+        return {"validation_loss": fmean(losses)}
 
     def close(self) -> None:
         """Finish the sinks."""

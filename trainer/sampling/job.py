@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -182,10 +182,9 @@ def perform(
             task.prompt, task.preset, task.seed, number=task.sample, progress=progress
         )
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         raise TooLarge(
             f"{task.frames} frames of {task.height}x{task.width} do not fit this GPU's memory; "
-            "fewer --frames or a smaller --resolution need less"
+            f"{_what_fits(task, sampler)}"
         ) from None
     write_video(video, task.path, task.fps)
     if (poster := poster_of(task.path)) != task.path:
@@ -193,6 +192,22 @@ def perform(
     seconds = time.monotonic() - began
     write_json(task.manifest, _manifest(task, seconds, measures_of(video)))
     return seconds
+
+
+def _what_fits(task: Task, sampler: Sampler) -> str:
+    """The largest length of this size that fits, which is tried: one step and the decoding."""
+    frames = task.frames
+    while frames := frames // 2:
+        frames -= frames % MICRO_FRAMES if frames > MICRO_FRAMES else 0
+        less = replace(task.preset, frames=frames, loops=1, steps=1)
+        torch.cuda.empty_cache()
+        try:
+            sampler.sample(task.prompt, less, task.seed)
+        except torch.OutOfMemoryError:
+            continue
+        return f"--frames {frames} does"
+    torch.cuda.empty_cache()
+    return "not even one frame does, take a smaller --resolution"
 
 
 class Worker:

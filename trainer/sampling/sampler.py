@@ -19,7 +19,7 @@ from trainer.run_dir import run_of
 from trainer.sampling.mask_strategy import MaskGroup, apply_mask_strategy
 from trainer.sampling.prompts import Prompt
 from trainer.seeds import derive_seed
-from trainer.settings import ConfigError
+from trainer.settings import ConfigError, UserError
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,15 @@ class Sampler:
         return sampler
 
     def load(self, checkpoint: Checkpoint, weights: str) -> None:
-        """Take the weights of another checkpoint of the same networks."""
+        """Take the weights of another checkpoint of the same networks; UserError for others."""
         folder = checkpoint.ema if weights == "ema" else checkpoint.model
-        self._model.load_state_dict(dict(read_whole(folder)))
+        try:
+            self._model.load_state_dict(dict(read_whole(folder)))
+        except RuntimeError as error:
+            first = str(error).partition("\n")[2].strip().partition("\n")[0]
+            raise UserError(
+                f"{folder} holds another model than the run's config.json says: {first}"
+            ) from None
 
     @torch.no_grad()
     def sample(

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 from soractl.cli import app
 from soractl.gallery.contents import MEASURES, gallery_of, script, write_gallery
 from tests.soractl.gallery.evaluated import PROMPTS, SCORES, publish, video
+from trainer.atomic_files import read_json, write_json
 from trainer.run_dir import RunDir, create_run
 
 
@@ -51,7 +52,56 @@ def test_results_of_earlier_versions_have_no_measures_and_are_shown(run):
     publish(run, 100, [{"name": "a.mp4", "prompt": "a", "seed": 1}])
     (column,) = shown(run)["presets"]["low4s"]["checkpoints"]
     assert column["videos"] == [["a.mp4", None, None, None, None, None]]
-    assert column["means"] == dict.fromkeys(MEASURES)
+    assert column["means"] == dict.fromkeys((*MEASURES, "validation_loss"))
+
+
+def test_a_programs_own_measures_are_shown_as_ours_and_those_of_all_videos_as_numbers(run):
+    publish(run, 100, [video(n, measures={"clip": 0.25 + n}) for n in range(2)])
+    result = read_json(run.evaluation_result("low4s", 100))
+    write_json(
+        run.evaluation_result("low4s", 100),
+        {**result, "metrics": {"fvd": {"value": 90.0, "n": 300}}},
+    )
+    gallery = gallery_of([run], {run: "."})
+    assert gallery["measures"] == [*MEASURES, "clip"]
+    assert gallery["metrics"] == [*MEASURES, "clip", "fvd"]
+    (column,) = gallery["runs"][0]["presets"]["low4s"]["checkpoints"]
+    assert [cell[-1] for cell in column["videos"]] == [0.25, 1.25]
+    assert (column["means"]["clip"]["mean"], column["means"]["clip"]["n"]) == (0.75, 2)
+    nothing = {"low": None, "high": None, "difference": None}
+    assert column["means"]["fvd"] == {"mean": 90.0, "n": 300, **nothing}
+
+
+def test_losses_of_the_validations_clips_have_an_interval_and_a_test_against_before(run):
+    rows = [(100, [0.5, 0.7, 0.6]), (200, [9.0, 9.0, 9.0]), (200, [0.4, 0.6, 0.5])]
+    lines = [json.dumps({"global_step": step, "losses": losses}) for step, losses in rows]
+    run.validation.write_text("\n".join([*lines, '{"global_st']))
+    for step in (100, 200, 300):
+        publish(run, step, [video(0)])
+    columns = shown(run)["presets"]["low4s"]["checkpoints"]
+    first, second, third = (column["means"]["validation_loss"] for column in columns)
+    assert (first["mean"], first["n"], first["difference"]) == (0.6, 3, None)
+    assert first["low"] < 0.6 < first["high"]
+    assert (second["mean"], second["difference"]["mean"], second["difference"]["n"]) == (
+        0.5,
+        -0.1,
+        3,
+    )
+    assert third is None
+
+
+def test_videos_of_a_checkpoint_that_is_being_sampled_are_shown(run):
+    publish(run, 100, [video(0), video(1)])
+    path = run.evaluation_result("low4s", 100)
+    so_far = {**read_json(path), "global_step": 200, "is_whole": False}
+    run.evaluation("low4s", 200).mkdir()
+    write_json(run.evaluation_progress("low4s", 200), so_far)
+    write_json(run.evaluation_progress("low4s", 100), so_far)  # its result counts
+    columns = shown(run)["presets"]["low4s"]["checkpoints"]
+    assert [(column["step"], column["is_whole"]) for column in columns] == [
+        (100, True),
+        (200, False),
+    ]
 
 
 def test_a_damaged_result_costs_its_own_column_alone(run):

@@ -19,7 +19,7 @@ from trainer.run_dir import create_run
 def logged(tmp_path, group_of_one):
     """Log these steps of a run, and show what it left in the run's folder."""
 
-    def log(steps, *, every, validation_loss=None):
+    def log(steps, *, every, validation_losses=None):
         settings = [f"log.every_steps={every}", "log.wandb=false", "log.tensorboard=false"]
         run = create_run(tmp_path, "smoke")
         attempt = run.new_attempt()
@@ -36,7 +36,7 @@ def logged(tmp_path, group_of_one):
         progress = beginning(1)
         for result in steps:
             progress = progress.after_step(2)
-            found.step(result, progress, 10, validation_loss)
+            found.step(result, progress, 10, validation_losses)
         found.close()
         return run, attempt
 
@@ -72,9 +72,10 @@ def test_every_second_step_becomes_a_line_of_all_ranks_numbers(logged):
 
 
 def test_a_validation_loss_is_written_at_once(logged):
-    run, _ = logged(STEPS[:1], every=1, validation_loss=0.25)
+    run, _ = logged(STEPS[:1], every=1, validation_losses=[0.125, 0.375])
     [row] = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert (row["global_step"], row["validation_loss"]) == (1, 0.25)
+    assert json.loads(run.validation.read_text()) == {"global_step": 1, "losses": [0.125, 0.375]}
 
 
 def test_every_step_is_a_sign_of_life_and_names_the_clips_that_were_left_out(logged, caplog):

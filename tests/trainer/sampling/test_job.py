@@ -2,9 +2,10 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from trainer.atomic_files import describe_file
-from trainer.sampling.job import Choices, Task, Worker, plan
+from trainer.sampling.job import Choices, Task, TooLarge, Worker, perform, plan
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Scores
 from trainer.settings import ConfigError
@@ -81,3 +82,23 @@ def test_a_video_counts_as_done_only_with_its_manifest_and_for_the_same_task(
     worker.perform(task)
     task.manifest.write_text("{")
     assert not task.is_done()
+
+
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [(40, "--frames 34 does"), (17, "--frames 17 does"), (0, "not even one frame does")],
+)
+def test_a_video_that_does_not_fit_the_memory_says_what_would(random_checkpoint, most, words):
+    class Small:
+        """A sampler on a GPU that holds so many frames."""
+
+        def sample(self, prompt, preset, seed, **_):
+            if preset.frames > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (task,) = plan(random_checkpoint, [Entry("a cat")], replace(SMALL, frames="68"), None)
+    with pytest.raises(TooLarge) as caught:
+        perform(task, Small())
+    assert str(caught.value).startswith(
+        f"68 frames of 144x256 do not fit this GPU's memory; {words}"
+    )

@@ -1,11 +1,14 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from trainer.checkpoint_dir import Checkpoint
 from trainer.sampling.prompts import parse_prompt
 from trainer.sampling.sampler import Preset, Sampler
-from trainer.settings import ConfigError
+from trainer.settings import ConfigError, UserError
 
 SMALL = Preset(frames=34, height=32, width=48, fps=24)
 
@@ -63,3 +66,18 @@ def test_a_mask_strategy_for_something_that_does_not_exist_is_refused(sampler):
         sampler.sample(parse_prompt("a cat", mask_strategy="0,2"), SMALL, 1)
     message = "a mask strategy names reference 2; there are 0, counted from 0"
     assert str(caught.value) == f"prompt 'a cat': {message}"
+
+
+def test_weights_of_another_model_size_are_one_sentence(sampler, random_checkpoint, tmp_path):
+    copy = Checkpoint(tmp_path / random_checkpoint.name, random_checkpoint.manifest)
+    shutil.copytree(random_checkpoint.path, copy.path)
+    file = copy.ema / "weights.safetensors"
+    weights = load_file(file)
+    weights["final_layer.linear.bias"] = weights["final_layer.linear.bias"][:3].clone()
+    save_file(weights, file)
+    with pytest.raises(UserError) as caught:
+        sampler.load(copy, "ema")
+    assert str(caught.value).startswith(
+        f"{copy.ema} holds another model than the run's config.json says: size mismatch for "
+        "final_layer.linear.bias"
+    )

@@ -1,0 +1,63 @@
+import os
+
+import pytest
+
+from soractl.sync import evaluations
+from soractl.sync.copy import dry_run
+from soractl.sync.plan import SyncOptions
+
+
+@pytest.fixture
+def planned(lab, save_weights, monkeypatch):
+    """The plan of a sync of one run from the node, whose folder is another than the copy's."""
+    monkeypatch.chdir(lab.here)
+    run = lab.run_at(lab.there / "runs")
+    save_weights(run, 5)
+    options = SyncOptions(
+        run="1",
+        source=f"{lab.node}:{lab.there}/runs",
+        destination=str(lab.here / "runs"),
+        hostfile="hostfiles/nodes.txt",
+    )
+    return dry_run(options, os.environ)
+
+
+def write(run, name, text):
+    path = run.evaluations / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def held(run):
+    files = [path for path in run.evaluations.rglob("*") if path.is_file()]
+    return {str(path.relative_to(run.evaluations)): path.read_text() for path in files}
+
+
+def test_results_go_back_with_their_videos_and_the_gallery_and_nothing_half_done(planned):
+    copy, there = planned.copy_of_run, planned.run
+    made = {"low4s/5/a.mp4": "video", "low4s/5/result.json": "{}", "index.html": "page"}
+    for name, text in made.items():
+        write(copy, name, text)
+    for name in ("low4s/5/.draft-b.mp4", "low4s/5/.claim", "sent.jsonl"):
+        write(copy, name, "own")
+    write(there, "sent.jsonl", "theirs")
+    evaluations.send(planned)
+    assert held(there) == {**made, "sent.jsonl": "theirs"}
+
+
+def test_what_other_servers_made_comes_here_and_replaces_nothing(planned):
+    copy, there = planned.copy_of_run, planned.run
+    for name in ("low4s/5/a.mp4", "low4s/5/result.json", "low4s/9/result.json", "index.html"):
+        write(there, name, "theirs")
+    write(copy, "low4s/5/result.json", "ours")
+    evaluations.fetch(planned)
+    assert held(copy) == {
+        "low4s/5/a.mp4": "theirs",
+        "low4s/5/result.json": "ours",
+        "low4s/9/result.json": "theirs",
+    }
+
+
+def test_a_run_that_was_never_evaluated_gives_nothing(planned):
+    evaluations.fetch(planned)
+    assert held(planned.copy_of_run) == {}
