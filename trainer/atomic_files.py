@@ -4,10 +4,15 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
+
+PAUSES_S = (0.0, 0.05, 0.2)
+# ESTALE: replaced on its server since this machine last looked. The others: a server that is busy.
+_MOMENTARY = (errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT)
 
 
 class RunDirError(ValueError):
@@ -17,7 +22,7 @@ class RunDirError(ValueError):
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file with one object; else RunDirError."""
     try:
-        values = json.loads(_read_text(path))
+        values = json.loads(read_small(path))
     except ValueError as error:
         raise RunDirError(f"{path} is damaged, it is no JSON: {error}") from None
     if not isinstance(values, dict):
@@ -25,13 +30,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        if error.errno != errno.ESTALE:  # replaced on its server since this machine last looked
-            raise
-        return path.read_text()
+def read_small(path: Path) -> bytes:
+    """The bytes of a small file, tried again where a shared folder fails for a moment.
+
+    OSError if it goes on, and at once for a file that is not there or not to be read.
+    """
+    for pause_s in PAUSES_S:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            if error.errno not in _MOMENTARY:
+                raise
+        time.sleep(pause_s)
+    return path.read_bytes()
 
 
 def write_json(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
+from trainer.atomic_files import read_small
 from trainer.manifest import MANIFEST, Manifest, missing_file, parse_manifest
 
 ANY_CHECKPOINT = "epoch*-global_step*"  # glob of the folders' names
@@ -28,6 +29,7 @@ class Incomplete:
 
     path: Path
     reason: str  # such as "no checkpoint.json"
+    is_unknown: bool = False  # it cannot be read just now, and may be complete
 
 
 @dataclass(frozen=True)
@@ -100,17 +102,23 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint | Incomplete:
     """A folder as a complete checkpoint, or the reason that it is none."""
     try:
-        manifest = parse_manifest((path / MANIFEST).read_bytes())
+        manifest = parse_manifest(read_small(path / MANIFEST))
     except FileNotFoundError:
         return Incomplete(path, f"no {MANIFEST}")
     except ValueError as error:
         return Incomplete(path, str(error))
+    except OSError as error:
+        return Incomplete(path, f"{MANIFEST} cannot be read: {error.strerror}", is_unknown=True)
     sizes = {}
     for name in manifest.files:
-        with suppress(FileNotFoundError, NotADirectoryError):  # it may be removed at this moment
+        try:
             found = (path / name).stat()
-            if S_ISREG(found.st_mode):
-                sizes[name] = found.st_size
+        except (FileNotFoundError, NotADirectoryError):  # it may be removed at this moment
+            continue
+        except OSError as error:
+            return Incomplete(path, f"{name} cannot be seen: {error.strerror}", is_unknown=True)
+        if S_ISREG(found.st_mode):
+            sizes[name] = found.st_size
     fault = missing_file(manifest, sizes)
     return Incomplete(path, fault) if fault else Checkpoint(path, manifest)
 

@@ -318,6 +318,15 @@ class RunDir:
         """The complete checkpoints, oldest first."""
         return [found for found in self._by_step() if isinstance(found, Checkpoint)]
 
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """The newest complete checkpoint; RunDirError if a newer folder cannot be read just now."""
+        for found in reversed(self._by_step()):
+            if isinstance(found, Checkpoint):
+                return found
+            if found.is_unknown:
+                raise RunDirError(f"{found.path} may be complete: {found.reason}")
+        return None
+
     def incomplete(self) -> dict[Path, str]:
         """Checkpoint folders that are not complete, and why."""
         found = self._by_step()

@@ -87,10 +87,10 @@ def listing(root: Path, name: str) -> Listing:
 def latest(root: Path, name: str) -> Checkpoint:
     """The newest complete checkpoint of a run; exit code 6 when there is none."""
     run = find_run(root, name)
-    checkpoints = run.checkpoints()
-    if not checkpoints:
+    newest = run.newest_checkpoint()
+    if newest is None:
         raise _none_complete(str(run.path), {})
-    return checkpoints[-1]
+    return newest
 
 
 def verify(root: Path, selected: str, show: Show) -> Verified:

@@ -1,6 +1,7 @@
 """Lines and JSON of `launch` and `resume`: the plan, the start, the end."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +21,7 @@ from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Command, Verbatim
 from soractl.terminal.table import Table
+from trainer.atomic_files import RunDirError
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import settings
 
@@ -155,15 +157,17 @@ def detached(run: RunDir) -> str:
 def outcome(run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress) -> list[str]:
     """How an attempt ended, why, and what to do next."""
     failure = ended.first_failure
-    took = text.duration(ended.ended_unix_s - read_record(attempt).started_unix_s)
     step = f" at step {progress.global_step}" if progress.global_step is not None else ""
+    took = ""
+    with suppress(OSError, RunDirError):  # the plan cannot be read any more
+        took = f" after {text.duration(ended.ended_unix_s - read_record(attempt).started_unix_s)}"
     saved = checkpoints(run)
     if failure is None:
-        return [f"{run.name} ended well{step} after {took}", saved]
+        return [f"{run.name} ended well{step}{took}", saved]
     if failure.stopped:
-        lines = [f"{run.name} was stopped by {failure.error}{step} after {took}"]
+        lines = [f"{run.name} was stopped by {failure.error}{step}{took}"]
     else:
-        lines = [f"{run.name} failed{step} after {took}: {failure_line(failure)}"]
+        lines = [f"{run.name} failed{step}{took}: {failure_line(failure)}"]
     lines += [*failure_details(failure), f"logs: {text.path(attempt.path)}/", saved]
     return [*lines, *next_lines(run, failure)]
 

@@ -58,16 +58,16 @@ def for_launch(
 
 def for_resume(run: RunDir) -> StartPoint:
     """The newest complete checkpoint of a run; exit code 6 says what was looked at."""
-    complete = run.checkpoints()
+    complete = run.newest_checkpoint()
     incomplete = run.incomplete()
-    if not complete:
+    if complete is None:
         seen = [f"{path.name}: {why}" for path, why in incomplete.items()]
         found = "; ".join(seen) or f"{run.checkpoints_folder} is empty"
         raise SoractlError(
             f"{run.path} has no complete checkpoint: {found}",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
-    newest = _with_optimizer(complete[-1])
+    newest = _with_optimizer(complete)
     newer = {
         path: why for path, why in incomplete.items() if _step(path) >= newest.manifest.global_step
     }
@@ -77,7 +77,7 @@ def for_resume(run: RunDir) -> StartPoint:
 def for_restart(run: RunDir) -> StartPoint:
     """As `for_resume`; a run without any complete checkpoint begins again as it began."""
     attempts = run.attempts()
-    if run.checkpoints() or not attempts:
+    if run.newest_checkpoint() or not attempts:
         return for_resume(run)
     first = read_json(attempts[0].plan)["start"]
     path = Path(first["path"]) if first["path"] else None
@@ -137,8 +137,8 @@ def _weights_of(start: StartPoint) -> StartPoint:
 def _after(stage: str, root: Path) -> StartPoint:
     candidates = runs_of_stage(root, stage)
     for run in reversed(candidates):
-        if checkpoints := run.checkpoints():
-            return StartPoint("init_from", checkpoints[-1].path)
+        if newest := run.newest_checkpoint():
+            return StartPoint("init_from", newest.path)
     looked = ", ".join(run.name for run in candidates) or f"no run of {stage} in {root}/"
     why = f"a complete checkpoint of {stage} (looked at: {looked})"
     return StartPoint("init_from", missing=why)
@@ -152,16 +152,16 @@ def _named(workdir: Path, weights: str) -> StartPoint:
         return StartPoint("init_from", missing=f"{path} does not exist")
     run = RunDir(path)
     if run.checkpoints_folder.is_dir():
-        if checkpoints := run.checkpoints():
-            return StartPoint("init_from", checkpoints[-1].path)
+        if newest := run.newest_checkpoint():
+            return StartPoint("init_from", newest.path)
         return StartPoint("init_from", missing=f"{path} has no complete checkpoint")
     if _is_ours(path):
         found = read_checkpoint(path)
         if not isinstance(found, Checkpoint):
             return StartPoint("init_from", missing=f"{path} is not complete: {found.reason}")
     elif there := list(path.glob(ANY_CHECKPOINT)):
-        newest = max(there, key=lambda folder: folder.stat().st_mtime)
-        why = f"the checkpoint's name: {path} holds several, the newest is {newest}"
+        last = max(there, key=lambda folder: folder.stat().st_mtime)
+        why = f"the checkpoint's name: {path} holds several, the newest is {last}"
         return StartPoint("init_from", missing=why)
     return StartPoint("init_from", path)
 

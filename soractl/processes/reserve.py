@@ -10,6 +10,7 @@ The argument is a JSON object: run, attempt, ranks, gpus (as in CUDA_VISIBLE_DEV
 first ones), port (or null), script (or null: look, and take nothing).
 """
 
+import errno
 import fcntl
 import functools
 import json
@@ -29,6 +30,7 @@ NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 NVIDIA_SMI_S = 10
 LEAST_SLOTS = 16  # a machine without GPUs has one a core; small ones try small runs side by side
 OTHER_STARTS_S = 10.0  # how long other starts on this node are waited for
+NO_LOCKS_HERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 Holder = tuple[str, str, str]  # run, user, since; empty where not known
 
 
@@ -66,11 +68,18 @@ def open_lock(name: str) -> int:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file; False while another process holds it."""
-    with suppress(BlockingIOError):
+    """Lock an open file; False while another process holds it.
+
+    A file system without locks grants it: then the processes of the run that had it decide alone.
+    """
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
+    return True
 
 
 @contextmanager

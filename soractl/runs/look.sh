@@ -37,6 +37,10 @@ if [ "$me" != 0 ] && [ "$me" != "$owner" ]; then
 fi
 echo "=== clock $(date +%s)"
 # The exit code is asked for last: a node's script writes it while it still lives.
-code=$(cat -- "$exit_file" 2> /dev/null)
+# One that is there and cannot be read is not one that is not there.
+code=$(cat -- "$exit_file" 2> /dev/null) || {
+  [ ! -e "$exit_file" ] || { sleep 0.3 && code=$(cat -- "$exit_file" 2> /dev/null); } ||
+    echo "=== unread 1"
+}
 [ -z "$code" ] || echo "=== exit $code"
 exit 0

@@ -15,6 +15,7 @@ from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
+UNREAD = Fault(FaultKind.FAILED, "how it ended cannot be read there")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def _state(result: NodeResult, exit_code: int | None) -> NodeState:
     found = sections(result.stdout)
     if not result.ok or "processes" not in found:
         return NodeState(name, exit_code, fault=result.problem or NO_ANSWER)
+    if "unread" in found and exit_code is None:
+        return NodeState(name, fault=UNREAD)
     numbers = {section: number for section, (_, number) in found.items()}
     owner = found["hidden"][0].strip().splitlines()[-1] if "hidden" in found else None
     return NodeState(

@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,7 +99,7 @@ def first_failure(
         if killed := _killed_rank(state.node, logs[state.node]):
             return killed
     if attempt.stopped.exists():
-        return Failure(failed[0].node, f"{read_json(attempt.stopped)['signal']}", stopped=True)
+        return Failure(failed[0].node, _signal(attempt), stopped=True)
     if accounts := attempt.rank_failures():
         return _silent_rank(accounts, record, logs) or _from_account(accounts[0], record, logs)
     node, code = failed[0].node, failed[0].exit_code
@@ -108,10 +109,18 @@ def first_failure(
     return Failure(node, error, log_tail=_without_epilogue(logs[node]))
 
 
+def _signal(attempt: AttemptDir) -> str:
+    with suppress(OSError, RunDirError, KeyError):
+        return str(read_json(attempt.stopped)["signal"])
+    return "a signal"
+
+
 def _earliest_first(attempt: AttemptDir, failed: Sequence[NodeState]) -> list[NodeState]:
     def ended_unix_s(state: NodeState) -> float:
-        path = attempt.node_exit(state.node)
-        return path.stat().st_mtime if path.exists() else math.inf
+        try:
+            return attempt.node_exit(state.node).stat().st_mtime
+        except OSError:
+            return math.inf
 
     return sorted(failed, key=ended_unix_s)
 

@@ -5,6 +5,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from soractl.processes.scan import NodeProcesses
 from soractl.processes.selection import Process
 from soractl.processes.stop import StopResult
 from soractl.remote.folding import fold_lines, fold_names, fold_pairs
+from soractl.remote.nodes import Node
 from soractl.runs.events import Event
 from soractl.runs.find import last_attempt, stage_of
 from soractl.runs.kill import Killed
@@ -28,6 +30,7 @@ from soractl.terminal.hints import to_type
 from soractl.terminal.lines import Verbatim
 from soractl.terminal.table import Table
 from soractl.terminal.text import span
+from trainer.atomic_files import RunDirError
 from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import RunDir
 
@@ -259,7 +262,9 @@ def next_lines(run: RunDir, failure: Failure) -> list[str]:
     if command is None or attempt is None:
         return []
     lines: list[str] = [Verbatim(f"next: `{command}`")]
-    left = [node for node in read_record(attempt).nodes if node.name not in failure.lost]
+    left: list[Node] = []
+    with suppress(OSError, RunDirError):  # the plan cannot be read any more
+        left = [node for node in read_record(attempt).nodes if node.name not in failure.lost]
     if failure.lost and left:
         without = resume_on(run.name, left)
         lines.append(Verbatim(f"without {fold_names(failure.lost)}: `{without}`"))

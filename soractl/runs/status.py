@@ -178,14 +178,18 @@ def _state_of_job(entry: QueueEntry | None, job_id: int) -> tuple[State, Failure
 
 
 def looks(run: RunDir, remote: Remote, every_s: float | None) -> Iterator[RunStatus]:
-    """One status, or one every so many seconds until the run has ended."""
+    """One status, or one every so many seconds until the run has ended.
+
+    A later look that fails, as on a shared folder whose server is busy, is made again.
+    """
     slurm = Slurm(remote)
-    while True:
-        status = read_status(run, remote, slurm)
-        yield status
-        if every_s is None or status.state in ("ended", "failed", "stopped"):
-            return
+    status = read_status(run, remote, slurm)
+    yield status
+    while every_s is not None and status.state not in ("ended", "failed", "stopped"):
         time.sleep(every_s)
+        with suppress(OSError, RunDirError):
+            status = read_status(run, remote, slurm)
+            yield status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +250,10 @@ def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
             return _asked_row(facts, read_status(run, remote))
     except SoractlError as error:  # its queue cannot be asked
         return RunRow(**facts, state="unknown", note=error.message)
-    except (OSError, RunDirError) as error:
+    except RunDirError as error:
         return RunRow(**facts, state="damaged", note=str(error))
+    except OSError as error:  # of the file system: the files may be as they should be
+        return RunRow(**facts, state="unknown", note=_in_words(error, run))
 
 
 def _row_without_answer(run: RunDir, fault: Fault) -> RunRow:
@@ -272,6 +278,13 @@ def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
         failure=failure,
         note="" if failure else "; ".join(notes),
     )
+
+
+def _in_words(error: OSError, run: RunDir) -> str:
+    if not error.filename:
+        return str(error)
+    path = str(error.filename).removeprefix(f"{run.path}/")
+    return f"{path} cannot be read: {error.strerror}"
 
 
 def _outcome_on_disk(attempt: AttemptDir, record: AttemptRecord) -> Outcome | None:

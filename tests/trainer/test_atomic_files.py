@@ -1,4 +1,5 @@
 import errno
+import os
 import threading
 from pathlib import Path
 
@@ -34,18 +35,19 @@ def test_json_that_is_no_object_is_refused(tmp_path):
         read_json(path)
 
 
-def test_a_file_that_was_replaced_on_its_server_is_opened_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_a_file_that_fails_for_a_moment_is_read_again(tmp_path, monkeypatch, code):
     file = tmp_path / "a.json"
     file.write_text('{"a": 1}')
-    errors = [OSError(errno.ESTALE, "Stale file handle")]
-    read_text = Path.read_text
+    errors = [OSError(code, os.strerror(code))] * 2
+    read_bytes = Path.read_bytes
 
-    def stale_once(self, *arguments, **options):
+    def failing_at_first(self):
         if errors:
             raise errors.pop()
-        return read_text(self, *arguments, **options)
+        return read_bytes(self)
 
-    monkeypatch.setattr(Path, "read_text", stale_once)  # no such file system can be mounted here
+    monkeypatch.setattr(Path, "read_bytes", failing_at_first)  # no such file system is here
     assert read_json(file) == {"a": 1}
 
 

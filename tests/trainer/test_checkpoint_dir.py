@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.making import make_manifest, publish_files
+from trainer.atomic_files import RunDirError
 from trainer.checkpoint_dir import Incomplete, read_checkpoint, superseded
 from trainer.manifest import MANIFEST
 from trainer.run_dir import create_run
@@ -76,6 +77,19 @@ def test_a_folder_that_is_not_complete_is_no_checkpoint_and_says_why(run, how, r
     assert list(run.incomplete()) == [bad.path]
     assert run.incomplete()[bad.path].startswith(reason)
     assert read_checkpoint(bad.path) == Incomplete(bad.path, run.incomplete()[bad.path])
+
+
+def test_what_cannot_be_read_is_neither_complete_nor_none(run):
+    older, newest = save(run, 0, 200), save(run, 0, 400)
+    (newest.path / MANIFEST).unlink()
+    (newest.path / MANIFEST).symlink_to(MANIFEST)  # fails to open, as on a server that is busy
+    why = f"{MANIFEST} cannot be read: Too many levels of symbolic links"
+    assert read_checkpoint(newest.path) == Incomplete(newest.path, why, is_unknown=True)
+    assert (run.checkpoints(), run.incomplete()) == ([older], {newest.path: why})
+    with pytest.raises(RunDirError, match="epoch0-global_step400 may be complete: "):
+        run.newest_checkpoint()
+    (newest.path / MANIFEST).unlink()
+    assert run.newest_checkpoint() == older
 
 
 def test_removal_leaves_nothing_under_the_name_even_after_a_crash_in_one(run):

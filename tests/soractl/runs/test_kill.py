@@ -14,7 +14,7 @@ from soractl.runs.kill import KillOptions, Target, kill, targets
 from soractl.runs.post_mortem import Failure, Outcome
 from trainer.atomic_files import write_json
 
-SLEEP = "print('up', flush=True)\ntime.sleep(60)"
+SLEEP = "print('up', flush=True)\ntime.sleep(600)"
 
 
 NONE_STOPPED = "interrupted: 0 processes of 007-stage2 stopped; what ignores TERM stays"
