@@ -1,19 +1,25 @@
 """States of an attempt's nodes: exit codes on disk, living processes on the nodes."""
 
 import shlex
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from soractl.errors import Fault, FaultKind
-from soractl.remote.fan_out import run_everywhere
+from soractl.remote.connections import Connections, Dialogue
+from soractl.remote.deadline import Deadline, DeadlinePassed
+from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script, sections
+from soractl.remote.ssh_command import SshFailure
 from soractl.runs.record import AttemptRecord
 from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
+SEPARATOR = "\x1f"  # in place of newlines, in an answer of one line
+ANSWERING = "while IFS= read -r _; do look | tr '\\n' '\\037'; echo; done"
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
 UNREAD = Fault(FaultKind.FAILED, "how it ended cannot be read there")
 
@@ -80,12 +86,64 @@ def ask_states(
     """States by the nodes' own answers."""
 
     def request(node: Node) -> Request:
-        exit_file = attempt.node_exit(node.name)
-        names = f"run_id={shlex.quote(record.run_id)}\nexit_file={shlex.quote(str(exit_file))}\n"
-        return Request(("sh", "-s"), names + script("soractl.runs", "look.sh"))
+        return Request(("sh", "-s"), _look(attempt, record, node))
 
     results = run_everywhere(record.nodes, request, remote, deadline_s=deadline_s)
     return [_state(result, _read_exit(attempt, result.node)) for result in results]
+
+
+class KeptLooks:
+    """The same again and again, by programs that stay on the nodes: no look starts one here.
+
+    For 24 nodes that is a tenth of the processor time. A program that is gone, or gives no answer,
+    is started anew at the next look.
+    """
+
+    def __init__(self, attempt: AttemptDir, record: AttemptRecord, remote: Connections) -> None:
+        self._attempt, self._record, self._remote = attempt, record, remote
+        self._dialogues: dict[str, Dialogue] = {}
+        self._locks = {node.name: threading.Lock() for node in record.nodes}
+
+    def __call__(self) -> list[NodeState]:
+        """States of all nodes now."""
+        return everywhere(
+            self._record.nodes,
+            self._ask,
+            lambda node, fault: NodeState(node.name, fault=fault),
+            deadline_s=LOOK_DEADLINE_S,
+        )
+
+    def close(self) -> None:
+        """End the programs."""
+        for name in list(self._dialogues):
+            self._dialogues.pop(name).close()
+
+    def _ask(self, node: Node) -> NodeState:
+        deadline = Deadline(LOOK_DEADLINE_S)
+        try:
+            with self._locks[node.name]:
+                dialogue = self._dialogues.get(node.name) or self._start(node, deadline)
+                line = dialogue.ask(b"", deadline.left())
+        except (SshFailure, DeadlinePassed) as failure:
+            if dialogue_now := self._dialogues.pop(node.name, None):
+                dialogue_now.close()
+            fault = Fault(FaultKind.UNREACHABLE, str(failure))
+            return NodeState(node.name, _read_exit(self._attempt, node), fault=fault)
+        text = line.decode(errors="replace").replace(SEPARATOR, "\n")
+        result = NodeResult(node, stdout=text, exit_code=0)
+        return _state(result, _read_exit(self._attempt, node))
+
+    def _start(self, node: Node, deadline: Deadline) -> Dialogue:
+        program = f"look() (\n{_look(self._attempt, self._record, node)})\n{ANSWERING}"
+        dialogue = self._remote.dialogue(node, ("sh", "-c", program), deadline.left())
+        self._dialogues[node.name] = dialogue
+        return dialogue
+
+
+def _look(attempt: AttemptDir, record: AttemptRecord, node: Node) -> str:
+    exit_file = attempt.node_exit(node.name)
+    names = f"run_id={shlex.quote(record.run_id)}\nexit_file={shlex.quote(str(exit_file))}\n"
+    return names + script("soractl.runs", "look.sh")
 
 
 def _read_exit(attempt: AttemptDir, node: Node) -> int | None:

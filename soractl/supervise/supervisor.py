@@ -3,7 +3,7 @@
 import errno
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 from soractl.cluster.settings import Cluster, SuperviseSettings
@@ -14,7 +14,9 @@ from soractl.processes.stop import StopResult
 from soractl.remote.folding import fold_names
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
+from soractl.runs.node_states import KeptLooks
 from soractl.runs.post_mortem import Failure, read_outcome, settle
+from soractl.runs.record import read_record
 from soractl.supervise.act import (
     GAVE_UP,
     Actor,
@@ -118,15 +120,17 @@ class Supervisor:
         if attempt is None:
             raise SoractlError(f"{self._run.name} never started", exit_code=6)
         while True:
+            looks = KeptLooks(attempt, read_record(attempt), self._actor.remote)
             watcher = Watcher(
                 self._run,
                 attempt,
-                self._actor.remote,
+                looks,
                 self._log,
                 look_every_s=self._timing.look_every_s,
                 second_sign=self._hooks.witness(attempt),
             )
-            verdict = self._watch(watcher)
+            with closing(looks):
+                verdict = self._watch(watcher)
             if verdict.state is State.FINISHED:
                 return self._finished(attempt, watcher, verdict)
             if not self._may_act:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from soractl.launch.node_watch import NodeWatch, Timing
-from soractl.remote.requests import Remote
 from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
-from soractl.runs.node_states import NodeState, ask_states
+from soractl.runs.node_states import NodeState
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
 from soractl.supervise.observe import Look, NodeLook
@@ -38,7 +37,7 @@ class Watcher:
         self,
         run: RunDir,
         attempt: AttemptDir,
-        remote: Remote,
+        ask: Callable[[], list[NodeState]],
         log: EventLog,
         *,
         look_every_s: float = 5.0,
@@ -50,9 +49,7 @@ class Watcher:
         head_log = attempt.node_log(self.record.nodes[0].name)
         self._reader = ProgressReader(run, head_log, attempt.number)
         timing = Timing(look_every_s=look_every_s, cut_off_s=float("inf"))
-        self.nodes = NodeWatch(
-            attempt, self.record, lambda: ask_states(attempt, self.record, remote), timing
-        )
+        self.nodes = NodeWatch(attempt, self.record, ask, timing)
         self._trainers = TrainerEvents(log, attempt)
         self._logs = _Logs(attempt, [node.name for node in self.record.nodes], self.record.ranks)
         self._stops = _Stops(run, attempt)
@@ -71,7 +68,7 @@ class Watcher:
     def look(self) -> Look:
         """What the attempt shows now, or that this machine cannot read the run's folder."""
         try:
-            self.attempt.plan.read_bytes()  # without it files that are not there mean nothing
+            self.attempt.plan.stat()  # without it files that are not there mean nothing
             return self._look()
         except OSError as error:
             fault = error.strerror or type(error).__name__

@@ -1,12 +1,16 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from soractl.errors import Fault, FaultKind
-from soractl.remote.nodes import Node
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult
 from soractl.remote.ssh_command import SshOptions
-from soractl.runs.node_states import NO_ANSWER, NodeState, ask_states, read_states
+from soractl.runs.node_states import NO_ANSWER, KeptLooks, NodeState, ask_states, read_states
 from soractl.runs.record import AttemptRecord
 from tests.soractl.runs.users import ask_as_nobody
 from trainer.run_dir import create_run
@@ -43,6 +47,54 @@ def test_each_node_says_its_processes_its_clock_and_how_it_ended_or_why_it_says_
         NodeState("n2", fault=NO_ANSWER),
         NodeState("n3", fault=Fault(FaultKind.UNREACHABLE, "no route")),
     ]
+
+
+@pytest.fixture(params=["local", "ssh"])
+def kept(request, tmp_path):
+    """Looks at one node by a program that stays there, and the attempt; its node has a process."""
+    server = request.getfixturevalue("sshd") if request.param == "ssh" else None
+    node = server.node if server else this_machine()
+    options = server.options if server else SshOptions()
+    attempt = create_run(tmp_path, "smoke").new_attempt()
+    record = AttemptRecord(str(attempt.path), (node,), (1,), options, 0.0)
+    with (
+        Connections(options) as remote,
+        subprocess.Popen(
+            ["sleep", "600"], env={**os.environ, "SORACTL_RUN_ID": record.run_id}
+        ) as process,
+    ):
+        looks = KeptLooks(attempt, record, remote)
+        looks.attempt, looks.node = attempt, node.name
+        looks.seen = 0 if server else 1  # the server has a process table of its own
+        yield looks
+        looks.close()
+        process.kill()
+
+
+def test_a_program_that_stays_on_a_node_is_asked_again_and_again(kept):
+    for _ in range(3):
+        [state] = kept()
+        assert (state.fault, state.processes, state.exit_code) == (None, kept.seen, None)
+    [dialogue] = kept._dialogues.values()
+    kept.attempt.node_exit(kept.node).write_text("3")
+    [state] = kept()
+    assert (state.exit_code, state.processes) == (3, kept.seen)
+    assert list(kept._dialogues.values()) == [dialogue]
+
+
+def test_a_program_that_is_gone_is_a_fault_once_and_started_anew(kept):
+    kept()
+    kept._dialogues[kept.node].close()
+    [state] = kept()
+    assert state.fault.kind is FaultKind.UNREACHABLE
+    [state] = kept()
+    assert (state.fault, state.processes) == (None, kept.seen)
+
+
+def test_two_who_ask_at_once_each_get_an_answer_of_their_own(kept):
+    with ThreadPoolExecutor(4) as pool:
+        answers = [found.result() for found in [pool.submit(kept) for _ in range(4)]]
+    assert [state.processes for [state] in answers] == [kept.seen] * 4
 
 
 def test_on_disk_alone_only_exit_codes_are_known_and_half_a_file_is_none(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 from soractl.errors import Fault, FaultKind
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import EventKind, EventLog, read_events
+from soractl.runs.node_states import ask_states
+from soractl.runs.record import read_record
 from soractl.supervise.watch import Watcher
 from trainer.atomic_files import append_jsonl, write_json
 from trainer.run_dir import create_run
@@ -38,7 +40,11 @@ def watcher(run):
         return NodeResult(node, stdout=text, exit_code=0)
 
     log = EventLog(run, "supervisor")
-    watcher = Watcher(run, run.attempts()[0], remote, log, look_every_s=0.0)
+    attempt = run.attempts()[0]
+    record = read_record(attempt)
+    watcher = Watcher(
+        run, attempt, lambda: ask_states(attempt, record, remote), log, look_every_s=0.0
+    )
     watcher.silent = set()
     return watcher
 
