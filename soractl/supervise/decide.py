@@ -184,7 +184,7 @@ def cause_of(state: State, failure: Failure, found: Explanation) -> Cause:
     return Cause(
         state.value,
         found.kind,
-        text=words if rank is None else f"rank {rank}: {words}",
+        text=words if rank is None or words.startswith("rank ") else f"rank {rank}: {words}",
         node=found.suspect,
         fingerprint=found.fingerprint,
         name=found.cause if found.root else "",

@@ -47,8 +47,8 @@ def start(workplace):
 def supervise():
     """Supervise a run to its end, which is the exit code."""
 
-    def to_the_end(run, **more):
-        settings = SuperviseSettings(most_starts=9)
+    def to_the_end(run, *, most_starts=9, **more):
+        settings = SuperviseSettings(most_starts=most_starts)
         lease = Lease(run.supervisor)
         assert lease.take()
         with Connections() as remote:

@@ -10,7 +10,7 @@ from soractl.runs import kill as killing
 from soractl.runs.events import read_events
 from soractl.supervise.lease import Lease, LeaseLostError, read_holder
 from soractl.supervise.supervisor import Found, Hooks
-from trainer.atomic_files import read_json
+from trainer.atomic_files import read_json, write_json
 
 
 def story(run):
@@ -78,6 +78,73 @@ def test_the_same_error_at_the_same_step_twice_is_given_up(start, supervise):
     assert story(run)[-1] == ("gave up", 2)
     assert read_events(run)[-1].text == "twice the same at step 2: rank 0: ValueError: no"
     assert read_holder(run.supervisor).state == "given up"
+
+
+ACCOUNT = """
+    from trainer.atomic_files import write_json
+    train(1, 6)
+    write_json(attempt.rank_failure(0), {{"rank": 0, "node": "x", "error": {words!r},
+        "remedy": None, "traceback": {trace!r}, "time_unix_s": time.time()}})
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "trace", "reason"),
+    [
+        ("OSError: [Errno 28] No space left on device", "Traceback", "the disk is full: "),
+        ("GatedRepoError: 401 Client Error", "Traceback", "no restart cures this: "),
+        ("optim.lr: expected a number above 0", None, "no restart cures this: "),
+    ],
+    ids=["full disk", "authentication", "bad settings"],
+)
+def test_what_no_restart_cures_ends_with_93_after_one_attempt(
+    start, supervise, words, trace, reason
+):
+    run = start("", code=ACCOUNT.format(words=words, trace=trace))
+    assert supervise(run) == 93
+    assert len(run.attempts()) == 1
+    assert read_events(run)[-1].text == f"{reason}rank 0: {words}"
+
+
+def test_three_attempts_without_a_new_checkpoint_end_with_93(start, supervise):
+    run = start("", code="train(attempt.number, 9); sys.exit(1)")
+    assert supervise(run) == 93
+    assert read_events(run)[-1].text == "no new complete checkpoint in 3 attempts"
+
+
+def test_too_many_starts_in_half_an_hour_end_with_93(start, supervise):
+    code = "train(attempt.number, 9); save(attempt.number); train(attempt.number, 9); sys.exit(1)"
+    run = start("", code=code)
+    assert supervise(run, most_starts=3) == 93
+    assert read_events(run)[-1].text == "3 starts within 30 minutes"
+
+
+def test_a_hang_in_one_collective_at_one_step_twice_ends_with_93(start, supervise):
+    run = start("", code="train(2, 6); time.sleep(600)")
+
+    def evidence(watcher, verdict):
+        """Its number begins again with each attempt."""
+        number = 40 + watcher.attempt.number
+        folder = watcher.attempt.evidence / "20261130T010000Z"
+        folder.mkdir(parents=True)
+        found = {
+            "kind": "lagging",
+            "ranks": [0],
+            "nodes": ["n1"],
+            "where": [],
+            "text": f"rank 0 on n1 never entered all_reduce {number} of the default group",
+            "collective": {"name": "all_reduce", "number": number, "description": "default_pg"},
+        }
+        write_json(folder / "verdict.json", {"verdict": found, "step": 2})
+        write_json(folder / "manifest.json", {})
+        return Found(path=str(folder), text=found["text"])
+
+    assert supervise(run, hooks=Hooks(evidence=evidence)) == 93
+    assert len(run.attempts()) == 2
+    assert read_events(run)[-1].text == (
+        "twice the same at step 2: rank 0 on n1 never entered all_reduce 42 of the default group"
+    )
 
 
 def test_what_settings_caused_is_given_up_at_once(start, supervise):
