@@ -17,6 +17,7 @@ from soractl.evaluation import commands as evaluation_commands
 from soractl.gallery import commands as gallery_commands
 from soractl.health import commands as health_commands
 from soractl.launch import commands as launch_commands
+from soractl.monitor import commands as monitor_commands
 from soractl.nccl import commands as nccl_commands
 from soractl.runs import commands as run_commands
 from soractl.stages import commands as stage_commands
@@ -36,6 +37,7 @@ SECTIONS = {
         "events",
         "report",
         "nodes",
+        "monitor",
         "gpus",
         "clock",
         "exec",
@@ -82,6 +84,7 @@ for room in (
     cluster_commands,
     health_commands,
     sync_commands,
+    monitor_commands,
     evaluation_commands,
     gallery_commands,
 ):

@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.gallery.contents import gallery_of, page, script
+from soractl.web.guard import LOOPBACK, headers, is_own_host
 from trainer.run_dir import RunDir
 
-ADDRESS = "127.0.0.1"
 # Nothing but this server, though names from a folder were to hold a program.
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
-    "img-src 'self'; media-src 'self'; frame-ancestors 'none'; base-uri 'none'"
+    "img-src 'self'; media-src 'self'"
 )
 _KINDS = {".mp4": "video/mp4", ".png": "image/png"}
 _PART = r"[^/\\]+"
@@ -50,10 +50,10 @@ def gallery_server(runs: Sequence[RunDir], port: int) -> http.server.ThreadingHT
     """A server of the gallery on 127.0.0.1; 0 takes a free port. SoractlError if it is taken."""
     handler = partial(_Handler, Data(runs))
     try:
-        return http.server.ThreadingHTTPServer((ADDRESS, port), handler)
+        return http.server.ThreadingHTTPServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:
         raise SoractlError(
-            f"port {port} of {ADDRESS} cannot be used: {error}",
+            f"port {port} of {LOOPBACK} cannot be used: {error}",
             hint="--serve 0 takes a free port",
             exit_code=ExitCode.REFUSED,
         ) from None
@@ -61,7 +61,7 @@ def gallery_server(runs: Sequence[RunDir], port: int) -> http.server.ThreadingHT
 
 def url_of(server: http.server.ThreadingHTTPServer) -> str:
     """The page's address."""
-    return f"http://{ADDRESS}:{server.server_address[1]}/"
+    return f"http://{LOOPBACK}:{server.server_address[1]}/"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -73,7 +73,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the page, its data, a video or a poster; anything else is not here."""
-        if not self._is_for_us():
+        if not is_own_host(self.headers.get("Host")):
             self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
         elif (path := self.path.partition("?")[0]) == "/":
             self._send(page().encode(), "text/html; charset=utf-8")
@@ -86,11 +86,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: the terminal is the operator's."""
-
-    def _is_for_us(self) -> bool:
-        """False if another site's page has its own name point to this machine."""
-        port = self.connection.getsockname()[1]
-        return self.headers.get("Host") in (f"{ADDRESS}:{port}", f"localhost:{port}")
 
     def _video(self, path: str) -> Path | None:
         """A file that a result names, and no other."""
@@ -136,15 +131,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         more: Mapping[str, str] | None = None,
     ) -> None:
         self.send_response(status)
-        headers = {
+        of_content = {
             "Content-Type": kind,
             "Content-Length": str(len(content)),
             "Accept-Ranges": "bytes",
-            "Cache-Control": "no-cache",
-            "Content-Security-Policy": POLICY,
-            "X-Content-Type-Options": "nosniff",
         }
-        for name, value in {**headers, **(more or {})}.items():
+        for name, value in {**headers(POLICY), **of_content, **(more or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)

@@ -1,0 +1,154 @@
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+
+import pytest
+from aiohttp import web
+
+from soractl.errors import SoractlError
+from soractl.monitor import server
+
+
+def answers():
+    def page(_):
+        return web.Response(text="the page", content_type="text/html")
+
+    def window(request):
+        return web.json_response({"begin": float(request.query["begin"])})
+
+    return {"/": page, "/window": window}
+
+
+@pytest.fixture
+def start():
+    """Starts a server; ends it after the test."""
+    serving = []
+
+    def start(address="127.0.0.1", token=None, feed=None):
+        application = server.page_application(answers(), feed or server.Feed(), address, token)
+        serving.append(server.Server(application, address, 0))
+        return serving[-1].start()
+
+    yield start
+    for one in serving:
+        one.stop()
+
+
+def ask(port, path="/", method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, headers={"Host": "localhost", **headers})
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer, body
+
+
+@contextlib.contextmanager
+def listening(port):
+    """A stream of events."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", "/live", headers={"Host": "localhost"})
+    with contextlib.closing(connection), connection.getresponse() as stream:
+        yield stream
+
+
+def test_the_page_is_answered_with_its_policy_and_no_right_for_other_sites(start):
+    answer, body = ask(start())
+    assert (answer.status, body) == (200, "the page")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_a_name_that_was_pointed_to_this_machine_is_refused(start):
+    port = start()
+    for path in ("/", "/live", "/window?begin=1", "/nothing"):
+        answer, body = ask(port, path, Host="evil.example")
+        assert (answer.status, body) == (421, "misdirected request")
+    assert ask(port, Host=f"127.0.0.1:{port + 1}")[0].status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_no_command_is_taken(start, method):
+    assert ask(start(), "/", method)[0].status == 405
+
+
+def test_what_is_not_there_is_404_and_a_bad_question_400(start):
+    port = start()
+    assert ask(port, "/../etc/passwd")[0].status == 404
+    assert ask(port, "/window?begin=x")[0].status == 400
+    assert json.loads(ask(port, "/window?begin=2")[1]) == {"begin": 2.0}
+
+
+def test_beyond_this_machine_a_token_is_asked_for_and_kept_in_a_cookie(start):
+    port = start("0.0.0.0", token="secret")
+    assert ask(port)[0].status == 403
+    assert ask(port, "/?token=wrong")[0].status == 403
+    assert ask(port, "/live")[0].status == 403
+    answer, _ = ask(port, "/?token=secret")
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert ask(port, Cookie=cookie.partition(";")[0])[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "needed"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("n1", True)]
+)
+def test_only_loopback_needs_no_token(address, needed):
+    assert server.needs_token(address) == needed
+
+
+def test_events_reach_everyone_who_listens(start):
+    feed = server.Feed()
+    port = start(feed=feed)
+    with listening(port) as first, listening(port) as second:
+        assert first.headers["Content-Type"] == "text/event-stream"
+        feed.publish({"step": 1})
+        assert [stream.readline() for stream in (first, second)] == [b'data: {"step":1}\n'] * 2
+
+
+def test_a_slow_reader_loses_the_oldest_events(start):
+    feed = server.Feed()
+    feed.loop = type("Loop", (), {"call_soon_threadsafe": lambda _, call, text: call(text)})()
+    waiting = asyncio.Queue(server.BACKLOG)
+    feed._queues.add(waiting)
+    for number in range(10):
+        feed.publish({"n": number})
+    assert [waiting.get_nowait() for _ in range(server.BACKLOG)] == [
+        '{"n":7}',
+        '{"n":8}',
+        '{"n":9}',
+    ]
+
+
+def test_a_port_that_is_taken_is_an_error_with_a_remedy():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        application = server.page_application(answers(), server.Feed(), "127.0.0.1", None)
+        with pytest.raises(SoractlError, match=f"port {port} of 127.0.0.1") as error:
+            server.Server(application, "127.0.0.1", port).start()
+    assert error.value.exit_code == 5
+
+
+def test_the_metrics_of_prometheus_stand_at_one_path():
+    serving = server.Server(server.metrics_application(lambda: "up 1\n"), "127.0.0.1", 0)
+    port = serving.start()
+    answer, body = ask(port, "/metrics")
+    assert (answer.status, body) == (200, "up 1\n")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert ask(port, "/")[0].status == 404
+    serving.stop()
+
+
+def test_an_end_closes_open_streams():
+    application = server.page_application(answers(), server.Feed(), "127.0.0.1", None)
+    serving = server.Server(application, "127.0.0.1", 0)
+    with listening(serving.start()) as stream:
+        serving.stop()
+        with pytest.raises(http.client.IncompleteRead):
+            stream.read()
