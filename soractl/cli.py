@@ -11,6 +11,7 @@ from soractl.checkpoints import commands as checkpoint_commands
 from soractl.cluster import commands as cluster_commands
 from soractl.data import commands as data_commands
 from soractl.diagnosis import commands as diagnosis_commands
+from soractl.doctor import commands as doctor_commands
 from soractl.errors import ExitCode, Interrupted, SoractlError
 from soractl.estimate import commands as estimate_commands
 from soractl.evaluation import commands as evaluation_commands
@@ -27,7 +28,7 @@ from soractl.sync import commands as sync_commands
 UsageError: Any = typer.BadParameter.__base__  # Typer exports no other name of it
 
 SECTIONS = {
-    "Before training": ("config", "data", "env", "health", "estimate"),
+    "Before training": ("config", "data", "env", "doctor", "health", "estimate"),
     "Run": ("launch", "resume", "stop", "kill", "supervise"),
     "Watch": (
         "status",
@@ -82,6 +83,7 @@ for room in (
     run_commands,
     diagnosis_commands,
     cluster_commands,
+    doctor_commands,
     health_commands,
     sync_commands,
     monitor_commands,

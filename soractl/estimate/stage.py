@@ -128,10 +128,15 @@ def estimate_of(
         )
         * _LATENT_BYTES,
         captions=int(assignment.counts.sum()) * CAPTION_BYTES,
-        checkpoint=network.parameters * _CHECKPOINT_BYTES,
+        checkpoint=checkpoint_bytes(settings),
         source=found.source if found else None,
         factor=speeds.factor,
     )
+
+
+def checkpoint_bytes(settings: TrainConfig) -> int:
+    """Bytes of one checkpoint."""
+    return NETWORKS[settings.model.arch].parameters * _CHECKPOINT_BYTES
 
 
 def gpu_and_runs(name: str | None, runs: str) -> tuple[GpuRates, Path | None]:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, get_args
 
@@ -41,7 +41,8 @@ class Seen:
     item: str
     fields: Mapping[str, str]
     facts: Facts
-    most: str | None = None  # what most of the fleet have
+    most: str | None = None  # what most of the fleet have, or what was recorded of it
+    basis: str = "most have"
 
     def also(self, name: str) -> str:
         """Another field of the same thing; Unreadable without it."""
@@ -51,6 +52,7 @@ class Seen:
         return value
 
 
+Values = Mapping[str, str | None]  # of a check's field, by name of the thing or under ''
 Rule = Callable[[Seen], str]
 """A judge: the reason against a value, or '' where it is good; Unreadable where that is open."""
 
@@ -68,7 +70,7 @@ class Check:
     id: str
     of: str  # kind of thing, as the probe prints it; one that a node lacks is not judged
     field: str
-    title: str
+    title: str  # '': the rule's reason is a sentence of its own
     rule: Rule
     remedy: str
     level: Level = Level.BAD  # of a value that is not good
@@ -88,13 +90,25 @@ class Finding:
     reason: str = ""
 
 
-def judge(check: Check, facts: Facts, most: Mapping[str, str | None]) -> Iterator[Finding]:
-    """A finding for each thing; none where the node has no such thing."""
+def judge(
+    check: Check,
+    facts: Facts,
+    most: Values,
+    recorded: Values | None = None,
+    basis: str = "recorded was",
+) -> Iterator[Finding]:
+    """A finding for each thing; none where the node has no such thing.
+
+    What was recorded of a thing comes before what most have.
+    """
     if check.of in facts.missing:
         yield Finding(check, Level.UNKNOWN, reason=facts.missing[check.of])
     for item, fields in facts.of(check.of).items():
         value = fields.get(check.field, "?")
-        seen = Seen(value, item, fields, facts, most.get(item if check.by_name else ""))
+        name = item if check.by_name else ""
+        seen = Seen(value, item, fields, facts, most.get(name))
+        if recorded and name in recorded:
+            seen = replace(seen, most=recorded[name], basis=basis)
         if (finding := _judge(check, seen)) is not None:
             yield finding
 
@@ -109,7 +123,8 @@ def _judge(check: Check, seen: Seen) -> Finding | None:
     except Unreadable as unreadable:
         return Finding(check, Level.UNKNOWN, seen.item, str(unreadable))
     if reason:
-        return Finding(check, check.level, seen.item, f"{check.title}: {reason}")
+        sentence = f"{check.title}: {reason}" if check.title else reason
+        return Finding(check, check.level, seen.item, sentence)
     return Finding(check, Level.GOOD, seen.item)
 
 
@@ -190,7 +205,14 @@ def same(seen: Seen) -> str:
     """The value that most of the fleet have."""
     if seen.most is None:
         raise Unreadable("nodes differ, and no value has a majority")
-    return "" if seen.value == seen.most else f"{seen.value}, most have {seen.most}"
+    return "" if seen.value == seen.most else f"{seen.value}, {seen.basis} {seen.most}"
+
+
+def alike(seen: Seen) -> str:
+    """The same as on the other nodes; where no value has a majority, all of them are wrong."""
+    if seen.most is None:
+        return f"{seen.value}, and nodes differ"
+    return same(seen)
 
 
 def near_most(percent: float) -> Rule:
@@ -201,7 +223,7 @@ def near_most(percent: float) -> Rule:
             raise Unreadable("nodes differ, and no value has a majority")
         wanted = number(seen.most)
         is_near = abs(number(seen.value) - wanted) <= wanted * percent / 100
-        return "" if is_near else f"{seen.value}, most have {seen.most}"
+        return "" if is_near else f"{seen.value}, {seen.basis} {seen.most}"
 
     return rule
 

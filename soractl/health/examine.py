@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from soractl.cluster import settings as cluster
 from soractl.cluster.settings import Silence
 from soractl.errors import ExitCode, Fault, FaultKind, SoractlError, exit_code_of
-from soractl.health import checks_gpu, checks_network, checks_system
-from soractl.health.check import Check, Context, Finding, Level, judge, majority
+from soractl.health import checks_gpu, checks_launch, checks_network, checks_system
+from soractl.health.check import Check, Context, Finding, Level, Values, judge, majority
 from soractl.health.facts import Facts, parse
 from soractl.remote.connections import Connections
 from soractl.remote.fan_out import run_everywhere
@@ -20,6 +20,18 @@ from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script
 
 CHECKS: tuple[Check, ...] = (*checks_gpu.CHECKS, *checks_network.CHECKS, *checks_system.CHECKS)
+SILENCEABLE = (*CHECKS, *checks_launch.CHECKS)
+Fleet = Mapping[str, Values]  # values by check
+
+
+@dataclass(frozen=True)
+class NodeAnswer:
+    """What is known of a node, or the fault that hides it."""
+
+    node: Node
+    facts: Facts | None = None
+    fault: Fault | None = None
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def choose(only: Sequence[str], skip: Sequence[str], context: Context) -> tuple[
     SoractlError for a name that no check has.
     """
     for name in (*only, *skip):
-        _known(name)
+        _known(name, CHECKS)
     return tuple(
         check
         for check in CHECKS
@@ -88,57 +100,71 @@ def check_health(
     muted, notes = silences(settings.health.silence, date.today())
     began = time.monotonic()
     with Connections(settings.ssh) as remote:
-        results = probe(source.nodes, remote, deadline_s=deadline_s)
-    rows = judge_nodes(results, checks, muted)
+        answers = probe(source.nodes, remote, deadline_s=deadline_s)
+    rows = judge_nodes(answers, checks, muted)
     return Health(source, tuple(rows), tuple(checks), notes, time.monotonic() - began)
 
 
-def probe(nodes: Sequence[Node], remote: Remote, *, deadline_s: float) -> list[NodeResult]:
+def probe(nodes: Sequence[Node], remote: Remote, *, deadline_s: float) -> list[NodeAnswer]:
     """Answers of `probe.sh` of all nodes, in one round trip each."""
     # Less than the deadline, so that the node itself can say that nvidia-smi hangs.
     limit_s = f"{deadline_s * 0.7:.1f}"
     request = Request(("sh", "-s", "--", limit_s), script("soractl.health", "probe.sh"))
-    return run_everywhere(nodes, lambda _: request, remote, deadline_s=deadline_s)
+    results = run_everywhere(nodes, lambda _: request, remote, deadline_s=deadline_s)
+    return [answer_of(result) for result in results]
 
 
 Muted = Callable[[Check, str], str | None]
 
 
+def answer_of(result: NodeResult) -> NodeAnswer:
+    """Facts of a node, be its answer whole or cut short."""
+    if "=== facts " in result.stdout or "=== nvidia " in result.stdout:
+        return NodeAnswer(result.node, parse(result.stdout), elapsed_s=result.elapsed_s)
+    fault = result.problem or Fault(FaultKind.FAILED, "the node's shell printed no facts")
+    return NodeAnswer(result.node, fault=fault, elapsed_s=result.elapsed_s)
+
+
 def judge_nodes(
-    results: Sequence[NodeResult], checks: Sequence[Check], muted: Muted = lambda *_: None
+    answers: Sequence[NodeAnswer],
+    checks: Sequence[Check],
+    muted: Muted = lambda *_: None,
+    recorded: Fleet | None = None,
+    basis: str = "recorded was",
 ) -> list[NodeHealth]:
-    """A row for each node; what most nodes have is reckoned from all that answered."""
-    facts = {result.node: parse(result.stdout) for result in results if _answered(result)}
-    most = {check.id: majority(check, list(facts.values())) for check in checks}
-    return [_row(result, facts.get(result.node), checks, most, muted) for result in results]
+    """A row for each node.
+
+    What most nodes have is reckoned from all that answered; what was recorded comes before it.
+    """
+    facts = [answer.facts for answer in answers if answer.facts]
+    most = {check.id: majority(check, facts) for check in checks}
+
+    def findings(check: Check, facts: Facts) -> Iterator[Finding]:
+        return judge(check, facts, most[check.id], (recorded or {}).get(check.id), basis)
+
+    return [_row(answer, checks, findings, muted) for answer in answers]
 
 
 def _row(
-    result: NodeResult,
-    facts: Facts | None,
+    answer: NodeAnswer,
     checks: Sequence[Check],
-    most: Mapping[str, Mapping[str, str | None]],
+    findings: Callable[[Check, Facts], Iterator[Finding]],
     muted: Muted,
 ) -> NodeHealth:
-    if facts is None:
-        printed = result.problem or Fault(FaultKind.FAILED, "the node's shell printed no facts")
-        return NodeHealth(result.node, fault=printed, elapsed_s=result.elapsed_s)
+    if answer.facts is None:
+        return NodeHealth(answer.node, fault=answer.fault, elapsed_s=answer.elapsed_s)
     counted: list[Finding] = []
     silenced: list[tuple[Finding, str]] = []
     for check in checks:
-        reason = muted(check, result.node.name)
-        for finding in judge(check, facts, most[check.id]):
+        reason = muted(check, answer.node.name)
+        for finding in findings(check, answer.facts):
             if reason is None or finding.level is Level.GOOD:
                 counted.append(finding)
             else:
                 silenced.append((finding, reason))
     return NodeHealth(
-        result.node, tuple(counted), tuple(silenced), elapsed_s=result.elapsed_s
+        answer.node, tuple(counted), tuple(silenced), elapsed_s=answer.elapsed_s
     )  # fmt: skip
-
-
-def _answered(result: NodeResult) -> bool:
-    return "=== facts " in result.stdout or "=== nvidia " in result.stdout
 
 
 def silences(found: Mapping[str, Silence], today: date) -> tuple[Muted, tuple[str, ...]]:
@@ -150,7 +176,7 @@ def silences(found: Mapping[str, Silence], today: date) -> tuple[Muted, tuple[st
     in_force: list[tuple[str, str, str]] = []
     for key, silence in found.items():
         name, _, nodes = key.partition("@")
-        _known(name)
+        _known(name, SILENCEABLE)
         if not silence.reason:
             raise SoractlError(f"[health] silence of {key} has no reason", hint='reason = "..."')
         if silence.until and silence.until < today:
@@ -177,14 +203,11 @@ def _is(check: Check, name: str) -> bool:
     return fnmatchcase(check.id, name) or check.id.startswith(f"{name}.")
 
 
-def _known(name: str) -> None:
-    if any(_is(check, name) for check in CHECKS):
+def _known(name: str, checks: Sequence[Check]) -> None:
+    if any(_is(check, name) for check in checks):
         return
-    ids = [check.id for check in CHECKS]
-    near = get_close_matches(name, [*ids, *_kinds()], 1)
+    ids = [check.id for check in checks]
+    kinds = dict.fromkeys(one.partition(".")[0] for one in ids)
+    near = get_close_matches(name, [*ids, *kinds], 1)
     hint = f"did you mean {near[0]}?" if near else "`soractl health --list` names them"
     raise SoractlError(f"no check {name}", hint=hint)
-
-
-def _kinds() -> Iterator[str]:
-    return iter(dict.fromkeys(check.id.partition(".")[0] for check in CHECKS))

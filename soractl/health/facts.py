@@ -45,12 +45,13 @@ class Facts:
 
 
 def parse(answer: str) -> Facts:
-    """The answer of `probe.sh`, be it whole or cut short."""
+    """The answer of `probe.sh`, and of `launch/probe.py` with it, be it whole or cut short."""
     found = sections(answer)
     items: dict[str, dict[str, dict[str, str]]] = {}
     missing: dict[str, str] = {}
-    for kind, item, name, value in _facts(found.get("facts", ("", 0))[0]):
-        items.setdefault(kind, {}).setdefault(item, {})[name] = value
+    for section in ("facts", "launch"):  # the second by launch/probe.py, where it is asked too
+        for kind, item, name, value in _facts(found.get(section, ("", 0))[0]):
+            items.setdefault(kind, {}).setdefault(item, {})[name] = value
     for section in ("space", "inodes"):
         for folder, percent in _disks(found.get(section, ("", 0))[0]):
             items.setdefault("disk", {}).setdefault(folder, {})[section] = percent

@@ -154,12 +154,13 @@ def _folded(found: Health, level: Level) -> dict[tuple[str, str], list[str]]:
     """Names of nodes by check and reason; what is unknown for one reason is one entry."""
     same: dict[tuple[str, str], list[str]] = {}
     for row in found.rows:
-        for key in _of_node(row, level):
+        for key in sentences(row, level):
             same.setdefault(key, []).append(row.node.name)
     return same
 
 
-def _of_node(row: NodeHealth, level: Level) -> Iterator[tuple[str, str]]:
+def sentences(row: NodeHealth, level: Level) -> Iterator[tuple[str, str]]:
+    """Checks and a sentence for each finding of a level; equal ones of several things are one."""
     items: dict[tuple[str, str], list[Finding]] = {}
     for finding in row.findings:
         if finding.level is level:

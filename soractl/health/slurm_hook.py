@@ -57,8 +57,8 @@ def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
     muted, _ = silences(cluster.load(hostfile)[0].health.silence, date.today())
     checks = choose((), (), CONTEXT[hook])
     with Connections() as remote:
-        results = probe([Node(name, local=True)], remote, deadline_s=PROBE_S)
-        [row] = judge_nodes(results, checks, muted)
+        answers = probe([Node(name, local=True)], remote, deadline_s=PROBE_S)
+        [row] = judge_nodes(answers, checks, muted)
         bad = bad_checks(row)
         if hook == "hcprogram" or bad:
             slurm = Slurm(remote)

@@ -1,53 +1,68 @@
 """Preflight: facts of every node before anything is started there, and the faults in them."""
 
-import json
+import shlex
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from soractl.cluster.gpus import BUSY_BYTES, NodeGpus, read_gpus
-from soractl.errors import ExitCode, Fault, FaultKind, SoractlError, raise_if_interrupted
+from soractl.errors import ExitCode, FaultKind, SoractlError, raise_if_interrupted
+from soractl.health import checks_launch
+from soractl.health.check import Finding, Level, majority
+from soractl.health.checks_launch import INSTALL
+from soractl.health.examine import (
+    Muted,
+    NodeAnswer,
+    NodeHealth,
+    answer_of,
+    choose,
+    judge_nodes,
+    silences,
+)
+from soractl.health.facts import Facts
+from soractl.health.health_report import sentences
 from soractl.launch.plan import TRAIN_SCRIPT, LaunchPlan, NodePlan
 from soractl.launch.prepare import Prepared
 from soractl.remote.fan_out import everywhere
 from soractl.remote.folding import fold_lines, fold_names
-from soractl.remote.nodes import Node
-from soractl.remote.requests import Remote, Request
-from soractl.remote.scripts import python, script, variables
+from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import quick_python, script, sections, variables
 from soractl.runs.lost_nodes import resume_on
 from soractl.terminal import text
 
 DEADLINE_S = 20.0
-MIN_FREE_BYTES = 2**30
-MIN_SHARED_MEMORY_BYTES = 2**24  # ranks and their loaders pass data through it
-MAX_CLOCK_OFFSET_S = 2.0
 PACKAGES = ("torch", "colossalai")
-INSTALL = "`pip install 'soractl[train]'` and then `pip install --no-deps colossalai==0.5.0`"
 LOST = (FaultKind.UNREACHABLE, FaultKind.DEADLINE)
-CLOCK = Request(("date", "+%s.%N"))
 READY = script("soractl.launch", "ready.sh")
 PROBE = script("soractl.launch", "probe.py")
+HEALTH = script("soractl.health", "probe.sh")
+CHECKS = (*choose((), (), "launch"), *checks_launch.CHECKS)
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+# Of the hardware only what ranks surely fail on is in the way of a start; the rest is noted.
+REFUSING = {check.id for check in checks_launch.CHECKS if check.level is Level.BAD} | {
+    *("gpu.driver", "gpu.answers", "gpu.on_bus", "gpu.remap_pending", "gpu.remap_failed"),
+    *("gpu.unrepairable", "gpu.recovery", "gpu.compute_mode", "gpu.nvlink_down"),
+    *("gpu.fabric", "gpu.fabric_status", "gpu.fabric_manager"),
+}
 
-
-@dataclass(frozen=True)
-class NodeFacts:
-    """What a node answered, or why it did not."""
-
-    node: Node
-    fault: Fault | None = None
-    marker: str | None = None  # what it reads in a file that was written here just now
-    head_addresses: tuple[str, ...] = ()
-    port_is_free: bool = True
-    machine: str | None = None  # the same for two names of one machine
-    can_write: bool = True  # to the folder of runs
-    free_bytes: int | None = None  # where the runs lie
-    shared_memory_free_bytes: int | None = None  # in /dev/shm
-    versions: Mapping[str, str | None] = field(default_factory=dict)
-    clock_offset_s: float = 0.0  # the part of it that is certain; positive: ahead of this machine
-    used: str | None = None  # by another run: a sentence
+# What a node runs: the answer of each part waits in a pipe until the one before it is whole.
+ASK = """\
+stamp() { date +%s.%N; printf '=== %s 0\\n' "$1"; }
+stamp arrived
+sh -c @HEALTH sh @LIMIT < /dev/null | {
+  sh -c @LAUNCH 2>&1 < /dev/null
+  printf '\\n=== launch %s\\n' $?
+  sh -c @PLACES 2>&1 < /dev/null
+  printf '\\n=== places %s\\n' $?
+  cat
+}
+stamp left
+"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,18 @@ class Findings:
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of the nodes of a plan."""
+
+    plan: LaunchPlan
+    marker: Path  # a file that was written here just now
+    places: bool = True  # also whether another run uses the GPUs
+    beside: Mapping[str, Any] | None = None  # more of what launch/probe.py answers
+    facts: Mapping[str, str] | None = None  # what is known here, for each node
+    deadline_s: float = DEADLINE_S
 
 
 def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> Sequence[str]:
@@ -82,20 +109,21 @@ def check(prepared: Prepared, remote: Remote, *, force: bool = False) -> Sequenc
 
 def examine(plan: LaunchPlan, remote: Remote) -> Findings:
     """Findings of all nodes; Interrupted at Ctrl-C."""
+    muted, ended = silences(plan.cluster.health.silence, date.today())
     try:
-        with _marker(plan.run.parent) as marker:
-            facts = ask(plan, marker, remote)
+        with marker_in(plan.run.parent) as marker:
+            answers = ask(Asked(plan, marker), remote)
     except OSError as error:
         return Findings((str(cannot_write(plan.run.parent, error)),))
-    raise_if_interrupted((node.fault for node in facts), "nothing was started")
-    faults = list(judge(plan, facts, marker.name))
+    raise_if_interrupted((answer.fault for answer in answers), "nothing was started")
+    faults, notes = judge(plan, answers, muted)
     if not faults:
         nodes = [node.node for node in plan.nodes]
         rows = read_gpus(nodes, remote, deadline_s=DEADLINE_S)
         raise_if_interrupted((row.fault for row in rows), "nothing was started")
-        faults = list(judge_gpus(plan, rows))
-    hint = hint_of(plan, facts) if faults else None
-    return Findings(tuple(faults), tuple(judge_clocks(facts)), hint)
+        faults = judge_gpus(plan, rows)
+    hint = hint_of(plan, answers) if faults else None
+    return Findings(tuple(faults), (*notes, *ended), hint)
 
 
 def unfit_to_join(plan: LaunchPlan, remote: Remote) -> dict[str, str]:
@@ -104,29 +132,26 @@ def unfit_to_join(plan: LaunchPlan, remote: Remote) -> dict[str, str]:
     A folder that cannot be written is this machine's fault: then nothing is known of theirs.
     """
     try:
-        with _marker(plan.run.parent) as marker:
-            facts = ask(plan, marker, remote)
+        with marker_in(plan.run.parent) as marker:
+            answers = ask(Asked(plan, marker), remote)
     except OSError:
         return {}
     rows = read_gpus([node.node for node in plan.nodes], remote, deadline_s=DEADLINE_S)
-    return judge_joining(plan, facts, rows, marker.name)
+    return judge_joining(plan, answers, rows)
 
 
 def judge_joining(
-    plan: LaunchPlan, facts: Sequence[NodeFacts], rows: Sequence[NodeGpus], secret: str
+    plan: LaunchPlan, answers: Sequence[NodeAnswer], rows: Sequence[NodeGpus]
 ) -> dict[str, str]:
     """What speaks against each node but the head, which is in use and only compared with."""
     joining = replace(plan, nodes=plan.nodes[1:])
-    gpu_faults = _gpu_faults(joining, rows[1:]) if any(row.gpus for row in rows) else ()
-    found = [(name, fault) for name, fault in gpu_faults]
-    for node in facts[1:]:
-        found += [(node.node.name, fault) for fault in _faults(plan, node, secret)]
-        if not node.fault and not facts[0].fault:
-            found += [
-                (node.node.name, f"{name} {node.versions.get(name)}, the run has {version}")
-                for name, version in facts[0].versions.items()
-                if node.versions.get(name) != version
-            ]
+    muted, _ = silences(plan.cluster.health.silence, date.today())
+    head = [answers[0].facts] if answers[0].facts else []
+    own = {check.id: majority(check, head) for check in CHECKS if check.id == "same.versions"}
+    found = list(_gpu_faults(joining, rows[1:])) if any(row.gpus for row in rows) else []
+    judged = judge_nodes(answers[1:], CHECKS, muted, own, "the run has")
+    for node, row in zip(joining.nodes, judged, strict=True):
+        found += ((node.node.name, sentence) for sentence in _faults(node, row))
     return {name: "; ".join(f for n, f in found if n == name) for name, _ in found}
 
 
@@ -136,48 +161,49 @@ def cannot_write(folder: Path, error: OSError) -> SoractlError:
     return SoractlError(f"cannot write to {folder}: {why}", exit_code=ExitCode.REFUSED)
 
 
-def ask(plan: LaunchPlan, marker: Path, remote: Remote) -> list[NodeFacts]:
-    """Facts of all nodes, in their order."""
-    by_name = {node.node.name: node for node in plan.nodes}
-    return everywhere(
-        [node.node for node in plan.nodes],
-        lambda node: _ask(plan, by_name[node.name], marker, remote),
-        lambda node, fault: NodeFacts(node, fault=fault),
-        deadline_s=3 * DEADLINE_S,
+def ask(asked: Asked, remote: Remote) -> list[NodeAnswer]:
+    """Facts of all nodes, in their order; one round trip each."""
+    by_name = {node.node.name: node for node in asked.plan.nodes}
+    found = everywhere(
+        [node.node for node in asked.plan.nodes],
+        lambda node: _ask(asked, by_name[node.name], remote),
+        lambda node, fault: NodeAnswer(node, fault=fault),
+        deadline_s=asked.deadline_s + 5,
     )
+    return with_twins(found)
 
 
-def judge(plan: LaunchPlan, facts: Sequence[NodeFacts], secret: str) -> Iterator[str]:
-    """What speaks against starting, a sentence each; equal ones of many nodes are one line."""
-    yield from fold_lines(
-        (node.node.name, fault) for node in facts for fault in _faults(plan, node, secret)
-    )
-    head = facts[0]
-    if not head.fault and not head.used and not head.port_is_free:
-        yield f"{head.node.name}: port {plan.port} is taken; master_port names another one"
-    answered = [node for node in facts if not node.fault]
-    machines = _names_by([(node.machine, node.node.name) for node in answered if node.machine])
-    for names in machines.values():
-        if len(names) > 1:
-            yield f"{' and '.join(names)} are one machine; it can be a node only once"
-    for name in answered[0].versions if answered else ():
-        found = _names_by([(node.versions.get(name), node.node.name) for node in answered])
-        if len(found) > 1:
-            kinds = [f"{version} on {fold_names(names)}" for version, names in found.items()]
-            yield f"not the same {name} everywhere: {'; '.join(kinds)}"
+def judge(
+    plan: LaunchPlan, answers: Sequence[NodeAnswer], muted: Muted
+) -> tuple[list[str], list[str]]:
+    """What speaks against starting, and what is odd; equal ones of many nodes are one line."""
+    rows = judge_nodes(answers, CHECKS, muted)
+    faults: list[tuple[str, str]] = []
+    notes: list[tuple[str, str]] = []
+    for node, row in zip(plan.nodes, rows, strict=True):
+        name = node.node.name
+        others = tuple(finding for finding in row.findings if not _refuses(finding, node))
+        clocks = tuple(finding for finding in others if finding.check.id == "time.offset")
+        faults += ((name, sentence) for sentence in _faults(node, row))
+        notes += ((name, text) for _, text in sentences(_with(row, others), Level.BAD))
+        notes += ((name, text) for _, text in sentences(_with(row, clocks), Level.WARNING))
+    return fold_lines(faults), fold_lines(notes)
 
 
-def judge_clocks(facts: Sequence[NodeFacts]) -> list[str]:
-    """A note on each clock that is certainly more than two seconds from this machine's."""
-    return fold_lines(
-        (
-            node.node.name,
-            f"its clock is {text.duration(abs(node.clock_offset_s))} "
-            f"{'ahead of' if node.clock_offset_s > 0 else 'behind'} this machine's",
-        )
-        for node in facts
-        if abs(node.clock_offset_s) > MAX_CLOCK_OFFSET_S
-    )
+def _faults(node: NodePlan, row: NodeHealth) -> Iterator[str]:
+    if row.fault:
+        yield str(row.fault)
+    refusing = tuple(finding for finding in row.findings if _refuses(finding, node))
+    yield from (sentence for _, sentence in sentences(_with(row, refusing), Level.BAD))
+
+
+def _refuses(finding: Finding, node: NodePlan) -> bool:
+    is_used = finding.check.of != "gpu" or int(finding.item) in _used_gpus(node)
+    return finding.check.id in REFUSING and is_used
+
+
+def _with(row: NodeHealth, findings: tuple[Finding, ...]) -> NodeHealth:
+    return replace(row, findings=findings)
 
 
 def judge_gpus(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> list[str]:
@@ -205,80 +231,131 @@ def _gpu_faults(plan: LaunchPlan, rows: Sequence[NodeGpus]) -> Iterator[tuple[st
             yield name, f"{text.count(len(busy), 'GPU')} in use{f' by {who}' if who else ''}"
 
 
-def _faults(plan: LaunchPlan, node: NodeFacts, secret: str) -> Iterator[str]:
-    if node.fault:
-        yield str(node.fault)
-        return
-    if node.used:
-        yield node.used
-    if node.marker != secret:
-        yield f"{plan.run.parent} is not the folder that this machine knows by that name"
-    elif not node.can_write:
-        yield f"{plan.run.parent} cannot be written there"
-    shared_bytes = node.shared_memory_free_bytes
-    if shared_bytes is not None and shared_bytes < MIN_SHARED_MEMORY_BYTES:
-        yield f"/dev/shm is full: {text.size(shared_bytes)} are free, ranks need it"
-    if node.free_bytes is not None and node.free_bytes < MIN_FREE_BYTES:
-        yield f"{node.free_bytes / 2**30:.1f} GiB are free where the runs lie"
-    if not node.head_addresses:
-        yield f"the name {plan.head} means nothing there"
-    is_head = node.node == plan.nodes[0].node
-    if not is_head and plan.head not in node.head_addresses and _is_loopback(node.head_addresses):
-        yield f"it takes the head's name {plan.head} for its own"
-
-
-def _is_loopback(addresses: Sequence[str]) -> bool:
-    return any(address.startswith("127.") or address == "::1" for address in addresses)
-
-
 def _used_gpus(node: NodePlan) -> set[int | None]:
     if node.gpus and all(index.isdecimal() for index in node.gpus):
         return {int(index) for index in node.gpus}
     return set(range(node.ranks))
 
 
-def _ask(plan: LaunchPlan, node: NodePlan, marker: Path, remote: Remote) -> NodeFacts:
-    path = node.environment["PATH"]
+def request_to(asked: Asked, node: NodePlan) -> Request:
+    """All that one node is asked."""
+    plan, path = asked.plan, node.environment["PATH"]
     ready = variables(path=path, folder=str(plan.workdir), file=str(TRAIN_SCRIPT)) + READY
     question = {
-        "marker": str(marker),
+        "marker": str(asked.marker),
         "head": plan.head,
         "port": plan.port,
         "code": str(TRAIN_SCRIPT.parent),
         "packages": PACKAGES,
+        **(asked.beside or {}),
     }
-    probe = Request(("sh", "-s"), ready + python(PROBE, question, path))
-    result = remote(node.node, probe, DEADLINE_S)
-    if not result.ok:
-        return NodeFacts(node.node, fault=result.problem)
-    facts = json.loads(result.stdout.splitlines()[-1])
-    look = Request(("sh", "-s"), plan.reservation(node, attempt=0).look(path))
-    places = remote(node.node, look, DEADLINE_S)
-    return NodeFacts(
-        node.node,
-        **{**facts, "head_addresses": tuple(facts["head_addresses"])},
-        clock_offset_s=_clock_offset_s(node.node, remote),
-        used=None if places.ok else places.reason,
-    )
+    names = question.get("names", ())
+    question["names"] = [name for name in names if name != node.node.name]
+    question["cache"] = _cache_of(node.environment)
+    if node.node_rank > 0:
+        question.pop("wandb", None)  # rank 0 alone logs in
+    look = plan.reservation(node, attempt=0).look(path) if asked.places else ""
+    parts = {
+        "HEALTH": HEALTH,
+        "LIMIT": f"{asked.deadline_s * 0.7:.1f}",
+        "LAUNCH": ready + quick_python(PROBE, question, path),
+        "PLACES": look,
+    }
+    program = ASK
+    for name, part in parts.items():
+        program = program.replace(f"@{name}", shlex.quote(part), 1)
+    return Request(("sh", "-s"), program)
 
 
-def _clock_offset_s(node: Node, remote: Remote) -> float:
-    """Offset of a node's clock beyond doubt: the node read it between the request and its answer.
+def _cache_of(environment: Mapping[str, str]) -> str:
+    """The cache of Hugging Face as its library finds it."""
+    home = environment.get("HF_HOME", "~/.cache/huggingface")
+    return environment.get("HF_HUB_CACHE", f"{home}/hub")
 
-    0.0 where it may be none, or is not known.
+
+def _ask(asked: Asked, node: NodePlan, remote: Remote) -> NodeAnswer:
+    sent_unix_s = time.time()
+    result = remote(node.node, request_to(asked, node), asked.deadline_s)
+    answer = answer_of(result)
+    if not answer.facts:
+        return answer
+    offset_s = clock_offset_s(result, sent_unix_s, time.time())
+    return replace(answer, facts=_completed(answer.facts, result, asked, node, offset_s))
+
+
+def _completed(
+    facts: Facts, result: NodeResult, asked: Asked, node: NodePlan, offset_s: float | None
+) -> Facts:
+    """Facts with what is known here of the node's part in the plan."""
+    plan = asked.plan
+    says = _say(result, "launch")
+    items = {**facts.items, "ready": {"": {"says": says}}}
+    if says != "ok":
+        return Facts({k: v for k, v in items.items() if k not in _OF_PROBE}, facts.missing)
+    used = _say(result, "places")
+    is_head = node.node == plan.nodes[0].node
+    fields = {
+        **facts.of("launch").get("", {}),
+        **(asked.facts or {}),
+        "folder": str(plan.run.parent),
+        "head": plan.head,
+        "is head": "yes" if is_head else "no",
+        "port number": str(plan.port),
+        "interface": "named" if any(node.environment.get(n) for n in INTERFACES) else "any",
+        "clock limit": str(plan.cluster.clock.max_offset_ms),
+        "clock offset": "?" if offset_s is None else f"{offset_s:.6f}",
+        "used": "no" if used == "ok" else used,
+    }
+    fields["shared"] = "yes" if fields.get("marker") == asked.marker.name else "no"
+    if not is_head or fields["used"] != "no":
+        fields.pop("port", None)
+    return Facts({**items, "launch": {"": fields}}, facts.missing)
+
+
+_OF_PROBE = ("launch", "version", "packages", "name", "weights", "data", "features", "wandb")
+
+
+def _say(result: NodeResult, part: str) -> str:
+    """`ok`, or why a part of the answer failed."""
+    said, code = sections(result.stdout).get(part, ("", 1))
+    return "ok" if code == 0 else NodeResult(result.node, stderr=said, exit_code=code).reason
+
+
+def clock_offset_s(result: NodeResult, sent_unix_s: float, back_unix_s: float) -> float | None:
+    """Offset of a node's clock beyond doubt, by its times of the question and of the answer.
+
+    0.0 where it may be none, None where the node did not say.
     """
-    before_unix_s = time.time()
-    result = remote(node, CLOCK, DEADLINE_S)
-    after_unix_s = time.time()
+    found = sections(result.stdout)
     try:
-        there_unix_s = float(result.stdout)
-    except ValueError:
-        return 0.0
-    return max(there_unix_s - after_unix_s, 0.0) + min(there_unix_s - before_unix_s, 0.0)
+        arrived_unix_s, left_unix_s = (
+            float(found[name][0].split()[-1]) for name in ("arrived", "left")
+        )
+    except (KeyError, ValueError, IndexError):
+        return None
+    most = arrived_unix_s - sent_unix_s
+    least = left_unix_s - back_unix_s
+    return max(least, 0.0) + min(most, 0.0)
+
+
+def with_twins(answers: Sequence[NodeAnswer]) -> list[NodeAnswer]:
+    """Each node with the name of an earlier one that is the same machine, or `none`."""
+    first: dict[str, str] = {}
+    return [_with_twin(answer, first) for answer in answers]
+
+
+def _with_twin(answer: NodeAnswer, first: dict[str, str]) -> NodeAnswer:
+    fields = answer.facts.of("launch").get("") if answer.facts else None
+    if not answer.facts or not fields or "machine" not in fields:
+        return answer
+    earlier = first.setdefault(fields["machine"], answer.node.name)
+    twin = "none" if earlier == answer.node.name else earlier
+    items = {**answer.facts.items, "launch": {"": {**fields, "twin": twin}}}
+    return replace(answer, facts=Facts(items, answer.facts.missing))
 
 
 @contextmanager
-def _marker(folder: Path) -> Iterator[Path]:
+def marker_in(folder: Path) -> Iterator[Path]:
     """A file in the folder of runs that nodes look for; nothing of it stays."""
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,20 +370,16 @@ def _marker(folder: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _names_by(pairs: Sequence[tuple[str | None, str]]) -> dict[str | None, list[str]]:
-    found: dict[str | None, list[str]] = {}
-    for key, name in pairs:
-        found.setdefault(key, []).append(name)
-    return found
-
-
-def hint_of(plan: LaunchPlan, facts: Sequence[NodeFacts]) -> str | None:
+def hint_of(plan: LaunchPlan, answers: Sequence[NodeAnswer]) -> str | None:
     """What to type next; some faults are in the way of `--force` too."""
-    lost = [node.node.name for node in facts if node.fault and node.fault.kind in LOST]
-    left = [node.node for node in facts if node.node.name not in lost]
+    lost = [one.node.name for one in answers if one.fault and one.fault.kind in LOST]
+    left = [one.node for one in answers if one.node.name not in lost]
     if plan.start.kind == "resume" and lost and left:
         return f"`{resume_on(plan.run.name, left)}` goes on without {fold_names(lost)}"
+    facts = [one.facts for one in answers if one.facts]
     words = ("no colossalai in ", "no torchrun in ", "no python3 in ")
-    if any(str(node.fault or "").startswith(words) for node in facts):
+    if any((one.one("ready", "says") or "").startswith(words) for one in facts):
         return f"{INSTALL} install them"
-    return None if any(node.used for node in facts) else "--force starts all the same"
+    if any(one.one("launch", "used") not in (None, "no") for one in facts):
+        return None
+    return "`soractl doctor` has a remedy for each; --force starts all the same"

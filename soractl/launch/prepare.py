@@ -126,7 +126,7 @@ class Prepared:
 def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
     """A new run of a stage; ConfigError or SoractlError for what is wrong with the request."""
     resolved = load_stage(stage, options.overrides)
-    site = _site_of(options, environ)
+    site = site_of(options, environ)
     root = Path(options.runs).absolute()
     start = (
         StartPoint("fresh")
@@ -211,7 +211,7 @@ def _next_attempt(
 ) -> Prepared:
     config, origins = _resumed_config(run, options.overrides)
     known = _nodes_of(run)
-    site = _site_of(options, environ, run_nodes=known, run_hostfile=_hostfile_of(run))
+    site = site_of(options, environ, run_nodes=known, run_hostfile=_hostfile_of(run))
     return Prepared(
         stage=stage_of(run),
         config=config,
@@ -222,7 +222,7 @@ def _next_attempt(
     )
 
 
-def _site_of(
+def site_of(
     options: LaunchOptions,
     environ: Mapping[str, str],
     *,

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -24,10 +24,22 @@ def variables(**values: str) -> str:
 
 def python(program: str, question: Mapping[str, Any], path: str) -> str:
     """Shell lines that run a Python program with a question, as JSON, by the python3 of a PATH."""
-    asked = shlex.quote(json.dumps(question))
+    return _python(program, ["-", json.dumps(question)], path)
+
+
+def quick_python(program: str, question: Mapping[str, Any], path: str) -> str:
+    """The same for a program with a function `main`, which gets a question of plain values.
+
+    Without site-packages, and without reading JSON, it starts in half the time.
+    """
+    return _python(f"{program}\nmain({dict(question)!r})", ["-S", "-E", "-"], path)
+
+
+def _python(program: str, arguments: Sequence[str], path: str) -> str:
     return (
         f"python3=$(PATH={shlex.quote(path)} command -v python3) && "
-        f"exec \"$python3\" - {asked} << 'END OF PROGRAM'\n{program}\nEND OF PROGRAM\n"
+        f"exec \"$python3\" {shlex.join(arguments)} << 'END OF PROGRAM'\n"
+        f"{program}\nEND OF PROGRAM\n"
     )
 
 

@@ -10,6 +10,7 @@ from soractl.health.examine import (
     CHECKS,
     Health,
     NodeHealth,
+    answer_of,
     check_health,
     choose,
     judge_nodes,
@@ -24,7 +25,8 @@ LOST = Fault(FaultKind.UNREACHABLE, "no route")
 def results(answer, *changes):
     """A node for each change of the answer, and a good one before."""
     texts = [answer, *(answer.replace(*change) for change in changes)]
-    return [NodeResult(Node(f"n{i}"), text, exit_code=0) for i, text in enumerate(texts, 1)]
+    nodes = (NodeResult(Node(f"n{i}"), text, exit_code=0) for i, text in enumerate(texts, 1))
+    return [answer_of(node) for node in nodes]
 
 
 def ids(rows, level=Level.BAD):
@@ -57,9 +59,20 @@ def test_two_nodes_that_differ_have_no_majority(answer):
     ] * 2
 
 
+def test_what_was_recorded_comes_before_what_most_have(answer):
+    [check] = choose(("kernel.version",), (), "periodic")
+    fleet = results(answer, ("", ""), ("", ""))
+    recorded = {"kernel.version": {"": "6.8.0-59-generic"}}
+    assert [[f.reason for f in row.findings] for row in judge_nodes(fleet, (check,))] == [[""]] * 3
+    rows = judge_nodes(fleet, (check,), recorded=recorded)
+    assert {f.reason for row in rows for f in row.findings} == {
+        "kernel: 6.8.0-60-generic, recorded was 6.8.0-59-generic"
+    }
+
+
 def test_a_node_that_does_not_answer_is_a_row_and_judges_nobody(answer):
-    silent = NodeResult(Node("n9"), fault=LOST)
-    odd = NodeResult(Node("n8"), "sh: not found\n", exit_code=127)
+    silent = answer_of(NodeResult(Node("n9"), fault=LOST))
+    odd = answer_of(NodeResult(Node("n8"), "sh: not found\n", exit_code=127))
     *_, third, fourth = judge_nodes([*results(answer), silent, odd], CHECKS)
     assert (third.fault, third.worst) == (LOST, Level.UNKNOWN)
     assert fourth.fault.kind is FaultKind.FAILED
