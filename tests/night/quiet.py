@@ -14,6 +14,7 @@ from pathlib import Path
 from soractl.runs.events import EventKind
 from tests.night.faults import ENDS
 from tests.night.stand import Stand
+from trainer.data import smoke_clips
 
 UNWELL = ENDS | {EventKind.SUSPECT, EventKind.BLIND, EventKind.KILLED, EventKind.RESTARTED}
 SETTINGS = ("validation.every_steps=7", "validation.clips=2")
@@ -23,8 +24,8 @@ class QuietStand(Stand):
     """Two nodes, and a run that validates."""
 
     def settings(self) -> Sequence[str]:
-        """Validation beside saves."""
-        return SETTINGS
+        """Validation beside saves, on clips of its own."""
+        return (*SETTINGS, f"data.path={smoke_clips.make(self.folder / 'data')}")
 
 
 def be_quiet(stand: Stand, seconds: float) -> list[str]:
