@@ -37,7 +37,7 @@ def be_quiet(stand: Stand, seconds: float) -> list[str]:
         stand.soractl("stop")
         stand.wait(lambda: (holder := stand.holder()) and holder.ended)
         if attempt == 1:
-            stand.soractl("resume", "--supervise", "--detach")
+            stand.soractl("resume", "latest", "--supervise", "--detach")
     kinds = [f"{event.kind}: {event.text}" for event in stand.events() if event.kind in UNWELL]
     epochs = max(found.manifest.epoch for found in stand.run.checkpoints())
     sys.stdout.write(f"{stand.newest()} steps, {epochs + 1} epochs, {len(kinds)} actions\n")
