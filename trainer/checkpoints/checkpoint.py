@@ -13,9 +13,11 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint import CheckpointException, SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.futures import Future
 
 from trainer.atomic_files import sync_to_disk
 from trainer.checkpoint_dir import Checkpoint
@@ -157,12 +159,29 @@ def whole_models(
             yield f"ema/{file}", whole | rest
 
 
+class ShardWriter(dcp.FileSystemWriter):
+    """Writes the optimizer's shards; OSError says why one could not be written.
+
+    torch's archive notices only that its end is not where it should be, and says no more.
+    """
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's part."""
+        try:
+            found: Future[list[WriteResult]] = super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        return found
+
+
 def save_optimizer(
     folder: Path, snapshot: Snapshot, mesh: DeviceMesh, group: dist.ProcessGroup
 ) -> None:
     """Write this rank's masters and moments; every rank takes part."""
     shards = _sharded(snapshot.optimizer, snapshot.layouts["model"].shapes, mesh)
-    dcp.save(shards, checkpoint_id=folder, process_group=group)
+    dcp.save(shards, storage_writer=ShardWriter(folder), process_group=group)
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState, ranks: Ranks) -> None:

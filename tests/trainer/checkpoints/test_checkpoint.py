@@ -1,16 +1,19 @@
+import errno
 import json
 import re
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
+from torch.distributed.checkpoint import CheckpointException
 
 from tests.trainer import ranks
 from tests.trainer.distributed.test_node_group import save_once
 from tests.trainer.ranks import Rank, whole
 from trainer.atomic_files import describe_file
 from trainer.checkpoints import checkpoint as checkpoint_module
-from trainer.checkpoints.checkpoint import read_whole
+from trainer.checkpoints.checkpoint import ShardWriter, read_whole
 from trainer.model.pretrained import WeightsError, read_tensors
 from trainer.run_dir import RunDir
 
@@ -23,6 +26,15 @@ def test_a_damaged_header_is_reported_with_its_file(tmp_path):
     with pytest.raises(WeightsError, match=re.escape(f"{file} cannot be read: ")) as refused:
         list(read_whole(checkpoint.model))
     assert isinstance(refused.value.__context__, SafetensorError)
+
+
+@pytest.mark.parametrize("numbers", [500, 30_000])  # torch writes small and large ones in two ways
+def test_shards_that_find_no_room_fail_with_the_disks_own_words(small_disk, group_of_one, numbers):
+    shards = {f"t{i}": torch.zeros(numbers) for i in range(40)}
+    with pytest.raises(CheckpointException) as failed:
+        dcp.save(shards, storage_writer=ShardWriter(small_disk("64k") / "optimizer"))
+    [(cause, _)] = failed.value.failures.values()
+    assert (type(cause), cause.errno) == (OSError, errno.ENOSPC)
 
 
 def dump(rank, folder, name):
