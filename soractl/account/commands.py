@@ -1,5 +1,6 @@
 """The command that accounts for a run: `report`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,14 +30,19 @@ def report(
     from soractl.account.page import page as html_page
     from soractl.errors import ExitCode, SoractlError
     from soractl.files.output import aside, check_file
+    from soractl.monitor.energy import energy_of
     from soractl.runs.find import find_run
     from soractl.supervise.process import cluster_of
     from soractl.terminal import output
 
     found_run = find_run(Path(runs).absolute(), run)
-    found = account(found_run, cluster_of(found_run).price_per_gpu_hour)
+    settings = cluster_of(found_run)
+    found = account(found_run, settings.price_per_gpu_hour)
     if found is None:
         raise SoractlError(f"{run} never started", exit_code=ExitCode.NOTHING_SUITABLE)
+    span = found.begin_unix_s, found.end_unix_s
+    if energy := energy_of(found_run, *span, settings.price_per_kwh):
+        found = replace(found, **energy.as_json())
     if page:
         check_file(page)
         with aside(page) as draft:

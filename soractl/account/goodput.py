@@ -96,6 +96,8 @@ class Account:
     collective_timeout_s: float = 600.0
     price_per_gpu_hour: float | None = None
     energy_kwh: float | None = None  # of the GPUs, where their power was recorded
+    energy_known: float = 1.0  # the share of the time in which it was
+    energy_cost: float | None = None
 
     @property
     def wall_s(self) -> float:

@@ -100,6 +100,7 @@ class Cluster:
     notify: NotifySettings = field(default_factory=NotifySettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
+    price_per_kwh: float | None = None  # the same for the energy that a monitor saw
 
     def env_of(self, node: str) -> dict[str, str | int]:
         """The ranks' environment on a node; of two tables that fit, the later one wins."""

@@ -49,6 +49,7 @@ class NodeNow:
             "clock_offset_s": round(offset.value, 6) if offset else None,
             "clock_bound_s": round(offset.bound, 6) if offset else None,
             "clock_verdict": str(self.clock.verdict.level) if self.clock else None,
+            "clock_reasons": list(self.clock.verdict.reasons) if self.clock else [],
             "clock_daemon": _daemon(self.clock),
             "odd_answer": self.values.odd if self.values else "",
         }

@@ -128,6 +128,22 @@ def numbers(records: NDArray[Any], part: str, key: str) -> Floats:
     return cast(Floats, found)
 
 
+def read(blob: bytes, layout: Layout) -> Values:
+    """The numbers of one look, as `pack` got them; counters and words stand elsewhere."""
+    records = unpack([blob], layout)
+
+    def item(part: str, place: int) -> dict[str, float | None]:
+        found = {one.key: float(numbers(records, part, one.key)[0, place]) for one in PARTS[part]}
+        return {key: None if np.isnan(value) else value for key, value in found.items()}
+
+    return Values(
+        node=item("node", 0),
+        gpus={gpu: item("gpus", place) for place, gpu in enumerate(layout.gpus)},
+        ports={port: item("ports", place) for place, port in enumerate(layout.ports)},
+        links={link: item("links", place) for place, link in enumerate(layout.links)},
+    )
+
+
 def summaries(blobs: Sequence[bytes], starts: Sequence[int], layout: Layout) -> list[bytes]:
     """Three records each: mean, least and most of the looks from one start to the next.
 

@@ -19,6 +19,7 @@ from soractl.monitor.collect import Collector, Round
 from soractl.monitor.live import Live, Snapshot
 from soractl.monitor.page import page
 from soractl.monitor.run_view import marks_of, view_of
+from soractl.monitor.stored import last_snapshot
 from soractl.monitor.window import read_window, span_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes
@@ -254,8 +255,9 @@ def export(options: MonitorOptions, file: Path) -> str:
     begin = store.first_unix_s(folder, end - DAY_S) or last
     data = window_data(folder, names, options.run, begin, end, options.every_s)
     nodes = {name: node_data(folder, name) for name in names}
+    now = last_snapshot(folder, names, last, options.every_s).as_json()
     with aside(file) as draft:
-        draft.write_text(page(data | {"live": False, "node_data": nodes}))
+        draft.write_text(page(data | {"live": False, "now": now, "node_data": nodes}))
     return text.path(file)
 
 

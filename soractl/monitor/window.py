@@ -60,7 +60,7 @@ def span_of(begin: float, end: float, every_s: float) -> Span:
 def read_window(folder: Path, names: Sequence[str], span: Span) -> dict[str, Any]:
     """Everything that was stored of nodes in a span, as the page takes it."""
     table = _Table(folder, names, span)
-    ib = [table.grid("ports", f"{way}_bytes_per_s", MEAN, "most") for way in ("in", "out")]
+    ib = [table.grid("ports", f"{way}_bytes_per_s", MEAN, "least") for way in ("in", "out")]
     eth = [table.grid("links", f"{way}_bytes_per_s", MEAN, "most") for way in ("in", "out")]
     ib_nodes, eth_nodes = (_of_nodes(ways, names) for ways in (ib, eth))
     power = table.grid("gpus", "power_w", MEAN, "least")

@@ -22,9 +22,9 @@ function clockText(unixS, span) {
 }
 
 class Chart {
-  constructor(panel, title, { series, format, scale, draw }) {
-    Object.assign(this, { panel, title, series, format, scale, draw });
-    this.height = 132;
+  constructor(panel, title, { series, format, scale, isOfRun, isTall }) {
+    Object.assign(this, { panel, title, series, format, scale, isOfRun, isTall });
+    panel.canvas.hidden = true;
     this.key = panel.head.appendChild(element("span", "key lines"));
   }
 
@@ -33,11 +33,13 @@ class Chart {
   show(loaded, view) {
     this.loaded = loaded;
     this.view = view;
-    const width = Math.max(60, this.panel.plot.clientWidth - LEFT - RIGHT);
+    const width = Math.max(60, this.panel.plot.clientWidth - LEFT - RIGHT), rows = loaded.nodes.length;
+    const beside = this.isTall && innerWidth > 900; // as high as the map that stands there
+    this.height = beside ? Math.max(132, rows * rowHeightOf(rows)) : 150;
     const found = this.series(loaded);
     this.found = found;
     this.panel.resize(width, this.height);
-    const key = `${width} ${isDark()} ${found.lines.map((line) => line.colour + line.name).join()}`;
+    const key = `${width} ${this.height} ${isDark()} ${found.lines.map((line) => line.colour + line.name).join()}`;
     if (key !== this.made) {
       this.made = key;
       this.plot?.destroy();

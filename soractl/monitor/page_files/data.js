@@ -132,7 +132,7 @@ function pointsOf(raw) { // a line as numbers, null where unknown
     q === UNKNOWN_POINT ? null : raw.lo + (q / 65534) * (raw.hi - raw.lo));
 }
 
-const WORST = { power: "least", util: "least", temp: "most", ib: "most", eth: "most" };
+const WORST = { power: "least", util: "least", temp: "most", ib: "least", eth: "most" };
 
 class Loaded { // a window of time
   constructor(raw) {
@@ -189,6 +189,20 @@ class Loaded { // a window of time
     for (const map of Object.values(this.maps)) map.fold(last, this.columns);
     for (const [name, value] of Object.entries(sums)) this.lines[name][last] = value;
     return beyond > 0;
+  }
+
+  lacking() { // of each column: 0 all nodes are known, 1 some are not, 2 none is
+    const found = new Uint8Array(this.columns), nodes = this.nodes.length;
+    for (let c = 0; c < this.columns; c++) {
+      let some = 0, none = 0;
+      for (let node = 0; node < nodes; node++) {
+        const missing = this.missing[node * this.columns + c];
+        if (missing) some++;
+        if (missing >= this.missingOf) none++;
+      }
+      found[c] = none === nodes ? 2 : some ? 1 : 0;
+    }
+    return found;
   }
 
   shift(by) {

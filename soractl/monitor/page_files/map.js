@@ -22,6 +22,10 @@ function colourOf(anchors, share) { // as the bytes of ImageData, little-endian
   return (255 << 24 | b << 16 | g << 8 | r) >>> 0;
 }
 
+function rowHeightOf(rows) {
+  return innerWidth < 600 ? 11 : Math.max(12, Math.min(22, Math.floor(288 / Math.max(rows, 1))));
+}
+
 class HeatMap {
   constructor(panel, name, title, { modes, formats, hint }) {
     Object.assign(this, { panel, name, title, modes, formats, hint });
@@ -29,13 +33,14 @@ class HeatMap {
     this.open = new Set();
     this.only = null; // a node, when the page shows that one alone
     this.canvas = panel.canvas;
+    panel.chart.hidden = true;
     this.context = this.canvas.getContext("2d");
     this.key = panel.head.appendChild(element("span", "key"));
     this.gradient = element("canvas", "gradient");
     this.gradient.width = 128;
     this.gradient.height = 1;
     if (modes.length > 1) {
-      this.toggle = element("button", "toggle");
+      this.toggle = element("button", "toggle", "against the median");
       this.toggle.addEventListener("click", () => {
         this.mode = modes[(modes.indexOf(this.mode) + 1) % modes.length];
         this.draw();
@@ -106,8 +111,12 @@ class HeatMap {
     return this.data.isWorse(a, b);
   }
 
-  table() { // a colour for each byte
-    const colours = new Uint32Array(256), { data } = this;
+  table() { // a colour for each byte; the scale stays as it is while looks come in
+    const { data } = this, key = [this.mode, data.lo, data.hi, isDark()].join();
+    if (this.scaled === data && this.scaledBy === key) return this.colours;
+    this.scaled = data;
+    this.scaledBy = key;
+    const colours = new Uint32Array(256);
     if (this.mode === "median") {
       const least = 30 / (data.hi - data.lo) * TOP; // W or %, below which nothing is odd
       this.range = Math.max(least, 8);
@@ -122,9 +131,13 @@ class HeatMap {
       const size = this.range / TOP * (data.hi - data.lo);
       this.limits = [-size, size];
     } else {
-      let [low, high] = data.percentiles(0.01, 0.99);
+      let [low, high] = data.percentiles(0.01, 0.99); // the worse end as far as it goes: it is looked for
+      if (data.worst === "most") [, high] = data.percentiles(0, 1);
       if (high - low < 12) [low, high] = [Math.max(0, low - 6), Math.min(TOP, high + 6)];
-      for (let q = 0; q < UNKNOWN; q++) colours[q] = colourOf(CIVIDIS, (q - low) / Math.max(high - low, 1));
+      for (let q = 0; q < UNKNOWN; q++) {
+        const share = (q - low) / Math.max(high - low, 1);
+        colours[q] = colourOf(CIVIDIS, data.worst === "least" ? 1 - share : share); // bright: look here
+      }
       this.limits = [data.value(low), data.value(high)];
     }
     return colours;
@@ -137,12 +150,13 @@ class HeatMap {
     this.layOut();
     this.paint();
     this.legend();
-    this.name_();
+    this.describe();
+    this.panel.empty.hidden = this.data.cells.some((q) => q !== UNKNOWN);
   }
 
   layOut() { // sizes and labels
-    const { canvas, panel, rows } = this, narrow = innerWidth < 600;
-    this.rowHeight = narrow ? 10 : Math.max(11, Math.min(22, Math.floor(280 / Math.max(rows.length, 1))));
+    const { canvas, panel, rows } = this;
+    this.rowHeight = rowHeightOf(rows.length);
     const width = Math.max(60, panel.plot.clientWidth - LEFT - RIGHT);
     const height = Math.max(rows.length, 1) * this.rowHeight;
     this.width = width;
@@ -204,30 +218,33 @@ class HeatMap {
     context.imageSmoothingEnabled = false;
     context.drawImage(buffer, 0, 0, canvas.width, canvas.height);
     const rowPixels = canvas.height / Math.max(rows.length, 1), dpr = devicePixelRatio || 1;
-    const wide = Math.max(canvas.width / pixels, 2 * dpr);
+    const wide = Math.max(canvas.width / pixels, 3 * dpr);
     for (const [r, p] of partial) {
-      context.clearRect(Math.round(p * canvas.width / pixels), Math.round(r * rowPixels), wide, rowPixels * 0.45);
+      context.clearRect(Math.round(p * canvas.width / pixels), Math.round(r * rowPixels), wide, rowPixels * 0.5);
     }
-    for (let r = 1; r < rows.length; r++) { // lines between rows, as holes too thin to look hatched
-      context.clearRect(0, Math.round(r * rowPixels), canvas.width, 1);
-    }
+    context.fillStyle = getComputedStyle(document.body).getPropertyValue("--panel");
+    for (let r = 1; r < rows.length; r++) context.fillRect(0, Math.round(r * rowPixels), canvas.width, 1);
   }
 
   legend() {
     const { gradient, key, limits, mode } = this;
     const anchors = mode === "median" ? DIVERGING[isDark() ? "dark" : "light"] : CIVIDIS;
     const image = new ImageData(gradient.width, 1), out = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < out.length; i++) out[i] = colourOf(anchors, i / (out.length - 1));
+    const isTurned = mode !== "median" && this.data.worst === "least";
+    for (let i = 0; i < out.length; i++) {
+      const share = i / (out.length - 1);
+      out[i] = colourOf(anchors, isTurned ? 1 - share : share);
+    }
     gradient.getContext("2d").putImageData(image, 0, 0);
     const format = this.formats[0], sign = (value) => (mode === "median" && value > 0 ? "+" : "");
     key.replaceChildren(format(limits[0]), gradient, sign(limits[1]) + format(limits[1]));
     if (this.toggle) {
-      this.toggle.textContent = mode === "median" ? "against the median" : "as it is";
-      this.toggle.setAttribute("aria-label", `${this.title}: ${this.toggle.textContent}; change`);
+      this.toggle.setAttribute("aria-pressed", String(mode === "median"));
+      this.toggle.setAttribute("aria-label", `${this.title} against the median`);
     }
   }
 
-  name_() {
+  describe() {
     const rows = `${this.loaded.nodes.length} rows`;
     this.canvas.setAttribute("aria-label", `${this.title}, ${this.hint}, ${rows}; numbers in the table below`);
   }

@@ -10,7 +10,6 @@ function element(name, className, text) {
 
 const dash = (value, format) => (value === null || value === undefined ? "–" : format(value));
 const watts = (value) => `${Math.round(value)} W`;
-const signedWatts = watts;
 const percent = (value) => `${Math.round(value)} %`;
 const celsius = (value) => `${Math.round(value)} °C`;
 function rate(value) {
@@ -21,7 +20,7 @@ function rate(value) {
 }
 function milliseconds(value) {
   const size = Math.abs(value), digits = size >= 100 ? 0 : size >= 1 ? 1 : 3;
-  return size === 0 ? "0 ms" : `${value < 0 ? "−" : "+"}${size.toFixed(digits).replace(/\.?0+$/, "") || "0"} ms`;
+  return size === 0 ? "0 ms" : `${value < 0 ? "−" : "+"}${Number(size.toFixed(digits))} ms`;
 }
 function gib(mib) { return `${(mib / 1024).toFixed(mib < 102400 ? 1 : 0)} GiB`; }
 const sum = (values) => {
@@ -42,9 +41,9 @@ const COLUMNS = [ // of the table of all nodes
   ["Utilisation", (node) => dash(mean(node.gpus.map((gpu) => gpu.util_pct)), percent)],
   ["Hottest", (node) => dash(most(node.gpus, "temp_c"), celsius)],
   ["InfiniBand in", (node) => dash(sum(node.ports.map((port) => port.in_bytes_per_s)), rate)],
-  ["out", (node) => dash(sum(node.ports.map((port) => port.out_bytes_per_s)), rate)],
+  ["InfiniBand out", (node) => dash(sum(node.ports.map((port) => port.out_bytes_per_s)), rate)],
   ["Ethernet in", (node) => dash(sum(node.links.map((link) => link.in_bytes_per_s)), rate)],
-  ["out", (node) => dash(sum(node.links.map((link) => link.out_bytes_per_s)), rate)],
+  ["Ethernet out", (node) => dash(sum(node.links.map((link) => link.out_bytes_per_s)), rate)],
   ["CPU", (node) => dash(node.cpu_pct, percent)],
   ["Load", (node) => dash(node.load, (value) => value.toFixed(1))],
   ["Memory free", (node) => dash(node.mem_available_mib, gib)],

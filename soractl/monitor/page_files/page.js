@@ -42,6 +42,20 @@ class Panel { // a title, a plot with its axis, and the layers that all panels h
     this.axis.style.top = `${MARKS_TOP + height}px`;
   }
 
+  hatch(context, loaded, view) { // below lines: nobody answered; at the foot: not every node did
+    const lacking = loaded.lacking(), by = this.width / (view.to - view.from);
+    const pattern = context.createPattern(hatching(), "repeat");
+    for (let c = view.from; c < view.to; c++) {
+      if (!lacking[c]) continue;
+      const from = c;
+      while (c + 1 < view.to && lacking[c + 1] === lacking[from]) c++;
+      const x = (from - view.from) * by, width = Math.max(2, (c + 1 - from) * by);
+      const high = lacking[from] === 2 ? this.height : 6;
+      context.fillStyle = pattern;
+      context.fillRect(x, MARKS_TOP + this.height - high, width, high);
+    }
+  }
+
   annotate(loaded, view) { // moments below, marks above the plot
     const begin = loaded.timeAt(view.from), end = loaded.timeAt(view.to), span = end - begin;
     const x = (unixS) => (unixS - begin) / span * this.width;
@@ -55,6 +69,7 @@ class Panel { // a title, a plot with its axis, and the layers that all panels h
     const style = getComputedStyle(document.body);
     context.setTransform(dpr, 0, 0, dpr, 0, 0);
     context.clearRect(0, 0, this.width, MARKS_TOP + this.height);
+    if (this.hatched) this.hatch(context, loaded, view);
     for (const mark of loaded.marks) {
       if (mark.unix_s < begin || mark.unix_s > end) continue;
       const at = Math.round(x(mark.unix_s)) + 0.5, isSave = mark.kind === "save";
@@ -69,11 +84,27 @@ class Panel { // a title, a plot with its axis, and the layers that all panels h
   }
 }
 
+function hatching() { // the same as below the maps
+  const style = getComputedStyle(document.body), tile = element("canvas");
+  tile.width = tile.height = 6;
+  const context = tile.getContext("2d");
+  context.strokeStyle = style.getPropertyValue("--hatch");
+  context.lineWidth = 1.2;
+  for (const shift of [-6, 0, 6]) {
+    context.beginPath();
+    context.moveTo(shift, 6);
+    context.lineTo(shift + 6, 0);
+    context.stroke();
+  }
+  return tile;
+}
+
 const state = { loaded: null, view: null, live: false, follow: true, range: null, now: null, node: null, nodeData: {} };
 const panels = [];
 
 function addPanel(title, hint, make) {
   const panel = new Panel(title, hint), content = make(panel);
+  panel.hatched = content instanceof Chart && !content.isOfRun;
   $("panels").append(panel.figure);
   panels.push({ panel, content });
   return content;
@@ -83,18 +114,18 @@ const times = (loaded) => Float64Array.from({ length: loaded.columns }, (_, c) =
 function lineOf(name, colour, values, more) { return { name, colour, values, ...more }; }
 
 function buildPanels() {
-  const ways = { in: "in", out: "out" };
-  addPanel("InfiniBand", "all nodes, out is drawn downwards", (panel) => new Chart(panel, "InfiniBand", {
+  addPanel("InfiniBand", "all nodes; out is drawn downwards", (panel) => new Chart(panel, "InfiniBand", {
+    isTall: true,
     format: rate,
     series: (loaded) => ({
       x: times(loaded),
       lines: [
-        lineOf(ways.in, "first", loaded.lines.ib_in),
-        lineOf(ways.out, "second", loaded.lines.ib_out.map((value) => (value === null ? null : -value))),
+        lineOf("in", "first", loaded.lines.ib_in),
+        lineOf("out", "second", loaded.lines.ib_out.map((value) => (value === null ? null : -value))),
       ],
     }),
   }));
-  const network = addPanel("Network", "in and out of a node, most of each pixel, square-root scale", (panel) =>
+  const network = addPanel("Network", "in and out of a node", (panel) =>
     new HeatMap(panel, "ib", "Network", { modes: ["value"], formats: [rate], hint: "a row a node" }));
   network.source = () => network.chosen;
   const choice = element("select");
@@ -103,26 +134,32 @@ function buildPanels() {
   choice.addEventListener("change", () => { network.chosen = choice.value; network.draw(); });
   network.choose = (name) => { network.chosen = choice.value = name; };
   network.panel.head.append(choice);
-  const open = "a row a node; a name opens its GPUs";
-  addPanel("Power", `lowest of each pixel, ${open}`, (panel) =>
+  const open = "a row a node, which opens into its GPUs";
+  addPanel("Power", "lowest GPU of a node", (panel) =>
     new HeatMap(panel, "power", "Power", { modes: ["value", "median"], formats: [watts], hint: open }));
-  addPanel("Utilisation", `lowest of each pixel, ${open}`, (panel) =>
+  addPanel("Utilisation", "lowest GPU of a node", (panel) =>
     new HeatMap(panel, "util", "Utilisation", { modes: ["value", "median"], formats: [percent], hint: open }));
-  addPanel("Temperature", `highest of each pixel, ${open}`, (panel) =>
+  addPanel("Temperature", "hottest GPU of a node", (panel) =>
     new HeatMap(panel, "temp", "Temperature", { modes: ["value", "median"], formats: [celsius], hint: open }));
-  const clock = addPanel("Clock offset", "each node against this machine; linear to ±1 ms, then logarithmic", (panel) =>
-    new Chart(panel, "Clock offset", { format: milliseconds, scale: { distr: 4, asinh: 1, range: clockRange }, series: clockLines }));
+  const clock = addPanel("Clock offset", "of each node; beyond ±1 ms logarithmic", (panel) =>
+    new Chart(panel, "Clock offset", { isTall: true, format: milliseconds, scale: { distr: 4, asinh: 1, range: clockRange }, series: clockLines }));
   clock.splits = (_, __, low, high) =>
     [-1e4, -1e3, -100, -10, -1, 0, 1, 10, 100, 1e3, 1e4].filter((one) => one >= low && one <= high);
   addPanel("Loss", "of the run's logged steps", (panel) => new Chart(panel, "Loss", {
+    isOfRun: true,
     format: (value) => Number(value.toPrecision(4)).toString(),
     series: (loaded) => runLines(loaded, [["loss", "loss", "first"]]),
   }));
-  addPanel("Step time", "the longest of neighbouring steps; own time is without waiting for others", (panel) =>
+  addPanel("Step time", "ranks: without waiting", (panel) =>
     new Chart(panel, "Step time", {
+      isOfRun: true,
       format: (value) => `${Number(value.toPrecision(3))} s`,
-      series: (loaded) => runLines(loaded, [["step", "s_per_step", "first"], ["slowest rank's own", "slowest_s", "second"], ["mean rank's own", "mean_s", "third"]]),
+      series: (loaded) => runLines(loaded, [["step", "s_per_step", "first"], ["slowest rank", "slowest_s", "second"], ["mean of ranks", "mean_s", "third"]]),
     }));
+  addPanel("Power of all GPUs", "that are known", (panel) => new Chart(panel, "Power of all GPUs", {
+    format: (value) => `${Number((value / 1000).toPrecision(4))} kW`,
+    series: (loaded) => ({ x: times(loaded), lines: [lineOf("power", "first", loaded.lines.power_w)] }),
+  }));
   return network;
 }
 
@@ -206,6 +243,7 @@ function facts() {
     if (silent) rows.push(["silent", count(silent, "node")]);
     rows.push(["last look", clockText(now.unix_s, 0)]);
   }
+  alarms();
   const key = rows.flat().join("|");
   if (key === state.factsShown) return;
   state.factsShown = key;
@@ -214,6 +252,18 @@ function facts() {
     pair.append(element("dt", "", name), element("dd", "", value));
     return pair;
   }));
+}
+
+function alarms() { // what is wrong at this moment, in words
+  const { now } = state, lines = [];
+  for (const node of now?.nodes ?? []) {
+    if (node.error) lines.push(`${node.node} ${node.error}`);
+    if (node.odd_answer) lines.push(`${node.node} nvidia-smi: ${node.odd_answer}`);
+    if (node.clock_verdict === "BAD") lines.push(`${node.node} clock: ${node.clock_reasons.join("; ")}`);
+    for (const odd of node.odd ?? []) lines.push(`${node.node} ${odd}`);
+  }
+  const text = lines.slice(0, 6).join("\n") + (lines.length > 6 ? `\nand ${lines.length - 6} more` : "");
+  if ($("odd").textContent !== text) $("odd").textContent = text;
 }
 
 function slowest() {
@@ -288,9 +338,11 @@ async function chooseRange(seconds) {
 }
 
 async function fetchWindow(begin, end) {
-  const asked = state.asked = Symbol("window");
-  const answer = await fetch(`/window?begin=${Math.floor(begin)}&end=${Math.ceil(end)}`);
-  if (!answer.ok || asked !== state.asked) return;
+  const asked = state.asked = Symbol("window"); // an answer that is overtaken is dropped
+  const answer = await fetch(`/window?begin=${Math.floor(begin)}&end=${Math.ceil(end)}`).catch(() => null);
+  if (asked !== state.asked) return;
+  state.asked = null;
+  if (!answer?.ok) return;
   load(await answer.json());
   pressed();
 }
@@ -439,7 +491,7 @@ function look(now) {
   }
   facts();
   (window.lookMs ??= []).push(performance.now() - began);
-  requestIdleCallback(tables);
+  (window.requestIdleCallback ?? setTimeout)(tables);
 }
 
 function redraw(shifted) { // one panel a frame, so that no frame is late; lines when a column is done
@@ -474,8 +526,8 @@ ranges();
   pressed();
   listen();
   $("foot").textContent = raw.live
-    ? `a look every ${raw.every_s} s; drag to zoom, double-click to see all again`
-    : "a page on its own, as it was stored; drag to zoom, double-click to see all again";
+    ? `a look every ${raw.every_s} s; a name opens its GPUs; drag to zoom, double-click to see all again`
+    : "a page on its own, as it was stored; a name opens its GPUs; drag to zoom, double-click to see all again";
   $("all").hidden = !state.now;
 }
 addEventListener("resize", () => { cancelAnimationFrame(state.resizing); state.resizing = requestAnimationFrame(drawAll); });

@@ -9,6 +9,7 @@ from soractl.monitor.record import (
     summaries,
     unpack,
 )
+from soractl.monitor.record import read as read_back
 from soractl.monitor.sample import Values
 
 RATES = {"in_bytes_per_s": 4.2e10, "out_bytes_per_s": None}
@@ -69,3 +70,11 @@ def test_a_layout_comes_back_and_one_of_another_version_does_not():
     layout = Layout((0, 7), ("mlx5_1/1",), ("eno1",))
     assert layout_from(layout.as_json()) == layout
     assert layout_from({**layout.as_json(), "version": 99}) is None
+
+
+def test_one_look_is_read_back_as_it_was_packed():
+    layout = layout_of(node())
+    found = read_back(pack(node(power=None), layout), layout)
+    assert found.gpus[7]["power_w"] is None
+    assert found.gpus[7]["util_pct"] == 99.0
+    assert (found.links["eno1"]["out_bytes_per_s"], found.node["cpu_pct"]) == (None, 9.5)
