@@ -46,6 +46,7 @@ class Size:
     sets: tuple[str, ...]  # of the launched run
     clips: int  # of the launched run, for each GPU
     orders: int  # steps in which the orders of an epoch are compared
+    films: tuple[tuple[str, str], ...]  # length and resolution of those that are sampled
 
 
 REAL = Size(
@@ -65,6 +66,7 @@ REAL = Size(
     ),
     clips=300,
     orders=8,
+    films=(("4s", "360p"), ("4s", "720p")),
 )
 TOY = Size(
     stage="smoke",
@@ -73,4 +75,5 @@ TOY = Size(
     sets=(),
     clips=80,
     orders=8,
+    films=(("17", "144p"),),
 )

@@ -58,7 +58,8 @@ class _Heading:
         return f"{self.heading} {self.inner.news}"
 
     def one_line(self) -> str:
-        return f"{self.heading}: {self.inner.one_line()}"
+        # a rehearsal logs no step of a run, so an attempt looks as if it never got past its start
+        return f"{self.heading}: {self.inner.one_line().removeprefix('starting').lstrip()}"
 
 
 @dataclass(frozen=True)

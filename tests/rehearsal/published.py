@@ -4,7 +4,7 @@ import io
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 from trainer.model.vae import build_vae
 
 WIDTH = 32  # channels of a caption's token
+NARROW_T5 = {"d_model": WIDTH, "d_kv": 8, "d_ff": 2 * WIDTH, "num_layers": 2, "num_heads": 4}
 _EXTRA_TOKENS = [f"<extra_id_{number}>" for number in range(100)]
 _NOT_IN_PIXART = re.compile(r"rope\.|fps_embedder\.|temporal_blocks\.|.*\.[qk]_norm\.")
 
@@ -49,10 +50,16 @@ def write_vae(folder: Path) -> None:
     _write_json(folder / "config.json", settings)
 
 
-def write_t5(folder: Path, sentences: Iterable[str], files: int = 2) -> None:
+def write_t5(
+    folder: Path,
+    sentences: Iterable[str],
+    files: int = 2,
+    sizes: Mapping[str, int] = NARROW_T5,
+) -> None:
     """A T5 encoder in `files` pickled parts with an index, and a tokeniser trained on `sentences`.
 
-    There is no `tokenizer.json`, as in the published repository.
+    There is no `tokenizer.json`, as in the published repository. Its weights are random, drawn on
+    torch's default device and of its default type.
     """
     from transformers import T5Config, T5EncoderModel
 
@@ -67,11 +74,7 @@ def write_t5(folder: Path, sentences: Iterable[str], files: int = 2) -> None:
     torch.manual_seed(2)
     config = T5Config(
         vocab_size=pieces + len(_EXTRA_TOKENS),
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=2 * WIDTH,
-        num_layers=2,
-        num_heads=4,
+        **sizes,
         feed_forward_proj="gated-gelu",
         architectures=["T5EncoderModel"],
     )
@@ -139,7 +142,7 @@ def _write_parts(
     for number in range(files):
         part = names[number * size : (number + 1) * size]
         written = file.format(number=number + 1, files=files)
-        torch.save({name: weights[name].clone() for name in part}, folder / written)
+        torch.save({name: weights[name].cpu().clone() for name in part}, folder / written)
         places |= dict.fromkeys(part, written)
     total = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}

@@ -12,7 +12,10 @@ from soractl.launch import rehearse as rehearsing
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.remote.connections import Connections
 from soractl.terminal.progress_bar import PlainDisplay
+from tests.soractl.data.odd_files import write_video
 from tests.waiting import wait_for
+
+REPOSITORY = Path(__file__).parents[3]
 
 MEASURED = {
     "seconds": 2.0,
@@ -97,7 +100,7 @@ def test_a_rank_that_hangs_ends_its_row_and_nothing_else(workplace, table):
 def test_ctrl_c_leaves_nothing(workplace, table):
     workplace.ranks(f"(run.path / 'began').touch()\n{HANGS}")
     command = [sys.executable, "-m", "soractl.cli", "launch", "smoke", "--rehearse", "--force"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -124,4 +127,102 @@ def test_nodes_with_a_runs_processes_are_refused(workplace, table):
 def test_a_dry_run_names_the_buckets_and_starts_nothing(workplace, table):
     found = workplace.soractl("launch", "smoke", "--rehearse", "--dry-run", "--json").stdout
     assert [one["name"] for one in json.loads(found)["buckets"]] == ["144p/34/0.56", "144p/17/0.56"]
+    assert not Path("runs").exists()
+
+
+class Nodes:
+    """Three nodes of the test cluster with one rank each, and the smoke stage's real trainer."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder = cluster, folder
+
+    def rehearsal(self, *options):
+        """`launch smoke --rehearse` on the head node, started."""
+        words = ("launch", "smoke", "--hostfile", "three.txt", "--rehearse", *options)
+        return subprocess.Popen(
+            [
+                *(REPOSITORY / "tests" / "cluster" / "cluster.sh", "head", "env"),
+                *("-u", "SORACTL_HOSTFILE", sys.executable, "-m", "soractl.cli", *words),
+            ],
+            env={
+                **os.environ,
+                "SORACTL_CLUSTER": str(self.cluster.folder),
+                "PYTHONPATH": str(REPOSITORY),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def processes(self, what):
+        """Those of all nodes that have these bytes in their command and belong to this folder."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                mine = str(self.folder).encode() in (process / "environ").read_bytes()
+                if mine and what in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+            except OSError:
+                continue  # it has ended
+        return found
+
+
+@pytest.fixture
+def nodes(workplace, start_cluster):
+    """A table of eight real clips, which fill one bucket."""
+    film = workplace.folder / "data" / "smoke" / "0.mp4"
+    write_video(film, frames=24, size=(144, 256))
+    for row in range(1, 8):
+        os.link(film, film.with_name(f"{row}.mp4"))
+    rows = [f"{film.with_name(f'{row}.mp4')},film {row},24,144,256" for row in range(8)]
+    text = "\n".join(["path,text,num_frames,height,width", *rows])
+    workplace.write("data/smoke/clips.csv", text + "\n")
+    workplace.write("hostfiles/three.txt", "n[1-3] slots=1\n")
+    workplace.write(
+        "hostfiles/three.toml",
+        f'environment = "{Path(sys.executable).parent}"\n[env]\nOMP_NUM_THREADS = 1\n'
+        f'GLOO_SOCKET_IFNAME = "eth0"\nPYTHONPATH = "{REPOSITORY}"\n',
+    )
+    return Nodes(start_cluster(3), workplace.folder)
+
+
+@pytest.mark.ssh
+@pytest.mark.slow  # three ranks train
+def test_three_nodes_rehearse_and_only_the_result_is_left(workplace, nodes):
+    rehearsal = nodes.rehearsal("--json")
+    out, errors = rehearsal.communicate(timeout=600)
+    assert rehearsal.returncode == 0, out + errors
+    found = json.loads(out)
+    assert (found["nodes"], found["world_size"], found["gpu"]) == (["n1", "n2", "n3"], 3, None)
+    [row] = found["buckets"]
+    assert (row["name"], row["batch_size"], row["fault"]) == ("144p/17/0.56", 2, None)
+    assert 0 < row["encode_s"] < row["seconds"] < row["cold_s"]
+    assert min(found[name] for name in ("reduced_bytes_per_s", "checkpoint_s")) > 0
+    assert found["checkpoint_bytes"] > 10**6
+    assert nodes.processes(b"train.py") == []
+    assert left(workplace) == [".rehearsals", ".rehearsals/smoke.json"]
+
+
+@pytest.mark.ssh
+@pytest.mark.slow  # three ranks start
+def test_ctrl_c_ends_the_ranks_of_three_nodes_and_leaves_nothing(workplace, nodes):
+    rehearsal = nodes.rehearsal()
+    wait_for(lambda: len(nodes.processes(b"trainer/train.py")) >= 3, 300)
+    [command] = nodes.processes(b"soractl.cli\0launch")
+    os.kill(command, signal.SIGINT)
+    _, errors = rehearsal.communicate(timeout=120)
+    assert rehearsal.returncode == 130, errors
+    assert "interrupted; nothing of the rehearsal is left" in errors
+    assert nodes.processes(b"train.py") == []
+    assert left(workplace) == [".rehearsals"]
+
+
+@pytest.mark.ssh
+def test_a_node_with_a_runs_process_is_named_and_nothing_is_started(nodes):
+    busy = f"SORACTL_RUN_ID={nodes.folder}/runs/007-other sleep 600 > /dev/null 2>&1 &"
+    nodes.cluster.do("node", "2", "sh", "-c", busy)
+    rehearsal = nodes.rehearsal()
+    _, errors = rehearsal.communicate(timeout=120)
+    assert rehearsal.returncode == 5, errors
+    assert "and 007-other runs: 1 process on n2" in errors
     assert not Path("runs").exists()

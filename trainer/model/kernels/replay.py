@@ -4,17 +4,18 @@ A kernel of a small picture is over before the host, which is busy with decoding
 started the next one.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 _MOST_SHAPES = 64  # whose graphs are kept, the latest used
 _Key = tuple[torch.Size, torch.dtype, int]
-_pools: dict[torch.device, tuple[int, int]] = {}
+_living: defaultdict[torch.device, WeakSet[torch.cuda.CUDAGraph]] = defaultdict(WeakSet)
 
 
 class _Captured(NamedTuple):
@@ -58,14 +59,12 @@ class Replayed:
 
     def _capture(self, x: Tensor) -> _Captured | None:
         given, graph = x.clone(), torch.cuda.CUDAGraph()
-        if x.device not in _pools:
-            _pools[x.device] = torch.cuda.graph_pool_handle()
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         try:
             with torch.cuda.stream(aside):
                 # other threads save checkpoints meanwhile
-                graph.capture_begin(_pools[x.device], capture_error_mode="thread_local")
+                graph.capture_begin(_pool(x.device), capture_error_mode="thread_local")
                 made = self._function(given)
                 graph.capture_end()
         except torch.OutOfMemoryError:
@@ -74,4 +73,10 @@ class Replayed:
             return None
         finally:
             here.wait_stream(aside)
+        _living[x.device].add(graph)
         return _Captured(graph, given, made)
+
+
+def _pool(device: torch.device) -> tuple[int, int]:
+    """The memory of a device's graphs; its id ends with the last of them, so others then begin."""
+    return next((graph.pool() for graph in _living[device]), torch.cuda.graph_pool_handle())

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 
@@ -26,3 +28,16 @@ def test_a_shape_that_comes_again_is_replayed_with_the_same_bits(counted):
         made = replayed(x)
         assert torch.equal(made, torch.tanh(x @ weight))
     assert [shape[0] for shape in calls] == [4, 4, 5, 5]  # once as it is, once to capture it
+
+
+def test_functions_are_captured_after_all_graphs_before_them_are_gone(counted):
+    function, weight, calls = counted
+    x = torch.randn(4, 8, device="cuda")
+    for _ in range(2):
+        replayed = Replayed(function, weight)
+        for _ in range(3):
+            made = replayed(x)
+        assert torch.equal(made, torch.tanh(x @ weight))
+        del replayed
+        gc.collect()
+    assert len(calls) == 4
