@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from soractl.estimate.rates import CAPTION_TOKENS, T5_BYTES, VAE_BYTES, GpuRates, Network
+from soractl.estimate.rates import CAPTION_TOKENS, NETWORKS, T5_BYTES, VAE_BYTES, GpuRates, Network
+from trainer.config import ModelConfig
 
 if TYPE_CHECKING:
     from trainer.data.buckets import Bucket
@@ -11,12 +12,32 @@ _PASSES = 3  # forward, and backward as two of it
 _STATE_BYTES = 4  # of a parameter on each rank: weights and gradients in bf16
 _SHARED_BYTES = 16  # of a parameter, shared out: master, two moments and average in fp32
 _BYTES_A_TOKEN = 2.1e6 / (28 * 1152)  # kept for the backward pass, by depth and width
+_INPUT = 1 / 16  # of a block's activations, which a recomputed one keeps too
 
 
-def model_s(bucket: "Bucket", network: Network, gpu: GpuRates) -> float:
+def model_s(bucket: "Bucket", model: ModelConfig, gpu: GpuRates) -> float:
     """Seconds of forward and backward; the update, 0.05 s, is part of the rates."""
-    dense, in_frames = flops(bucket, network)
-    return _PASSES * (dense / gpu.dense_flops + in_frames / gpu.frame_attention_flops)
+    dense, in_frames = flops(bucket, NETWORKS[model.arch])
+    passes = _PASSES + recomputed(bucket, model)
+    return passes * (dense / gpu.dense_flops + in_frames / gpu.frame_attention_flops)
+
+
+def recomputed(bucket: "Bucket", model: ModelConfig) -> float:
+    """Share of the blocks whose forward pass is made again, as `trainer.model.stdit3` has it."""
+    if model.grad_checkpoint == "none":
+        return 0.0
+    every = 1 if model.grad_checkpoint == "every_block" else int(model.grad_checkpoint)
+    blocks = 2 * NETWORKS[model.arch].depth
+    room = blocks * model.tokens_at_once / _part(bucket, model)
+    kept = max(0, int((room - blocks * _INPUT) / (1 - _INPUT)))
+    return max(0, blocks - kept) / every / blocks
+
+
+def _part(bucket: "Bucket", model: ModelConfig) -> int:
+    """Tokens that go through the network together: the clips nearest to `tokens_at_once`."""
+    clip = bucket.latent_frames * bucket.patches
+    clips = max(1, round(model.tokens_at_once / clip)) if model.tokens_at_once else bucket.tokens
+    return min(max(1, bucket.batch_size), clips) * clip
 
 
 def flops(bucket: "Bucket", network: Network) -> tuple[float, float]:
@@ -40,19 +61,10 @@ def encoders_s(bucket: "Bucket", gpu: GpuRates) -> float:
     return pixels / rate + bucket.batch_size * CAPTION_TOKENS / gpu.caption_tokens
 
 
-def memory(
-    bucket: "Bucket", network: Network, *, ranks: int, tokens_at_once: int, cached: bool
-) -> float:
-    """Bytes that a rank holds at most, of what torch allocates.
-
-    A part has the number of clips that comes nearest to `tokens_at_once` tokens (0: the whole
-    batch); what it has more than that is recomputed.
-    """
+def memory(bucket: "Bucket", model: ModelConfig, *, ranks: int, cached: bool) -> float:
+    """Bytes that a rank holds at most, of what torch allocates."""
+    network, again = NETWORKS[model.arch], recomputed(bucket, model)
     state = network.parameters * (_STATE_BYTES + _SHARED_BYTES / ranks)
-    clip = bucket.latent_frames * bucket.patches
-    kept = clip * bucket.batch_size
-    if tokens_at_once:
-        part = max(1, round(tokens_at_once / clip)) * clip
-        kept = min(kept, part, tokens_at_once)
+    kept = _part(bucket, model) * (1 - again + again * _INPUT)
     encoders = 0 if cached else T5_BYTES + VAE_BYTES
     return state + kept * _BYTES_A_TOKEN * network.depth * network.width + encoders

@@ -1,8 +1,8 @@
 """Measured rates of GPUs in training and encoding, and the sizes of the networks.
 
-Two rates explain a step: one of everything but attention in frames, one of that attention, whose
-heads of 72 channels the library takes for 128. They are fitted to five buckets (least squares of
-relative errors) and meet each of them within 9 % (docs/performance.md).
+Two rates explain a step: one of everything but attention in frames, and one of that attention. They
+are fitted to five buckets, with what each recomputes (least squares of relative errors), and meet
+each of them within 3 % (docs/performance.md).
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class GpuRates:
 
 GPUS = {
     "h100": GpuRates(
-        "h100", 425e12, 187e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
+        "h100", 410e12, 319e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
     ),
-    "h200": GpuRates("h200", 439e12, 196e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
+    "h200": GpuRates("h200", 429e12, 390e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
 }
 
 

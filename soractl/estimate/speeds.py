@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from soractl.estimate import bucket as by_rates
 from soractl.estimate.measured import Measured
-from soractl.estimate.rates import GpuRates, Network
+from soractl.estimate.rates import GpuRates
+from trainer.config import ModelConfig
 
 if TYPE_CHECKING:
     from trainer.data.buckets import Bucket
@@ -15,27 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Speeds:
-    """The speeds of one network on one kind of GPU."""
+    """The speeds of one model on one kind of GPU."""
 
-    network: Network
+    model: ModelConfig
     gpu: GpuRates
     measured: Measured | None
     factor: float = 1.0  # measured over reckoned seconds, the median of buckets
 
     @classmethod
     def of(
-        cls, buckets: Sequence["Bucket"], network: Network, gpu: GpuRates, measured: Measured | None
+        cls,
+        buckets: Sequence["Bucket"],
+        model: ModelConfig,
+        gpu: GpuRates,
+        measured: Measured | None,
     ) -> "Speeds":
         """With the factor of those buckets that were measured under their own names."""
-        plain = cls(network, gpu, measured)
+        plain = cls(model, gpu, measured)
         if measured is None:
             return plain
         both = [
-            plain.model_s(bucket) / by_rates.model_s(bucket, network, gpu)
+            plain.model_s(bucket) / by_rates.model_s(bucket, model, gpu)
             for bucket in buckets
             if bucket.name in measured.seconds
         ]
-        return cls(network, gpu, measured, statistics.median(both) if both else 1.0)
+        return cls(model, gpu, measured, statistics.median(both) if both else 1.0)
 
     def is_measured(self, bucket: "Bucket") -> bool:
         """True if the bucket, or one of its resolution and length, was measured."""
@@ -43,7 +48,7 @@ class Speeds:
 
     def model_s(self, bucket: "Bucket") -> float:
         """Seconds of everything but VAE and T5."""
-        reckoned = by_rates.model_s(bucket, self.network, self.gpu)
+        reckoned = by_rates.model_s(bucket, self.model, self.gpu)
         name = self.measured.of(bucket) if self.measured else None
         if self.measured is None or name is None:
             return reckoned * self.factor

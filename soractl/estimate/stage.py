@@ -107,7 +107,7 @@ def estimate_of(
         )
     network = NETWORKS[settings.model.arch]
     found = measured.find(runs, stage, settings) if runs else None
-    speeds = Speeds.of(plan.buckets, network, gpu, found)
+    speeds = Speeds.of(plan.buckets, settings.model, gpu, found)
     model = [speeds.model_s(bucket) for bucket in plan.buckets]
     encoders = [speeds.encoders_s(bucket) for bucket in plan.buckets]
     return StageEstimate(
@@ -180,9 +180,8 @@ def _rows(
         usual = max(members, key=lambda pair: pair[0])[1]
         reckoned = one_bucket.memory(
             usual,
-            speeds.network,
+            settings.model,
             ranks=ranks,
-            tokens_at_once=settings.model.tokens_at_once,
             cached=settings.data.features is not None,
         )
         rows.append(

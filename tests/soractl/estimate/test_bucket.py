@@ -1,12 +1,16 @@
-import pytest
+from dataclasses import replace
 
-from soractl.estimate.bucket import encoders_s, flops, memory, model_s
+import pytest
+import torch
+
+from soractl.estimate.bucket import encoders_s, flops, memory, model_s, recomputed
 from soractl.estimate.rates import GPUS, NETWORKS
+from trainer.config import load_stage
 from trainer.data.buckets import Bucket
 from trainer.model.flops import forward_flops
-from trainer.model.stdit3 import STDiT3Config
+from trainer.model.stdit3 import STDiT3, STDiT3Config
 
-XL = NETWORKS["STDiT3-XL/2"]
+MODEL = load_stage("stage1").config.model
 BUCKETS = {
     "144p": Bucket("144p", 51, "0.56", 144, 256, 51),
     "240p": Bucket("240p", 51, "0.56", 240, 426, 20),
@@ -33,8 +37,9 @@ WITHIN = 0.1
 def test_seconds_and_memory_of_a_bucket_are_those_measured(name, gpu, place, ranks, at_once):
     bucket = BUCKETS[name]
     seconds, gigabytes = MEASURED[name][place]
-    assert model_s(bucket, XL, GPUS[gpu]) == pytest.approx(seconds, rel=WITHIN)
-    found = memory(bucket, XL, ranks=ranks, tokens_at_once=at_once, cached=True)
+    model = replace(MODEL, tokens_at_once=at_once)
+    assert model_s(bucket, model, GPUS[gpu]) == pytest.approx(seconds, rel=WITHIN)
+    found = memory(bucket, model, ranks=ranks, cached=True)
     assert found / 1e9 == pytest.approx(gigabytes, rel=WITHIN)
 
 
@@ -48,4 +53,18 @@ def test_the_work_is_that_of_the_trainer(name):
     bucket = BUCKETS[name]
     size = (bucket.latent_frames, bucket.height // 8, bucket.width // 8)
     counted = forward_flops(STDiT3Config(), bucket.batch_size, *size, 130 * bucket.batch_size)
-    assert sum(flops(bucket, XL)) == pytest.approx(counted, rel=0.02)
+    assert sum(flops(bucket, NETWORKS[MODEL.arch])) == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["none", "every_block", 2])
+@pytest.mark.parametrize("at_once", [0, 22_000, 28_000, 54_000])
+@pytest.mark.parametrize("name", BUCKETS)
+def test_as_many_blocks_are_recomputed_as_the_trainer_recomputes(name, at_once, mode):
+    bucket, model = BUCKETS[name], replace(MODEL, tokens_at_once=at_once, grad_checkpoint=mode)
+    with torch.device("meta"):
+        network = STDiT3(STDiT3Config(hidden_size=16, num_heads=2))
+    network.set_grad_checkpoint(mode, at_once)
+    shape = (bucket.batch_size, 4, bucket.latent_frames, bucket.height // 8, bucket.width // 8)
+    clips = min(bucket.batch_size, network.clips_at_once(shape))
+    again = network._recomputed(clips * bucket.latent_frames * bucket.patches)
+    assert recomputed(bucket, model) == pytest.approx(len(again) / 56, abs=0.01)
