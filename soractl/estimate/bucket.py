@@ -34,10 +34,15 @@ def recomputed(bucket: "Bucket", model: ModelConfig) -> float:
 
 
 def _part(bucket: "Bucket", model: ModelConfig) -> int:
-    """Tokens that go through the network together: the clips nearest to `tokens_at_once`."""
-    clip = bucket.latent_frames * bucket.patches
-    clips = max(1, round(model.tokens_at_once / clip)) if model.tokens_at_once else bucket.tokens
-    return min(max(1, bucket.batch_size), clips) * clip
+    """Tokens that go through the network together: clips in as even parts as `tokens_at_once` asks.
+
+    As `trainer.chunks` makes them.
+    """
+    clip, clips = bucket.latent_frames * bucket.patches, max(1, bucket.batch_size)
+    if not model.tokens_at_once:
+        return clips * clip
+    parts = -(-clips // max(1, round(model.tokens_at_once / clip)))
+    return -(-clips // parts) * clip
 
 
 def flops(bucket: "Bucket", network: Network) -> tuple[float, float]:

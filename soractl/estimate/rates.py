@@ -1,8 +1,8 @@
 """Measured rates of GPUs in training and encoding, and the sizes of the networks.
 
 Two rates explain a step: one of everything but attention in frames, and one of that attention. They
-are fitted to five buckets, with what each recomputes (least squares of relative errors), and meet
-each of them within 3 % (docs/performance.md).
+are fitted to five buckets in parts of up to three sizes, with what each recomputes (least squares
+of relative errors), and meet each of them within 4 % (docs/performance.md).
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ GPUS = {
     "h100": GpuRates(
         "h100", 410e12, 319e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
     ),
-    "h200": GpuRates("h200", 429e12, 390e12, 78e6, 44e6, 59e3, "one H200, 2026-11-30"),
+    "h200": GpuRates("h200", 427e12, 357e12, 77e6, 43e6, 59e3, "one and two H200, 2026-11-30"),
 }
 
 

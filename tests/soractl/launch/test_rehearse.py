@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,13 +155,13 @@ class Nodes:
             text=True,
         )
 
-    def processes(self, what):
-        """Those of all nodes that have these bytes in their command and belong to this folder."""
+    def processes(self, command):
+        """Those of all nodes whose command matches and that belong to this folder."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 mine = str(self.folder).encode() in (process / "environ").read_bytes()
-                if mine and what in (process / "cmdline").read_bytes():
+                if mine and re.match(command, (process / "cmdline").read_bytes()):
                     found.append(int(process.name))
             except OSError:
                 continue  # it has ended
@@ -199,7 +200,7 @@ def test_three_nodes_rehearse_and_only_the_result_is_left(workplace, nodes):
     assert 0 < row["encode_s"] < row["seconds"] < row["cold_s"]
     assert min(found[name] for name in ("reduced_bytes_per_s", "checkpoint_s")) > 0
     assert found["checkpoint_bytes"] > 10**6
-    assert nodes.processes(b"train.py") == []
+    assert nodes.processes(b".*train.py") == []
     assert left(workplace) == [".rehearsals", ".rehearsals/smoke.json"]
 
 
@@ -207,13 +208,13 @@ def test_three_nodes_rehearse_and_only_the_result_is_left(workplace, nodes):
 @pytest.mark.slow  # three ranks start
 def test_ctrl_c_ends_the_ranks_of_three_nodes_and_leaves_nothing(workplace, nodes):
     rehearsal = nodes.rehearsal()
-    wait_for(lambda: len(nodes.processes(b"trainer/train.py")) >= 3, 300)
-    [command] = nodes.processes(b"soractl.cli\0launch")
+    wait_for(lambda: len(nodes.processes(b".*trainer/train.py")) >= 3, 300)
+    [command] = nodes.processes(sys.executable.encode() + b"\0-m\0soractl.cli\0launch")
     os.kill(command, signal.SIGINT)
     _, errors = rehearsal.communicate(timeout=120)
     assert rehearsal.returncode == 130, errors
     assert "interrupted; nothing of the rehearsal is left" in errors
-    assert nodes.processes(b"train.py") == []
+    assert nodes.processes(b".*train.py") == []
     assert left(workplace) == [".rehearsals"]
 
 
