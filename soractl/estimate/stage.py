@@ -105,7 +105,6 @@ def estimate_of(
             f"{stage}: an epoch of {table} has no step for {ranks} ranks",
             hint=f"soractl data buckets {stage} {table} says where its clips go",
         )
-    network = NETWORKS[settings.model.arch]
     found = measured.find(runs, stage, settings) if runs else None
     speeds = Speeds.of(plan.buckets, settings.model, gpu, found)
     model = [speeds.model_s(bucket) for bucket in plan.buckets]
