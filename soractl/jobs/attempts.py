@@ -21,6 +21,7 @@ from trainer.run_dir import AttemptDir, RunDir
 
 TICK_S = 0.5
 EXIT_FILES_S = 10.0  # a shared folder may show a file late
+TERMINATED = ExitCode.TERMINATED
 BY_SLURM = "Slurm ended it: it left no exit code"
 
 
@@ -50,23 +51,30 @@ def copy_for(run: RunDir, attempt: AttemptDir) -> AttemptDir:
 
 
 def settled(
-    attempt: AttemptDir, *, is_told: bool = False, patience_s: float = EXIT_FILES_S
+    attempt: AttemptDir,
+    *,
+    is_told: bool = False,
+    ended_here: bool = False,
+    patience_s: float = EXIT_FILES_S,
 ) -> Outcome:
     """The outcome by the nodes' exit codes; srun's own says nothing.
 
     `is_told`: rank 0 was asked to leave. Ranks that were ended before they could save, by that
-    or by Slurm, have not failed.
+    or by Slurm, have not failed. `ended_here`: nodes without an exit code are not lost.
     """
     planned = read_record(attempt)
-    end_s = time.monotonic() + patience_s
+    end_s = time.monotonic() + (0.0 if ended_here else patience_s)
     states = read_states(attempt, planned.nodes)
     while not all(state.ended for state in states) and time.monotonic() < end_s:
         time.sleep(TICK_S)
         states = read_states(attempt, planned.nodes)
+    if ended_here:
+        codes = [TERMINATED if state.exit_code is None else state.exit_code for state in states]
+        states = [replace(one, exit_code=code) for one, code in zip(states, codes, strict=True)]
     lost = {state.node: BY_SLURM for state in states if not state.ended}
     outcome = settle(attempt, planned, states, lost)
     if outcome.exit_code == ExitCode.FAILED and _was_ended(attempt, states, is_told):
-        return replace(outcome, exit_code=ExitCode.TERMINATED, first_failure=_stop_of(attempt))
+        return replace(outcome, exit_code=TERMINATED, first_failure=_stop_of(attempt))
     return outcome
 
 
@@ -96,7 +104,7 @@ def _was_ended(attempt: AttemptDir, states: Sequence[NodeState], is_told: bool) 
     Others then complain of lost connections, so their accounts count for nothing.
     """
     has_account = any(int(account["rank"]) == 0 for account in attempt.rank_failures())
-    by_signal = all(state.exit_code in (None, ExitCode.TERMINATED) for state in states)
+    by_signal = all(state.exit_code in (None, TERMINATED) for state in states)
     return attempt.stopped.exists() or by_signal or (is_told and not has_account)
 
 

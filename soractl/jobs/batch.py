@@ -14,11 +14,11 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.jobs import attempts
 from soractl.jobs.chain import Way
 from soractl.jobs.signals import Relay, Signals
+from soractl.jobs.step import Step
 from soractl.launch.prepare import prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.remote.connections import Connections
 from soractl.remote.folding import fold_names
-from soractl.remote.local import Processes
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.runs.post_mortem import Failure, Outcome
 from soractl.slurm import record
@@ -26,7 +26,6 @@ from soractl.slurm.allocation import Allocation, allocation
 from soractl.slurm.client import Slurm
 from soractl.slurm.ending import Ended, Ending, Next, what_follows
 from soractl.slurm.queue import AT_LIMIT
-from soractl.slurm.script import srun_command
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -60,31 +59,31 @@ def main(run_path: str) -> int:
         text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
         log.write(EventKind.STARTED, attempt=attempt.number, text=text)
         with Relay(str(run.path), signals, remote) as relay:
-            is_whole = _run_nodes(run, attempt, given, signals, slurm)
-        patience_s = attempts.EXIT_FILES_S if is_whole else 0.0
-        outcome = attempts.settled(attempt, is_told=relay.is_told, patience_s=patience_s)
+            ended_here = _run_nodes(run, attempt, signals, slurm)
+        outcome = attempts.settled(attempt, is_told=relay.is_told, ended_here=ended_here)
         attempts.note_end(run, attempt, outcome)
         following = what_follows(_ending(run, attempt, outcome, signals, slurm, given))
         return _go_on(run, attempt, following, outcome, way)
 
 
-def _run_nodes(
-    run: RunDir, attempt: AttemptDir, given: Allocation, signals: Signals, slurm: Slurm
-) -> bool:
-    """The scripts of all nodes; False where Slurm's KILL comes before their end."""
-    home = os.environ.get("HOME", "/")
-    argv = srun_command(len(given.nodes), attempt.path, str(run.path), home)
-    programs = Processes()
-    srun = programs.start(argv, sys.stderr.buffer)
-    most_s: float | None = None
-    while srun.alive:
-        if signals.terminated_at is not None:
-            most_s = slurm.kill_wait_s() if most_s is None else most_s
-            if time.monotonic() - signals.terminated_at > most_s - BEFORE_KILL_S:
-                return False
+def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, slurm: Slurm) -> bool:
+    """The scripts of all nodes; True where not all of them came to their end.
+
+    Where one has failed the others are ended, as over ssh; and before Slurm's KILL comes.
+    """
+    step = Step(attempt, str(run.path))
+    kill_wait_s: float | None = None
+    while step.alive:
+        if (at := signals.terminated_at) is not None:
+            kill_wait_s = slurm.kill_wait_s() if kill_wait_s is None else kill_wait_s
+            if time.monotonic() - at > kill_wait_s - BEFORE_KILL_S:
+                return True  # nothing is ended: they may yet save
+        if step.is_overdue:
+            step.end()
+            return True
         time.sleep(TICK_S)
-    programs.close()
-    return True
+    step.end()
+    return False
 
 
 def _ending(

@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,15 @@ def job_name(run: Path) -> str:
     return f"soractl-{run.name}-{hashlib.sha256(str(run).encode()).hexdigest()[:6]}"
 
 
-def srun_command(nodes: int, attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
+def srun_command(nodes: Sequence[str], attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
     """The command that runs an attempt's script of each node, once on every node."""
     return (
-        *("srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
-        # How it ended stands in files: one node's failure must not end the others unseen.
-        *("--kill-on-bad-exit=0", "--export=NONE", "--overlap", "--cpu-bind=none"),
+        *("srun", f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}"),
+        *(f"--ntasks={len(nodes)}", "--ntasks-per-node=1"),
+        # How it ended stands in files: the end of one node, or its loss where the job may live
+        # on, must not end the others unseen.
+        *("--kill-on-bad-exit=0", "--no-kill"),
+        *("--export=NONE", "--overlap", "--cpu-bind=none"),
         *("/bin/bash", "-c", NODE_PROGRAM, "bash", str(attempt), home, run_id),
     )
 

@@ -175,3 +175,14 @@ def test_what_an_administrator_cancels_does_not_come_back(job):
 
 def test_outside_a_job_it_refuses(job):
     assert job(SLURM_JOB_ID="").wait(60) == 2
+
+
+def test_one_node_that_failed_ends_the_others(job):
+    job.workplace.ranks("""
+    if sys.argv[-3].endswith("node_rank=1"): sys.exit(3)
+    time.sleep(300)
+    """)
+    assert job().wait(60) == 1
+    [attempt] = job.run.attempts()
+    failure = read_json(attempt.exit)["first_failure"]
+    assert (failure["node"], failure["stopped"]) == ("n2", False)
