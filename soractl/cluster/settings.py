@@ -71,6 +71,7 @@ class SlurmSettings:
     """Settings of jobs; what is left out is Slurm's default."""
 
     nodes: int | None = None  # else as many as the host file lists, or one
+    spares: int = 0  # more nodes, held in the job for a supervised run
     gpus_per_node: int | None = None
     partition: str | None = None
     account: str | None = None

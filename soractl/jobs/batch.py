@@ -1,4 +1,4 @@
-"""The program of a job's batch shell: `python -m soractl.jobs.batch RUN_DIR`.
+"""The program of a job's batch shell: `python -m soractl.jobs.batch RUN_DIR [--supervise SPARES]`.
 
 Each start of the job, also after a requeue, is one attempt on the nodes of the job: planned here,
 started by `srun`, settled here. How it ended decides whether the job goes back into the queue.
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
@@ -15,38 +16,60 @@ from soractl.jobs import attempts
 from soractl.jobs.chain import Way
 from soractl.jobs.signals import Relay, Signals
 from soractl.jobs.step import Step
+from soractl.jobs.supervised import JobActor, supervise
 from soractl.launch.prepare import prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.remote.connections import Connections
-from soractl.remote.folding import fold_names
+from soractl.remote.local import Processes
+from soractl.remote.nodes import Node
 from soractl.runs.events import EventKind, EventLog, read_events
-from soractl.runs.post_mortem import Failure, Outcome
+from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.slurm import record
 from soractl.slurm.allocation import Allocation, allocation
 from soractl.slurm.client import Slurm
 from soractl.slurm.ending import Ended, Ending, Next, what_follows
 from soractl.slurm.queue import AT_LIMIT
+from soractl.slurm.script import standby_command
+from soractl.supervise.lease import Lease
+from soractl.supervise.process import cluster_of
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 
 TICK_S = 0.5
+STANDBY = "soractl.jobs.standby"
 BEFORE_KILL_S = 3.0  # what noting the end and the requeue may take
 
 
-def main(run_path: str) -> int:
-    """One attempt of a run in this job; its exit code, or that of a refusal."""
+@dataclass(frozen=True)
+class Shell:
+    """The batch shell of a run's job."""
+
+    run: RunDir
+    given: Allocation
+    signals: Signals
+    spares: int | None  # nodes held for a supervised run; None: it is not supervised
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that an attempt begins on."""
+        return self.given.nodes[: len(self.given.nodes) - (self.spares or 0)]
+
+
+def main(run_path: str, spares: int | None = None) -> int:
+    """What this start of the job does; its exit code, or that of a refusal."""
     signals = Signals()
     run = RunDir(Path(run_path))
     given = allocation(os.environ)
     if given is None:
         output.error(SoractlError("this is no Slurm job", hint="`soractl launch STAGE --slurm`"))
         return ExitCode.BAD_REQUEST
+    shell = Shell(run, given, signals, spares)
     attempt, start = attempts.next_attempt(run, given)
-    with Connections() as remote:
-        slurm = Slurm(remote)
-        way = Way(run, given, slurm)
+    with Connections(cluster_of(run).ssh) as remote:
+        way = Way(run, given, Slurm(remote))
         try:
-            prepared = prepare_in_job(run, given, attempt, start, os.environ)
+            first = replace(given, nodes=shell.nodes)
+            prepared = prepare_in_job(run, first, attempt, start, os.environ)
             write_attempt(prepared, run, attempt)
         except SoractlError as error:
             output.error(error)
@@ -54,16 +77,47 @@ def main(run_path: str) -> int:
             attempts.note_end(run, attempt, Outcome(error.exit_code, time.time(), failure))
             way.close(attempt)
             return error.exit_code
-        names = fold_names([node.name for node in given.nodes])
-        log = EventLog(run, "slurm")
+        names = ", ".join(node.name for node in shell.nodes)
         text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
-        log.write(EventKind.STARTED, attempt=attempt.number, text=text)
-        with Relay(str(run.path), signals, remote) as relay:
-            ended_here = _run_nodes(run, attempt, signals, slurm)
+        EventLog(run, "slurm").write(EventKind.STARTED, attempt=attempt.number, text=text)
+        return _train(shell, attempt, way, remote)
+
+
+def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> int:
+    """The attempt to its end, with all that follow under a supervisor; then the queue, or not."""
+    run, signals = shell.run, shell.signals
+    with Relay(run, shell.given.nodes[0].name, signals, remote) as relay:
+        if shell.spares is None:
+            ended_here = _run_nodes(run, attempt, signals, way.slurm)
+        else:
+            code = _supervise(shell, shell.spares, attempt, remote)
+            attempt, ended_here = run.attempts()[-1], True
+            if code == ExitCode.GAVE_UP:
+                way.close(attempt)
+                return code
+    outcome = read_outcome(attempt)
+    if outcome is None:
         outcome = attempts.settled(attempt, is_told=relay.is_told, ended_here=ended_here)
         attempts.note_end(run, attempt, outcome)
-        following = what_follows(_ending(run, attempt, outcome, signals, slurm, given))
-        return _go_on(run, attempt, following, outcome, way)
+    following = what_follows(_ending(run, attempt, outcome, signals, way.slurm, shell.given))
+    return _go_on(run, attempt, following, outcome, way)
+
+
+def _supervise(shell: Shell, spares: int, attempt: AttemptDir, remote: Connections) -> int | None:
+    lease = Lease(shell.run.supervisor)
+    while not lease.take():  # that of a start whose node was lost is free after a while
+        time.sleep(TICK_S)
+    actor = JobActor(shell.run, lease, remote, shell.given, spares, shell.signals)
+    actor.start(attempt)
+    nodes = shell.given.nodes
+    words = (str(shell.run.path), str(shell.given.job_id), nodes[0].name)
+    argv = standby_command(nodes[-1].name, (sys.executable, "-m", STANDBY, *words))
+    watch = Processes()
+    watch.start(argv, sys.stderr.buffer)
+    try:
+        return supervise(actor)
+    finally:
+        watch.close()
 
 
 def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, slurm: Slurm) -> bool:
@@ -130,4 +184,4 @@ def _go_on(run: RunDir, attempt: AttemptDir, following: Next, outcome: Outcome, 
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[3]) if "--supervise" in sys.argv else None))

@@ -4,7 +4,6 @@ Of the signals, the batch shell has USR1 before a limit or a preemption, INT fro
 and TERM when Slurm ends the job.
 """
 
-import os
 import signal
 import threading
 import time
@@ -12,8 +11,11 @@ from contextlib import AbstractContextManager
 
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
-from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
+from soractl.remote.requests import Remote, Request
+from soractl.runs.find import last_attempt
+from soractl.runs.record import read_record
+from trainer.run_dir import RunDir
 
 TICK_S = 0.5
 SCAN_S = 15.0
@@ -42,8 +44,8 @@ class Signals:
 class Relay(AbstractContextManager["Relay"]):
     """A thread that asks rank 0 of an attempt to save and leave, once a signal wants that."""
 
-    def __init__(self, run_id: str, signals: Signals, remote: Connections) -> None:
-        self._run_id, self._signals, self._remote = run_id, signals, remote
+    def __init__(self, run: RunDir, here: str, signals: Signals, remote: Remote) -> None:
+        self._run, self._here, self._signals, self._remote = run, here, signals, remote
         self._is_over = threading.Event()
         self.is_told = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -56,13 +58,20 @@ class Relay(AbstractContextManager["Relay"]):
     def _watch(self) -> None:
         while not self.is_told and not self._is_over.wait(TICK_S):
             if self._signals.wants_a_save:
-                self.is_told = tell_rank_0(self._run_id, self._remote)
+                self.is_told = tell_rank_0(self._run, self._here, self._remote)
 
 
-def tell_rank_0(run_id: str, remote: Connections) -> bool:
-    """Ask rank 0, which runs on this node, to save and leave; False while there is none."""
-    [found] = find([this_machine()], remote, Selection(run_id=run_id), deadline_s=SCAN_S)
+def tell_rank_0(run: RunDir, here: str, remote: Remote) -> bool:
+    """Ask rank 0 of the newest attempt to save and leave; False while there is none.
+
+    `here`: Slurm's name of this node, which usually is the one of rank 0.
+    """
+    attempt = last_attempt(run)
+    if attempt is None:
+        return False
+    head = read_record(attempt).nodes[0]
+    head = this_machine() if head.name == here else head
+    [found] = find([head], remote, Selection(run_id=str(run.path)), deadline_s=SCAN_S)
     ranks = [one for one in found.processes if one.role == "rank" and one.rank == 0]
-    for rank in ranks:
-        os.kill(rank.pid, signal.SIGTERM)
-    return bool(ranks)
+    kill = Request(("kill", "-TERM", *(str(one.pid) for one in ranks)))
+    return bool(ranks) and remote(head, kill, SCAN_S).ok

@@ -28,6 +28,14 @@ FROM_HERE = ("HOME", "USER", "PATH", "LANG", "SLURM_CONF")
 
 
 @dataclass(frozen=True)
+class JobKind:
+    """What a job is besides its run."""
+
+    expedite: bool = False  # back from the queue at once
+    supervised: bool = False
+
+
+@dataclass(frozen=True)
 class Submitted:
     """An attempt that waits in the queue."""
 
@@ -36,14 +44,21 @@ class Submitted:
     job_id: int
 
 
-def script_of(prepared: Prepared, *, expedite: bool = False) -> str:
+def script_of(prepared: Prepared, kind: JobKind) -> str:
     """The script of the next attempt; nothing is made yet."""
     run = RunDir(prepared.plan.run)
     number = len(run.attempts()) + 1
-    return _script(prepared, run, run.attempt(number), expedite)
+    return _script(prepared, run, run.attempt(number), kind)
 
 
-def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Submitted:
+def kind_of(slurm: Slurm, *, supervised: bool) -> JobKind:
+    """The kind of job that this Slurm can run."""
+    return JobKind(slurm.version() >= EXPEDITE_SINCE, supervised)
+
+
+def submit(
+    prepared: Prepared, command_line: Sequence[str], remote: Remote, *, supervised: bool = False
+) -> Submitted:
     """Make the run or its next attempt and submit it; SoractlError, exit code 5, if Slurm refuses.
 
     A refusal leaves nothing behind.
@@ -51,13 +66,13 @@ def submit(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> S
     slurm = Slurm(remote)
     if prepared.run is not None:
         refuse_if_queued(prepared.run, slurm)
-    expedite = slurm.version() >= EXPEDITE_SINCE
-    slurm.check(script_of(prepared, expedite=expedite))
+    kind = kind_of(slurm, supervised=supervised)
+    slurm.check(script_of(prepared, kind))
     with can_write(prepared.plan.run.parent):
         run = prepared.run or create(prepared, command_line, remote)
     with can_write(run.path, made=prepared.run is None), start_lock(run):
         attempt = run.new_attempt()
-        text = _script(prepared, run, attempt, expedite)
+        text = _script(prepared, run, attempt, kind)
         if prepared.run is None:
             write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
@@ -87,21 +102,25 @@ def refuse_if_queued(run: RunDir, slurm: Slurm) -> None:
         )
 
 
-def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir, expedite: bool) -> str:
+def _script(prepared: Prepared, run: RunDir, attempt: AttemptDir, kind: JobKind) -> str:
     blamed = tuple(read_book(run.path.parent).nodes)
+    settings = prepared.site.cluster.slurm
+    spares = settings.spares if kind.supervised else 0
+    supervise = ("--supervise", str(spares)) if kind.supervised else ()
     return sbatch_text(
         Job(
             run=run.path,
-            nodes=len(prepared.plan.nodes),
+            nodes=len(prepared.plan.nodes) + spares,
             log=attempt.job_log,
             workdir=prepared.plan.workdir,
-            program=(sys.executable, "-m", "soractl.jobs.batch", str(run.path)),
+            program=(sys.executable, "-m", "soractl.jobs.batch", str(run.path), *supervise),
             environment=_environment(prepared.site.environ),
-            settings=prepared.site.cluster.slurm,
+            settings=settings,
             lead_s=lead_s(save_seconds(run)),
             # Its old nodes are kept for an expedited job: not where one of them is to blame.
-            expedite=expedite and not blamed,
+            expedite=kind.expedite and not blamed,
             exclude=blamed,
+            outlives_nodes=kind.supervised,
         )
     )
 

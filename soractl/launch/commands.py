@@ -81,7 +81,7 @@ def launch(
     if rehearse:
         return _rehearse(prepared, dry_run, force, as_json)
     if dry_run and prepared.site.is_queued:
-        return _show_job(prepared, as_json)
+        return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -125,7 +125,7 @@ def resume(
     )
     prepared = prepare_resume(run, options, os.environ)
     if dry_run and prepared.site.is_queued:
-        return _show_job(prepared, as_json)
+        return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -219,7 +219,7 @@ def _rehearse(prepared: "Prepared", dry_run: bool, force: bool, as_json: bool) -
     raise typer.Exit(rehearsal_report.exit_code(found))
 
 
-def _show_job(prepared: "Prepared", as_json: bool) -> None:
+def _show_job(prepared: "Prepared", as_json: bool, *, supervise: bool) -> None:
     from soractl.jobs import report as job_report
     from soractl.jobs import submit
     from soractl.remote.connections import Connections
@@ -228,23 +228,21 @@ def _show_job(prepared: "Prepared", as_json: bool) -> None:
 
     with Connections() as remote:
         slurm = Slurm(remote)
-        script = submit.script_of(prepared, expedite=slurm.version() >= submit.EXPEDITE_SINCE)
+        script = submit.script_of(prepared, submit.kind_of(slurm, supervised=supervise))
         forecast = slurm.check(script)
     values = job_report.script_json(prepared, script, forecast)
     output.report(job_report.script_lines(prepared, script, forecast), values, as_json)
 
 
 def _submit(prepared: "Prepared", as_json: bool, *, detach: bool, supervise: bool) -> None:
-    from soractl.errors import SoractlError
     from soractl.jobs import report as job_report
     from soractl.jobs.submit import submit
     from soractl.remote.connections import Connections
     from soractl.terminal import output
 
-    if supervise:
-        raise SoractlError("--supervise does not work through Slurm's queue; leave it out")
     with Connections() as remote:
-        submitted = submit(prepared, ["soractl", *sys.argv[1:]], remote)
+        command_line = ["soractl", *sys.argv[1:]]
+        submitted = submit(prepared, command_line, remote, supervised=supervise)
         output.note(job_report.submitted_lines(submitted))
         if detach:
             values = job_report.submitted_json(submitted)

@@ -49,7 +49,8 @@ trap : HUP INT TERM
 echo '   ' >{exit}.draft
 exec > >(keep) 2>&1 </dev/null
 keeper=$!
-cd {workdir} && env -i {environment} \\
+# GPUS: those that Slurm gave to the job, where it runs this.
+cd {workdir} && env -i ${{GPUS:+CUDA_VISIBLE_DEVICES="$GPUS"}} {environment} \\
   {command}
 code=$?
 exec >/dev/null 2>&1

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
-Then = Literal["queued", "requeued", "ended"]
+Then = Literal["queued", "requeued", "restarted", "ended"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class JobRecord:
 
     job_id: int
     restarts: int = 0
-    then: Then = "queued"  # requeued, ended: what followed the attempt, noted by the job itself
+    then: Then = "queued"  # what followed the attempt, noted by the job itself
     start: Mapping[str, Any] | None = None  # the start point that was chosen when it was submitted
     chain: Sequence[int] = ()  # jobs that wait behind it, where a job may not be requeued
 

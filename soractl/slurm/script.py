@@ -23,8 +23,10 @@ exec {program}
 """
 
 # --export=NONE leaves HOME empty; the node's script wants it, and who looks for processes the id.
+# Where jobs share a node, Slurm says by CUDA_VISIBLE_DEVICES which GPUs are this one's.
 NODE_PROGRAM = """\
-export HOME="$2" SORACTL_RUN_ID="$3"; exec /bin/bash "$1/$SLURMD_NODENAME.sh\""""
+export HOME="$2" SORACTL_RUN_ID="$3" GPUS="$CUDA_VISIBLE_DEVICES"
+exec /bin/bash "$1/$SLURMD_NODENAME.sh\""""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Job:
     lead_s: int  # seconds from the warning to the limit
     expedite: bool = False  # Slurm 25.11 and later: requeued at once, on the nodes that are left
     exclude: tuple[str, ...] = ()  # nodes to blame
+    outlives_nodes: bool = False  # the job goes on when it loses some
 
 
 def sbatch_text(job: Job) -> str:
@@ -75,6 +78,14 @@ def srun_command(nodes: Sequence[str], attempt: Path, run_id: str, home: str) ->
         *("--kill-on-bad-exit=0", "--no-kill"),
         *("--export=NONE", "--overlap", "--cpu-bind=none"),
         *("/bin/bash", "-c", NODE_PROGRAM, "bash", str(attempt), home, run_id),
+    )
+
+
+def standby_command(node: str, program: Sequence[str]) -> tuple[str, ...]:
+    """The command that runs a program of ours on one node of the job, without GPUs."""
+    return (
+        *("srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--no-kill", "--overlap"),
+        *("--gres=none", "--cpu-bind=none", *program),
     )
 
 
@@ -113,6 +124,8 @@ def _directives(job: Job) -> list[str]:
     lines += [f"--{name}={value}" for name, value in chosen.items() if value is not None]
     if settings.exclusive:
         lines.append("--exclusive")
+    if job.outlives_nodes:
+        lines.append("--no-kill")
     if job.exclude:
         lines.append(f"--exclude={','.join(job.exclude)}")
     return [*lines, *settings.lines]

@@ -46,6 +46,10 @@ class Actor:
     lease: Lease
     remote: Connections
 
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes that the run should have, and its spares."""
+        return nodes_of(self.run)
+
     def fence(self, attempt: AttemptDir) -> None:
         """LeaseLostError unless this process may act, and on this attempt."""
         self.lease.check()

@@ -22,7 +22,6 @@ from soractl.supervise.act import (
     Actor,
     failure_of,
     new_past,
-    nodes_of,
     note_verdict,
     past_attempts,
     unusable_nodes,
@@ -202,7 +201,7 @@ class Supervisor:
         found = self._hooks.evidence(watcher, verdict)
         if found.path or found.text:
             self._write(watcher, EventKind.EVIDENCE, found.text, found.node, found.path)
-        everyone = list(dict.fromkeys((*watcher.record.nodes, *nodes_of(self._run))))
+        everyone = list(dict.fromkeys((*watcher.record.nodes, *self._actor.nodes())))
         stopped, facts = actor.clear_and_ask(attempt, everyone)
         killed = sum(len(one.found) for one in stopped)
         self._write(watcher, EventKind.KILLED, f"{killed} processes, verified")
@@ -250,7 +249,7 @@ class Supervisor:
                 self._notify("waiting", f"{self._run.name} waits: {reason}")
                 waited = reason
             self._sleep(Verdict(State.RESTARTING, reason))
-            stopped = self._actor.clear(attempt, nodes_of(self._run))
+            stopped = self._actor.clear(attempt, self._actor.nodes())
 
     def _restarted(
         self,
@@ -267,7 +266,7 @@ class Supervisor:
             for node, reason in decision.quarantine.items():
                 self._write(watcher, EventKind.QUARANTINED, reason, node)
                 self._notify("quarantined", f"{node} is set apart: {reason}")
-        by_name = {node.name: node for node in nodes_of(self._run)}
+        by_name = {node.name: node for node in self._actor.nodes()}
         note_verdict(attempt, past[-1], "restart")
         following = self._actor.restart(attempt, [by_name[name] for name in decision.nodes], start)
         where = fold_names(decision.nodes)
@@ -280,7 +279,7 @@ class Supervisor:
         self._notify("spare", f"{node}: {words}")
 
     def _situation(self, past: tuple[PastAttempt, ...], unusable: dict[str, str]) -> Situation:
-        nodes, book = nodes_of(self._run), read_book(self._run.path.parent)
+        nodes, book = self._actor.nodes(), read_book(self._run.path.parent)
         return Situation(
             attempts=past,
             nodes=tuple(node.name for node in nodes if not node.spare),

@@ -4,7 +4,8 @@ import pytest
 
 STAND_INS = {
     "sbatch": 'echo "$*" >> "$BIN/submitted"\n'
-    '[ "$1" = --version ] && { echo slurm 22.05.8; exit; }\n'
+    'is=$(cat "$BIN/version" 2> /dev/null || echo 22.05.8)\n'
+    '[ "$1" = --version ] && { echo "slurm $is"; exit; }\n'
     'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
     "*) echo $((10 + $(wc -l < $BIN/submitted) - 1)) ;; esac",
     "squeue": 'cat "$BIN/queue" 2> /dev/null',

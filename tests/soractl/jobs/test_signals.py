@@ -7,7 +7,11 @@ import pytest
 
 from soractl.jobs.signals import Relay, Signals, tell_rank_0
 from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node
+from soractl.runs.record import node_as_json
 from tests.waiting import wait_for
+from trainer.atomic_files import write_json
+from trainer.run_dir import create_run
 
 
 @pytest.fixture
@@ -20,9 +24,19 @@ def signals():
 
 
 @pytest.fixture
-def rank_0():
-    """A process that looks like rank 0 of the run /runs/9, and ends at TERM."""
-    environ = {**os.environ, "SORACTL_RUN_ID": "/runs/9", "RANK": "0", "LOCAL_RANK": "0"}
+def run(tmp_path):
+    """A run whose head node is this machine."""
+    run = create_run(tmp_path, "smoke")
+    node = {**node_as_json(Node("localhost")), "ranks": 1}
+    plan = {"run_id": str(run.path), "ssh": {}, "nodes": [node], "started_unix_s": 0.0}
+    write_json(run.new_attempt().plan, plan)
+    return run
+
+
+@pytest.fixture
+def rank_0(run):
+    """A process that looks like rank 0 of the run, and ends at TERM."""
+    environ = {**os.environ, "SORACTL_RUN_ID": str(run.path), "RANK": "0", "LOCAL_RANK": "0"}
     program = [sys.executable, "-c", "import time; time.sleep(60)", "train.py"]
     process = subprocess.Popen(program, env=environ)
     yield process
@@ -37,14 +51,14 @@ def test_a_warning_and_a_kill_want_a_save_and_term_does_not(signals):
     assert signals.wants_a_save
 
 
-def test_rank_0_is_told_once_it_is_there(signals, rank_0):
-    with Connections() as remote, Relay("/runs/9", signals, remote) as relay:
+def test_rank_0_is_told_once_it_is_there(signals, rank_0, run):
+    with Connections() as remote, Relay(run, "localhost", signals, remote) as relay:
         assert not relay.is_told
         signals.seen.add(signal.SIGUSR1)
         wait_for(lambda: relay.is_told)
         assert rank_0.wait(10) == -signal.SIGTERM
 
 
-def test_without_a_rank_0_nobody_is_told(signals):
+def test_without_a_rank_0_nobody_is_told(run):
     with Connections() as remote:
-        assert tell_rank_0("/runs/nothing", remote) is False
+        assert tell_rank_0(run, "localhost", remote) is False

@@ -3,11 +3,12 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.jobs.submit import save_seconds, script_of, submit
+from soractl.jobs.submit import JobKind, save_seconds, script_of, submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.slurm.record import JobRecord, note_end, read_record
+from soractl.supervise.quarantine import set_apart
 from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir
 
@@ -41,9 +42,38 @@ def test_a_launch_leaves_script_settings_and_job_in_the_attempts_folder(slurm_he
 
 
 def test_the_script_that_was_shown_is_the_one_that_is_submitted(slurm_here):
-    shown = script_of(prepared())
+    shown = script_of(prepared(), JobKind())
     assert not (slurm_here.folder / "runs").exists()
     assert submitted().attempt.job_script.read_text() == shown
+
+
+def test_a_supervised_job_holds_spares_and_outlives_its_nodes(slurm_here):
+    with (slurm_here.folder / "hostfiles/slurm.toml").open("a") as file:
+        file.write("spares = 1\n")
+    plain = script_of(prepared(), JobKind())
+    assert "#SBATCH --nodes=2\n" in plain
+    assert "--no-kill" not in plain
+    text = script_of(prepared(), JobKind(supervised=True))
+    assert "#SBATCH --nodes=3\n" in text
+    assert "#SBATCH --no-kill\n" in text
+    assert text.endswith("/runs/001-smoke --supervise 1\n")
+
+
+def test_nodes_set_apart_are_left_out_and_then_nothing_is_expedited(slurm_here):
+    assert "#SBATCH --requeue=expedite\n" in script_of(prepared(), JobKind(expedite=True))
+    (slurm_here.folder / "runs").mkdir()
+    set_apart(slurm_here.folder / "runs", {"n7": "2 strikes"}, None)
+    text = script_of(prepared(), JobKind(expedite=True))
+    assert "#SBATCH --exclude=n7\n" in text
+    assert "#SBATCH --requeue\n" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "line"), [("22.05.8", "--requeue"), ("25.11.1", "--requeue=expedite")]
+)
+def test_the_way_back_is_the_best_that_this_slurm_has(slurm_here, version, line):
+    slurm_here.write("bin/version", version)
+    assert f"#SBATCH {line}\n" in submitted().attempt.job_script.read_text()
 
 
 def test_a_refusal_leaves_nothing_behind(slurm_here):

@@ -91,16 +91,15 @@ def test_spaces_and_percent_signs_of_a_path_stay_what_they_are():
 
 
 def test_each_node_runs_its_own_script_with_a_home_and_the_runs_id(tmp_path):
-    (tmp_path / "n2.sh").write_text('echo "$HOME $SORACTL_RUN_ID"\n')
+    (tmp_path / "n2.sh").write_text('echo "$HOME $SORACTL_RUN_ID $GPUS"\n')
     argv = srun_command(["n1", "n2"], tmp_path, "/runs/007 a", "/home/ana")
     assert argv[:10] == (
         *("srun", "--nodelist=n1,n2", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"),
         *("--kill-on-bad-exit=0", "--no-kill", "--export=NONE", "--overlap", "--cpu-bind=none"),
     )
-    done = subprocess.run(
-        argv[10:], env={"SLURMD_NODENAME": "n2"}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "/home/ana /runs/007 a\n"
+    environ = {"SLURMD_NODENAME": "n2", "CUDA_VISIBLE_DEVICES": "2,3"}
+    done = subprocess.run(argv[10:], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "/home/ana /runs/007 a 2,3\n"
 
 
 @pytest.mark.parametrize(
