@@ -24,7 +24,7 @@ from soractl.slurm import record
 from soractl.slurm.allocation import Allocation
 from soractl.supervise.act import Actor
 from soractl.supervise.lease import LeaseLostError
-from soractl.supervise.process import cluster_of, hooks_of
+from soractl.supervise.process import cluster_of, hooks_of, notifier_of
 from soractl.supervise.supervisor import Supervisor
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir
@@ -91,7 +91,8 @@ class JobActor(Actor):
 def supervise(actor: JobActor) -> int | None:
     """Supervise until the run ends: 0, 93, or its exit code; None where a signal ended it."""
     cluster = cluster_of(actor.run)
-    hooks = hooks_of(actor.run, actor.remote, cluster)
+    notifier = notifier_of(actor.run, actor.remote, cluster)
+    hooks = hooks_of(actor.run, actor.remote, notifier)
     try:
         return Supervisor(actor, cluster, hooks=hooks).run()
     except LeaseLostError:
@@ -100,5 +101,6 @@ def supervise(actor: JobActor) -> int | None:
         output.error(error)
         return error.exit_code
     finally:
+        notifier.finish()
         if actor.signals.terminated_at is None:
             actor.end_step()

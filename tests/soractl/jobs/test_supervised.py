@@ -1,0 +1,61 @@
+"""The supervisor's actions inside a job, with scripts in Slurm's place."""
+
+import os
+
+import pytest
+
+from soractl.jobs.signals import Signals
+from soractl.jobs.submit import submit
+from soractl.jobs.supervised import JobActor, supervise
+from soractl.launch.prepare import LaunchOptions, prepare_in_job, prepare_launch
+from soractl.launch.start import write_attempt
+from soractl.launch.start_point import StartPoint
+from soractl.remote import nodes
+from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node
+from soractl.slurm.allocation import Allocation
+from soractl.slurm.record import read_record
+from soractl.supervise.lease import Lease, LeaseLostError
+
+N1, N2, N3 = (Node(name, local=True) for name in ("n1", "n2", "n3"))
+
+
+@pytest.fixture
+def actor(slurm_here, monkeypatch):
+    """One that acts for a run in a job of two nodes and a spare, all of them this machine."""
+    monkeypatch.setattr(nodes, "_own_names", lambda: {"n1", "n2", "n3"})
+    monkeypatch.setattr(
+        Signals, "__init__", lambda self: vars(self).update(seen=set(), terminated_at=None)
+    )
+    given = Allocation(12, (N1, N2, N3), 0)
+    with Connections() as remote:
+        prepared = prepare_launch("smoke", LaunchOptions(slurm=True), os.environ)
+        found = submit(prepared, ["s"], remote, supervised=True)
+        first = Allocation(12, (N1, N2), 0)
+        there = prepare_in_job(found.run, first, found.attempt, StartPoint("fresh"), os.environ)
+        write_attempt(there, found.run, found.attempt)
+        lease = Lease(found.run.supervisor)
+        assert lease.take()
+        yield JobActor(found.run, lease, remote, given, 1, Signals())
+
+
+def test_the_last_nodes_of_a_job_are_its_spares(actor):
+    assert [(node.name, node.spare) for node in actor.nodes()] == [
+        *(("n1", False), ("n2", False), ("n3", True)),
+    ]
+
+
+def test_nothing_is_done_once_a_signal_wants_the_end(actor):
+    [attempt] = actor.run.attempts()
+    actor.fence(attempt)
+    actor.signals.seen.add(10)
+    with pytest.raises(LeaseLostError, match="the job is to end"):
+        actor.fence(attempt)
+
+
+def test_a_run_is_supervised_to_its_end(actor, slurm_here):
+    slurm_here.ranks("if sys.argv[-3].endswith('node_rank=0'): save(1)")
+    [attempt] = actor.run.attempts()
+    actor.start(attempt)
+    assert supervise(actor) == 0
+    assert read_record(attempt).then == "queued"  # the batch shell notes what follows
