@@ -41,12 +41,14 @@ def gpus(
     """Show what every node's GPUs are doing, and for whom."""
     from soractl.cluster import gpu_report
     from soractl.cluster.watch import watch_gpus
+    from soractl.slurm.hosts import named
     from soractl.terminal import output
 
+    chosen = named(hosts)
     what = gpu_report.view(per_gpu, procs)
     early = output.Provisional(as_json or as_csv or watch is not None)
     looks = watch_gpus(
-        hosts,
+        chosen.names,
         watch,
         deadline_s=timeout,
         environ=os.environ,
@@ -58,7 +60,7 @@ def gpus(
         table = gpu_report.table(rows, what)
         shown = gpu_report.csv_lines(table) if as_csv else table
         output.look(shown, gpu_report.as_json(rows), as_json, again=watch is not None)
-        output.note(gpu_report.count(look))
+        output.note([gpu_report.count(look), *chosen.notes])
     raise typer.Exit(look.exit_code)
 
 
@@ -75,10 +77,14 @@ def execute(
     """Run a command on all nodes; equal answers are shown once."""
     from soractl.cluster import exec_report
     from soractl.cluster.execute import execute as run
+    from soractl.cluster.execute import split
+    from soractl.slurm.hosts import named
     from soractl.terminal import output
 
-    answers = run(words, deadline_s=timeout, environ=os.environ)
+    hosts, command = split(words)
+    chosen = named(hosts)
+    answers = run(chosen.names, command, deadline_s=timeout, environ=os.environ)
     lines = exec_report.lines(answers.results, diff=diff)
     output.report(lines, exec_report.as_json(answers.results), as_json)
-    output.note(exec_report.count(answers))
+    output.note([exec_report.count(answers), *chosen.notes])
     raise typer.Exit(answers.exit_code)

@@ -29,9 +29,10 @@ class Answers:
         return exit_code_of(result.problem for result in self.results)
 
 
-def execute(words: Sequence[str], *, deadline_s: float, environ: Mapping[str, str]) -> Answers:
-    """`[HOSTS] -- COMMAND...` on all nodes; a single word may be a line of shell."""
-    hosts, command = split(words)
+def execute(
+    hosts: str | None, command: Sequence[str], *, deadline_s: float, environ: Mapping[str, str]
+) -> Answers:
+    """A command on all nodes; a single word may be a line of shell."""
     source = find_nodes(hosts, environ=environ)
     request = Request(tuple(command) if len(command) > 1 else ("sh", "-c", command[0]))
     began = time.monotonic()

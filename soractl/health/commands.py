@@ -37,12 +37,14 @@ def clock(
     """
     from soractl.health import clock_report
     from soractl.health.clock_watch import watch_clocks
+    from soractl.slurm.hosts import named
     from soractl.terminal import output
 
-    for found in watch_clocks(hosts, watch, deadline_s=timeout, environ=os.environ):
+    chosen = named(hosts)
+    for found in watch_clocks(chosen.names, watch, deadline_s=timeout, environ=os.environ):
         shown = clock_report.table(found), clock_report.as_json(found)
         output.look(*shown, as_json, again=watch is not None)
-        output.note(clock_report.notes(found))
+        output.note([*clock_report.notes(found), *chosen.notes])
     output.note(clock_report.remedies(found))
     raise typer.Exit(found.exit_code)
 
@@ -76,6 +78,7 @@ def health(
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
     from soractl.health.slurm_hook import run_hook
+    from soractl.slurm.hosts import named
     from soractl.terminal import output
 
     hooks: dict[Hook, bool] = {"prolog": prolog, "epilog": epilog, "hcprogram": hcprogram}
@@ -85,11 +88,12 @@ def health(
     if listed:
         output.report(report.list_table(checks), report.list_json(checks), as_json)
         return
-    found = check_health(hosts, checks, deadline_s=timeout, environ=os.environ)
+    chosen = named(hosts)
+    found = check_health(chosen.names, checks, deadline_s=timeout, environ=os.environ)
     if nagios:
         code, lines = report.nagios(found)
         output.verbatim(lines)
         raise typer.Exit(code)
     output.report(report.lines(found), report.as_json(found), as_json)
-    output.note(report.notes(found))
+    output.note([*report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)

@@ -77,19 +77,23 @@ def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
         elif gone_at is None:
             gone_at = time.monotonic()
         elif time.monotonic() - gone_at > PATIENCE_S:
-            outcome = without_account(job.job_id, entry)
+            state = entry.state if entry else slurm.accounted(job.job_id)
+            outcome = without_account(attempt, job.job_id, state, entry)
             write_json(attempt.exit, outcome.as_json())
             note_end(attempt, "ended")
             return JobEnd(attempt, job.job_id, outcome, last)
         time.sleep(TICK_S)
 
 
-def without_account(job_id: int, entry: QueueEntry | None) -> Outcome:
-    """The end of a job that noted none itself: cancelled, or its node was lost."""
-    state = entry.state if entry else "it has left the queue"
-    is_cancelled = state.startswith("CANCELLED")
+def without_account(
+    attempt: AttemptDir, job_id: int, state: str | None, entry: QueueEntry | None
+) -> Outcome:
+    """The end of a job that noted none itself: cancelled, never begun, or its node was lost."""
+    is_cancelled = (state or "").startswith("CANCELLED")
     code = ExitCode.TERMINATED if is_cancelled else ExitCode.FAILED
     where = entry.nodes if entry and entry.nodes else "Slurm"
     why = "Slurm cancelled" if is_cancelled else "no account of"
-    text = f"{why} job {job_id} ({state})"
+    text = f"{why} job {job_id} ({state or 'it has left the queue'})"
+    if not is_cancelled and not attempt.job_log.exists():
+        text += f"; it wrote no log: its nodes may not share {attempt.path}"
     return Outcome(code, time.time(), Failure(where, text, stopped=is_cancelled))

@@ -260,7 +260,7 @@ def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
 
     try:
         with progress_bar.display(quiet_s=0) as display:
-            end = follow_job(run, Slurm(remote), display)
+            end = follow_job(run, Slurm.shared(remote, os.environ), display)
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(run)) from None
     output.report(job_report.end_lines(run, end), job_report.end_json(run, end), as_json)

@@ -23,6 +23,7 @@ from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
 from soractl.slurm.client import Slurm
+from soractl.slurm.drain import drained
 from soractl.slurm.queue import QueueEntry
 from soractl.slurm.record import JobRecord, open_job
 from trainer.atomic_files import RunDirError, read_json, write_json
@@ -63,6 +64,7 @@ class RunStatus:
     disk_is_full: bool = False
     queue: QueueEntry | None = None  # of a run that goes through Slurm
     restarts: int | None = None  # how often Slurm started its job again
+    drained: tuple[str, ...] = ()  # sentences, where the job waits for such nodes
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -82,13 +84,14 @@ class RunStatus:
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
             "queue": self.queue.as_json() if self.queue else None,
             "restarts": self.restarts,
+            "drained": list(self.drained),
         }
 
 
 def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunStatus:
     """The truth also for a run that nobody follows."""
     if job := open_job(run):
-        return _job_status(run, *job, slurm or Slurm(remote))
+        return _job_status(run, *job, slurm or Slurm.shared(remote, os.environ))
     attempt = last_attempt(run)
     if attempt is None:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
@@ -163,6 +166,7 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) 
         disk_is_full=_disk_is_full(run),
         queue=entry,
         restarts=job.restarts,
+        drained=tuple(drained(slurm.drained_nodes())) if entry and entry.lacks_nodes else (),
     )
 
 
@@ -182,7 +186,7 @@ def looks(run: RunDir, remote: Remote, every_s: float | None) -> Iterator[RunSta
 
     A later look that fails, as on a shared folder whose server is busy, is made again.
     """
-    slurm = Slurm(remote)
+    slurm = Slurm.shared(remote, os.environ)
     status = read_status(run, remote, slurm)
     yield status
     while every_s is not None and status.state not in ("ended", "failed", "stopped"):

@@ -2,17 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.slurm.drain import NODE_FIELDS, SlurmNode, parse_sinfo
-from soractl.slurm.queue import FIELDS, QueueEntry, parse_squeue, parse_version
+from soractl.slurm.queue import FIELDS, QueueEntry, parse_all, parse_squeue, parse_version
+from soractl.slurm.shared_answers import SharedAnswers, answers_file
 
 DEADLINE_S = 30.0
 ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller
+ASK_AT_LEAST_EVERY_S = 300.0
 ENDED_BY_SLURM = (143, 137)  # TERM, KILL
 KILL_WAIT_S = 30.0  # Slurm's default
 HINTS = {
@@ -33,13 +35,28 @@ HINTS = {
 }
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """An answer about one job, and how long it holds."""
+
+    at_s: float
+    for_s: float
+    entry: QueueEntry | None
+
+
 @dataclass
 class Slurm:
     """The queue of this machine's Slurm."""
 
     remote: Remote
     clock: Callable[[], float] = time.monotonic
-    _asked: dict[int, tuple[float, QueueEntry | None]] = field(default_factory=dict)
+    answers: SharedAnswers | None = None
+    _asked: "dict[int, _Asked]" = field(default_factory=dict)
+
+    @classmethod
+    def shared(cls, remote: Remote, environ: Mapping[str, str]) -> "Slurm":
+        """One that shares what it asks with the user's other commands."""
+        return cls(remote, answers=SharedAnswers(answers_file(environ), ASK_EVERY_S))
 
     def check(self, script: str) -> str:
         """Slurm's own forecast for a script, by `sbatch --test-only`; exit code 5 if it refuses."""
@@ -72,12 +89,29 @@ class Slurm:
         return float(found[1]) if found else KILL_WAIT_S
 
     def entry(self, job_id: int) -> QueueEntry | None:
-        """A job in the queue, asked for at most once in 30 s; None: it has left the queue."""
-        asked_at, entry = self._asked.get(job_id, (None, None))
-        if asked_at is None or self.clock() - asked_at >= ASK_EVERY_S:
-            entry = self.entry_now(job_id)
-            self._asked[job_id] = (self.clock(), entry)
-        return entry
+        """A job in the queue, asked for at most once in 30 s; None: it has left the queue.
+
+        While Slurm does not answer, the last answer holds, and it is asked ever more seldom.
+        """
+        last = self._asked.get(job_id)
+        if last and self.clock() - last.at_s < last.for_s:
+            return last.entry
+        try:
+            found = _Asked(self.clock(), ASK_EVERY_S, self._look_up(job_id))
+        except SoractlError:
+            if last is None:
+                raise
+            found = _Asked(self.clock(), min(2 * last.for_s, ASK_AT_LEAST_EVERY_S), last.entry)
+        self._asked[job_id] = found
+        return found.entry
+
+    def _look_up(self, job_id: int) -> QueueEntry | None:
+        if self.answers:
+            mine = ("squeue", "--noheader", "--me", "--states=all", f"--format={FIELDS}")
+            text = self.answers.get(lambda: self._run(*mine).stdout)
+            if found := next((one for one in parse_all(text) if one.job_id == job_id), None):
+                return found
+        return self.entry_now(job_id)  # submitted since, or another user's
 
     def entry_now(self, job_id: int) -> QueueEntry | None:
         """The same, asked for now."""
@@ -104,6 +138,22 @@ class Slurm:
         result = self._ask("scontrol", "requeue", str(job_id))
         if result.exit_code not in ENDED_BY_SLURM:
             _answer(result)
+
+    def nodes(self, partition: str) -> list[SlurmNode]:
+        """The nodes of a partition; none where there is no such partition."""
+        argv = ("sinfo", "--noheader", "--Node", f"--partition={partition}")
+        return parse_sinfo(self._run(*argv, f"--format={NODE_FIELDS}").stdout)
+
+    def drained_nodes(self) -> list[SlurmNode]:
+        """All nodes that take no jobs."""
+        argv = ("sinfo", "--noheader", "--Node", "--states=drain,down", f"--format={NODE_FIELDS}")
+        return parse_sinfo(self._run(*argv).stdout)
+
+    def accounted(self, job_id: int) -> str | None:
+        """The state of a job that has left the queue, where Slurm keeps accounts."""
+        argv = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}")
+        result = self._ask(*argv, "--format=State")
+        return _last_line(result.stdout) or None if result.ok else None
 
     def node(self, name: str) -> SlurmNode:
         """A node as Slurm knows it."""

@@ -1,7 +1,10 @@
 """Drained nodes: their reasons, and draining a node for a finding of ours."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from soractl.remote.folding import fold_names
 
 NODE_FIELDS = "%N|%T|%E"
 OURS = re.compile(r"soractl: (?P<check>\S+) \((?P<detail>.*)\)")
@@ -43,6 +46,21 @@ def parse_sinfo(text: str) -> list[SlurmNode]:
         SlurmNode(name, state, None if reason in ("none", "") else reason)
         for name, state, reason in rows
     ]
+
+
+def drained(nodes: list[SlurmNode]) -> Iterator[str]:
+    """A line for each reason for which nodes take no jobs.
+
+    >>> list(drained([SlurmNode("n1", "drained", "Xid 79"), SlurmNode("n2", "idle")]))
+    ['n1 is drained: Xid 79']
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        if node.is_drained:
+            state = node.state.rstrip("*~#$@+-")
+            reasons.setdefault((state, node.reason or "no reason given"), []).append(node.name)
+    for (state, reason), names in reasons.items():
+        yield f"{fold_names(names)} {'is' if len(names) == 1 else 'are'} {state}: {reason}"
 
 
 def reason_for(check: str, detail: str) -> str:

@@ -43,6 +43,8 @@ REASONS = {
     ),
 }
 
+_FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes required", "NodeDown")
+
 
 @dataclass(frozen=True)
 class QueueEntry:
@@ -67,6 +69,11 @@ class QueueEntry:
     def is_active(self) -> bool:
         """It has nodes."""
         return self.state in ACTIVE
+
+    @property
+    def lacks_nodes(self) -> bool:
+        """It waits, and drained nodes may be why."""
+        return self.is_waiting and (self.reason or "").startswith(_FOR_NODES)
 
     @property
     def reason_in_words(self) -> str | None:
@@ -105,10 +112,16 @@ def parse_version(text: str) -> tuple[int, int]:
 
 def parse_squeue(text: str) -> QueueEntry | None:
     """The entry of an answer in `FIELDS`; None for an empty one. ValueError for another form."""
-    lines = text.splitlines()
-    if not lines:
-        return None
-    job_id, state, start, nodes, reason = lines[0].split("|", 4)
+    return next(iter(parse_all(text)), None)
+
+
+def parse_all(text: str) -> list[QueueEntry]:
+    """All entries of such an answer."""
+    return [_entry(line) for line in text.splitlines()]
+
+
+def _entry(line: str) -> QueueEntry:
+    job_id, state, start, nodes, reason = line.split("|", 4)
     return QueueEntry(
         int(job_id.partition("_")[0]),
         state,

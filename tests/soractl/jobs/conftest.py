@@ -23,6 +23,7 @@ def slurm_here(workplace, monkeypatch):
     for name, code in STAND_INS.items():
         path = workplace.write(f"bin/{name}", f"#!/bin/bash\nBIN={workplace.bin}\n{code}\n")
         path.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace.folder / "cache"))
     monkeypatch.setenv("PATH", f"{workplace.bin}:{os.environ['PATH']}")
     workplace.write(
         "hostfiles/slurm.toml",

@@ -61,6 +61,16 @@ def test_a_job_that_was_cancelled_while_it_waited_is_noted_as_stopped(
         ),
     ],
 )
-def test_a_job_without_account_is_what_the_queue_shows(entry, code, failure):
-    outcome = without_account(7, entry)
+def test_a_job_without_account_is_what_the_queue_shows(run, entry, code, failure):
+    attempt = run.new_attempt()
+    attempt.job_log.touch()
+    outcome = without_account(attempt, 7, entry and entry.state, entry)
     assert (outcome.exit_code, outcome.first_failure) == (code, failure)
+
+
+def test_a_job_that_wrote_no_log_could_not_see_the_runs_folder(run):
+    attempt = run.new_attempt()
+    failure = without_account(attempt, 7, "FAILED", None).first_failure
+    assert failure.error == (
+        f"no account of job 7 (FAILED); it wrote no log: its nodes may not share {attempt.path}"
+    )

@@ -40,6 +40,15 @@ def test_the_forecast_is_slurms_own():
     ("stderr", "hint"),
     [
         (
+            "sbatch: error: _parse_next_key: Parsing error at unrecognized key: PreemptParameters "
+            "sbatch: fatal: Unable to process configuration file",
+            "a key in slurm.conf is not known to this version of Slurm",
+        ),
+        (
+            "sbatch: error: Unable to contact slurm controller (connect failure)",
+            "`scontrol ping` asks the controller",
+        ),
+        (
             "sbatch: error: Batch job submission failed: Invalid partition name specified",
             "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
         ),
@@ -123,6 +132,45 @@ def test_the_queue_is_asked_at_most_once_in_thirty_seconds():
     remote.answer = ("", "", 0)
     assert slurm.entry(7) is None
     assert len(remote.requests) == 2
+
+
+def test_while_slurm_does_not_answer_the_last_answer_holds_and_it_is_asked_more_seldom():
+    now_s = 0.0
+    remote = Answers("7|RUNNING|N/A|n1|None\n")
+    slurm = Slurm(remote, clock=lambda: now_s)
+    running = slurm.entry(7)
+    remote.answer = ("", "Unable to contact slurm controller", 1)
+    asked_at = []
+    for now_s in range(0, 1000, 10):
+        before = len(remote.requests)
+        assert slurm.entry(7) == running
+        asked_at += [now_s] * (len(remote.requests) - before)
+    assert asked_at == [30, 90, 210, 450, 750]
+
+
+def test_a_job_that_was_never_seen_is_an_error_while_slurm_does_not_answer():
+    with pytest.raises(SoractlError, match="Slurm refuses"):
+        Slurm(Answers(stderr="Unable to contact slurm controller", exit_code=1)).entry(7)
+
+
+def test_commands_of_a_user_share_what_squeue_answers(tmp_path):
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    remote = Answers("7|RUNNING|N/A|n1|None\n8|PENDING|N/A||Priority\n")
+    assert Slurm.shared(remote, environ).entry(7).state == "RUNNING"
+    assert Slurm.shared(remote, environ).entry(8).state == "PENDING"
+    assert len(remote.requests) == 1
+    assert "--me" in remote.requests[0].argv
+    remote.answer = ("9|PENDING|N/A||None\n", "", 0)
+    assert Slurm.shared(remote, environ).entry(9).state == "PENDING"  # newer than the answer
+    assert "--jobs=9" in remote.requests[-1].argv
+
+
+@pytest.mark.parametrize(
+    ("stdout", "code", "state"),
+    [("FAILED\n", 0, "FAILED"), ("CANCELLED by 0\n", 0, "CANCELLED by 0"), ("", 1, None)],
+)
+def test_accounts_are_asked_where_slurm_keeps_them(stdout, code, state):
+    assert Slurm(Answers(stdout, exit_code=code)).accounted(7) == state
 
 
 def test_every_request_goes_to_this_machine():
