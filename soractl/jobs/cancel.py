@@ -11,10 +11,12 @@ from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.runs.events import EventKind, EventLog
+from soractl.runs.record import read_record
 from soractl.slurm.client import Slurm
 from soractl.slurm.queue import QueueEntry
 from soractl.slurm.record import note_end, open_job
 from soractl.slurm.script import STOP, job_name
+from soractl.supervise.stop import Stopped
 from trainer.run_dir import RunDir
 
 POLL_S = 2.0  # one job, and for a short time
@@ -87,6 +89,27 @@ def cancel_job(
             note_end(still_open[0], "ended")
         log.write(EventKind.KILLED, attempt=attempt.number, text=f"job {job.job_id}")
     return Cancelled(run, job.job_id, entry, left)
+
+
+def stop_job(run: RunDir, slurm: Slurm, *, timeout_s: float) -> Stopped | None:
+    """Have the job of a run save and leave; None if it has none that runs. Nothing is cancelled."""
+    found = open_job(run)
+    entry = slurm.entry_now(found[1].job_id) if found else None
+    if found is None or entry is None or entry.state != "RUNNING":
+        return None
+    attempt, job = found
+    EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
+    slurm.signal(job.job_id, STOP)
+    _wait(job.job_id, slurm, timeout_s)
+    left = _in_queue(job.job_id, slurm)
+    complete = run.checkpoints()
+    asked = sum(read_record(attempt).ranks) if attempt.plan.exists() else 0
+    return Stopped(
+        run,
+        asked,
+        ((f"job {job.job_id}", asked),) if left else (),
+        complete[-1].name if complete else None,
+    )
 
 
 def _in_queue(job_id: int, slurm: Slurm) -> QueueEntry | None:

@@ -24,7 +24,7 @@ from trainer.settings import dump
 
 EXPEDITE_SINCE = (25, 11)
 # Where programs of Slurm and of the user lie; a requeued job may run when nobody is logged in.
-FROM_HERE = ("HOME", "USER", "PATH", "LANG", "SLURM_CONF")
+FROM_HERE = ("HOME", "USER", "PATH", "PYTHONPATH", "LANG", "SLURM_CONF")
 
 
 @dataclass(frozen=True)

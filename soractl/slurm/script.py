@@ -85,7 +85,7 @@ def standby_command(node: str, program: Sequence[str]) -> tuple[str, ...]:
     """The command that runs a program of ours on one node of the job, without GPUs."""
     return (
         *("srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--no-kill", "--overlap"),
-        *("--gres=none", "--cpu-bind=none", *program),
+        *("--gpus-per-node=0", "--cpu-bind=none", *program),
     )
 
 

@@ -43,15 +43,18 @@ def stop(
     runs: Runs = "runs",
 ) -> None:
     """Have a run save and leave; `resume` goes on from there."""
+    from soractl.jobs.cancel import stop_job
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run, ssh_options
+    from soractl.slurm.client import Slurm
     from soractl.supervise import report
     from soractl.supervise.stop import stop_run
     from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
-        stopped = stop_run(found, remote, timeout_s=timeout)
+        stopped = stop_job(found, Slurm(remote), timeout_s=timeout)
+        stopped = stopped or stop_run(found, remote, timeout_s=timeout)
     output.report(report.stopped_lines(stopped), report.stopped_json(stopped), as_json)
     raise typer.Exit(stopped.exit_code)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from soractl.jobs import cancel as cancelling
-from soractl.jobs.cancel import Cancelled, cancel_job
+from soractl.jobs.cancel import Cancelled, cancel_job, stop_job
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from soractl.slurm.client import Slurm
@@ -82,3 +82,21 @@ def test_what_became_of_a_job_for_programs(run):
         "before": WAITING.as_json(),
         "left": RUNNING.as_json(),
     }
+
+
+def test_a_stop_asks_for_a_save_and_cancels_nothing(run):
+    queue = Queue("RUNNING", SAVE)
+    stopped = stop_job(run, Slurm(queue), timeout_s=5)
+    assert queue.typed == [SAVE]
+    assert (stopped.left, stopped.exit_code) == ((), 0)
+    assert [event.kind for event in read_events(run)] == ["stop requested"]
+
+
+def test_a_stop_that_takes_too_long_says_what_is_left(run):
+    stopped = stop_job(run, Slurm(Queue("RUNNING")), timeout_s=0.05)
+    assert (stopped.left, stopped.exit_code) == ((("job 12", 0),), 124)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "COMPLETED"])
+def test_only_a_job_that_runs_can_be_stopped(run, state):
+    assert stop_job(run, Slurm(Queue(state)), timeout_s=1) is None

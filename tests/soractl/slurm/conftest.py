@@ -11,6 +11,7 @@ from tests.missing import give_up
 from tests.soractl.conftest import Cluster
 from tests.waiting import wait_for
 
+GPUS = Path(__file__).parents[2] / "cluster" / "bin"  # a stand-in of nvidia-smi
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # Short times, so that a test need not wait; Debian 12 has 22.05.8.
 CONFIGURATION = """\
@@ -70,6 +71,7 @@ class SlurmCluster:
             "SORACTL_CLUSTER": str(self.cluster.folder),
             "SLURM_CONF": str(self.conf),
         }
+        environ["PATH"] += f":{GPUS}"
         for name in [name for name in environ if name.startswith("SORACTL_HOSTFILE")]:
             del environ[name]
         script = Path(__file__).parents[2] / "cluster" / "cluster.sh"
@@ -82,6 +84,11 @@ class SlurmCluster:
             text=True,
             check=check,
         )
+
+    def reconfigure(self, line):
+        """A further line of slurm.conf."""
+        self.conf.write_text(f"{line}\n{self.conf.read_text()}")
+        self.run("scontrol", "reconfigure")
 
     def queue(self):
         """States of all jobs that are waiting or running."""
