@@ -46,8 +46,10 @@ RANKS = """
     done = max([one.manifest.global_step for one in run.checkpoints()] or [0])
     (run.path / "ready").touch()
     last = int(os.environ.get("LAST", "30"))
+    beat = attempt.path / "beat"  # a step needs all nodes
     if is_head:
         for step in range(done + 1, last + 1):
+            while not beat.exists() or time.time() - beat.stat().st_mtime > 2: time.sleep(0.1)
             train(step, last)
             time.sleep(1)
             if step % 5 == 0 or stopped: save(step)
@@ -56,7 +58,9 @@ RANKS = """
                 sys.exit(143)
         (attempt.path / "over").touch()
         sys.exit(0)
-    while not attempt.stopped.exists() and not (attempt.path / "over").exists(): time.sleep(0.1)
+    while not attempt.stopped.exists() and not (attempt.path / "over").exists():
+        beat.touch()
+        time.sleep(0.1)
     sys.exit(143 if attempt.stopped.exists() else 0)
 """
 

@@ -25,7 +25,7 @@ class Requeue:
         return self.wall_s - self.save_s - self.queue_s - self.start_s
 
 
-def interrupt(run, slurm_cluster, after_steps, timeout_s=300.0):
+def interrupt(run, slurm_cluster, after_steps, timeout_s=900.0):
     """USR1 to the batch shell once the newest attempt has made so many steps; its number."""
     number = len(run.attempts())
     attempt = run.attempts()[-1]
