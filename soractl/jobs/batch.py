@@ -52,7 +52,12 @@ class Shell:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that an attempt begins on."""
-        return self.given.nodes[: len(self.given.nodes) - (self.spares or 0)]
+        return self.given.nodes[: len(self.given.nodes) - self.held]
+
+    @property
+    def held(self) -> int:
+        """Nodes that are kept as spares; a job that came back with fewer nodes has fewer."""
+        return min(self.spares or 0, len(self.given.nodes) - 1)
 
 
 def main(run_path: str, spares: int | None = None) -> int:
@@ -90,7 +95,7 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
         if shell.spares is None:
             ended_here = _run_nodes(run, attempt, signals, way.slurm)
         else:
-            code = _supervise(shell, shell.spares, attempt, remote)
+            code = _supervise(shell, attempt, remote)
             attempt, ended_here = run.attempts()[-1], True
             if code == ExitCode.GAVE_UP:
                 way.close(attempt)
@@ -103,11 +108,11 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
     return _go_on(run, attempt, following, outcome, way)
 
 
-def _supervise(shell: Shell, spares: int, attempt: AttemptDir, remote: Connections) -> int | None:
+def _supervise(shell: Shell, attempt: AttemptDir, remote: Connections) -> int | None:
     lease = Lease(shell.run.supervisor)
     while not lease.take():  # that of a start whose node was lost is free after a while
         time.sleep(TICK_S)
-    actor = JobActor(shell.run, lease, remote, shell.given, spares, shell.signals)
+    actor = JobActor(shell.run, lease, remote, shell.given, shell.held, shell.signals)
     actor.start(attempt)
     nodes = shell.given.nodes
     words = (str(shell.run.path), str(shell.given.job_id), nodes[0].name)
