@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 from trainer.atomic_files import RunDirError, read_json, sync_to_disk, write_json
@@ -386,18 +387,28 @@ def run_of(checkpoint: Path) -> RunDir:
 def create_run(root: Path, stage: str) -> RunDir:
     """The next run's folder, such as `runs/008-stage3`; two launches never share a number."""
     claims = root / ".numbers"  # a run's name has its stage too, so its number is claimed apart
-    claims.mkdir(parents=True, exist_ok=True)
+    make_shared(claims)
     number = _run_number(next_path(root, stage))
     while True:
+        run = RunDir(root / f"{number:03d}-{stage}")
         try:
-            (claims / f"{number:03d}").mkdir()
+            with suppress(PermissionError):  # claims of another user; the name is exclusive too
+                (claims / f"{number:03d}").mkdir()
+            run.path.mkdir()
         except FileExistsError:
             number += 1
             continue
-        run = RunDir(root / f"{number:03d}-{stage}")
-        run.path.mkdir()
         run.checkpoints_folder.mkdir()
         return run
+
+
+def make_shared(folder: Path) -> None:
+    """A folder for whoever may write in its parent, as several users share a folder of runs."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir()
+        with suppress(OSError):  # a file system without rights
+            folder.chmod(S_IMODE(folder.parent.stat().st_mode))
 
 
 def runs(root: Path) -> list[RunDir]:

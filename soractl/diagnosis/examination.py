@@ -8,6 +8,7 @@ from soractl.diagnosis.flight_recorder import Look, look
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.requests import Remote
 from soractl.runs.find import last_attempt
+from soractl.runs.owner import UNSEEN, refuse_another_users
 from soractl.runs.record import AttemptRecord, read_record
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -25,7 +26,11 @@ class Examination:
 
 
 def started(run: RunDir) -> tuple[AttemptDir, AttemptRecord]:
-    """The newest attempt of a run and where it runs; exit code 6 if it was never started."""
+    """The newest attempt of a run and where it runs.
+
+    SoractlError: exit code 6 if it was never started, 5 for another user's run.
+    """
+    refuse_another_users(run, f", {UNSEEN}")
     attempt = last_attempt(run)
     if attempt is None:
         raise SoractlError(f"{run.name} was never started", exit_code=ExitCode.NOTHING_SUITABLE)

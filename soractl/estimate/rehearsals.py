@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.atomic_files import RunDirError, read_json, write_json
-from trainer.run_dir import rehearsal_path
+from trainer.run_dir import make_shared, rehearsal_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def file_of(root: Path, stage: str) -> Path:
 def write(root: Path, rehearsal: Rehearsal) -> None:
     """Replace the stage's result."""
     file = file_of(root, rehearsal.stage)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_shared(file.parent)
     write_json(file, rehearsal.as_json())
 
 

@@ -19,6 +19,7 @@ from soractl.launch.start_point import StartPoint
 from soractl.nccl.lint import alarms
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
+from soractl.runs.owner import NOT_TO_START, refuse_another_users
 from soractl.runs.record import read_record
 from soractl.slurm.allocation import Allocation, allocation, port_of
 from soractl.slurm.record import newest_job
@@ -146,8 +147,12 @@ def prepare_launch(stage: str, options: LaunchOptions, environ: Mapping[str, str
 
 
 def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]) -> Prepared:
-    """The next attempt of a run, from a checkpoint of it; exit code 6 when there is none."""
+    """The next attempt of a run, from a checkpoint of it.
+
+    SoractlError: exit code 6 when there is none, 5 for another user's run.
+    """
     run, start = _resumed(Path(options.runs).absolute(), what)
+    refuse_another_users(run, NOT_TO_START)
     if newest_job(run) and not options.hostfile:
         options = replace(options, slurm=True)
     return _next_attempt(run, replace(start, reset_data=options.reset_data), options, environ)

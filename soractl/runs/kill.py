@@ -17,8 +17,9 @@ from soractl.remote.ssh_command import SshOptions
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import find_run, last_attempt
 from soractl.runs.node_states import read_states
-from soractl.runs.owner import other_owner
+from soractl.runs.owner import UNSEEN, other_owner, refuse_another_users
 from soractl.runs.record import read_record
+from trainer.atomic_files import RunDirError
 from trainer.run_dir import RunDir, runs
 
 FIND_DEADLINE_S = 15.0
@@ -86,10 +87,12 @@ def targets(root: Path, options: KillOptions, environ: Mapping[str, str]) -> lis
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]
     if options.run:
         run = find_run(root, options.run)
-        _refuse_another_users(run, options)
+        if not options.sudo:
+            hint = "--sudo stops other users' processes too"
+            refuse_another_users(run, f", {UNSEEN}; nothing was stopped", hint)
         targets = _target_of(run)
     else:
-        targets = _running_runs(root)
+        targets = _running_runs(root, with_others=options.sudo)
     targets = [
         replace(target, which=replace(target.which, sudo=options.sudo)) for target in targets
     ]
@@ -148,17 +151,6 @@ def _check_pattern(pattern: str) -> None:
         raise SoractlError(f"no regular expression: {error}: --pattern {pattern!r}") from None
 
 
-def _refuse_another_users(run: RunDir, options: KillOptions) -> None:
-    """SoractlError, exit code 5, for a run whose processes this user can neither see nor stop."""
-    owner = other_owner(run.path)
-    if owner and not options.sudo:
-        raise SoractlError(
-            f"{run.name} belongs to {owner}, whose processes cannot be seen; nothing was stopped",
-            hint="--sudo stops other users' processes too",
-            exit_code=ExitCode.REFUSED,
-        )
-
-
 def _target_of(run: RunDir) -> list[Target]:
     attempt = last_attempt(run)
     if attempt is None:
@@ -167,22 +159,31 @@ def _target_of(run: RunDir) -> list[Target]:
     return [Target(run.name, record.nodes, record.ssh, Selection(run_id=record.run_id), run)]
 
 
-def _running_runs(root: Path) -> list[Target]:
+def _running_runs(root: Path, *, with_others: bool) -> list[Target]:
     """Runs that nobody saw the end of; then the newest of those whose ranks may yet be alive.
 
-    A node that was lost may be back, and a launcher that failed may have left its ranks.
+    A node that was lost may be back, and a launcher that failed may have left its ranks. A run
+    whose files cannot be read is an error only where no other may be the one.
     """
     unsettled: list[Target] = []
     orphaned: list[Target] = []
     given_up: list[Target] = []
+    unread: list[Exception] = []
     for run in reversed(runs(root)):
         attempt = last_attempt(run)
-        if attempt is None:
+        if attempt is None or (not with_others and other_owner(run.path)):
             continue
-        codes = [state.exit_code for state in read_states(attempt, read_record(attempt).nodes)]
+        try:
+            [target] = _target_of(run)
+        except (OSError, RunDirError) as error:
+            unread.append(error)
+            continue
+        codes = [state.exit_code for state in read_states(attempt, target.nodes)]
         if None in codes:
-            (given_up if attempt.exit.exists() else unsettled).extend(_target_of(run))
+            (given_up if attempt.exit.exists() else unsettled).append(target)
         elif any(codes) and not attempt.exit.exists():
-            orphaned += _target_of(run)
+            orphaned.append(target)
     guesses = orphaned[:1] + given_up[:1]
+    if unread and not unsettled:
+        raise unread[0]
     return unsettled + [replace(target, is_guess=True) for target in guesses]

@@ -161,7 +161,7 @@ def event_json_line(event: Event) -> str:
 def kill_lines(killed: Killed | None) -> list[str]:
     """Processes that `kill` found, equal nodes in one line, and what became of them."""
     if killed is None:
-        return ["no run is running"]
+        return ["no run of yours is running"]
     if not any(node.processes or node.fault for node in killed.found):
         return [f"nothing of {killed.title} is running"]
     if killed.interrupted:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.runs.owner import other_owner
+from soractl.runs.owner import NOT_TO_START, refuse_another_users
 from trainer.run_dir import RunDir
 
 _WHOLE_FILE = "hhqqi4x"  # struct flock: type, whence, start, length, pid
@@ -22,11 +22,7 @@ def start_lock(run: RunDir) -> Iterator[None]:
 
     OSError where nothing can be written.
     """
-    if owner := other_owner(run.path):
-        raise SoractlError(
-            f"{run.name} belongs to {owner}; another user cannot start an attempt of it",
-            exit_code=ExitCode.REFUSED,
-        )
+    refuse_another_users(run, NOT_TO_START)
     with run.lock.open("a") as stream:
         try:
             _record_lock(stream, fcntl.F_OFD_SETLK)

@@ -17,7 +17,7 @@ from soractl.remote.ssh_command import SshOptions
 from soractl.runs.find import last_attempt, no_run, stage_of
 from soractl.runs.lost_nodes import lost_nodes
 from soractl.runs.node_states import LOOK_DEADLINE_S, NodeState, ask_states, read_states
-from soractl.runs.owner import other_owner
+from soractl.runs.owner import UNSEEN, other_owner
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import AttemptRecord, read_record
@@ -267,6 +267,8 @@ def _row_without_answer(run: RunDir, fault: Fault) -> RunRow:
 def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
     notes = [f"{node.node}: {node.fault}" for node in status.nodes if node.fault]
     notes += [f"{node.node}: its launcher is gone" for node in status.nodes if node.outlived_by]
+    if status.state == "unknown" and (owners := {node.owner for node in status.nodes} - {None}):
+        notes.append(f"belongs to {owners.pop()}, {UNSEEN}")
     progress = status.progress
     is_running = status.state == "running"
     if is_running and progress and progress.is_stalled:

@@ -20,6 +20,7 @@ from soractl.remote.connections import Connections
 from soractl.remote.local import start_detached
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import ssh_options
+from soractl.runs.owner import NOT_TO_START, refuse_another_users
 from soractl.runs.record import read_record
 from soractl.supervise.act import Actor, hostfile_of
 from soractl.supervise.lease import BEAT_S, Holder, Lease, LeaseLostError, read_holder
@@ -49,7 +50,11 @@ class StartedSupervisor:
 
 
 def start_supervisor(run: RunDir, *, watch_only: bool) -> StartedSupervisor:
-    """Start a supervisor's process on this machine, and wait a moment for its lease."""
+    """Start a supervisor's process on this machine, and wait a moment for its lease.
+
+    SoractlError, exit code 5, for another user's run.
+    """
+    refuse_another_users(run, NOT_TO_START)
     more = ["--watch-only"] if watch_only else []
     program = [sys.executable, "-m", "soractl.supervise.process", str(run.path.absolute()), *more]
     pid = start_detached(program, run.supervisor_log)

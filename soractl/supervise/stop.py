@@ -12,6 +12,7 @@ from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
+from soractl.runs.owner import UNSEEN, refuse_another_users
 from soractl.runs.record import read_record
 from soractl.terminal.hints import to_type
 from trainer.run_dir import RunDir
@@ -37,6 +38,7 @@ class Stopped:
 
 def stop_run(run: RunDir, remote: Remote, *, timeout_s: float) -> Stopped:
     """Ask all ranks to save and leave, and wait; SoractlError if nothing runs, or has no rank."""
+    refuse_another_users(run, f", {UNSEEN}; nothing was stopped")
     attempt = last_attempt(run)
     record = read_record(attempt) if attempt else None
     if attempt is None or record is None:

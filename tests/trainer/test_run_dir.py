@@ -4,6 +4,7 @@ import sys
 import threading
 from dataclasses import asdict
 from pathlib import Path
+from stat import S_IMODE
 
 import pytest
 
@@ -85,6 +86,12 @@ def test_eight_processes_that_create_runs_at_once_never_share_a_number(tmp_path)
         assert process.wait() == 0
     assert sorted(int(name.split("-")[0]) for name in names) == list(range(1, 81))
     assert {run.name for run in runs(tmp_path)} == set(names)
+
+
+def test_a_shared_folder_of_runs_is_shared_in_all_its_parts(tmp_path):
+    tmp_path.chmod(0o3777)
+    create_run(tmp_path, "smoke")
+    assert S_IMODE((tmp_path / ".numbers").stat().st_mode) == 0o3777
 
 
 def test_attempts_are_numbered_in_order_beyond_nine(run):

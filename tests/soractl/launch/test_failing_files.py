@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from tests import failing
+from tests import preloaded
 from trainer.atomic_files import read_json
 
 pytestmark = pytest.mark.slow  # whole launches
@@ -17,13 +17,13 @@ READ_WHILE_FOLLOWING = (
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    return failing.compiled(tmp_path_factory.mktemp("failing"))
+    return preloaded.compiled("preloaded_failures", tmp_path_factory.mktemp("library"))
 
 
 @pytest.mark.parametrize(("error", "every"), [(errno.ESTALE, 2), (errno.EIO, 3)])
 def test_a_launch_looks_again_at_files_that_fail_to_open(workplace, library, error, every):
     workplace.ranks(STEPS)
-    environ = failing.opens(library, error, every, *READ_WHILE_FOLLOWING)
+    environ = preloaded.failing_opens(library, error, every, *READ_WHILE_FOLLOWING)
     done = workplace.soractl("launch", "smoke", "--force", environ=environ)
     assert "001-smoke ended well at step 4 after " in done.stdout
     assert "1 complete checkpoint" in done.stdout
@@ -32,7 +32,7 @@ def test_a_launch_looks_again_at_files_that_fail_to_open(workplace, library, err
 @pytest.mark.parametrize("file", ["heartbeat.json", "metrics.jsonl", ".log"])
 def test_a_launch_goes_without_a_file_that_never_opens(workplace, library, file):
     workplace.ranks(STEPS)
-    environ = failing.opens(library, errno.ESTALE, 1, file)
+    environ = preloaded.failing_opens(library, errno.ESTALE, 1, file)
     done = workplace.soractl("launch", "smoke", "--force", environ=environ)
     assert "001-smoke ended well" in done.stdout
 
@@ -41,7 +41,7 @@ def test_an_end_that_cannot_be_read_anywhere_is_unknown_until_it_can(workplace, 
     workplace.ranks("train(1, 1)")
     workplace.soractl("launch", "smoke", "--force")
     (workplace.folder / "runs/001-smoke/attempts/1/exit.json").unlink()
-    environ = failing.opens(library, errno.ESTALE, 1, ".exit")
+    environ = preloaded.failing_opens(library, errno.ESTALE, 1, ".exit")
     for _ in range(2):
         done = workplace.soractl("status", environ=environ)
         assert "state  unknown " in done.stdout
@@ -53,7 +53,7 @@ def test_a_file_that_never_opens_is_a_sentence_and_its_run_unknown(workplace, li
     workplace.ranks(STEPS)
     workplace.soractl("launch", "smoke", "--force")
     plan = workplace.folder / "runs/001-smoke/attempts/1/plan.json"
-    environ = failing.opens(library, errno.EIO, 1, "plan.json")
+    environ = preloaded.failing_opens(library, errno.EIO, 1, "plan.json")
     for words in (("status",), ("logs",), ("follow",), ("resume", "1", "--force")):
         done = workplace.soractl(*words, environ=environ, code=1)
         assert done.stderr.splitlines()[-1] == f"error: {plan}: Input/output error"
@@ -69,7 +69,7 @@ def test_a_checkpoint_that_cannot_be_read_is_never_taken_for_none(workplace, lib
     workplace.soractl("launch", "smoke", "--force")
     workplace.soractl("resume", "1", "--force")
     name = "epoch0-global_step2/checkpoint.json"
-    environ = failing.opens(library, errno.EIO, 1, name)
+    environ = preloaded.failing_opens(library, errno.EIO, 1, name)
     why = "checkpoint.json cannot be read: Input/output error"
     refused = workplace.soractl("resume", "1", "--force", environ=environ, code=2)
     folder = workplace.folder / "runs/001-smoke/checkpoints/epoch0-global_step2"
@@ -81,7 +81,7 @@ def test_a_checkpoint_that_cannot_be_read_is_never_taken_for_none(workplace, lib
 
 def test_a_file_system_without_locks_is_no_end(workplace, library, tmp_path):
     workplace.ranks("train(attempt.number, 2)\nsave(attempt.number)")
-    environ = failing.locks(library)
+    environ = preloaded.no_locks(library)
     for words in (
         ("launch", "smoke", "--force"),
         ("resume", "1", "--force"),

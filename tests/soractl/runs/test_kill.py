@@ -128,7 +128,7 @@ def test_the_newest_run_that_lives_is_stopped_and_the_others_are_not(workplace):
     assert "running (attempt 1" in workplace.soractl("status", "1").stdout
     assert "nothing of 003-smoke is running" in workplace.soractl("kill", "3").stdout
     assert "001-smoke: 3 processes stopped" in workplace.soractl("kill").stdout
-    assert workplace.soractl("kill").stdout == "no run is running\n"
+    assert workplace.soractl("kill").stdout == "no run of yours is running\n"
 
 
 def test_ranks_on_a_node_that_was_lost_and_is_back_are_found(workplace):

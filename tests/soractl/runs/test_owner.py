@@ -46,6 +46,7 @@ def test_reading_commands_work_for_another_user_and_write_nothing(roots_run, as_
     [log] = logs_of(roots_run, LogOptions())
     assert (status.state, status.nodes[0].owner) == ("unknown", "root")
     assert (row.state, row.nodes, log.last(5)) == ("unknown", ("n1",), ["a line"])
+    assert row.note == "belongs to root, whose processes cannot be seen"
     os.seteuid(0)
     attempt.node_exit("n1").write_text("0\n")
     before = sorted(roots_run.path.rglob("*"))

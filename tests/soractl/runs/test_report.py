@@ -77,7 +77,7 @@ def test_a_node_that_cannot_be_asked_is_exit_code_4():
 
 
 def test_nothing_to_stop_is_no_fault():
-    assert report.kill_lines(None) == ["no run is running"]
+    assert report.kill_lines(None) == ["no run of yours is running"]
     nothing = Killed("007-stage2", (NodeProcesses(Node("n1")),), ())
     assert (report.kill_lines(nothing), nothing.exit_code) == (
         ["nothing of 007-stage2 is running"],
