@@ -1,8 +1,9 @@
-"""What watching costs the head, and how long evidence takes: 24 nodes (and 3) of the test cluster.
+"""What watching costs the head, when it knows of a hang, and how long evidence takes.
 
-A supervisor watches a run whose ranks are light: Python processes that answer as ranks do, and a
-heartbeat every second. Printed: the CPU of the supervisor and its ssh clients as a share of one
-core, over a minute of training; and the time of `soractl diagnose` there. Needs root.
+A supervisor watches a run on 3 and on 24 nodes of the test cluster. Its ranks are light: Python
+processes that answer as ranks do, and a heartbeat every second. Printed: the CPU of the supervisor
+and of its ssh clients as a share of one core; the seconds from the last step to the verdict, for
+heartbeats that stop; and the time of `soractl diagnose`. Needs root.
 """
 
 import argparse
@@ -22,14 +23,15 @@ sys.path.insert(0, str(REPOSITORY))
 
 from soractl.remote.nodes import Node  # noqa: E402 - after the path
 from soractl.remote.ssh_command import SshOptions  # noqa: E402 - after the path
+from soractl.runs.events import Event, EventKind, read_events  # noqa: E402 - after the path
 from soractl.runs.record import node_as_json  # noqa: E402 - after the path
-from soractl.supervise.lease import read_holder  # noqa: E402 - after the path
 from trainer.atomic_files import write_json  # noqa: E402 - after the path
 from trainer.run_dir import RunDir, create_run  # noqa: E402 - after the path
 
 CLUSTER_SH = REPOSITORY / "tests" / "cluster" / "cluster.sh"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SETTLED_S = 15.0  # connections are open, first looks are over
+MOST_S = 150.0  # for a verdict
 RANK = """\
 import sys, time
 sys.path.insert(0, {repository!r})
@@ -82,17 +84,24 @@ def start_run(folder: Path, size: int) -> RunDir:
     return run
 
 
-def cpu_s(session: int) -> float:
-    """CPU seconds of all processes of a session, and of their children that have ended."""
-    ticks = 0
+def cpu_s(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process, and of all its descendants, also those that have ended."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, list[int]] = {}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             words = file.read_text().rpartition(") ")[2].split()
         except OSError:
             continue
-        if int(words[3]) == session:
-            ticks += sum(int(word) for word in words[11:15])
-    return ticks / TICKS_PER_S
+        parents[int(file.parent.name)] = int(words[1])
+        ticks[int(file.parent.name)] = [int(word) for word in words[11:15]]
+    family, size = {pid}, 0
+    while size < len(family):
+        size = len(family)
+        family |= {child for child, parent in parents.items() if parent in family}
+    own = sum(ticks[pid][:2])
+    others = sum(sum(ticks[one]) for one in family - {pid}) + sum(ticks[pid][2:])
+    return own / TICKS_PER_S, others / TICKS_PER_S
 
 
 def supervisor_of(run: RunDir) -> int:
@@ -107,25 +116,56 @@ def supervisor_of(run: RunDir) -> int:
     raise AssertionError("no supervisor runs")
 
 
-def watched(run: RunDir, seconds: float) -> float:
-    """Share of a core that watching costs, while a step ends every second."""
+@contextmanager
+def supervised(run: RunDir) -> Iterator[int]:
+    """A supervisor that only watches; its process."""
     done = on_head(sys.executable, "-m", "soractl.cli", "supervise", run.name, "--watch-only")
     assert done.returncode == 0, done.stdout + done.stderr
     pid = supervisor_of(run)
-    session = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[3])
-    begin_s = begin_cpu_s = 0.0
-    started_s, step = time.monotonic(), 0
-    while not begin_s or time.monotonic() - begin_s < seconds:
-        step += 1
-        run.beat(step, 10**6, 1)
-        if not begin_s and time.monotonic() - started_s > SETTLED_S:
-            begin_s, begin_cpu_s = time.monotonic(), cpu_s(session)
-        time.sleep(1.0)
-    used_s, wall_s = cpu_s(session) - begin_cpu_s, time.monotonic() - begin_s
-    holder = read_holder(run.supervisor)
-    print(f"    seen as {holder.state if holder else 'nothing'}, step {step}")
-    os.kill(pid, 15)
-    return used_s / wall_s
+    try:
+        yield pid
+    finally:
+        os.kill(pid, 15)
+
+
+class Steps:
+    """Steps that end, one a second."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._run, self._step = run, 0
+
+    def go_on(self, seconds: float) -> float:
+        """When the last one was, by the monotonic clock."""
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._step += 1
+            self._run.beat(self._step, 10**6, 1)
+            last_s = time.monotonic()
+            time.sleep(1.0)
+        return last_s
+
+
+def cost(pid: int, steps: Steps, seconds: float) -> tuple[float, float]:
+    """Shares of a core that the supervisor and its ssh clients take."""
+    steps.go_on(SETTLED_S)
+    begin_s, begin = time.monotonic(), cpu_s(pid)
+    steps.go_on(seconds)
+    end, wall_s = cpu_s(pid), time.monotonic() - begin_s
+    return (end[0] - begin[0]) / wall_s, (end[1] - begin[1]) / wall_s
+
+
+def verdict_s(run: RunDir, steps: Steps) -> tuple[float, str]:
+    """Seconds from the last step to the verdict, and its words."""
+
+    def hangs() -> list[Event]:
+        return [event for event in read_events(run) if event.kind == EventKind.HUNG]
+
+    known = len(hangs())
+    last_s = steps.go_on(SETTLED_S)
+    while len(found := hangs()) == known:
+        assert time.monotonic() - last_s < MOST_S
+        time.sleep(0.1)
+    return time.monotonic() - last_s, found[-1].text
 
 
 def evidence_s(run: RunDir) -> tuple[float, str]:
@@ -133,6 +173,7 @@ def evidence_s(run: RunDir) -> tuple[float, str]:
     began_s = time.monotonic()
     done = on_head(sys.executable, "-m", "soractl.cli", "diagnose", run.name, "--json")
     took_s = time.monotonic() - began_s
+    assert done.stdout, done.stderr
     found = json.loads(done.stdout)
     return took_s, f"{found['verdict']['text']}; evidence {found['seconds']:.1f} s"
 
@@ -141,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[3, 24])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--hangs", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -156,8 +198,14 @@ def main() -> None:
                 run = start_run(folder, size)
                 time.sleep(SETTLED_S)
                 print(f"{size} nodes, load {os.getloadavg()[0]:.1f}", flush=True)
-                share = watched(run, options.seconds)
-                print(f"  watching: {100 * share:.2f} % of a core", flush=True)
+                steps = Steps(run)
+                with supervised(run) as pid:
+                    own, ssh = cost(pid, steps, options.seconds)
+                    words = f"supervisor {100 * own:.2f} %, its ssh clients {100 * ssh:.2f} %"
+                    print(f"  watching: {100 * (own + ssh):.2f} % of a core ({words})", flush=True)
+                    for _ in range(options.hangs):
+                        took_s, words = verdict_s(run, steps)
+                        print(f"  verdict: {took_s:.1f} s ({words})", flush=True)
                 times = []
                 for _ in range(options.repeat):
                     took_s, words = evidence_s(run)
