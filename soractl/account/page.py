@@ -36,15 +36,18 @@ STYLE = """
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 940px; margin: 2rem auto; padding: 0 1rem; }
-svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
+svg { width: 100%; height: auto; overflow: visible; }
+svg text { fill: var(--ink); font-size: 12px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-.n { text-align: right; font-variant-numeric: tabular-nums; }
+.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.w { min-width: 18rem; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--faint);
   vertical-align: top; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
 .figures { display: flex; flex-wrap: wrap; gap: 1.5rem; }
 .figures b { display: block; font-size: 1.6rem; }
 h2 { margin-top: 2rem; font-size: 1.1rem; }
+@media (max-width: 600px) { svg text { font-size: 24px; } .figures b { font-size: 1.3rem; } }
 """
 
 
@@ -77,7 +80,7 @@ def _bar(found: Account) -> str:
         f"{text.duration(one.seconds)}</title></rect>"
         for one in found.segments
     ]
-    return _svg(BAR_HEIGHT + 18, [*rects, *_hours(found, BAR_HEIGHT + 14)], "the bar of time")
+    return _svg(BAR_HEIGHT + 28, [*rects, *_hours(found, BAR_HEIGHT + 22)], "the bar of time")
 
 
 def _parts_table(found: Account) -> str:
@@ -192,6 +195,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], numbers: Se
     if not rows:
         return "<p>none</p>"
     classes = [" class=n" if i in numbers else "" for i in range(len(headers))]
+    classes[-1] = classes[-1] or " class=w"  # words
     lines = ["".join(f"<th{c}>{name}</th>" for c, name in zip(classes, headers, strict=True))]
     lines += [
         "".join(f"<td{c}>{html.escape(str(x))}</td>" for c, x in zip(classes, row, strict=True))

@@ -33,10 +33,8 @@ def figures(found: Account) -> list[tuple[str, str]]:
     ]
     means = (("MTTI", found.mtti_s), ("MTTR", found.mttr_s), ("RPO", found.rpo_s))
     rows += [(name, text.duration(value)) for name, value in means if value is not None]
-    if found.energy_kwh is not None:
-        rows.append(("energy of the GPUs", _energy(found, found.energy_kwh)))
-    else:
-        rows.append(("energy", "not known: nothing recorded the GPUs' power"))
+    energy = "not known" if found.energy_kwh is None else _energy(found, found.energy_kwh)
+    rows.append(("energy of the GPUs", energy))
     rows.append(("GPU-hours", _hours_and_cost(found, found.gpu_hours)))
     if found.timeout_alone_s:
         gpus = max(found.gpus.values())

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -126,7 +127,9 @@ def test_an_unsupervised_attempts_cause_is_read_off_its_disk(run):
 
 def test_energy_is_unknown_where_nothing_recorded_power(run):
     assert account(run).energy_kwh is None
-    assert ("energy", "not known: nothing recorded the GPUs' power") in figures(account(run))
+    assert ("energy of the GPUs", "not known") in figures(account(run))
+    measured = replace(account(run), energy_kwh=31.25)
+    assert ("energy of the GPUs", "31.2 kWh") in figures(measured)
 
 
 def test_what_a_save_adds_to_the_next_step_is_its_cost(tmp_path):
