@@ -7,6 +7,7 @@ RPO is what was trained again. Boundaries are put in order where two machines' c
 """
 
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -177,7 +178,8 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
     if not attempts:
         return None
     begins = [_begin_of(attempt) for attempt in attempts]
-    events, rows = all_events(run), metrics_rows(run)
+    rows = metrics_rows(run)
+    events = all_events(run, rows)
     segments: list[Segment] = []
     interruptions = []
     for i, attempt in enumerate(attempts):
@@ -189,8 +191,9 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
             begin=max(begins[i], segments[-1].end_unix_s if segments else begins[i]),
             following=following,
         )
-        segments += story.segments()
-        if found := story.interruption(run):
+        parts = story.segments()
+        segments += parts
+        if found := story.interruption(run, parts):
             interruptions.append(found)
     return Account(
         run=run.name,
@@ -238,13 +241,12 @@ class _Story:
             at = until
         return found
 
-    def interruption(self, run: RunDir) -> Interruption | None:
+    def interruption(self, run: RunDir, parts: Sequence[Segment]) -> Interruption | None:
         """Why it ended before the run did, if it did."""
         verdict = self._event(EventKind.HUNG, EventKind.CRASHED, EventKind.LOST)
         failure = self._outcome.first_failure if self._outcome else None
         if failure is None and verdict is None:
             return None
-        parts = self.segments()
         lost = [row for row in self._rows if self._is_lost(row)]
         of_part = {part: sum(s.seconds for s in parts if s.part is part) for part in Part}
         is_stop = bool(failure and failure.stopped)
@@ -288,18 +290,16 @@ class _Story:
 
     def _steps(self) -> Iterator[tuple[Part, float]]:
         usual_s = _usual_s(self._rows)
-        saves = {event.step for event in self._events if event.kind in _SAVES}
+        saves = sorted(event.step or -1 for event in self._events if event.kind in _SAVES)
         for before, row in pairwise(self._rows):
             begin, end = float(before["time_unix_s"]), float(row["time_unix_s"])
             steps = row["global_step"] - before["global_step"]
             extra_s = end - begin - usual_s * steps
-            is_after_save = any(
-                before["global_step"] <= (s or -1) < row["global_step"] for s in saves
-            )
+            first, last = (bisect_left(saves, r["global_step"]) for r in (before, row))
             if self._is_lost(row):
                 yield Part.LOST, end
                 continue
-            if is_after_save and extra_s > 0:
+            if first < last and extra_s > 0:  # a save began between them
                 yield Part.SAVING, begin + extra_s
             yield Part.TRAINING, end
 

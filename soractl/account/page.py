@@ -40,7 +40,8 @@ svg { width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--ink); font-size: 12px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 .n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.w { min-width: 18rem; }
+.w { min-width: 18rem; } .c { min-width: 9rem; }
+polyline, line { vector-effect: non-scaling-stroke; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--faint);
   vertical-align: top; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
@@ -195,7 +196,8 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], numbers: Se
     if not rows:
         return "<p>none</p>"
     classes = [" class=n" if i in numbers else "" for i in range(len(headers))]
-    classes[-1] = classes[-1] or " class=w"  # words
+    wide = {"cause": " class=c", "words": " class=w"}
+    classes = [known or wide.get(h, "") for known, h in zip(classes, headers, strict=True)]
     lines = ["".join(f"<th{c}>{name}</th>" for c, name in zip(classes, headers, strict=True))]
     lines += [
         "".join(f"<td{c}>{html.escape(str(x))}</td>" for c, x in zip(classes, row, strict=True))

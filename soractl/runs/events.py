@@ -8,7 +8,7 @@ theirs; a full disk loses an event and never ends what reports it. What the trai
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -90,11 +90,15 @@ def read_events(run: RunDir) -> list[Event]:
     return list(_parsed(_lines_from(run.events, 0)[0]))
 
 
-def all_events(run: RunDir) -> list[Event]:
-    """The recorded events and those that only the trainer's files know of, by time."""
+def all_events(run: RunDir, rows: Sequence[Mapping[str, Any]] | None = None) -> list[Event]:
+    """The recorded events and those that only the trainer's files know of, by time.
+
+    `rows` are those of `metrics_rows`, where they have been read.
+    """
     recorded = read_events(run)
     known = {(event.kind, event.step) for event in recorded}
-    derived = [event for event in _derived(run) if (event.kind, event.step) not in known]
+    found = _derived(run, metrics_rows(run) if rows is None else rows)
+    derived = [event for event in found if (event.kind, event.step) not in known]
     return sorted([*recorded, *derived], key=lambda event: event.time_unix_s)
 
 
@@ -143,9 +147,9 @@ class TrainerEvents:
         self._log.write(kind, attempt=number, step=step, text=text)
 
 
-def _derived(run: RunDir) -> Iterator[Event]:
+def _derived(run: RunDir, rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
     begun: set[int] = set()
-    for row in metrics_rows(run):
+    for row in rows:
         attempt = int(row.get("attempt", 0))
         if attempt and attempt not in begun and "time_unix_s" in row:
             begun.add(attempt)
