@@ -85,23 +85,24 @@ def start_run(folder: Path, size: int) -> RunDir:
 
 
 def cpu_s(pid: int) -> tuple[float, float]:
-    """CPU seconds of a process, and of all its descendants, also those that have ended."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, list[int]] = {}
+    """CPU seconds of the supervisor and of its machine's ssh clients, also those that have ended.
+
+    Clients that several commands share are nobody's children; each machine has its own processes.
+    """
+    machine = Path(f"/proc/{pid}/ns/pid").readlink()
+    own = clients = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            words = file.read_text().rpartition(") ")[2].split()
+            name, _, rest = file.read_text().rpartition(") ")
+            is_here = (file.parent / "ns/pid").readlink() == machine
         except OSError:
             continue
-        parents[int(file.parent.name)] = int(words[1])
-        ticks[int(file.parent.name)] = [int(word) for word in words[11:15]]
-    family, size = {pid}, 0
-    while size < len(family):
-        size = len(family)
-        family |= {child for child, parent in parents.items() if parent in family}
-    own = sum(ticks[pid][:2])
-    others = sum(sum(ticks[one]) for one in family - {pid}) + sum(ticks[pid][2:])
-    return own / TICKS_PER_S, others / TICKS_PER_S
+        ticks = [int(word) for word in rest.split()[11:15]]
+        if int(file.parent.name) == pid:
+            own, clients = sum(ticks[:2]), clients + sum(ticks[2:])
+        elif is_here and name.endswith("(ssh"):
+            clients += sum(ticks[:2])
+    return own / TICKS_PER_S, clients / TICKS_PER_S
 
 
 def supervisor_of(run: RunDir) -> int:

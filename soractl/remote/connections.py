@@ -68,12 +68,16 @@ class Dialogue:
 
     def ask(self, line: bytes, within_s: float) -> bytes:
         """The answer to a line; SshFailure where none comes in time, or the program is gone."""
+        self.send(line, within_s)
+        return self.read_line(within_s)
+
+    def send(self, line: bytes, within_s: float) -> None:
+        """Only ask: `read_line` gives the answer."""
         try:
             self._stream.settimeout(within_s)
             self._stream.sendall(line + b"\n")
         except OSError:
             raise SshFailure("connection lost") from None
-        return self.read_line(within_s)
 
     def read_line(self, within_s: float) -> bytes:
         """The next line, which may need no question."""

@@ -18,6 +18,7 @@ from soractl.runs.record import AttemptRecord
 from trainer.run_dir import AttemptDir
 
 LOOK_DEADLINE_S = 8.0
+LEAST_S = 0.5  # for an answer that should lie here already
 SEPARATOR = "\x1f"  # in place of newlines, in an answer of one line
 ANSWERING = "while IFS= read -r _; do look | tr '\\n' '\\037'; echo; done"
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
@@ -95,49 +96,73 @@ def ask_states(
 class KeptLooks:
     """The same again and again, by programs that stay on the nodes: no look starts one here.
 
-    For 24 nodes that is a tenth of the processor time. A program that is gone, or gives no answer,
-    is started anew at the next look.
+    All are asked before any answer is read, in one thread. A program that is gone, or gives no
+    answer, is started anew at the next look.
     """
 
     def __init__(self, attempt: AttemptDir, record: AttemptRecord, remote: Connections) -> None:
         self._attempt, self._record, self._remote = attempt, record, remote
         self._dialogues: dict[str, Dialogue] = {}
-        self._locks = {node.name: threading.Lock() for node in record.nodes}
+        self._lock = threading.Lock()
 
     def __call__(self) -> list[NodeState]:
         """States of all nodes now."""
-        return everywhere(
-            self._record.nodes,
-            self._ask,
-            lambda node, fault: NodeState(node.name, fault=fault),
-            deadline_s=LOOK_DEADLINE_S,
-        )
+        with self._lock:
+            deadline = Deadline(LOOK_DEADLINE_S)
+            asked = {name: self._send(name) for name in list(self._dialogues)}
+            new = [node for node in self._record.nodes if node.name not in asked]
+            answers = dict(zip([node.name for node in new], self._start_on(new), strict=True))
+            for name, fault in asked.items():
+                answers[name] = fault or self._read(name, deadline)
+        return [self._state(node, answers[node.name]) for node in self._record.nodes]
 
     def close(self) -> None:
         """End the programs."""
         for name in list(self._dialogues):
             self._dialogues.pop(name).close()
 
-    def _ask(self, node: Node) -> NodeState:
-        deadline = Deadline(LOOK_DEADLINE_S)
-        try:
-            with self._locks[node.name]:
-                dialogue = self._dialogues.get(node.name) or self._start(node, deadline)
-                line = dialogue.ask(b"", deadline.left())
-        except (SshFailure, DeadlinePassed) as failure:
-            if dialogue_now := self._dialogues.pop(node.name, None):
-                dialogue_now.close()
-            fault = Fault(FaultKind.UNREACHABLE, str(failure))
-            return NodeState(node.name, _read_exit(self._attempt, node), fault=fault)
-        text = line.decode(errors="replace").replace(SEPARATOR, "\n")
-        result = NodeResult(node, stdout=text, exit_code=0)
-        return _state(result, _read_exit(self._attempt, node))
+    def _start_on(self, nodes: Sequence[Node]) -> list[str | Fault]:
+        """The first answers of nodes without a program, each in a thread of its own."""
+        if not nodes:
+            return []
+        return everywhere(nodes, self._start, lambda node, fault: fault, deadline_s=LOOK_DEADLINE_S)
 
-    def _start(self, node: Node, deadline: Deadline) -> Dialogue:
+    def _start(self, node: Node) -> str | Fault:
+        deadline = Deadline(LOOK_DEADLINE_S)
         program = f"look() (\n{_look(self._attempt, self._record, node)})\n{ANSWERING}"
-        dialogue = self._remote.dialogue(node, ("sh", "-c", program), deadline.left())
+        try:
+            dialogue = self._remote.dialogue(node, ("sh", "-c", program), deadline.left())
+            line = dialogue.ask(b"", deadline.left())
+        except (SshFailure, DeadlinePassed) as failure:
+            return Fault(FaultKind.UNREACHABLE, str(failure))
         self._dialogues[node.name] = dialogue
-        return dialogue
+        return line.decode(errors="replace")
+
+    def _send(self, name: str) -> Fault | None:
+        try:
+            self._dialogues[name].send(b"", LEAST_S)
+        except SshFailure as failure:
+            return self._gone(name, failure)
+        return None
+
+    def _read(self, name: str, deadline: Deadline) -> str | Fault:
+        """An answer; that of a node which others have kept waiting lies here already."""
+        try:
+            within_s = max(LEAST_S, LOOK_DEADLINE_S - deadline.elapsed())
+            return self._dialogues[name].read_line(within_s).decode(errors="replace")
+        except SshFailure as failure:
+            return self._gone(name, failure)
+
+    def _gone(self, name: str, failure: SshFailure) -> Fault:
+        self._dialogues.pop(name).close()
+        return Fault(FaultKind.UNREACHABLE, str(failure))
+
+    def _state(self, node: Node, answer: str | Fault) -> NodeState:
+        exit_code = _read_exit(self._attempt, node)
+        if isinstance(answer, Fault):
+            return NodeState(node.name, exit_code, fault=answer)
+        text = answer.replace(SEPARATOR, "\n")
+        return _state(NodeResult(node, stdout=text, exit_code=0), exit_code)
 
 
 def _look(attempt: AttemptDir, record: AttemptRecord, node: Node) -> str:
