@@ -73,7 +73,7 @@ class HeatMap {
       if (this.only !== null && this.only !== node) return;
       const of = data.rowsOf[place], several = of.length > 1 || data.rows[of[0]]?.[1] !== null;
       const isOpen = several && (this.open.has(node) || this.only === node);
-      if (this.only === null) {
+      if (this.only === null || !several) {
         rows.push({ node, place, row: null, isOpen, several, label: node });
       }
       if (isOpen) {

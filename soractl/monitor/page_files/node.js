@@ -19,8 +19,8 @@ function rate(value) {
   return `${size.toFixed(power && size < 99.95 ? 1 : 0)} ${units[power]}`;
 }
 function milliseconds(value) {
-  const size = Math.abs(value), digits = size >= 100 ? 0 : size >= 1 ? 1 : 3;
-  return size === 0 ? "0 ms" : `${value < 0 ? "−" : "+"}${Number(size.toFixed(digits))} ms`;
+  const size = Math.abs(value), digits = size >= 100 || Number.isInteger(size) ? 0 : size >= 1 ? 1 : 3;
+  return size === 0 ? "0 ms" : `${value < 0 ? "−" : "+"}${size.toFixed(digits)} ms`;
 }
 function gib(mib) { return `${(mib / 1024).toFixed(mib < 102400 ? 1 : 0)} GiB`; }
 const sum = (values) => {
@@ -132,19 +132,19 @@ class NodeView { // one node with all its numbers
     back.addEventListener("click", this.close);
     const bar = element("div", "bar");
     bar.append(back, title);
-    const parts = [bar];
+    const parts = [bar], side = element("div", "tables");
     const facts = stored?.facts ?? {}, counters = stored?.counters ?? [];
     if (now) {
       if (now.error) parts.push(element("p", "alarm", now.error));
       if (now.odd_answer) parts.push(element("p", "alarm", `nvidia-smi: ${now.odd_answer}`));
       parts.push(this.words(now));
-      if (now.gpus.length) parts.push(this.gpus(now.gpus, facts, counters));
-      if (now.ports.length) parts.push(this.links("InfiniBand ports", "port", now.ports, facts));
-      if (now.links.length) parts.push(this.links("Ethernet interfaces", "interface", now.links, facts));
+      if (now.gpus.length) side.append(this.gpus(now.gpus, facts, counters));
+      if (now.ports.length) side.append(this.links("InfiniBand ports", "port", now.ports, facts));
+      if (now.links.length) side.append(this.links("Ethernet interfaces", "interface", now.links, facts));
     }
     const rows = counters.map((one) => [one.name, String(one.value), timeText(one.unix_s)]);
-    if (rows.length) parts.push(tableOf("Counters since the node started", ["Counter", "Value", "Since"], rows));
-    this.section.replaceChildren(...parts);
+    if (rows.length) side.append(tableOf("Counters since the node started", ["Counter", "Value", "Since"], rows));
+    this.section.replaceChildren(...parts, side);
   }
 
   words(now) {

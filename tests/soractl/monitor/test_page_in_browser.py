@@ -21,7 +21,6 @@ pytestmark = [
 ]
 NOON = 1_796_040_000
 HOURS = 6
-EMPTY = "document.querySelectorAll('canvas.map').length"
 # A canvas has colours where nodes answered, and is transparent where they did not.
 PIXELS = """([name, x, y]) => {
   const canvas = [...document.querySelectorAll('canvas.map')].find(
@@ -128,7 +127,7 @@ def test_every_panel_is_drawn_from_the_disk_and_nothing_is_asked(visit, exported
     page = visit(exported.as_uri())
     assert plots(page) == [
         *("InfiniBand", "Network", "Power", "Utilisation", "Temperature", "Clock offset"),
-        *("Loss", "Step time", "Slowest ranks"),
+        *("Loss", "Step time", "Power of all GPUs", "Slowest ranks"),
     ]
     for name in ("Network", "Power", "Utilisation", "Temperature"):
         assert page.evaluate(PIXELS, [name, 0.02, 0.5])[3] == 255
@@ -180,8 +179,8 @@ def test_a_node_opens_into_its_gpus_and_the_scale_into_the_difference(visit, exp
     assert power.locator(".label.gpu").all_text_contents() == [f"GPU {i}" for i in range(8)]
     assert power.get_by_role("button", name=fleet.SLOW[0]).get_attribute("aria-expanded") == "true"
     before = page.evaluate(PIXELS, ["Power", 0.1, 0.05])
-    power.get_by_role("button", name="as it is").click()
-    assert power.locator(".toggle").inner_text() == "against the median"
+    power.get_by_role("button", name="Power against the median").click()
+    assert power.locator(".toggle").get_attribute("aria-pressed") == "true"
     assert page.evaluate(PIXELS, ["Power", 0.1, 0.05]) != before
     assert page.faults == []
 
