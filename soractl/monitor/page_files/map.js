@@ -140,12 +140,21 @@ class HeatMap {
       }
       this.limits = [data.value(low), data.value(high)];
     }
+    this.colours = colours;
     return colours;
+  }
+
+  showNewest() { // false where all must be drawn: another scale, or a view that ends before
+    const colours = this.colours, data = this.scaled;
+    const ends = this.view?.to === this.loaded?.columns;
+    if (!ends || !this.rows || data !== this.data || this.table() !== colours) return false;
+    this.paintNewest();
+    return true;
   }
 
   draw() {
     if (!this.loaded) return;
-    this.colours = this.table();
+    this.table();
     this.rows = this.listed();
     this.layOut();
     this.paint();
@@ -190,24 +199,32 @@ class HeatMap {
     return found;
   }
 
+  cell(row, index, p, pixels) { // the byte of a pixel: the worst of its columns, and if some lack
+    const { view, loaded } = this, count = view.to - view.from, gaps = row.place * loaded.columns;
+    const from = view.from + Math.floor(p * count / pixels);
+    const to = Math.max(view.from + Math.floor((p + 1) * count / pixels), from + 1);
+    this.lacks = false;
+    let found = UNKNOWN;
+    for (let c = from; c < to; c++) {
+      if (index[c] === UNKNOWN || loaded.missing[gaps + c] > 0) this.lacks = true;
+      if (index[c] !== UNKNOWN && this.isWorse(index[c], found)) found = index[c];
+    }
+    return found;
+  }
+
   paint() {
     const { context, canvas, rows, view, colours } = this;
-    const count = view.to - view.from, pixels = Math.min(canvas.width, count);
+    const pixels = this.pixels = Math.min(canvas.width, view.to - view.from);
     const image = new ImageData(pixels, Math.max(rows.length, 1));
     const out = new Uint32Array(image.data.buffer), partial = [];
-    const { missing, missingOf, columns } = this.loaded;
     rows.forEach((row, r) => {
-      const index = this.index(row), gaps = row.place * columns;
+      const index = this.index(row);
+      let before = UNKNOWN;
       for (let p = 0; p < pixels; p++) {
-        const from = view.from + Math.floor(p * count / pixels);
-        const to = view.from + Math.max(Math.floor((p + 1) * count / pixels), Math.floor(p * count / pixels) + 1);
-        let found = UNKNOWN, lacks = false;
-        for (let c = from; c < to; c++) {
-          if (index[c] === UNKNOWN || missing[gaps + c] > 0) lacks = true;
-          if (index[c] !== UNKNOWN && this.isWorse(index[c], found)) found = index[c];
-        }
+        const found = this.cell(row, index, p, pixels);
         out[r * pixels + p] = found === UNKNOWN ? 0 : colours[found];
-        if (lacks && found !== UNKNOWN && missingOf) partial.push([r, p]);
+        if (found === UNKNOWN ? before !== UNKNOWN : this.lacks) partial.push([r, p, found === UNKNOWN]);
+        before = found;
       }
     });
     const buffer = this.buffer ??= document.createElement("canvas");
@@ -217,13 +234,37 @@ class HeatMap {
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingEnabled = false;
     context.drawImage(buffer, 0, 0, canvas.width, canvas.height);
-    const rowPixels = canvas.height / Math.max(rows.length, 1), dpr = devicePixelRatio || 1;
-    const wide = Math.max(canvas.width / pixels, 3 * dpr);
-    for (const [r, p] of partial) {
-      context.clearRect(Math.round(p * canvas.width / pixels), Math.round(r * rowPixels), wide, rowPixels * 0.5);
-    }
+    for (const [r, p, isWhole] of partial) this.notch(r, p, isWhole);
+    this.linesBetweenRows(0);
+  }
+
+  paintNewest() { // the last pixel alone, for a look within its time
+    const { context, canvas, rows, colours, pixels } = this;
+    const p = pixels - 1, x = Math.floor(p * canvas.width / pixels);
+    context.clearRect(x, 0, canvas.width - x, canvas.height);
+    rows.forEach((row, r) => {
+      const found = this.cell(row, this.index(row), p, pixels), c = colours[found];
+      if (found === UNKNOWN) return;
+      context.fillStyle = `rgb(${c & 255} ${c >> 8 & 255} ${c >> 16 & 255})`;
+      context.fillRect(x, this.top(r), canvas.width - x, this.top(r + 1) - this.top(r));
+      if (this.lacks) this.notch(r, p);
+    });
+    this.linesBetweenRows(x);
+  }
+
+  top(row) { return Math.round(row * this.canvas.height / Math.max(this.rows.length, 1)); }
+
+  notch(r, p, isWhole) { // a hole wide enough for the hatching to be seen
+    const { context, canvas, pixels } = this, dpr = devicePixelRatio || 1;
+    const x = Math.round(p * canvas.width / pixels), wide = Math.max(canvas.width / pixels, 3 * dpr);
+    const high = this.top(r + 1) - this.top(r);
+    context.clearRect(x, this.top(r), wide, isWhole ? high : Math.ceil(high / 2));
+  }
+
+  linesBetweenRows(x) {
+    const { context, canvas, rows } = this;
     context.fillStyle = getComputedStyle(document.body).getPropertyValue("--panel");
-    for (let r = 1; r < rows.length; r++) context.fillRect(0, Math.round(r * rowPixels), canvas.width, 1);
+    for (let r = 1; r < rows.length; r++) context.fillRect(x, this.top(r), canvas.width - x, 1);
   }
 
   legend() {

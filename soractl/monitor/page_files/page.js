@@ -495,15 +495,18 @@ function look(now) {
 }
 
 function redraw(shifted) { // one panel a frame, so that no frame is late; lines when a column is done
-  state.waiting = panels.filter(({ content }) => content instanceof HeatMap || shifted);
+  state.shifted = shifted || (state.drawing && state.shifted);
+  state.waiting = panels.filter(({ content }) => content instanceof HeatMap || state.shifted);
   if (state.drawing) return;
   const next = () => {
     const one = state.waiting.shift();
     state.drawing = Boolean(one);
     if (!one) return;
     const began = performance.now();
-    one.content.show(state.loaded, state.view);
-    if (shifted) one.panel.annotate(state.loaded, state.view);
+    if (state.shifted || !one.content.showNewest()) {
+      one.content.show(state.loaded, state.view);
+      if (state.shifted) one.panel.annotate(state.loaded, state.view);
+    }
     (window.drawMs ??= []).push(performance.now() - began);
     requestAnimationFrame(next);
   };
