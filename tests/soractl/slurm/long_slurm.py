@@ -123,7 +123,7 @@ def test_a_chain_that_adds_no_checkpoint_ends_with_93(site, slurm_cluster, workp
         time.sleep(3)
         job = read_record(attempt).job_id
         slurm_cluster.run("scancel", f"{job}.0")
-        wait_for(lambda: read_record(attempt).then != "queued")  # noqa: B023
+        wait_for(lambda: read_record(attempt).then != "queued")  # noqa: B023 - waited for here
     assert read_record(site.run.attempts()[-1]).then == "ended"
     wait_for(lambda: slurm_cluster.queue() == [])
     shown = slurm_cluster.run("scontrol", "show", "job", str(job)).stdout
