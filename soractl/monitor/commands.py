@@ -79,6 +79,7 @@ def monitor(
             output.note(report.address_hints(address))
             for snapshot in watching.snapshots(for_s):
                 if tui:
-                    output.look(report.table(snapshot), {}, False, again=True)
+                    output.look(report.screen(snapshot), {}, False, again=True)
+            output.note(report.summary(snapshot))
     if export_html is not None:
         output.result(service.export(options, export_html))

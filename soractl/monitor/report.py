@@ -1,6 +1,7 @@
 """Lines and JSON of `monitor` in a terminal."""
 
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,12 @@ HEADERS = (
 def table(snapshot: Snapshot) -> Table:
     """A row for each node."""
     return Table(HEADERS, tuple(_row(node) for node in snapshot.nodes), words=1)
+
+
+def screen(snapshot: Snapshot) -> list[str | Table]:
+    """All nodes, and the time of their look, as a terminal shows them again and again."""
+    seen = time.strftime("%H:%M:%S", time.localtime(snapshot.unix_s))
+    return [f"{summary(snapshot)}, at {seen}", table(snapshot)]
 
 
 def as_json(snapshot: Snapshot) -> dict[str, Any]:

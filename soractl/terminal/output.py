@@ -58,7 +58,7 @@ def report(parts: Table | Iterable[str | Table], values: Mapping[str, Any], as_j
 
 
 def look(
-    lines: Iterable[str] | Table, values: Mapping[str, Any], as_json: bool, *, again: bool
+    lines: Iterable[str | Table] | Table, values: Mapping[str, Any], as_json: bool, *, again: bool
 ) -> None:
     """One of several reports; on a terminal it takes the place of the one before."""
     if again and not as_json and sys.stdout.isatty():

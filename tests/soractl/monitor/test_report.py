@@ -17,6 +17,12 @@ def test_a_row_a_node_with_a_dash_for_what_is_unknown():
     ]
 
 
+def test_a_screen_has_the_summary_above_its_table():
+    line, table = report.screen(snapshot())
+    assert line.startswith("3 nodes, 1 answer, GPUs draw 0.6 kW, at ")
+    assert table == report.table(snapshot())
+
+
 def test_the_summary_counts():
     assert report.summary(snapshot()) == "3 nodes, 1 answer, GPUs draw 0.6 kW"
     assert report.summary(Snapshot(0, ())) == "0 nodes, 0 answer"
