@@ -61,7 +61,7 @@ class Memory:
     answered_s: Mapping[str, float] = field(default_factory=dict)  # by node
     turned_bad_s: Mapping[str, float] = field(default_factory=dict)  # by node, while it is bad
     failed_s: float | None = None  # the first sign of a failure
-    phase: Phase = "starting"  # at the last look: the time since then belongs to it
+    phase: Phase | None = None  # at the last look: the time since then belongs to it
 
 
 def first_memory(now_s: float, nodes: Sequence[str], before: Memory | None = None) -> Memory:

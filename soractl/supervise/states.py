@@ -46,7 +46,11 @@ TABLE = {
     State.VALIDATING: Row("the next step includes a validation", "none", _SEEN),
     State.SUSPECT: Row("a node is silent, or no step for long", "look again", _SEEN),
     State.BLIND: Row("the supervisor cannot see", "alarm; touch nothing", _SEEN | _DECIDED),
-    State.HUNG: Row("no step: two signs, or one for much longer", "evidence, kill", _DECIDED),
+    State.HUNG: Row(
+        "no step: two signs, or one for much longer",
+        "evidence; kill, unless it shows that collectives go on",
+        _DECIDED | ALIVE,
+    ),
     State.CRASHED: Row("a rank or a launcher failed", "evidence, kill", _DECIDED),
     State.LOST: Row("a node is without its processes, or silent for long", "kill", _DECIDED),
     State.RESTARTING: Row("the next attempt is being started", "start", _SEEN | _DECIDED),

@@ -26,6 +26,7 @@ class Limits:
     alone_p95: float = 8.0
     starting_s: float = 180.0  # nodes wait two minutes for each other
     first_step_s: float = 1800.0  # weights from a slow disk, compiled kernels
+    first_step_least_s: float = 300.0  # however quick past ones were: caches are warm by chance
     saving_s: float = 300.0
     validating_s: float = 900.0
     learned: float = 3.0  # times the longest that was seen of a phase
@@ -46,12 +47,17 @@ class StepClock:
     steps_s: tuple[float, ...] = ()
     longest_s: Mapping[str, float] = field(default_factory=dict)  # by phase
 
-    def at(self, now_s: float, step: int | None, phase: Phase) -> "StepClock":
-        """The clock after a look; `phase` is the one in which the time until now was spent."""
+    def at(self, now_s: float, step: int | None, phase: Phase | None) -> "StepClock":
+        """The clock after a look; `phase` is the one in which the time until now was spent.
+
+        None at the first look: a step that is there already says nothing of how long it took.
+        """
         if step is None or step == self.step:
             return self
         took_s = now_s - self.seen_s
         moved = replace(self, step=step, seen_s=now_s)
+        if phase is None:
+            return moved
         if self.step is None or phase != "training":
             spent = "first step" if self.step is None else phase
             longest = max(took_s, self.longest_s.get(spent, 0.0))
@@ -62,6 +68,10 @@ class StepClock:
     def shifted(self, gap_s: float) -> "StepClock":
         """The clock of a watcher that did not run for a while: that time is nobody's fault."""
         return replace(self, seen_s=self.seen_s + gap_s)
+
+    def restarted(self, now_s: float) -> "StepClock":
+        """The clock of a run that was seen to go on, though no step has ended."""
+        return replace(self, seen_s=now_s)
 
     def next_attempt(self, now_s: float) -> "StepClock":
         """The clock of the next attempt, which knows how long phases took in this one."""
@@ -106,4 +116,5 @@ class StepClock:
             "validating": limits.validating_s,
         }[phase]
         past_s = self.longest_s.get(phase)
-        return first_s if past_s is None else limits.learned * past_s
+        least_s = limits.first_step_least_s if phase == "first step" else 0.0
+        return first_s if past_s is None else max(limits.learned * past_s, least_s)

@@ -67,6 +67,7 @@ class Found:
     path: str | None = None
     text: str = ""
     node: str | None = None
+    moves: bool = False  # collectives go on: nothing hangs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +130,13 @@ class Supervisor:
                 second_sign=self._hooks.witness(attempt),
             )
             with closing(looks):
-                verdict = self._watch(watcher)
+                verdict, found = self._watch(watcher)
             if verdict.state is State.FINISHED:
                 return self._finished(attempt, watcher, verdict)
             if not self._may_act:
                 return self._leave(State(verdict.state), verdict.reason, ExitCode.FAILED)
             try:
-                following = self._act(attempt, watcher, verdict)
+                following = self._act(attempt, watcher, verdict, found)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise
@@ -144,8 +145,8 @@ class Supervisor:
                 return ExitCode.GAVE_UP
             attempt = following
 
-    def _watch(self, watcher: Watcher) -> Verdict:
-        """Look until the run has ended or is to be acted on."""
+    def _watch(self, watcher: Watcher) -> tuple[Verdict, Found]:
+        """Look until the run has ended or is to be acted on, and gather evidence then."""
         names = [node.name for node in watcher.record.nodes]
         memory = first_memory(time.monotonic(), names, self._memory)
         limits = self._timing.limits.within(watcher.collective_timeout_s)
@@ -166,10 +167,15 @@ class Supervisor:
             if verdict.state in ALIVE and self._may_act:
                 self._spares.look()
             self._beat(verdict)
-            if verdict.state is State.FINISHED:
-                return verdict
-            if verdict.state in FAILED and (self._may_act or _is_over(watcher)):
-                return verdict
+            is_to_act = verdict.state in FAILED and self._may_act
+            found = self._evidence(watcher, verdict) if is_to_act else Found()
+            is_over = verdict.state in FAILED and _is_over(watcher)
+            if verdict.state is State.FINISHED or is_over or (is_to_act and not found.moves):
+                return verdict, found
+            if found.moves:  # it was only slow: its time begins anew
+                self._write(watcher, EventKind.RECOVERED, f"{found.text}, after {verdict.state}")
+                now_s = time.monotonic()
+                memory = replace(memory, looked_s=now_s, clock=memory.clock.restarted(now_s))
             time.sleep(self._timing.tick_s)
 
     def _seen_again(self, attempt: AttemptDir, error: OSError) -> AttemptDir:
@@ -192,15 +198,21 @@ class Supervisor:
             where = f"{now.node}: " if now.node else ""
             self._notify(now.state, f"{self._run.name} is {now.state}: {where}{now.reason}")
 
-    def _act(self, attempt: AttemptDir, watcher: Watcher, verdict: Verdict) -> AttemptDir | None:
-        """Evidence, kill, decision and the next attempt; None when it gives up."""
+    def _evidence(self, watcher: Watcher, verdict: Verdict) -> Found:
+        self._beat(verdict, now=True)
+        found = self._hooks.evidence(watcher, verdict)
+        if found.path or found.text:
+            self._write(watcher, EventKind.EVIDENCE, found.text, found.node, found.path)
+        return found
+
+    def _act(
+        self, attempt: AttemptDir, watcher: Watcher, verdict: Verdict, found: Found
+    ) -> AttemptDir | None:
+        """Kill, decision and the next attempt; None when it gives up."""
         actor, step = self._actor, watcher.progress.global_step
         self._beat(verdict, now=True)
         actor.fence(attempt)
         failure = failure_of(verdict, attempt, watcher.record)
-        found = self._hooks.evidence(watcher, verdict)
-        if found.path or found.text:
-            self._write(watcher, EventKind.EVIDENCE, found.text, found.node, found.path)
         everyone = list(dict.fromkeys((*watcher.record.nodes, *self._actor.nodes())))
         stopped, facts = actor.clear_and_ask(attempt, everyone)
         killed = sum(len(one.found) for one in stopped)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from soractl.diagnosis.culprit import VerdictKind
 from soractl.diagnosis.evidence import ask_ras, collect
 from soractl.diagnosis.flight_recorder import Look, look
 from soractl.diagnosis.power import ask_power
@@ -106,4 +107,5 @@ def evidence_of(run: RunDir, watcher: Watcher, remote: Remote, verdict: Verdict)
         return Found(text=f"no evidence: {error}")
     found = taken.verdict
     node = found.nodes[0] if found.names_somebody and found.nodes else None
-    return Found(str(taken.folder.relative_to(run.path)), str(found), node)
+    moves = found.kind is VerdictKind.MOVING
+    return Found(str(taken.folder.relative_to(run.path)), str(found), node, moves)

@@ -44,6 +44,7 @@ class Fault:
     inject: Act  # on the node of this number
     heal: Act = _nothing
     lasts_s: float = 0.0  # until it is healed; of one that ends attempts, after the kill
+    takes_s: float = 0.0  # to make it, while the run trains
     verdict: EventKind | None = None  # None: the attempt must go on
     attempts: int = 1  # that it ends
     cause: str = ""  # in the cause that `why` names, or in its words
@@ -148,7 +149,12 @@ FAULTS = (
         attempts=2,
         cause="damaged",
     ),
-    Fault("SIGKILL of the supervisor", _kill_supervisor, tells=(EventKind.SUPERVISED,)),
+    Fault(
+        "SIGKILL of the supervisor",
+        _kill_supervisor,
+        takes_s=45.0,  # the lease holds for thirty
+        tells=(EventKind.SUPERVISED,),
+    ),
     Fault(
         "clock step",
         lambda stand, n: stand.on_node(n, _SET_CLOCK, "+300s" if n == 1 else "-300s", CLOCK),

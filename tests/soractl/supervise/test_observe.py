@@ -113,6 +113,14 @@ def test_a_node_that_answers_without_its_processes_is_lost_at_once():
     assert seen([*HEALTHY, *standing(60, 70, nodes=gone)])[0][-1] == (60.0, State.LOST, "n2")
 
 
+def test_who_takes_over_amid_an_attempt_learns_nothing_of_its_start():
+    looks = [Look(at_s=0.5 + i, nodes=(NodeLook(name="n1"),), step=7 + i) for i in range(3)]
+    memory = first_memory(0.0, ("n1",))
+    for look in looks:
+        memory, _ = observe(memory, look, Limits())
+    assert (memory.clock.step, dict(memory.clock.longest_s)) == (9, {})
+
+
 def test_a_silent_node_is_suspect_and_sixty_seconds_without_packets_pass_unharmed():
     quiet = nodes(n2=silent())
     looks = [*HEALTHY, *standing(60, 120, nodes=quiet), *looks_of(range(120, 180, 2))]

@@ -57,8 +57,20 @@ def test_the_next_attempt_knows_how_long_starts_take():
     clock = after(5).next_attempt(1000.0)
     assert clock.step is None
     assert clock.age_s(1030.0) == 30.0
-    assert clock.suspect_after_s("first step", LIMITS) == 30.0
+    assert clock.suspect_after_s("first step", LIMITS) == 300.0  # by chance it was a quick one
+    slow = StepClock(None, 0.0).at(200.0, 1, "first step").next_attempt(1000.0)
+    assert slow.suspect_after_s("first step", LIMITS) == 600.0
     assert StepClock(None, 0.0).suspect_after_s("first step", LIMITS) == 1800.0
+
+
+def test_a_step_that_is_there_at_the_first_look_says_nothing_of_how_long_starts_take():
+    clock = StepClock(None, 0.0).at(0.1, 57, None)
+    assert (clock.step, clock.seen_s, dict(clock.longest_s)) == (57, 0.1, {})
+    assert clock.next_attempt(9.0).suspect_after_s("first step", LIMITS) == 1800.0
+
+
+def test_a_run_that_was_seen_to_go_on_has_its_time_anew():
+    assert after(3).restarted(500.0).age_s(520.0) == 20.0
 
 
 def test_time_in_which_the_watcher_did_not_run_is_no_age():

@@ -47,6 +47,22 @@ def test_a_run_that_stands_still_is_hung_its_ranks_are_killed_and_it_goes_on(sta
     assert read_json(run.attempts()[0].exit)["first_failure"]["error"].startswith("no step for ")
 
 
+def test_a_slow_run_whose_collectives_go_on_is_left_alone(start, supervise):
+    run = start("time.sleep(4.5); train(3, 3); save(3); sys.exit(0)")
+    seen = []
+
+    def evidence(watcher, verdict):
+        seen.append(verdict.state)
+        return Found(path="attempts/1/evidence", text="collectives go on", moves=True)
+
+    assert supervise(run, hooks=Hooks(evidence=evidence)) == 0
+    assert seen == ["hung"] * len(seen) != []
+    assert {number for _, number in story(run)} == {1}
+    assert "killed" not in {kind for kind, _ in story(run)}
+    recovered = {event.text for event in read_events(run) if event.kind == "recovered"}
+    assert "collectives go on, after hung" in recovered
+
+
 def test_ranks_that_vanish_without_a_word_are_a_lost_node(start, supervise):
     run = start("os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)")
     assert supervise(run) == 0
