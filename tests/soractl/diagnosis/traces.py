@@ -1,4 +1,4 @@
-"""Traces of a cluster in training, with a fault planted in some: what `health/odd` is measured on.
+"""Traces of a cluster in training, with faults planted: what `diagnosis/odd` is measured on.
 
 Written from the description of the faults alone, before the rule. 24 nodes of eight GPUs and eight
 ports, a look every 5 s for 20 minutes. What is innocent in them: racks with air of their own, chips
@@ -51,7 +51,7 @@ def make(seed: int, kind: str, noise: float = 1.0) -> Trace:
         ramp = np.clip((at - begins) * LOOK_S / rng.uniform(20, 150), 0, 1)
         heat[:, node, thing] = ramp * rng.uniform(11, 22)
     elif kind == "flap":
-        times = begins + np.cumsum(rng.integers(6, 30, size=12))
+        times = begins + np.cumsum([0, *rng.integers(6, 30, size=12)])
         downs[times[times < LOOKS], node, thing] += 1
     elif kind == "leak":
         leaked[:, node] = np.clip(at - begins, 0, None) * LOOK_S / 60 * rng.uniform(2, 10)
