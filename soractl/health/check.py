@@ -187,13 +187,13 @@ def equals_field(name: str) -> Rule:
     return rule
 
 
-def at_most_an_hour(limit: float) -> Rule:
-    """A counter that grew no faster, on average, since the kernel started."""
+def at_most_an_hour(limit: float, free: int = 0) -> Rule:
+    """A counter that grew no faster, on average, since the kernel started; a start takes `free`."""
 
     def rule(seen: Seen) -> str:
         count = number(seen.value)
         hours = max(number(seen.facts.one("system", "uptime") or "?") / 3600, 1.0)
-        rate = count / hours
+        rate = (count - free) / hours
         if rate <= limit:
             return ""
         return f"{seen.value} in {hours:.0f} h, which is {rate:.3g} an hour, at most {limit:g}"

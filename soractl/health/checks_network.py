@@ -159,5 +159,5 @@ CHECKS = (
     _traffic("send_errors", "tx_errors", "send errors", at_most_an_hour(10)),
     _traffic("checksums", "rx_crc_errors", "checksum errors", at_most_an_hour(1)),
     _traffic("missed", "rx_missed_errors", "missed packets", at_most_an_hour(1000)),
-    _traffic("flaps", "carrier_changes", "changes of the carrier", at_most_an_hour(0.5)),
+    _traffic("flaps", "carrier_changes", "changes of the carrier", at_most_an_hour(0.5, free=2)),
 )  # fmt: skip

@@ -1,4 +1,6 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from trainer.data.buckets import Bucket
 from trainer.model.flops import forward_flops
 from trainer.model.stdit3 import STDiT3, STDiT3Config
 
+RECORDED = Path(__file__).parents[2] / "recorded" / "h200-node"
 MODEL = load_stage("stage1").config.model
 BUCKETS = {
     "144p": Bucket("144p", 51, "0.56", 144, 256, 51),
@@ -70,6 +73,15 @@ def test_seconds_and_memory_of_a_bucket_are_those_measured(gpu, ranks, at_once, 
     assert model_s(bucket, model, GPUS[gpu]) == pytest.approx(seconds, rel=WITHIN)
     found = memory(bucket, model, ranks=ranks, cached=True)
     assert found / 1e9 == pytest.approx(gigabytes, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["144p", "360p"])
+def test_a_rehearsal_with_fresh_features_has_the_memory_and_the_seconds_that_were_reckoned(name):
+    found = json.loads((RECORDED / f"rehearsed-{name}.json").read_text())
+    seconds = found["seconds"] - found["encode_s"] - found["data_s"]
+    assert model_s(BUCKETS[name], MODEL, GPUS["h200"]) == pytest.approx(seconds, rel=0.05)
+    reckoned = memory(BUCKETS[name], MODEL, ranks=1, cached=False)
+    assert reckoned == pytest.approx(found["peak_bytes"], rel=0.05)
 
 
 @pytest.mark.parametrize("name", ENCODERS_S)

@@ -44,6 +44,12 @@ def test_a_counter_is_judged_by_the_hour_and_a_young_node_by_its_first():
         rule(seen("2", uptime="?"))
 
 
+def test_what_a_start_takes_is_not_counted():
+    rule = at_most_an_hour(0.5, free=2)
+    assert (rule(seen("2", uptime="60")), rule(seen("7"))) == ("", "")
+    assert rule(seen("3", uptime="60")) == "3 in 1 h, which is 1 an hour, at most 0.5"
+
+
 def test_unlimited_is_enough():
     assert at_least(4096)(seen("unlimited")) == ""
 

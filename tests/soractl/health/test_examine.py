@@ -1,5 +1,6 @@
 import os
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from soractl.health.examine import (
 from soractl.remote.nodes import Node, NodeSource
 from soractl.remote.requests import NodeResult
 
+H200 = Path(__file__).parents[2] / "recorded" / "h200-node" / "health-probe.txt"
 LOST = Fault(FaultKind.UNREACHABLE, "no route")
 
 
@@ -37,6 +39,17 @@ def test_a_good_fleet_has_nothing_that_is_bad(answer):
     rows = judge_nodes(results(answer, ("", "")), choose((), (), "periodic"))
     assert [row.worst for row in rows] == [Level.GOOD] * 2
     assert ids(rows, Level.UNKNOWN) == [[], []]
+
+
+def test_a_real_node_at_work_is_judged_as_it_was():
+    node = answer_of(NodeResult(Node("vm"), H200.read_text(), exit_code=0))
+    [row] = judge_nodes([node], choose((), (), "periodic"))
+    assert {f.check.id: f.level for f in row.findings if f.level is not Level.GOOD} == {
+        "limits.files": Level.WARNING,
+        "time.daemon": Level.WARNING,
+        "net.ofed": Level.UNKNOWN,
+        "memory.corrupted": Level.UNKNOWN,
+    }
 
 
 def test_a_node_is_compared_with_the_others(answer):

@@ -1,3 +1,6 @@
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 
 from soractl.monitor.sample import (
@@ -14,6 +17,9 @@ GPU = (
 )
 PORT = "ib mlx5_1/1 4 400 InfiniBand {i} {o} 0 0 255 0 14 9"
 LINK = "eth eno1 up 25000 3 {i} {o} 0 0 1 2"
+
+
+H200 = Path(__file__).parents[2] / "recorded" / "h200-node" / "monitor-probe.txt"
 
 
 def line(up=100.0, *records):
@@ -133,3 +139,13 @@ def test_what_is_no_look_is_refused(text):
 def test_the_field_that_an_older_driver_refuses_is_read_from_its_answer():
     assert refused_field('Field "clocks.sm" is not a valid field to query.') == "clocks.sm"
     assert refused_field("Unable to determine the device handle for GPU 3") is None
+
+
+def test_looks_at_a_real_gpu_have_all_numbers_once_nvidia_smi_has_answered():
+    looks = [with_names(parse(text), GPU_FIELDS) for text in H200.read_text().splitlines()]
+    assert len(looks) == 12
+    found = [values(before, now, 15).gpus for before, now in pairwise(looks)]
+    assert {name for one in found for name, value in one[0].items() if value is None} == set()
+    power = [one[0]["power_w"] for one in found]
+    assert (min(power), max(power)) == (75.57, 118.5)
+    assert values(None, looks[0], 15).gpus == {}  # it had not answered yet
