@@ -19,6 +19,7 @@ class NodeNow:
     fault: Fault | None = None
     clock: NodeClock | None = None
     seen_unix_s: int | None = None
+    odd: tuple[str, ...] = ()  # against its siblings, in a few words
 
     def gpu_values(self, key: str) -> list[float]:
         """One number of its GPUs, as far as it is known."""
@@ -51,6 +52,7 @@ class NodeNow:
             "clock_verdict": str(self.clock.verdict.level) if self.clock else None,
             "clock_reasons": list(self.clock.verdict.reasons) if self.clock else [],
             "clock_daemon": _daemon(self.clock),
+            "odd": list(self.odd),
             "odd_answer": self.values.odd if self.values else "",
         }
 
@@ -92,6 +94,12 @@ class Live:
         for clock in found.clocks:
             nodes[clock.node.name] = replace(nodes[clock.node.name], clock=clock)
         self.snapshot = Snapshot(found.unix_s, tuple(nodes.values()))
+        return self.snapshot
+
+    def mark_odd(self, found: Mapping[str, Sequence[str]]) -> Snapshot:
+        """The newest look with what is odd about each node."""
+        nodes = (replace(node, odd=tuple(found.get(node.name, ()))) for node in self.snapshot.nodes)
+        self.snapshot = replace(self.snapshot, nodes=tuple(nodes))
         return self.snapshot
 
 

@@ -64,8 +64,16 @@ def _row(node: NodeNow) -> tuple[object, ...]:
         *(_rate(node.rate(part, way)) for part in ("ports", "links") for way in ("in", "out")),
         _number(values.node["load"] if values else None, 1),
         _number(offset.value * 1000 if offset else None, 2),
-        str(node.fault or "") or (values.odd if values else "no answer yet"),
+        _note(node),
     )
+
+
+def _note(node: NodeNow) -> str:
+    if node.fault is not None:
+        return str(node.fault)
+    if node.values is None:
+        return "no answer yet"
+    return "; ".join([*node.odd, *([node.values.odd] if node.values.odd else [])])
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -17,6 +17,7 @@ from soractl.health.clock import Step
 from soractl.monitor import store
 from soractl.monitor.collect import Collector, Round
 from soractl.monitor.live import Live, Snapshot
+from soractl.monitor.odd_now import Recent
 from soractl.monitor.page import page
 from soractl.monitor.run_view import marks_of, view_of
 from soractl.monitor.stored import last_snapshot
@@ -61,6 +62,7 @@ class Monitor(AbstractContextManager["Monitor"]):
         self._steps: dict[str, tuple[Step, ...]] = {}
         self._forgotten_s = 0.0
         self._problem = ""
+        self._recent = Recent()
         self._collector: Collector | None = None
         self._publish: Callable[[dict[str, Any]], None] = lambda _: None
 
@@ -122,7 +124,8 @@ class Monitor(AbstractContextManager["Monitor"]):
         end_s = None if for_s is None else time.monotonic() + for_s
         for found in self._collector.rounds():
             self._keep(found)
-            snapshot = self.live.update(found)
+            odd = self._recent.add(self.live.update(found))
+            snapshot = self.live.mark_odd(odd)
             self._publish({"now": snapshot.as_json()})
             yield snapshot
             if end_s is not None and time.monotonic() >= end_s:

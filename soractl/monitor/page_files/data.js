@@ -3,6 +3,8 @@
 
 const UNKNOWN = 255, UNKNOWN_POINT = 65535, TOP = 254;
 
+let oddNodes = new Set(); // names of nodes that are odd now
+
 function bytesOf(text) {
   const raw = atob(text), bytes = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);

@@ -178,7 +178,7 @@ class HeatMap {
       canvas.style.height = `${height}px`;
     }
     panel.resize(width, height);
-    const wanted = rows.map((row) => `${row.label} ${row.isOpen}`).join("\n") + this.rowHeight;
+    const wanted = rows.map((row) => `${row.label} ${row.isOpen} ${oddNodes.has(row.node)}`).join("\n") + this.rowHeight;
     if (wanted === this.labelled) return;
     this.labelled = wanted;
     panel.labels.replaceChildren(...rows.map((row, i) => this.label(row, i)));
@@ -190,6 +190,7 @@ class HeatMap {
     found.style.top = `${i * this.rowHeight}px`;
     found.style.height = `${this.rowHeight}px`;
     found.style.fontSize = `${Math.min(12, this.rowHeight - 1)}px`;
+    found.classList.toggle("odd", oddNodes.has(row.node) && !row.isGpu);
     found.textContent = several ? `${row.isOpen ? "▾" : "▸"} ${row.label}` : row.label;
     if (several) {
       found.dataset.node = row.node;

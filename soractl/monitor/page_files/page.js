@@ -255,6 +255,10 @@ function facts() {
 }
 
 function alarms() { // what is wrong at this moment, in words
+  const odd = new Set((state.now?.nodes ?? []).filter((node) => node.odd?.length).map((node) => node.node));
+  const isOther = [...odd].sort().join() !== [...oddNodes].sort().join();
+  oddNodes = odd;
+  if (isOther && state.loaded) for (const { content } of panels) if (content instanceof HeatMap && content.rows) content.draw();
   const { now } = state, lines = [];
   for (const node of now?.nodes ?? []) {
     if (node.error) lines.push(`${node.node} ${node.error}`);

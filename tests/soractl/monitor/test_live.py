@@ -22,6 +22,16 @@ def test_a_clock_stays_known_between_its_measurements():
     assert node.clock.offset.value == 0.25
 
 
+def test_what_is_odd_stands_at_its_node_until_the_next_look():
+    live = Live(["n1", "n2"])
+    look = (NodeLook(Node("n1"), NOON, values()),)
+    live.update(Round(NOON, look))
+    nodes = live.mark_odd({"n1": ["GPU 2: power 270 W below its siblings"]}).nodes
+    assert [node.odd for node in nodes] == [("GPU 2: power 270 W below its siblings",), ()]
+    assert live.snapshot.as_json()["nodes"][0]["odd"] == ["GPU 2: power 270 W below its siblings"]
+    assert [node.odd for node in live.mark_odd({}).nodes] == [(), ()]
+
+
 def test_sums_leave_out_what_is_unknown():
     [first, second, third] = snapshot().nodes
     assert (first.power_w, first.rate("ports", "in"), first.rate("links", "out")) == (

@@ -1,4 +1,5 @@
 import socket
+from dataclasses import replace
 
 from soractl.monitor import report
 from soractl.monitor.live import Snapshot
@@ -15,6 +16,12 @@ def test_a_row_a_node_with_a_dash_for_what_is_unknown():
         "n3    -     -        -       -       -         -         -         -        -     "
         "-         no answer yet",
     ]
+
+
+def test_what_is_odd_is_a_note():
+    first = replace(snapshot().nodes[0], odd=("GPU 2: power 270 W below its siblings",))
+    table = report.table(Snapshot(0, (first,)))
+    assert table.rows[0][-1] == "GPU 2: power 270 W below its siblings"
 
 
 def test_a_screen_has_the_summary_above_its_table():
