@@ -12,7 +12,7 @@ from soractl.health.clock import Measured
 from soractl.remote.fan_out import everywhere, run_everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.remote.scripts import script, sections
+from soractl.remote.scripts import script, sections, understood
 from soractl.terminal import text
 
 FACTS_S = 9.0
@@ -95,7 +95,8 @@ def ask_offsets(nodes: Sequence[Node], remote: Remote) -> dict[str, Measured]:
         before, began_s = time.time(), time.monotonic()
         result = remote(node, Request(("date", "+%s.%N")), FACTS_S)
         half_s = (time.monotonic() - began_s) / 2
-        return Measured(float(result.stdout) - before - half_s, half_s) if result.ok else None
+        with understood():
+            return Measured(float(result.stdout) - before - half_s, half_s) if result.ok else None
 
     found = everywhere(nodes, measure, lambda node, fault: None, deadline_s=FACTS_S)
     names = [node.name for node in nodes]

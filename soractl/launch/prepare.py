@@ -326,7 +326,7 @@ def _note_on_ranks(prepared: Prepared) -> list[str]:
 
 def _hostfile_of(run: RunDir) -> Path | None:
     hostfile = read_json(run.run_json).get("hostfile")
-    return Path(hostfile) if hostfile else None
+    return Path(str(hostfile)) if hostfile else None
 
 
 def _has_netrc(environ: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from soractl.processes.selection import Process, Selection, select
 from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.remote.scripts import script, sections
+from soractl.remote.scripts import script, sections, understood
 
 SCAN = script("soractl.processes", "scan.sh")
 
@@ -47,7 +47,8 @@ def find_on(node: Node, remote: Remote, which: Selection, deadline_s: float) -> 
     result = remote(node, shell(which, SCAN), deadline_s)
     if not result.ok:
         return NodeProcesses(node, fault=result.problem)
-    processes, own_pid = parse(result)
+    with understood():
+        processes, own_pid = parse(result)
     return NodeProcesses(node, tuple(select(processes, own_pid, which)))
 
 

@@ -9,7 +9,7 @@ from soractl.processes.selection import Process, Selection, select
 from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote
-from soractl.remote.scripts import script, sections
+from soractl.remote.scripts import script, sections, understood
 
 KILL_WAIT_S = 5.0  # how long a process may take to go after KILL
 SCAN_S = 10.0
@@ -75,17 +75,18 @@ def _stop_on(
         result = remote(node, request, grace_s + STOP_S)
         if not result.ok:
             return replace(outcome, fault=result.problem, survivors=remaining)
-        remaining = tuple(select(*parse(result), which))
-        known = {(process.pid, process.started) for process in outcome.found}
-        newcomers = [p for p in remaining if (p.pid, p.started) not in known]
-        found = sections(result.stdout)
-        outcome = replace(
-            outcome,
-            found=(*outcome.found, *newcomers),
-            killed=outcome.killed + found["killed"][1],
-            survivors=remaining,
-            gpu_pids=tuple(int(pid) for pid in found["holding"][0].split()),
-        )
+        with understood():
+            remaining = tuple(select(*parse(result), which))
+            known = {(process.pid, process.started) for process in outcome.found}
+            newcomers = [p for p in remaining if (p.pid, p.started) not in known]
+            found = sections(result.stdout)
+            outcome = replace(
+                outcome,
+                found=(*outcome.found, *newcomers),
+                killed=outcome.killed + found["killed"][1],
+                survivors=remaining,
+                gpu_pids=tuple(int(pid) for pid in found["holding"][0].split()),
+            )
         grace_s = 0
     return outcome
 

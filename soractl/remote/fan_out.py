@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from soractl.errors import INTERRUPTED, Fault
+from soractl.errors import INTERRUPTED, Fault, FaultKind
 from soractl.remote.deadline import Deadline, DeadlinePassed, no_end_within
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult, Remote, Request
+from soractl.remote.scripts import OddAnswerError
 
 SIGNALS_WAIT_S = 0.5  # one that comes just before a wait is only seen after it
 GRACE_S = 1.0  # what the end of a thread may take beyond the deadline
@@ -47,12 +48,15 @@ def everywhere(
     deadline_s: float,
     on_result: Callable[[T], None] | None = None,
 ) -> list[T]:
-    """Results of any work on all nodes (or runs) at once, as `run_everywhere` does."""
+    """Results of any work on all nodes (or runs) at once, as `run_everywhere` does.
+
+    An answer that the work does not understand (`understood`) is a fault of its node.
+    """
     answers: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
 
     def do(index: int, node: K) -> None:
         try:
-            answers.put((index, work(node)))
+            answers.put((index, _answer(node, work, without_answer)))
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             answers.put((index, error))
 
@@ -73,6 +77,13 @@ def everywhere(
             if on_result:
                 on_result(results[index])
     return [results[index] for index in range(len(nodes))]
+
+
+def _answer(node: K, work: Callable[[K], T], without_answer: Callable[[K, Fault], T]) -> T:
+    try:
+        return work(node)
+    except OddAnswerError as error:
+        return without_answer(node, Fault(FaultKind.FAILED, str(error)))
 
 
 def _arriving(

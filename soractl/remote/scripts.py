@@ -3,9 +3,30 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
+
+
+class OddAnswerError(ValueError):
+    """A node's answer is not what its program prints, such as one that was cut off."""
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Parsing of a node's answer; OddAnswerError, which is that node's row, for what is no answer.
+
+    >>> with understood():
+    ...     int("Welcome to n1!")
+    Traceback (most recent call last):
+    ...
+    soractl.remote.scripts.OddAnswerError: its answer cannot be read
+    """
+    try:
+        yield
+    except (LookupError, ValueError) as error:
+        raise OddAnswerError("its answer cannot be read") from error
 
 
 def script(room: str, file: str) -> str:

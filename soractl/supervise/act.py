@@ -127,7 +127,7 @@ def nodes_of(run: RunDir) -> tuple[Node, ...]:
 def hostfile_of(run: RunDir) -> str | None:
     """The host file that the run was launched with, if it is still there."""
     named = read_json(run.run_json).get("hostfile")
-    return str(named) if named and Path(named).is_file() else None
+    return str(named) if named and Path(str(named)).is_file() else None
 
 
 def note_verdict(attempt: AttemptDir, past: PastAttempt, decision: str) -> None:

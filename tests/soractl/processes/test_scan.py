@@ -34,6 +34,26 @@ def test_what_a_node_says_becomes_processes():
     assert own_pid == 11
 
 
+WHOLE = (
+    "7/environ:RANK=0\n=== environ 0\n7 me\n=== owners 0\n"
+    "7/stat:7 (sh) S 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 500 0\n=== stat 0\n"
+    "7/cmdline:sh\n=== cmdline 0\n=== self 7\n"
+)
+ODD = ["", WHOLE[:40], WHOLE[:-9], WHOLE.replace("500", "\0"), WHOLE.replace("7 me", "7")]
+
+
+@pytest.mark.parametrize("stdout", [*ODD, "<html>", WHOLE.replace("\n", "\r\n")])
+def test_an_answer_that_is_none_is_one_nodes_row(stdout):
+    def remote(node, request, deadline_s):
+        text = stdout if node.name == "odd" else WHOLE
+        return NodeResult(node, stdout=text, exit_code=0)
+
+    odd, good = Node("odd"), Node("good")
+    fault = Fault(FaultKind.FAILED, "its answer cannot be read")
+    rows = find([odd, good], remote, Selection(), deadline_s=1)
+    assert rows == [NodeProcesses(odd, fault=fault), NodeProcesses(good)]
+
+
 def test_a_node_that_does_not_answer_keeps_its_row():
     def remote(node, request, deadline_s):
         if node.name == "off":
