@@ -70,7 +70,7 @@ def report_lines(found: Account) -> list[str | Table]:
         headers = (
             "ATTEMPT",
             "STATE",
-            "CAUSE",
+            "KIND",
             "NODE",
             "STEP",
             "LOST STEPS",
