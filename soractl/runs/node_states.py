@@ -20,7 +20,8 @@ from trainer.run_dir import AttemptDir
 LOOK_DEADLINE_S = 8.0
 LEAST_S = 0.5  # for an answer that should lie here already
 SEPARATOR = "\x1f"  # in place of newlines, in an answer of one line
-ANSWERING = "while IFS= read -r _; do look | tr '\\n' '\\037'; echo; done"
+# In one write, so that the head reads one packet.
+ANSWERING = "while IFS= read -r _; do printf '%s\\n' \"$(look | tr '\\n' '\\037')\"; done"
 NO_ANSWER = Fault(FaultKind.FAILED, "it printed nothing")
 UNREAD = Fault(FaultKind.FAILED, "how it ended cannot be read there")
 
