@@ -76,7 +76,7 @@ class NodeProbe:
             return NodeLook(self._node, unix_s, fault=self._fault)
         try:
             sample = self._ask()
-        except SshFailure as failure:
+        except (SshFailure, OSError) as failure:  # OSError: this machine starts no process
             self._fail(str(failure))
             return NodeLook(self._node, unix_s, fault=self._fault)
         self._failures, self._fault = 0, None

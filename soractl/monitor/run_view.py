@@ -1,5 +1,6 @@
 """View of a run beside its nodes: loss, step time, slowest ranks, and marks of its events."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -92,7 +93,8 @@ def _thinned(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _short(value: Any) -> float | None:
-    return None if value is None else float(f"{float(value):.5g}")
+    """With five digits; None for what is no number, such as the loss of a step without clips."""
+    return float(f"{float(value):.5g}") if value is not None and math.isfinite(value) else None
 
 
 def _text(event: Event) -> str:

@@ -15,7 +15,7 @@ from soractl.files.lock import locked
 from soractl.files.output import aside, check_file
 from soractl.health.clock import Step
 from soractl.monitor import store
-from soractl.monitor.collect import Collector, Round
+from soractl.monitor.collect import ANSWER_S, Collector, Round
 from soractl.monitor.live import Live, Snapshot
 from soractl.monitor.odd_now import Recent
 from soractl.monitor.page import page
@@ -32,7 +32,7 @@ from trainer.run_dir import RunDir
 DAY_S = 86400.0
 FORGET_EVERY_S = 3600.0
 RANGES_S = (900.0, 3600.0, 21600.0, DAY_S)  # as the page's buttons have them
-LEAST_SPAN_S, MOST_SPAN_S = 60.0, 90 * DAY_S
+LEAST_SPAN_S, MOST_SPAN_S = 60.0, 8 * DAY_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,8 @@ class Monitor(AbstractContextManager["Monitor"]):
             for unix_s, values in by_time.items():
                 self._store.add(unix_s, values)
             self._keep_clocks(found)
-            # the looks of the last seconds of a minute may still be on their way
-            self._store.close_minutes(int(found.unix_s - 2 * self.options.every_s))
+            # looks of a minute's end may still be on their way
+            self._store.close_minutes(int(found.unix_s - ANSWER_S - self.options.every_s))
             if time.monotonic() - self._forgotten_s > FORGET_EVERY_S:
                 self._forgotten_s = time.monotonic()
                 self._store.forget(found.unix_s)

@@ -15,6 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.ssh]  # starts a cluster
 
 def test_three_nodes_are_watched_and_one_that_goes_is_a_row_until_it_is_back(start_cluster):
     cluster = start_cluster(3)
+    for number in ("1", "2", "3"):  # with the interfaces of the node, not of this machine
+        cluster.do("node", number, "mount", "-t", "sysfs", "sysfs", "/sys")
     live = Live([node.name for node in cluster.nodes])
 
     def watch(until, seconds=90):

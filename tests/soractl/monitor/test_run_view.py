@@ -43,6 +43,12 @@ def test_many_steps_are_thinned_and_the_longest_of_neighbours_stays(run):
     assert view["step"][view["s_per_step"].index(9.0)] == 1777
 
 
+def test_a_loss_that_is_no_number_is_unknown_since_json_has_none_for_it(run):
+    rows = [{**row(1), "loss": float("nan")}, {**row(2), "loss": float("inf")}, row(4)]
+    write(run, rows)
+    assert view_of(run, 0, 1e9)["loss"] == [None, None, 0.25]
+
+
 def test_a_run_that_logged_nothing_has_no_points(run):
     view = view_of(run, 0, 1e9)
     assert (view["step"], view["slowest"]) == ([], [])
