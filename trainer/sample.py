@@ -1,9 +1,10 @@
 """`python -m trainer.sample CHECKPOINT --prompt ...`: a checkpoint and prompts become videos.
 
 `--serve` answers requests instead, one JSON object a line on stdin and stdout, and ends with stdin:
-`{"plan": [arguments as above]}` gives `{"tasks": [...]}`; `{"perform": task}` gives
-`{"step", "steps"}` as it goes and `{"made", "seconds", "loading_s"}`; `{"contact_sheet": [[file,
-caption], ...]}` gives `{"made"}`. What fails gives `{"error", "exit_code"}`, and the next follows.
+`{"plan": [arguments as above]}` gives `{"tasks": [...]}`, each with how many of its kind are best
+performed `together`; `{"perform": [task, ...]}` gives `{"step", "steps"}` as it goes and `{"made":
+[file, ...], "seconds": [...], "loading_s"}`; `{"contact_sheet": [[file, caption], ...]}` gives
+`{"made"}`. What fails gives `{"error", "exit_code"}`, and the next follows.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from trainer.settings import ConfigError, UserError
 
 with packages.needed():
     from trainer.sampling.films import CONTACT_SHEET, write_contact_sheet
-    from trainer.sampling.job import Choices, NoCheckpoint, Task, Worker, find_checkpoint, plan
+    from trainer.sampling.job import Choices, NoCheckpoint, Task, Worker, find_checkpoint
     from trainer.sampling.prompt_files import Entry, read_entries
     from trainer.sampling.prompts import Scores
 
 log = logging.getLogger("trainer")
+
+_OF_PLANS = ("done", "together")  # what an answer to `plan` adds to a task
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,19 +38,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options(given)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _sample(_plan(options))
+        _sample(*_plan(options))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(_exit_code(error)) from None
 
 
-def _sample(tasks: list[Task]) -> None:
-    worker = Worker()
+def _sample(worker: Worker, planned: list[tuple[Task, int]]) -> None:
+    tasks = [task for task, _ in planned]
     checkpoint = Path(tasks[0].checkpoint)
     log.info("%s/%s, %s weights", run_of(checkpoint).name, checkpoint.name, tasks[0].weights)
     for task in tasks:
         if not task.is_done():
-            worker.perform(task)
+            worker.perform([task])
         log.info("%s", task.file)
 
 
@@ -73,14 +76,23 @@ def _serve() -> None:
 def _answered(request: dict[str, Any], worker: Worker, answer: Any) -> dict[str, Any]:
     match request:
         case {"plan": arguments}:
-            tasks = _plan(_options(arguments))
-            return {"tasks": [{**asdict(task), "done": task.is_done()} for task in tasks]}
-        case {"perform": values}:
-            task = Task.of({key: value for key, value in values.items() if key != "done"})
+            planned = _plan(_options(arguments), worker)[1]
+            return {
+                "tasks": [
+                    {**asdict(task), "done": task.is_done(), "together": together}
+                    for task, together in planned
+                ]
+            }
+        case {"perform": [*values]}:
+            tasks = [
+                Task.of({key: value for key, value in one.items() if key not in _OF_PLANS})
+                for one in values
+            ]
             loading_s, seconds = worker.perform(
-                task, lambda step, steps: answer({"step": step, "steps": steps})
+                tasks, lambda step, steps: answer({"step": step, "steps": steps})
             )
-            return {"made": task.file, "seconds": seconds, "loading_s": loading_s}
+            made = [task.file for task in tasks]
+            return {"made": made, "seconds": seconds, "loading_s": loading_s}
         case {"contact_sheet": films}:
             path = Path(films[0][0]).with_name(CONTACT_SHEET)
             write_contact_sheet([(Path(film), caption) for film, caption in films], path)
@@ -92,7 +104,9 @@ def _exit_code(error: UserError) -> int:
     return 6 if isinstance(error, NoCheckpoint) else 2
 
 
-def _plan(options: argparse.Namespace) -> list[Task]:
+def _plan(
+    options: argparse.Namespace, worker: Worker | None = None
+) -> tuple[Worker, list[tuple[Task, int]]]:
     entries = [Entry(text) for text in options.prompt]
     entries += read_entries(options.prompts) if options.prompts else []
     if not entries:
@@ -113,7 +127,8 @@ def _plan(options: argparse.Namespace) -> list[Task]:
         scores=Scores(options.aesthetic_score, options.motion_score, options.camera_motion),
     )
     checkpoint = find_checkpoint(options.checkpoint, options.runs)
-    return plan(checkpoint, entries, choices, options.out)
+    worker = worker or Worker()
+    return worker, worker.plan(checkpoint, entries, choices, options.out)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:

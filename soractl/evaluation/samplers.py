@@ -13,6 +13,11 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import Conversation
 
 Answer = Mapping[str, Any]
+_OF_A_KIND = (
+    *("checkpoint", "digest", "weights", "frames", "height", "width"),
+    *("fps", "loops", "steps", "cfg_scale"),
+)
+
 OnStep = Callable[[int, int], None]  # (sampling steps done, of how many)
 
 
@@ -78,6 +83,57 @@ def devices(environ: Mapping[str, str], gpus: int) -> list[str | None]:
     return list(visible.replace(" ", "").split(",")[:gpus] if visible else map(str, range(gpus)))
 
 
+@dataclass(frozen=True)
+class _Numbered:
+    """A task and its place among all."""
+
+    number: int
+    task: Answer
+
+
+Group = list[_Numbered]
+
+
+class _Work:
+    """Groups of tasks that wait for a sampler, and what became of them."""
+
+    def __init__(self, groups: Sequence[Group], on_made: Callable[[Made], None]) -> None:
+        self._waiting: queue.SimpleQueue[Group] = queue.SimpleQueue()
+        for group in groups:
+            self._waiting.put(group)
+        self._on_made = on_made
+        self.made: dict[int, Made] = {}
+
+    def by(self, sampler: Sampler, on_step: OnStep) -> None:
+        """Group after group, until none waits or the sampler's process has ended."""
+        while True:
+            try:
+                group = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                answer = sampler.ask({"perform": [one.task for one in group]}, on_step)
+            except SamplerEnded as error:
+                self._fail(group, error)
+                return
+            except SoractlError as error:
+                if len(group) == 1:
+                    self._fail(group, error)
+                for one in group if len(group) > 1 else ():  # one may be wrong: each by itself
+                    self._waiting.put([one])
+                continue
+            for one, seconds in zip(group, answer["seconds"], strict=True):
+                self._end(one, Made(one.task, seconds, answer["loading_s"]))
+
+    def _fail(self, group: Group, error: SoractlError) -> None:
+        for one in group:
+            self._end(one, Made(one.task, reason=str(error)))
+
+    def _end(self, one: _Numbered, made: Made) -> None:
+        self.made[one.number] = made
+        self._on_made(made)
+
+
 def perform(
     tasks: Sequence[Answer],
     samplers: Sequence[Sampler],
@@ -88,13 +144,10 @@ def perform(
 
     A sampler whose process ends leaves the other tasks to the rest.
     """
-    waiting: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
-    for item in enumerate(tasks):
-        waiting.put(item)
-    made: dict[int, Made] = {}
+    work = _Work(_groups(tasks, len(samplers)), on_made)
     threads = [
         # daemons: Ctrl-C does not wait for a video
-        threading.Thread(target=_work, args=(sampler, waiting, made, on_made, on_step), daemon=True)
+        threading.Thread(target=work.by, args=(sampler, on_step), daemon=True)
         for sampler in samplers[: len(tasks)]
     ]
     for thread in threads:
@@ -102,28 +155,24 @@ def perform(
     for thread in threads:
         thread.join()
     never = "no sampling process was left"
-    return [made.get(number, Made(task, reason=never)) for number, task in enumerate(tasks)]
+    return [work.made.get(number, Made(task, reason=never)) for number, task in enumerate(tasks)]
 
 
-def _work(
-    sampler: Sampler,
-    waiting: "queue.SimpleQueue[tuple[int, Answer]]",
-    made: dict[int, Made],
-    on_made: Callable[[Made], None],
-    on_step: OnStep,
-) -> None:
-    while True:
-        try:
-            number, task = waiting.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            answer = sampler.ask({"perform": task}, on_step)
-            made[number] = Made(task, answer["seconds"], answer["loading_s"])
-        except SoractlError as error:
-            made[number] = Made(task, reason=str(error))
-            if isinstance(error, SamplerEnded):
-                return
-        finally:
-            if number in made:
-                on_made(made[number])
+def _groups(tasks: Sequence[Answer], samplers: int) -> list[Group]:
+    """Tasks of one size that follow each other, as many as are best made together.
+
+    No more than leaves every sampler its share.
+    """
+    groups: list[Group] = []
+    share = -(-len(tasks) // max(1, samplers))
+    for number, task in enumerate(tasks):
+        most = min(int(task.get("together", 1)), share)
+        if groups and len(groups[-1]) < most and _kind(groups[-1][0].task) == _kind(task):
+            groups[-1].append(_Numbered(number, task))
+        else:
+            groups.append([_Numbered(number, task)])
+    return groups
+
+
+def _kind(task: Answer) -> tuple[Any, ...]:
+    return tuple(task.get(name) for name in _OF_A_KIND)

@@ -51,9 +51,9 @@ class ForkedConversation:
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
-            ours.close()
             for number in (0, 1):
                 os.dup2(theirs.fileno(), number)
+            os.closerange(3, 1024)  # or it would keep another one's conversation open
             sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
             sample.main(["--serve"])
             os._exit(0)
@@ -113,7 +113,7 @@ def load(run: RunDir, prompts: Path, folder: Path) -> Worker:
     (checkpoint,) = run.checkpoints()
     choices = Choices(frames="17", resolution="144p", steps=1)
     worker = Worker()
-    worker.perform(plan(checkpoint, read_entries(prompts), choices, folder)[0])
+    worker.perform(plan(checkpoint, read_entries(prompts), choices, folder)[:1])
     return worker
 
 

@@ -36,7 +36,7 @@ from trainer.settings import dump
 from trainer.upload import send_rest
 
 NAMES = ("cat", "dog")
-TRAINED_S = 6.0  # at most, until a training is killed or ends
+TRAINED_S = 4.0  # at most, until a training is killed or ends
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["wandb", "trainer.upload", "soractl.evaluation.publish"])
 
@@ -44,8 +44,8 @@ PROCESSES.set_forkserver_preload(["wandb", "trainer.upload", "soractl.evaluation
 def train(run: RunDir, seconds: float) -> None:
     """An attempt: rows of a training for a while, then its end."""
     os.environ["WANDB_SILENT"] = "true"
-    attempt = run.new_attempt()
     sink = WandbSink(run, "test", {})
+    run.heartbeat.touch()
     end_s = time.monotonic() + seconds
     step = 0
     while time.monotonic() < end_s:
@@ -53,7 +53,7 @@ def train(run: RunDir, seconds: float) -> None:
         sink.write({"loss": 1 / step}, step)
         time.sleep(0.05)
     sink.close()
-    write_json(attempt.exit, {})
+    write_json(run.attempts()[-1].exit, {})
 
 
 def evaluate(run: RunDir, film: Path) -> None:
@@ -107,15 +107,19 @@ class Kills:
     def kill_one(self) -> None:
         """A training, an upload after it, and one kill of one of the three."""
         victim = self.draws.choice(("training", "training", "evaluation", "upload"))
+        attempt = self.run.new_attempt()
+        self.run.heartbeat.unlink(missing_ok=True)
         training = self._start(train, TRAINED_S if victim == "training" else 1.0)
         if victim == "training":
+            is_open = self.draws.random() < 0.8  # most kills hit a session that is open
+            while is_open and training.is_alive() and not self.run.heartbeat.exists():
+                training.join(0.1)
             self._kill(training, TRAINED_S)
         if victim == "evaluation":
             self._kill(self.evaluation, 1.0)
             self.evaluation = self._start(evaluate, self.film)
         training.join()
-        if not self.run.attempts()[-1].exit.exists():  # whoever followed it writes that
-            write_json(self.run.attempts()[-1].exit, {})
+        write_json(attempt.exit, {})  # as whoever follows a training does
         if victim == "upload" or self.draws.random() < 0.3:
             sending = self._start(upload)
             if victim == "upload":

@@ -130,18 +130,18 @@ def test_a_task_that_fails_is_one_error_and_the_next_one_is_made(
     blocked = planned(served, random_checkpoint.path, tmp_path / "file" / "below")
     (tmp_path / "file").write_text("no folder")
     good = planned(served, random_checkpoint.path, tmp_path / "out")
-    *failed, made = served(*({"perform": task} for task in (gone, blocked, good)))
+    *failed, made = served(*({"perform": [task]} for task in (gone, blocked, good)))
     assert failed == [
         {"error": f"{removed} is no complete checkpoint: no checkpoint.json", "exit_code": 6},
         {"error": f"Not a directory: {tmp_path / 'file' / 'below'}", "exit_code": 1},
     ]
-    assert made["made"] == good["file"]
+    assert made["made"] == [good["file"]]
 
 
 def test_a_full_disk_is_one_error(served, random_checkpoint, small_disk):
     disk = small_disk("8k")
     (disk / "filler").write_bytes(bytes(8192))
     task = planned(served, random_checkpoint.path, disk / "out")
-    (answer,) = served({"perform": task})
+    (answer,) = served({"perform": [task]})
     assert answer["error"].startswith("No space left on device")
     assert answer["exit_code"] == 1

@@ -2,13 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer import config
 from trainer.atomic_files import RunDirError, describe_file, read_json, write_json
@@ -16,17 +17,20 @@ from trainer.checkpoint_dir import Checkpoint, read_checkpoint, step_and_epoch
 from trainer.checkpoints.integrity import files_of, refuse_damaged
 from trainer.data.resolutions import frame_count, image_size
 from trainer.manifest import MANIFEST
-from trainer.model.latent_size import MICRO_FRAMES
+from trainer.model.latent_size import MICRO_FRAMES, latent_frames
 from trainer.run_dir import RunDir, run_of, runs
 from trainer.sampling.films import poster_of, write_poster, write_video
 from trainer.sampling.judge import measures_of
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Prompt, Scores, parse_prompt
-from trainer.sampling.sampler import Preset, Sampler, read_reference
+from trainer.sampling.sampler import Preset, Sampler, Shot, read_reference
 from trainer.settings import ConfigError, UserError
 
 SCHEMA_VERSION = 1
 NO_SCORES = Scores()
+FULL_TOKENS = 16_000  # without guidance, which doubles them
+MOST_TOGETHER = 8
+PIXELS_OF_A_TOKEN = 16 * 16  # 8 of the VAE, 2 of the model's patches, each way
 _PACKAGES = ("soractl", "torch", "diffusers", "transformers", "av")
 
 
@@ -170,28 +174,55 @@ def plan(
 
 
 def perform(
-    task: Task, sampler: Sampler, progress: Callable[[int, int], None] | None = None
-) -> float:
-    """Make a video, its poster and, last, its manifest; the seconds that it took.
+    tasks: Sequence[Task], sampler: Sampler, progress: Callable[[int, int], None] | None = None
+) -> list[float]:
+    """Make videos of one preset together, each with its poster and, last, its manifest.
 
-    TooLarge if the device's memory does not hold it.
+    Returns seconds of each, shared ones in equal parts. Where they do not fit the device's memory
+    together they are made in halves; TooLarge if one alone does not.
     """
     began = time.monotonic()
+    shots = [Shot(task.prompt, task.seed, task.sample) for task in tasks]
     try:
-        video = sampler.sample(
-            task.prompt, task.preset, task.seed, number=task.sample, progress=progress
-        )
+        videos = sampler.sample_together(shots, tasks[0].preset, progress)
     except torch.OutOfMemoryError:
-        raise TooLarge(
-            f"{task.frames} frames of {task.height}x{task.width} do not fit this GPU's memory; "
-            f"{_what_fits(task, sampler)}"
-        ) from None
+        torch.cuda.empty_cache()
+        if len(tasks) == 1:
+            raise _too_large(tasks[0], sampler) from None
+        middle = len(tasks) // 2
+        halves = tasks[:middle], tasks[middle:]
+        return [seconds for half in halves for seconds in perform(half, sampler, progress)]
+    shared_s = (time.monotonic() - began) / len(tasks)
+    return [_write(task, video, shared_s) for task, video in zip(tasks, videos, strict=True)]
+
+
+def _write(task: Task, video: Tensor, sampled_s: float) -> float:
+    began = time.monotonic()
     write_video(video, task.path, task.fps)
     if (poster := poster_of(task.path)) != task.path:
         write_poster(video, poster)
-    seconds = time.monotonic() - began
+    seconds = sampled_s + time.monotonic() - began
     write_json(task.manifest, _manifest(task, seconds, measures_of(video)))
     return seconds
+
+
+def together(task: Task, *, on_gpu: bool) -> int:
+    """How many videos of a task's size are best sampled together.
+
+    A GPU is full from about so many tokens on; more at once only take memory. On CPUs one: sums
+    of a product depend on its size in their last bits, and files shall be equal to the bit.
+    """
+    if not on_gpu:
+        return 1
+    tokens = latent_frames(task.frames) * task.height * task.width // PIXELS_OF_A_TOKEN
+    return max(1, min(MOST_TOGETHER, FULL_TOKENS // max(1, tokens)))
+
+
+def _too_large(task: Task, sampler: Sampler) -> TooLarge:
+    return TooLarge(
+        f"{task.frames} frames of {task.height}x{task.width} do not fit this GPU's memory; "
+        f"{_what_fits(task, sampler)}"
+    )
 
 
 def _what_fits(task: Task, sampler: Sampler) -> str:
@@ -218,15 +249,25 @@ class Worker:
         self._sampler: Sampler | None = None
         self._loaded = ("", "")  # digest, weights
 
+    def plan(
+        self, checkpoint: Checkpoint, entries: Iterable[Entry], choices: Choices, out: Path | None
+    ) -> list[tuple[Task, int]]:
+        """Each task, and how many of its kind may be performed together here."""
+        on_gpu = self._device.type == "cuda"
+        return [
+            (task, together(task, on_gpu=on_gpu))
+            for task in plan(checkpoint, entries, choices, out)
+        ]
+
     def perform(
-        self, task: Task, progress: Callable[[int, int], None] | None = None
-    ) -> tuple[float, float]:
-        """Seconds of (loading, making) a task's video."""
+        self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None
+    ) -> tuple[float, list[float]]:
+        """Seconds of loading, and of making the videos of tasks of one checkpoint and preset."""
         began = time.monotonic()
-        if self._loaded != (task.digest, task.weights):
-            self._load(task)
+        if self._loaded != (tasks[0].digest, tasks[0].weights):
+            self._load(tasks[0])
         assert self._sampler is not None
-        return time.monotonic() - began, perform(task, self._sampler, progress)
+        return time.monotonic() - began, perform(tasks, self._sampler, progress)
 
     def _load(self, task: Task) -> None:
         checkpoint = find_checkpoint(task.checkpoint, Path())

@@ -40,6 +40,15 @@ class Preset:
         return f"{self.frames}x{self.height}x{self.width}"
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One of the videos that are sampled together."""
+
+    prompt: Prompt
+    seed: int
+    number: int = 0  # among the videos of one prompt
+
+
 Progress = Callable[[int, int], None]  # (sampling steps done, of how many)
 
 
@@ -81,7 +90,6 @@ class Sampler:
                 f"{folder} holds another model than the run's config.json says: {first}"
             ) from None
 
-    @torch.no_grad()
     def sample(
         self,
         prompt: Prompt,
@@ -91,29 +99,47 @@ class Sampler:
         number: int = 0,
         progress: Progress | None = None,
     ) -> Tensor:
-        """One video, uint8 [T, H, W, 3]; noise depends on `seed`, text, loop and `number` alone.
+        """One video, uint8 [T, H, W, 3], as `sample_together` makes it alone."""
+        return self.sample_together([Shot(prompt, seed, number)], preset, progress)[0]
 
-        `number` counts the videos of one prompt. A loop begins with the last chunk of the one
+    @torch.no_grad()
+    def sample_together(
+        self, shots: Sequence[Shot], preset: Preset, progress: Progress | None = None
+    ) -> list[Tensor]:
+        """Videos, each uint8 [T, H, W, 3], whose sampling steps are shared.
+
+        Noise depends on each one's seed, text, loop and number alone; on GPUs the last bits of
+        products depend on their neighbours too. A loop begins with the last chunk of the one
         before it. ConfigError for a reference that cannot be read, and for a mask strategy that
         names what does not exist.
         """
-        draws = torch.Generator(self._device).manual_seed(derive_seed(seed, "references"))
-        references = [
-            self._encode(read_reference(path, preset.height, preset.width)[None], draws)
-            for path in prompt.references
+        draws = [
+            torch.Generator(self._device).manual_seed(derive_seed(shot.seed, "references"))
+            for shot in shots
         ]
-        parts: list[Tensor] = []
+        references = [
+            [
+                self._encode(read_reference(path, preset.height, preset.width)[None], own)
+                for path in shot.prompt.references
+            ]
+            for shot, own in zip(shots, draws, strict=True)
+        ]
+        videos: list[list[Tensor]] = [[] for _ in shots]  # the parts of each
         for loop in range(preset.loops):
-            groups = list(prompt.mask_strategy)
-            if parts:
-                groups.append(self._continue(loop, len(references)))
-                references.append(self._encode(parts[-1], draws))
-            draw = derive_seed(seed, prompt.text(loop), loop, *([number] if number else ()))
-            latents = self._latents(
-                prompt.text(loop), preset, draw, (references, groups, loop), progress
-            )
-            video = self._vae.decode(latents.to(self._dtype), preset.frames).clamp(-1, 1)
-            parts.append(video)
+            conditions = []
+            for parts, known, shot, own in zip(videos, references, shots, draws, strict=True):
+                groups = list(shot.prompt.mask_strategy)
+                if parts:
+                    groups.append(self._continue(loop, len(known)))
+                    known.append(self._encode(parts[-1], own))
+                conditions.append((known, groups))
+            latents = self._latents(shots, preset, loop, conditions, progress)
+            for parts, one in zip(videos, latents, strict=True):  # one by one: decoding is large
+                decoded = self._vae.decode(one[None].to(self._dtype), preset.frames)
+                parts.append(decoded.clamp(-1, 1))
+        return [self._pixels(parts) for parts in videos]
+
+    def _pixels(self, parts: Sequence[Tensor]) -> Tensor:
         shown = [parts[0], *(part[:, :, self._chunk :] for part in parts[1:])]
         pixels = (torch.cat(shown, dim=2)[0].float() + 1) * 127.5 + 0.5
         return pixels.to(torch.uint8).permute(1, 2, 3, 0).cpu()
@@ -129,13 +155,58 @@ class Sampler:
 
     def _latents(
         self,
-        text: str,
+        shots: Sequence[Shot],
         preset: Preset,
-        seed: int,
-        condition: tuple[Sequence[Tensor], Sequence[MaskGroup], int],
+        loop: int,
+        conditions: Sequence[tuple[Sequence[Tensor], Sequence[MaskGroup]]],
         progress: Progress | None,
     ) -> Tensor:
-        references, groups, loop = condition
+        texts = [shot.prompt.text(loop) for shot in shots]
+        drawn = [
+            self._drawn(shot, preset, loop, *own)
+            for shot, own in zip(shots, conditions, strict=True)
+        ]
+        z, again, frame_mask = (torch.cat(each) for each in zip(*drawn, strict=True))
+        encoded = [self._encoded(text) for text in texts]
+        y, caption_mask = (torch.cat(each) for each in zip(*encoded, strict=True))
+        fps, flow = IMAGE_FPS if preset.frames == 1 else preset.fps, self.settings.flow
+        sizes = {
+            name: torch.full((len(shots),), float(size), dtype=self._dtype)
+            for name, size in (("height", preset.height), ("width", preset.width))
+        }
+        return self._flow.sample(
+            self._model,
+            z,
+            {
+                "y": y,
+                "mask": caption_mask,
+                "fps": torch.full(
+                    (len(shots),), float(fps), device=self._device, dtype=self._dtype
+                ),
+                **sizes,
+            },
+            self._model.null_caption,
+            height=preset.height,
+            width=preset.width,
+            latent_frames=z.shape[2],
+            frame_mask=None if bool((frame_mask == 1).all()) else frame_mask,
+            noise=again,
+            steps=preset.steps or flow.sampling_steps,
+            cfg_scale=flow.cfg_scale if preset.cfg_scale is None else preset.cfg_scale,
+            progress=progress,
+        )
+
+    def _drawn(
+        self,
+        shot: Shot,
+        preset: Preset,
+        loop: int,
+        references: Sequence[Tensor],
+        groups: Sequence[MaskGroup],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise with the references put in, more noise for frames that are edited, frame mask."""
+        text = shot.prompt.text(loop)
+        seed = derive_seed(shot.seed, text, loop, *([shot.number] if shot.number else ()))
         size = latent_size((preset.frames, preset.height, preset.width), self._chunk)
         draws = torch.Generator(self._device).manual_seed(seed)
         noise, again = (
@@ -147,28 +218,7 @@ class Sampler:
             z, mask = apply_mask_strategy(noise, [references], [groups], loop, align=chunk)
         except ValueError as fault:
             raise ConfigError([f"prompt {text!r}: {fault}"]) from None
-        y, caption_mask = self._encoded(text)
-        fps, flow = IMAGE_FPS if preset.frames == 1 else preset.fps, self.settings.flow
-        return self._flow.sample(
-            self._model,
-            z,
-            {
-                "y": y,
-                "mask": caption_mask,
-                "fps": torch.tensor([float(fps)], device=self._device, dtype=self._dtype),
-                "height": torch.tensor([preset.height], dtype=self._dtype),
-                "width": torch.tensor([preset.width], dtype=self._dtype),
-            },
-            self._model.null_caption,
-            height=preset.height,
-            width=preset.width,
-            latent_frames=z.shape[2],
-            frame_mask=None if bool((mask == 1).all()) else mask,
-            noise=again,
-            steps=preset.steps or flow.sampling_steps,
-            cfg_scale=flow.cfg_scale if preset.cfg_scale is None else preset.cfg_scale,
-            progress=progress,
-        )
+        return z, again, mask
 
     def _encoded(self, text: str) -> tuple[Tensor, Tensor]:
         """A text's features and mask, both made once; the mask stays on the host."""

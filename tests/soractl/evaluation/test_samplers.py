@@ -10,14 +10,14 @@ from soractl.remote.local import Conversation
 SERVER = """
 import json, os, sys
 for line in sys.stdin:
-    task = json.loads(line)["perform"]
-    if task == "die":
+    names = [task["text"] for task in json.loads(line)["perform"]]
+    if "die" in names:
         sys.exit("RuntimeError: no more")
     for step in (1, 2):
         print(json.dumps({"step": step, "steps": 2}), flush=True)
-    made = {"made": task, "seconds": 1.5, "loading_s": 0.5}
-    fault = {"error": f"{task} cannot be", "exit_code": 2}
-    print(json.dumps(fault if task == "wrong" else made), flush=True)
+    made = {"made": names, "seconds": [1.5 / len(names)] * len(names), "loading_s": 0.5}
+    fault = {"error": f"{names} cannot be", "exit_code": 2}
+    print(json.dumps(fault if "wrong" in names else made), flush=True)
 """
 
 
@@ -27,42 +27,61 @@ def sampler():
         yield Sampler(program)
 
 
+def task(text, **more):
+    return {"text": text, "together": 1, **more}
+
+
 def test_steps_are_shown_and_the_answer_is_returned(sampler):
     steps = []
-    answer = sampler.ask({"perform": "cat"}, lambda *step: steps.append(step))
-    assert answer == {"made": "cat", "seconds": 1.5, "loading_s": 0.5}
+    answer = sampler.ask({"perform": [task("cat")]}, lambda *step: steps.append(step))
+    assert answer == {"made": ["cat"], "seconds": [1.5], "loading_s": 0.5}
     assert steps == [(1, 2), (2, 2)]
 
 
 def test_a_request_that_fails_is_an_error_and_the_next_one_works(sampler):
-    with pytest.raises(SoractlError, match="wrong cannot be") as caught:
-        sampler.ask({"perform": "wrong"})
+    with pytest.raises(SoractlError, match="wrong'] cannot be") as caught:
+        sampler.ask({"perform": [task("wrong")]})
     assert caught.value.exit_code == ExitCode.BAD_REQUEST
-    assert sampler.ask({"perform": "cat"})["made"] == "cat"
+    assert sampler.ask({"perform": [task("cat")]})["made"] == ["cat"]
 
 
 def test_a_process_that_ends_is_an_error_with_its_last_line(sampler):
     with pytest.raises(SamplerEnded, match="the sampling process ended: RuntimeError: no more"):
-        sampler.ask({"perform": "die"})
+        sampler.ask({"perform": [task("die")]})
 
 
 def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
     seen = []
-    made = perform(["cat", "wrong", "dog"], [sampler], seen.append, lambda *_: None)
+    cat, wrong, dog = (task(text) for text in ("cat", "wrong", "dog"))
+    made = perform([cat, wrong, dog], [sampler], seen.append, lambda *_: None)
     assert made == [
-        Made("cat", 1.5, 0.5),
-        Made("wrong", reason="wrong cannot be"),
-        Made("dog", 1.5, 0.5),
+        Made(cat, 1.5, 0.5),
+        Made(wrong, reason="['wrong'] cannot be"),
+        Made(dog, 1.5, 0.5),
     ]
     assert seen == made
 
 
 def test_tasks_that_no_process_is_left_for_are_rows(sampler):
-    made = perform(["die", "cat"], [sampler], lambda one: None, lambda *_: None)
+    tasks = [task("die"), task("cat")]
+    made = perform(tasks, [sampler], lambda one: None, lambda *_: None)
     assert [one.reason for one in made] == [
         "the sampling process ended: RuntimeError: no more",
         "no sampling process was left",
     ]
+
+
+def test_tasks_of_one_size_are_made_together_where_that_is_best(sampler):
+    small = [task(text, together=2, height=144) for text in ("cat", "dog", "hen")]
+    large = [task(text, together=1, height=720) for text in ("cow", "owl")]
+    made = perform([*small, *large], [sampler], lambda one: None, lambda *_: None)
+    assert [one.seconds for one in made] == [0.75, 0.75, 1.5, 1.5, 1.5]
+
+
+def test_a_task_that_fails_among_others_costs_itself_alone(sampler):
+    tasks = [task(text, together=4) for text in ("cat", "wrong", "dog")]
+    made = perform(tasks, [sampler], lambda one: None, lambda *_: None)
+    assert [one.reason for one in made] == ["", "['wrong'] cannot be", ""]
 
 
 @pytest.mark.parametrize(

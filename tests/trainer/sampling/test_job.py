@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainer.atomic_files import describe_file
-from trainer.sampling.job import Choices, Task, TooLarge, Worker, perform, plan
+from trainer.sampling.job import Choices, Task, TooLarge, Worker, perform, plan, together
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Scores
 from trainer.settings import ConfigError
@@ -55,11 +55,11 @@ def test_files_are_equal_in_any_order_and_process_and_samples_differ(
     entries = [Entry("a cat"), Entry("a dog")]
     tasks = plan(random_checkpoint, entries, two, tmp_path / "one")
     for task in tasks:
-        worker.perform(task)
+        worker.perform([task])
     again = plan(random_checkpoint, entries, two, tmp_path / "other")
     other = Worker()
     for task in reversed(again):
-        other.perform(task)
+        other.perform([task])
     sums = [describe_file(task.path)["sha256"] for task in tasks]
     assert [describe_file(task.path)["sha256"] for task in again] == sums
     assert len(set(sums)) == 4
@@ -70,7 +70,7 @@ def test_a_video_counts_as_done_only_with_its_manifest_and_for_the_same_task(
 ):
     (task,) = plan(random_checkpoint, [Entry("a cat")], SMALL, tmp_path)
     assert not task.is_done()
-    worker.perform(task)
+    worker.perform([task])
     assert task.is_done()
     manifest = json.loads(task.manifest.read_text())
     assert manifest["video"] == {"name": "sample_0000.mp4", **describe_file(task.path)}
@@ -79,7 +79,7 @@ def test_a_video_counts_as_done_only_with_its_manifest_and_for_the_same_task(
     assert not replace(task, digest="0").is_done()
     task.path.write_bytes(task.path.read_bytes()[:-1])
     assert not task.is_done()
-    worker.perform(task)
+    worker.perform([task])
     task.manifest.write_text("{")
     assert not task.is_done()
 
@@ -92,13 +92,49 @@ def test_a_video_that_does_not_fit_the_memory_says_what_would(random_checkpoint,
     class Small:
         """A sampler on a GPU that holds so many frames."""
 
-        def sample(self, prompt, preset, seed, **_):
+        def sample_together(self, shots, preset, progress=None):
+            self.sample(None, preset, 1)
+
+        def sample(self, prompt, preset, seed):
             if preset.frames > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
 
     (task,) = plan(random_checkpoint, [Entry("a cat")], replace(SMALL, frames="68"), None)
     with pytest.raises(TooLarge) as caught:
-        perform(task, Small())
+        perform([task], Small())
     assert str(caught.value).startswith(
         f"68 frames of 144x256 do not fit this GPU's memory; {words}"
     )
+
+
+def test_videos_are_made_together_where_a_gpu_is_not_full_with_one(random_checkpoint):
+    sizes = {("17", "144p"): 8, ("102", "144p"): 3, ("102", "360p"): 1, ("1", "720p"): 4}
+    for (frames, resolution), most in sizes.items():
+        choices = replace(SMALL, frames=frames, resolution=resolution)
+        (task,) = plan(random_checkpoint, [Entry("a cat")], choices, None)
+        assert together(task, on_gpu=True) == most
+        assert together(task, on_gpu=False) == 1
+
+
+def test_what_does_not_fit_together_is_made_in_halves_and_is_the_same(
+    random_checkpoint, tmp_path, worker
+):
+    class Small:
+        """A sampler on a GPU that holds two videos at once."""
+
+        def __init__(self):
+            self.sizes = []
+
+        def sample_together(self, shots, preset, progress=None):
+            self.sizes.append(len(shots))
+            if len(shots) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return worker._sampler.sample_together(shots, preset, progress)
+
+    entries = [Entry(f"a cat {number}") for number in range(5)]
+    tasks = plan(random_checkpoint, entries, replace(SMALL, frames="1"), tmp_path / "all")
+    worker.perform(tasks[:1])
+    small = Small()
+    assert len(perform(tasks, small)) == 5
+    assert small.sizes == [5, 2, 3, 1, 2]
+    assert all(task.is_done() for task in tasks)

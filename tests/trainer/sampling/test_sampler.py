@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer.checkpoint_dir import Checkpoint
 from trainer.sampling.prompts import parse_prompt
-from trainer.sampling.sampler import Preset, Sampler
+from trainer.sampling.sampler import Preset, Sampler, Shot
 from trainer.settings import ConfigError, UserError
 
 SMALL = Preset(frames=34, height=32, width=48, fps=24)
@@ -81,3 +81,22 @@ def test_weights_of_another_model_size_are_one_sentence(sampler, random_checkpoi
         f"{copy.ema} holds another model than the run's config.json says: size mismatch for "
         "final_layer.linear.bias"
     )
+
+
+def test_videos_that_are_sampled_together_are_those_that_are_sampled_alone(
+    sampler, tmp_path, write_video
+):
+    path = Path(write_video(tmp_path / "clip.mp4", 17))
+    prompts = [
+        parse_prompt("a cat"),
+        parse_prompt("a dog that runs", references=[path], mask_strategy="0,0,0,0,5,0.6"),
+        parse_prompt("|0|waves|1|a hen"),
+    ]
+    twice = Preset(34, 32, 48, 24, loops=2)
+    shots = [Shot(prompt, 1, number) for number, prompt in enumerate(prompts)]
+    steps = []
+    videos = sampler.sample_together(shots, twice, lambda *step: steps.append(step))
+    assert steps == [(1, 2), (2, 2)] * 2
+    for video, shot in zip(videos, shots, strict=True):
+        alone = sampler.sample(shot.prompt, twice, 1, number=shot.number)
+        assert (video.int() - alone.int()).abs().max() <= 1  # sums of another order
