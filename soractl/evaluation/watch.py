@@ -9,6 +9,7 @@ from pathlib import Path
 
 from soractl.cluster import settings
 from soractl.cluster.notify import Notifier
+from soractl.errors import SoractlError
 from soractl.evaluation.evaluate import EvalOptions, Evaluated, Server
 from soractl.evaluation.origin import Here, There
 from soractl.evaluation.outside_metrics import OutsideMetrics
@@ -42,9 +43,14 @@ def watch(
     display: Display,
     wait: Wait = time.sleep,
 ) -> Iterator[Evaluated]:
-    """The end of each checkpoint's turn, for ever or until nothing is new."""
+    """The end of each checkpoint's turn, for ever or until nothing is new.
+
+    SoractlError for a run, a file or a folder that is not there: now, not at the first checkpoint.
+    """
     cluster = settings.load(find_nodes(None, environ=environ).hostfile)[0]
     origin = _origin(evaluated, options, environ, display)
+    if not evaluated.prompts.is_file():
+        raise SoractlError(f"{evaluated.prompts}: there is no such file of prompts")
     with ExitStack() as stack:
         remote = stack.enter_context(Connections(cluster.ssh))
         publisher = Publisher(

@@ -183,7 +183,7 @@ class Kills:
         done = len(self.run.evaluation_results())
         while self.steps < done + READY + len(self.servers):
             self.steps += 1
-            _publish_again(self.run, self.first, self.steps)
+            publish_again(self.run, self.first, self.steps)
 
     def kill(self) -> str:
         """One kill; returns what was hit."""
@@ -224,7 +224,8 @@ class Kills:
         self.servers = []
 
 
-def _publish_again(run: RunDir, first: Checkpoint, step: int) -> None:
+def publish_again(run: RunDir, first: Checkpoint, step: int) -> None:
+    """The same weights as the checkpoint of another step."""
     manifest = replace(first.manifest, step=step, global_step=step)
     draft = run.draft_path(0, step)
     for name in first.manifest.files:

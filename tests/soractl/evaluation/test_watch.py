@@ -2,9 +2,12 @@ import json
 import os
 import shutil
 import urllib.request
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from soractl.errors import SoractlError
 from soractl.evaluation.evaluate import EvalOptions
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.watch import WatchOptions, watch
@@ -28,6 +31,14 @@ def test_one_look_at_a_run_without_checkpoints_ends(options, tmp_path):
     run.run_json.write_text("{}")
     watched = WatchOptions(("1",), tmp_path / "runs")
     assert list(watch(options, watched, os.environ, Said())) == []
+
+
+def test_prompts_that_are_not_there_are_an_error_before_the_first_checkpoint(options, tmp_path):
+    run = create_run(tmp_path / "runs", "smoke")
+    run.run_json.write_text("{}")
+    watched = WatchOptions(("1",), tmp_path / "runs")
+    with pytest.raises(SoractlError, match=r"none\.txt: there is no such file of prompts"):
+        list(watch(replace(options, prompts=Path("none.txt")), watched, os.environ, Said()))
 
 
 def test_the_gallery_is_shown_over_http_meanwhile(options, tmp_path):

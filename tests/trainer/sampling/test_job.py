@@ -51,18 +51,18 @@ def test_numbers_that_make_no_video_are_refused(random_checkpoint, choices, faul
 def test_files_are_equal_in_any_order_and_process_and_samples_differ(
     random_checkpoint, tmp_path, worker
 ):
-    two = replace(SMALL, samples=2)
+    three = replace(SMALL, samples=3)
     entries = [Entry("a cat"), Entry("a dog")]
-    tasks = plan(random_checkpoint, entries, two, tmp_path / "one")
+    tasks = plan(random_checkpoint, entries, three, tmp_path / "one")
     for task in tasks:
         worker.perform([task])
-    again = plan(random_checkpoint, entries, two, tmp_path / "other")
+    again = plan(random_checkpoint, entries, three, tmp_path / "other")
     other = Worker()
     for task in reversed(again):
         other.perform([task])
     sums = [describe_file(task.path)["sha256"] for task in tasks]
     assert [describe_file(task.path)["sha256"] for task in again] == sums
-    assert len(set(sums)) == 4
+    assert len(set(sums)) == 6
 
 
 def test_a_video_counts_as_done_only_with_its_manifest_and_for_the_same_task(
