@@ -26,8 +26,8 @@ from trainer.run_dir import RunDir, create_run
 from trainer.sampling.films import poster_of, write_poster, write_video
 from trainer.sampling.judge import measures_of
 
-HEIGHT, WIDTH, FRAMES, FPS = 144, 256, 48, 24
-STEPS = range(250, 3001, 250)
+HEIGHT, WIDTH, FRAMES, FPS = 144, 256, 24, 24
+STEPS = range(500, 4001, 500)
 COLLAPSED = 1000  # a checkpoint whose videos of one prompt stand still
 COLOURS = 256  # of a picture's palette: enough for the eye, a third of the bytes
 
@@ -183,8 +183,8 @@ def _publish(run: RunDir, step: int, better: float) -> None:
     result = {
         "preset": "low4s",
         "global_step": step,
-        "epoch": step // 1200,
-        "checkpoint": f"epoch{step // 1200}-global_step{step}",
+        "epoch": step // 1500,
+        "checkpoint": f"epoch{step // 1500}-global_step{step}",
         "digest": "0",
         "weights": "ema",
         "videos": videos,

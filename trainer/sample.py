@@ -10,7 +10,10 @@ performed `together`; `{"perform": [task, ...]}` gives `{"step", "steps"}` as it
 import argparse
 import json
 import logging
+import os
 import sys
+import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ with packages.needed():
 
 log = logging.getLogger("trainer")
 
+_LOOK_S = 0.5
 _OF_PLANS = ("done", "together")  # what an answer to `plan` adds to a task
 
 
@@ -55,7 +59,8 @@ def _sample(worker: Worker, planned: list[tuple[Task, int]]) -> None:
 
 
 def _serve() -> None:
-    """Answer requests until stdin ends."""
+    """Answer requests until stdin ends, or whoever asks is gone."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     worker = Worker()
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
 
@@ -71,6 +76,13 @@ def _serve() -> None:
         except OSError as error:  # a full disk, a checkpoint that was removed just now
             where = f": {error.filename}" if error.filename else ""
             answer({"error": f"{error.strerror or error}{where}", "exit_code": 1})
+
+
+def _end_with(parent: int) -> None:
+    """End in the middle of a video once the parent has: another may sample it again by then."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os._exit(1)
 
 
 def _answered(request: dict[str, Any], worker: Worker, answer: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ PROMPTS = ("a cat", "a dog", "a hen", "waves")
 PRESET = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
 LONGEST_S = 1.5  # between two kills
 READY = 2  # checkpoints that wait to be sampled, at least
-LEASE_S, BEAT_S = 6.0, 0.5
+LEASE_S, BEAT_S = 12.0, 0.5  # beats come late where the machine is busy
 
 
 class ForkedConversation:

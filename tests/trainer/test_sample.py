@@ -1,6 +1,7 @@
 import io
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -111,6 +112,18 @@ def served(monkeypatch):
         return [answer for answer in found if "steps" not in answer]
 
     return ask
+
+
+def test_it_ends_in_the_middle_of_its_work_when_whoever_asked_is_killed():
+    """Else it would make a video that another server makes again."""
+    start = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', sys.argv[1]])"
+    program = "import os; parent = os.getppid(); print(parent, flush=True)"
+    program += "; from trainer import sample; sample._end_with(parent)"
+    argv = [sys.executable, "-c", f"{start}; time.sleep(600)", program]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as asking:
+        assert int(asking.stdout.readline()) == asking.pid
+        asking.kill()
+        assert asking.stdout.read() == ""  # the program had it open too, and has ended
 
 
 def planned(served, checkpoint, out):
