@@ -36,6 +36,7 @@ from trainer.settings import dump
 from trainer.upload import send_rest
 
 NAMES = ("cat", "dog")
+PER_ATTEMPT = 2  # checkpoints
 TRAINED_S = 4.0  # at most, until a training is killed or ends
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["wandb", "trainer.upload", "soractl.evaluation.publish"])
@@ -61,6 +62,9 @@ def evaluate(run: RunDir, film: Path) -> None:
     publisher = Publisher(Here([run]), "ema")
     step = 0
     while True:
+        if len(run.evaluation_results()) >= PER_ATTEMPT * len(run.attempts()):
+            time.sleep(0.05)
+            continue
         step += 100
         if run.evaluation_result("toy", step).exists():
             continue
@@ -68,7 +72,7 @@ def evaluate(run: RunDir, film: Path) -> None:
         item = Item(run, checkpoint, "toy", "0")
         tasks = [_task(item.folder / f"{name}.mp4", film, name) for name in NAMES]
         publisher.publish(item, tasks)
-        time.sleep(0.5)
+        time.sleep(0.3)
 
 
 def _task(video: Path, film: Path, name: str) -> dict[str, object]:
