@@ -17,6 +17,7 @@ from trainer.run_dir import RunDir
 
 REPOSITORY = CLUSTER_SH.parent.parent.parent
 SOON_S = 900
+NAMES = ("sample_0000", "sample_0001")
 SETTINGS = (
     "buckets.frames=[1,17]",
     "buckets.batch_size={144p=[1,1],240p=[1,1]}",
@@ -92,14 +93,15 @@ def test_each_checkpoint_is_once_in_the_gallery_and_in_the_offline_files_of_one_
     try:
         assert training.wait(SOON_S) == 0, (there / "launch.log").read_text()
         steps = [one.manifest.global_step for one in run.checkpoints()]
-        names = ("sample_0000", "sample_0001")
-        once = Counter((f"eval_tiny/{name}", step) for step in steps for name in names)
+        once = Counter((f"eval_tiny/{name}", step) for step in steps for name in NAMES)
         wait_for(lambda: media_of_all(run) == once or evaluating.poll() is not None, SOON_S)
+        assert evaluating.poll() is None, (here / "eval.log").read_text()
     finally:
-        said = (here / "eval.log").read_text()
-    assert evaluating.poll() is None, said
-    assert (steps, media_of_all(run)) == ([2, 4, 6], once), said
-    assert columns(run) == [(step, [f"{name}.mp4" for name in names]) for step in steps]
+        for program in (training, evaluating):
+            program.kill()
+            program.wait()
+    assert (steps, media_of_all(run)) == ([2, 4, 6], once)
+    assert columns(run) == [(step, [f"{name}.mp4" for name in NAMES]) for step in steps]
     assert {file.stem for file in offline_files(run.path / "wandb")} == {
         f"run-{run.wandb_id.read_text()}"
     }
