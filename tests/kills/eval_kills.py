@@ -40,7 +40,7 @@ from trainer.sampling.prompt_files import read_entries
 PROMPTS = ("a cat", "a dog", "a hen", "waves")
 PRESET = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
 LONGEST_S = 1.5  # between two kills
-READY = 2  # checkpoints that wait to be sampled, at least
+READY = 20  # checkpoints that wait: claims of killed servers keep some from the others
 LEASE_S, BEAT_S = 12.0, 0.5  # beats come late where the machine is busy
 
 
