@@ -15,6 +15,7 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.record import read_record
 from soractl.slurm import record
 from soractl.slurm.allocation import Allocation
+from soractl.slurm.client import Slurm
 from soractl.slurm.record import JobRecord, newest_job
 from trainer.atomic_files import read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
@@ -25,7 +26,7 @@ TERMINATED = ExitCode.TERMINATED
 BY_SLURM = "Slurm ended it: it left no exit code"
 
 
-def next_attempt(run: RunDir, given: Allocation) -> tuple[AttemptDir, StartPoint]:
+def next_attempt(run: RunDir, given: Allocation, slurm: Slurm) -> tuple[AttemptDir, StartPoint]:
     """The attempt that was submitted, or a new one when Slurm starts the job again."""
     found = newest_job(run)
     if found is None:
@@ -36,8 +37,8 @@ def next_attempt(run: RunDir, given: Allocation) -> tuple[AttemptDir, StartPoint
     if not attempt.plan.exists():
         record.write_record(attempt, now)
         return attempt, _start_of(submitted, run)
-    if read_outcome(attempt) is None:  # its node was lost, and this program with it
-        note_end(run, attempt, settled(attempt))
+    if read_outcome(attempt) is None:  # a node was lost, and with it the batch shell
+        note_end(run, attempt, cut_off(attempt, slurm))
     following = copy_for(run, attempt)
     record.write_record(following, replace(now, then="queued", start=None))
     return following, start_point.for_restart(run)
@@ -48,6 +49,16 @@ def copy_for(run: RunDir, attempt: AttemptDir) -> AttemptDir:
     following = run.new_attempt()
     write_json(following.config_json, read_json(attempt.config_json))
     return following
+
+
+def cut_off(attempt: AttemptDir, slurm: Slurm) -> Outcome:
+    """The outcome of an attempt whose job Slurm ended at once; a node of it that is down is why."""
+    planned = read_record(attempt)
+    states = read_states(attempt, planned.nodes)
+    down = {node.name: node for node in slurm.drained_nodes() if node.state.startswith("down")}
+    lost = {state.node: BY_SLURM for state in states if not state.ended}
+    first = {name: f"Slurm lost it: {down[name].reason}" for name in lost if name in down}
+    return settle(attempt, planned, states, {**first, **{**lost, **first}})
 
 
 def settled(

@@ -69,9 +69,9 @@ def main(run_path: str, spares: int | None = None) -> int:
         output.error(SoractlError("this is no Slurm job", hint="`soractl launch STAGE --slurm`"))
         return ExitCode.BAD_REQUEST
     shell = Shell(run, given, signals, spares)
-    attempt, start = attempts.next_attempt(run, given)
     with Connections(cluster_of(run).ssh) as remote:
         way = Way(run, given, Slurm(remote))
+        attempt, start = attempts.next_attempt(run, given, way.slurm)
         try:
             first = replace(given, nodes=shell.nodes)
             prepared = prepare_in_job(run, first, attempt, start, os.environ)

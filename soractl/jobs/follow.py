@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from soractl.errors import ExitCode
-from soractl.runs.events import EventLog, TrainerEvents
+from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
@@ -47,6 +47,11 @@ class JobEnd:
     job_id: int
     outcome: Outcome
     progress: Progress | None
+
+    def gave_up(self, run: RunDir) -> str:
+        """Why the job does not come back though it was not finished; '' if that is not so."""
+        known = (one for one in read_events(run) if one.kind == EventKind.GAVE_UP)
+        return next((one.text for one in known if one.attempt == self.attempt.number), "")
 
 
 def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:

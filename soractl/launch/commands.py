@@ -251,7 +251,7 @@ def _submit(prepared: "Prepared", as_json: bool, *, detach: bool, supervise: boo
 
 
 def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
-    from soractl.errors import Interrupted
+    from soractl.errors import ExitCode, Interrupted
     from soractl.jobs import report as job_report
     from soractl.jobs.follow import follow_job
     from soractl.launch import report as launch_report
@@ -264,6 +264,9 @@ def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(run)) from None
     output.report(job_report.end_lines(run, end), job_report.end_json(run, end), as_json)
+    if reason := end.gave_up(run):
+        output.note(f"the job has given up: {reason}")
+        raise typer.Exit(ExitCode.GAVE_UP)
     raise typer.Exit(end.outcome.exit_code)
 
 

@@ -9,6 +9,7 @@ STAND_INS = {
     'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
     "*) echo $((10 + $(wc -l < $BIN/submitted) - 1)) ;; esac",
     "squeue": 'cat "$BIN/queue" 2> /dev/null',
+    "sinfo": 'cat "$BIN/nodes" 2> /dev/null || true',
     "scancel": 'echo "$*" >> "$BIN/scancelled"',
     "scontrol": 'case $1 in requeue) echo "$*" >> "$BIN/scontrolled" ;; '
     '*) cat "$BIN/job" 2> /dev/null || true ;; esac',

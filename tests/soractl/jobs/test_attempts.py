@@ -2,9 +2,11 @@ import time
 
 import pytest
 
-from soractl.jobs.attempts import attempts_without_checkpoint, settled
+from soractl.jobs.attempts import attempts_without_checkpoint, cut_off, settled
 from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
 from soractl.runs.record import node_as_json
+from soractl.slurm.client import Slurm
 from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
 
@@ -66,6 +68,31 @@ def test_what_follows_a_request_to_leave_is_a_stop_unless_rank_0_says_why_not(at
     assert result(attempt, is_told=True) == (143, True)
     account(attempt, 0)
     assert result(attempt, is_told=True) == (1, False)
+
+
+class Nodes:
+    """A Remote whose sinfo says which nodes are drained or down."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def __call__(self, node, request, deadline_s):
+        return NodeResult(node, self.lines, exit_code=0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "node", "error"),
+    [
+        ("n2|down*|Not responding\n", "n2", "Slurm lost it: Not responding"),
+        ("n1|drained|maintenance\n", "n1", "Slurm ended it: it left no exit code"),
+        ("", "n1", "Slurm ended it: it left no exit code"),
+    ],
+)
+def test_an_attempt_that_was_cut_off_names_the_node_that_is_down(attempt, lines, node, error):
+    outcome = cut_off(attempt, Slurm(Nodes(lines)))
+    assert (outcome.exit_code, outcome.first_failure.node) == (1, node)
+    assert outcome.first_failure.error == error
+    assert not outcome.first_failure.stopped
 
 
 def test_attempts_that_added_no_checkpoint_are_counted_from_the_newest(tmp_path, save_checkpoint):

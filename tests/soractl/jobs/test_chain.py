@@ -53,7 +53,7 @@ def test_the_next_job_of_a_chain_goes_on_and_one_is_added(slurm_here, remote):
     assert (following.number, job.job_id, job.chain) == (2, 13, (14, 15, 16))
     assert read_record(found.attempt).then == "requeued"
     assert not (slurm_here.bin / "scontrolled").exists()
-    attempt, _ = next_attempt(found.run, Allocation(13, NODES, 0))
+    attempt, _ = next_attempt(found.run, Allocation(13, NODES, 0), Slurm(remote))
     assert (attempt.number, read_record(attempt).job_id) == (2, 13)
 
 

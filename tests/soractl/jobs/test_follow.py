@@ -3,6 +3,7 @@ import pytest
 from soractl.jobs import follow as following
 from soractl.jobs.follow import JobEnd, follow_job, without_account
 from soractl.remote.connections import Connections
+from soractl.runs.events import EventKind, EventLog
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.slurm.client import Slurm
 from soractl.slurm.queue import QueueEntry
@@ -74,3 +75,11 @@ def test_a_job_that_wrote_no_log_could_not_see_the_runs_folder(run):
     assert failure.error == (
         f"no account of job 7 (FAILED); it wrote no log: its nodes may not share {attempt.path}"
     )
+
+
+def test_an_end_says_why_the_job_gave_up(run):
+    attempt = run.new_attempt()
+    end = JobEnd(attempt, 7, WELL, None)
+    assert end.gave_up(run) == ""
+    EventLog(run, "slurm").write(EventKind.GAVE_UP, attempt=attempt.number, text="no checkpoint")
+    assert end.gave_up(run) == "no checkpoint"
