@@ -58,7 +58,7 @@ def cut_off(attempt: AttemptDir, slurm: Slurm) -> Outcome:
     down = {node.name: node for node in slurm.drained_nodes() if node.state.startswith("down")}
     lost = {state.node: BY_SLURM for state in states if not state.ended}
     first = {name: f"Slurm lost it: {down[name].reason}" for name in lost if name in down}
-    return settle(attempt, planned, states, {**first, **{**lost, **first}})
+    return settle(attempt, planned, states, {**first, **lost, **first})
 
 
 def settled(

@@ -6,7 +6,7 @@ left their session outlive their job.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soractl.errors import ExitCode
@@ -20,6 +20,7 @@ from soractl.supervise.stop import Stopped
 from trainer.run_dir import RunDir
 
 POLL_S = 2.0  # one job, and for a short time
+COMPLETING_LOOKS = 3
 LEAVE_S = 60.0  # what Slurm needs to end a job: KillWait, and its epilog
 
 
@@ -61,6 +62,8 @@ def cancel_job(
 ) -> Cancelled | None:
     """End the job of a run; None if it has none in the queue. Without `grace_s` only find it.
 
+    What is left on its nodes is ended next, by `runs.kill`; then `confirm` says if it has left.
+
     A running one has `grace_s` seconds for a save, which rank 0 is asked for by the batch shell:
     `scancel` alone would end every rank, and the workers that read clips, at once.
     """
@@ -83,12 +86,21 @@ def cancel_job(
     if _in_queue(job.job_id, slurm):
         slurm.cancel(job.job_id)
         _wait(job.job_id, slurm, LEAVE_S)
-    left = _in_queue(job.job_id, slurm)
-    if left is None:
-        if still_open := open_job(run):
-            note_end(still_open[0], "ended")
-        log.write(EventKind.KILLED, attempt=attempt.number, text=f"job {job.job_id}")
-    return Cancelled(run, job.job_id, entry, left)
+    return Cancelled(run, job.job_id, entry, _in_queue(job.job_id, slurm))
+
+
+def confirm(cancelled: Cancelled, slurm: Slurm) -> Cancelled:
+    """The same, once its nodes are empty: processes that are left there keep a job completing."""
+    if cancelled.is_dry:
+        return cancelled
+    _wait(cancelled.job_id, slurm, LEAVE_S, also_completing=True)
+    left = _in_queue(cancelled.job_id, slurm)
+    found = open_job(cancelled.run)
+    if left is None and found:
+        note_end(found[0], "ended")
+        log = EventLog(cancelled.run, "kill")
+        log.write(EventKind.KILLED, attempt=found[0].number, text=f"job {cancelled.job_id}")
+    return replace(cancelled, left=left)
 
 
 def stop_job(run: RunDir, slurm: Slurm, *, timeout_s: float) -> Stopped | None:
@@ -117,7 +129,12 @@ def _in_queue(job_id: int, slurm: Slurm) -> QueueEntry | None:
     return entry if entry and (entry.is_waiting or entry.is_active) else None
 
 
-def _wait(job_id: int, slurm: Slurm, seconds: float) -> None:
+def _wait(job_id: int, slurm: Slurm, seconds: float, *, also_completing: bool = False) -> None:
+    """Until the job has left, or only waits for what is left of it on its nodes."""
     end_s = time.monotonic() + seconds
-    while _in_queue(job_id, slurm) and time.monotonic() < end_s:
+    completing = 0
+    while (entry := _in_queue(job_id, slurm)) and time.monotonic() < end_s:
+        completing += entry.state == "COMPLETING"
+        if completing > COMPLETING_LOOKS and not also_completing:
+            return
         time.sleep(POLL_S)

@@ -161,6 +161,7 @@ def kill(
     grace_s = None if dry_run else grace
     by_run = not every_run and pattern is None
     cancelled = _cancel(Path(runs).absolute(), run, grace_s) if by_run else None
+    run = cancelled.run.name if cancelled else run
     options = killing.KillOptions(
         run=run, every_run=every_run, pattern=pattern, sudo=sudo, hostfile=hostfile
     )
@@ -171,6 +172,7 @@ def kill(
         grace_s=grace_s,
         on_found=lambda found: output.note(report.kill_progress(found, grace)),
     )
+    cancelled = _confirmed(cancelled) if cancelled else None
     lines = cancelled.lines() if cancelled else []
     if killed or not cancelled:
         lines += report.kill_lines(killed)
@@ -178,6 +180,15 @@ def kill(
     output.report(lines, values, as_json)
     in_queue = cancelled.exit_code if cancelled else 0
     raise typer.Exit(in_queue or (killed.exit_code if killed else 0))
+
+
+def _confirmed(cancelled: "Cancelled") -> "Cancelled":
+    from soractl.jobs.cancel import confirm
+    from soractl.remote.connections import Connections
+    from soractl.slurm.client import Slurm
+
+    with Connections() as remote:
+        return confirm(cancelled, Slurm(remote))
 
 
 def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled | None":

@@ -1,7 +1,7 @@
 import pytest
 
 from soractl.jobs import cancel as cancelling
-from soractl.jobs.cancel import Cancelled, cancel_job, stop_job
+from soractl.jobs.cancel import Cancelled, cancel_job, confirm, stop_job
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from soractl.slurm.client import Slurm
@@ -51,7 +51,7 @@ def run(tmp_path, monkeypatch):
 )
 def test_a_running_job_may_save_before_it_is_cancelled(run, state, ends, typed):
     queue = Queue(state, *ends)
-    cancelled = cancel_job(run, Slurm(queue), grace_s=0.05)
+    cancelled = confirm(cancel_job(run, Slurm(queue), grace_s=0.05), Slurm(queue))
     assert queue.typed == typed
     assert (cancelled.before.state, cancelled.left, cancelled.exit_code) == (state, None, 0)
     assert [event.kind for event in read_events(run)] == ["stop requested", "killed"]
@@ -59,10 +59,22 @@ def test_a_running_job_may_save_before_it_is_cancelled(run, state, ends, typed):
 
 
 def test_a_job_that_stays_is_a_failure(run):
-    cancelled = cancel_job(run, Slurm(Queue("COMPLETING")), grace_s=0.05)
+    slurm = Slurm(Queue("COMPLETING"))
+    cancelled = confirm(cancel_job(run, slurm, grace_s=0.05), slurm)
     assert (cancelled.left.state, cancelled.exit_code) == ("COMPLETING", 1)
     assert cancelled.lines() == ["job 12 of 001-smoke does not leave: completing as job 12"]
     assert open_job(run) is not None
+
+
+def test_a_job_that_only_waits_for_its_nodes_is_not_waited_for_before_they_are_emptied(
+    run, monkeypatch
+):
+    monkeypatch.setattr(cancelling, "LEAVE_S", 60.0)
+    slurm = Slurm(Queue("COMPLETING"))
+    cancelled = cancel_job(run, slurm, grace_s=60)
+    assert cancelled.left.state == "COMPLETING"
+    slurm.remote.state = "COMPLETED"
+    assert confirm(cancelled, slurm).left is None
 
 
 def test_a_dry_run_only_looks(run):
