@@ -151,6 +151,7 @@ class Supervisor:
         memory = first_memory(time.monotonic(), names, self._memory)
         limits = self._timing.limits.within(watcher.collective_timeout_s)
         before: Verdict | None = None
+        spared: int | None = -1
         slow = False
         while True:
             memory, verdict = observe(memory, watcher.look(), limits)
@@ -170,9 +171,11 @@ class Supervisor:
             is_to_act = verdict.state in FAILED and self._may_act
             found = self._evidence(watcher, verdict) if is_to_act else Found()
             is_over = verdict.state in FAILED and _is_over(watcher)
-            if verdict.state is State.FINISHED or is_over or (is_to_act and not found.moves):
+            is_slow = found.moves and spared != watcher.progress.global_step
+            if verdict.state is State.FINISHED or is_over or (is_to_act and not is_slow):
                 return verdict, found
-            if found.moves:  # it was only slow: its time begins anew
+            if is_slow:  # its time begins anew, once a step
+                spared = watcher.progress.global_step
                 self._write(watcher, EventKind.RECOVERED, f"{found.text}, after {verdict.state}")
                 now_s = time.monotonic()
                 memory = replace(memory, looked_s=now_s, clock=memory.clock.restarted(now_s))
