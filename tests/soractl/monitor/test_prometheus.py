@@ -1,4 +1,7 @@
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from soractl.monitor import prometheus
 from soractl.monitor.live import NodeNow, Snapshot
@@ -37,3 +40,12 @@ def test_names_are_escaped():
     node = replace(NodeNow("n"), name='a"b\\c\nd')
     [line] = lines(Snapshot(1, (node,)))
     assert line == 'soractl_node_up{node="a\\"b\\\\c\\nd"} 0'
+
+
+def test_the_board_of_grafana_asks_for_metrics_that_there_are():
+    board = json.loads((Path(__file__).parents[3] / "docs/grafana-board.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    named = {name for expression in asked for name in re.findall(r"soractl_\w+", expression)}
+    assert named
+    assert named <= set(prometheus.HELP)
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
