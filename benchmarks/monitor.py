@@ -164,10 +164,10 @@ def page() -> None:
             assert box is not None
             for step in range(60):
                 view.mouse.move(box["x"] + 5 + step * 5, box["y"] + 10 + step * 3)
-            hovers += view.evaluate("window.hoverMs")
+            hovers += view.evaluate("took.hover")
             columns += view.evaluate(LOOKS)
             view.wait_for_timeout(1500)
-            draws += view.evaluate("window.drawMs ?? []")
+            draws += view.evaluate("took.draw")
             context.close()
         browser.close()
         first, drawn_ms = (statistics.median(values) for values in zip(*paints, strict=True))
@@ -198,7 +198,7 @@ LOOKS = """() => {
     for (const node of nodes) node.seen_unix_s = unix_s;
     look({ unix_s, nodes });
   }
-  return window.lookMs;
+  return took.look;
 }"""
 
 
