@@ -2,14 +2,16 @@
 
 A signature is looked for in one kind of source. Its role is ROOT (it may have ended the run),
 CASCADE (others complain of a broken connection) or CONFIRMATION (it fits a root cause that
-something else has shown). Xid numbers: NVIDIA, "Xid Errors",
-https://docs.nvidia.com/deploy/xid-errors.
+something else has shown). Xids: `cluster/xids`.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+
+from soractl.cluster import xids
+from soractl.cluster.xids import Subject
 
 
 class Role(StrEnum):
@@ -316,56 +318,40 @@ KERNEL = (
 
 
 @dataclass(frozen=True)
-class Xid:
-    """A class of the driver's errors."""
+class XidClass:
+    """A class of the driver's errors, as causes of failures."""
 
     meaning: str
     role: Role
     kind: CauseKind
-    numbers: frozenset[int] = field(default_factory=frozenset)
 
 
-XIDS = (
-    Xid(
-        *("a GPU fell off the bus", Role.ROOT, CauseKind.HARDWARE),
-        frozenset({79}),
-    ),
-    Xid(
-        *("uncorrectable memory error of a GPU", Role.ROOT, CauseKind.HARDWARE),
-        frozenset({48, 64, 94, 95, 140}),
-    ),
-    Xid(
-        *("NVLink error", Role.ROOT, CauseKind.HARDWARE),
-        frozenset({74, 144, 145, 146, 147, 148, 149, 150}),
-    ),
-    Xid(
-        *("a GPU's own processor stopped", Role.ROOT, CauseKind.HARDWARE),
-        frozenset({61, 62, 119, 120}),
-    ),
-    Xid(
-        *("a fault of the program on a GPU", Role.CONFIRMATION, CauseKind.PROGRAM),
-        frozenset({13, 31, 43}),
-    ),
-    Xid(
-        *("cleaning up after another error", Role.CASCADE, CauseKind.UNKNOWN),
-        frozenset({45}),
-    ),
-)
-XID_LINE = re.compile(r"NVRM: Xid \(PCI:(?P<gpu>[0-9a-fA-F:.]+)[^)]*\): (?P<number>\d+)")
+XIDS = {
+    subject: XidClass(str(subject), role, kind)
+    for subject, role, kind in (
+        (Subject.BUS, Role.ROOT, CauseKind.HARDWARE),
+        (Subject.MEMORY, Role.ROOT, CauseKind.HARDWARE),
+        (Subject.LINK, Role.ROOT, CauseKind.HARDWARE),
+        (Subject.PROCESSOR, Role.ROOT, CauseKind.HARDWARE),
+        (Subject.PROGRAM, Role.CONFIRMATION, CauseKind.PROGRAM),
+        (Subject.CASCADE, Role.CASCADE, CauseKind.UNKNOWN),
+    )
+}
+XIDS[Subject.CONTAINED] = XIDS[Subject.MEMORY]  # the run is the program that it ended
 XID_ADVICE = ("leave the node out of the host file, and have that GPU looked at or reset",)
 
 
-def xid_of(line: str) -> tuple[int, Xid | None] | None:
-    """Number and class of a kernel message, if it is the driver's; None for a number we don't know.
+def xid_of(line: str) -> tuple[int, XidClass | None] | None:
+    """Number and class of a kernel message, if it is the driver's; None for one without a class.
 
     >>> xid_of("NVRM: Xid (PCI:0000:06:00): 79, pid=1, GPU has fallen off the bus.")[0]
     79
     """
-    found = XID_LINE.search(line)
+    found = xids.xid_of(line)
     if found is None:
         return None
-    number = int(found["number"])
-    return number, next((xid for xid in XIDS if number in xid.numbers), None)
+    number, xid = found
+    return number, XIDS.get(xid.subject) if xid else None
 
 
 def matching(text: str, signatures: tuple[Signature, ...]) -> Iterator[Signature]:

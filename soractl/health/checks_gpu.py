@@ -1,11 +1,11 @@
 """Checks of GPUs, by `nvidia-smi -q`, `nvidia-smi nvlink` and the kernel's messages.
 
-Xids are classed by the action in NVIDIA's own catalogue (https://docs.nvidia.com/deploy/xid-errors):
-63 and 92 are notices, 94 ends one program.
+Xids are classed by what NVIDIA's catalogue asks for (`cluster/xids`).
 """
 
 import statistics
 
+from soractl.cluster.xids import XIDS, Action, Subject
 from soractl.health.check import (
     NO_JOB,
     Check,
@@ -27,18 +27,22 @@ WARNING = Level.WARNING
 IDLE_MEMORY_MIB = 1024  # an idle GPU holds some hundred MiB
 BUSY_PCT = 90
 ODD_POWER_SHARE, ODD_POWER_W = 0.7, 60  # below this share of its siblings and so many watts
-HBM_LIMIT_C = 95  # HBM3 slows down from here on (NVIDIA's "Memory Max Operating" of H100)
-
-RESET_GPU = (46, 48, 62, 64, 74, 79, 95, 109, 119, 120, 140, 143, 144, 145, 149, 154)
-RESTART_PROGRAM = (13, 31, 45, 68, 69, 94)
+# HBM3 of H100 and H200 slows down from here on. No page of NVIDIA's that names it was found, and
+# nvidia-smi prints margins; by a third party's measurements, hence no more than a warning:
+# https://manishklach.github.io/writings/why-hbm-thermal-throttling-is-silent.html
+HBM_LIMIT_C = 95
 
 RESET = "stop the programs on it, `nvidia-smi --gpu-reset -i N`, else restart the node"
 REPLACE = "take the node out and have the GPU replaced"
 COOL = "look at the fans, the inlet air and the dust of this node"
 
-# What a type of GPU has by its maker. Memory: nvidia-smi of an H200 (recorded) and of an H100;
-# power, PCIe and links: NVIDIA's data sheets of H100, H200 and HGX B200; MLPerf Training v3.1
-# (Dell XE9680), v4.1 (NVIDIA), v6.0 (Nebius).
+# What a type of GPU has by its maker.
+# H100: 80 GB as nvidia-smi prints them; 700 W and 18 links of 50 GB/s by NVIDIA's data sheet; PCIe
+#   5: MLPerf Training v3.1, systems of Dell (XE9680).
+# H200: memory and limit as nvidia-smi of two of them printed (tests/recorded); "PCIe Gen5 x16",
+#   "18x 4th Gen NVLink, 900GB/s" and "TGP 700W": MLPerf Inference v4.1,
+#   closed/NVIDIA/systems/H200-SXM-141GBx8_TRT_MaxQ.json.
+# B200: 1000 W, PCIe 5, 18 links: MLPerf Training v6.0, systems of Nebius; its MiB are not known.
 EXPECTED = {
     "NVIDIA H100 80GB HBM3": {"memory": 81559, "power": 700, "pcie": 5, "links": 18},
     "NVIDIA H200": {"memory": 143771, "power": 700, "pcie": 5, "links": 18},
@@ -131,8 +135,15 @@ _SECTION = "ECC Errors"
 _REASONS = "Clocks Event Reasons"
 
 
-def _xid(numbers: tuple[int, ...]) -> str:
-    return rf"NVRM: Xid \([^)]*\): ({'|'.join(map(str, numbers))}),"
+def _xid(of_program: bool) -> str:
+    """A pattern of Xids that end one program, or of those after which a GPU must be reset."""
+    numbers = [
+        str(number)
+        for number, xid in XIDS.items()
+        if xid.action is not Action.NONE
+        and (xid.action is Action.RESTART_PROGRAM or xid.subject is Subject.CASCADE) is of_program
+    ]
+    return rf"NVRM: Xid \([^)]*\): ({'|'.join(numbers)}),"
 
 
 def _ecc(name: str, field: str, rule: Rule, title: str, remedy: str = RESET) -> Check:
@@ -352,11 +363,11 @@ CHECKS = (
     ),
     Check(
         id="gpu.xid", of="kernel", field="messages", title="the kernel says",
-        rule=no_message(_xid(RESET_GPU)), when=has("gpu"), remedy=RESET,
+        rule=no_message(_xid(of_program=False)), when=has("gpu"), remedy=RESET,
     ),
     Check(
         id="gpu.xid_program", of="kernel", field="messages", title="the kernel says",
-        rule=no_message(_xid(RESTART_PROGRAM)), when=has("gpu"), level=WARNING,
+        rule=no_message(_xid(of_program=True)), when=has("gpu"), level=WARNING,
         contexts=("idle", "epilog", "periodic"),
         remedy="a program failed on the GPU: `soractl why` if it was a run; start it again",
     ),

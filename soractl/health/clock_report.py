@@ -24,12 +24,14 @@ def table(found: ClockRound) -> Table:
 
 def remedies(found: ClockRound) -> list[str]:
     """The settings that mend bad clocks and clocks that nobody keeps."""
+    head = socket.gethostname()
     ill = [
-        row.node.name
+        head if row.node.local else row.node.name
         for row in found.rows
         if row.verdict.level == BAD or (row.daemon and not row.daemon.names)
     ]
-    return chrony_lines(socket.gethostname(), fold_names(ill)) if ill else []
+    followers = [name for name in ill if name != head]  # nobody is its own server
+    return chrony_lines(head, fold_names(followers)) if ill else []
 
 
 def notes(found: ClockRound) -> Iterator[str]:

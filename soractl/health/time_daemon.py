@@ -75,13 +75,16 @@ def _ntpq(variables: str) -> tuple[str, int | None]:
 
 
 def chrony_lines(head: str, nodes: str) -> list[str]:
-    """Settings of chrony for nodes that follow the head node: never a step while training.
+    """Settings of chrony for nodes, if any, that follow the head node: no step while training.
 
     `chronyd -p -f FILE` checks them without a daemon. Source: chrony.conf(5) of chrony 4.
     """
-    return [
+    following = [
         f"on {nodes}, in /etc/chrony/chrony.conf in place of the pool and server lines:",
         *(f"  {line}" for line in follower(head)),
+    ]
+    return [
+        *(following if nodes else []),
         f"on {head}, beside the pool or server lines that are there:",
         *(f"  {line}" for line in leader()),
     ]

@@ -1,3 +1,5 @@
+import dataclasses
+
 from soractl.cluster.settings import ClockPolicy
 from soractl.errors import Fault, FaultKind
 from soractl.health import clock_report
@@ -5,7 +7,7 @@ from soractl.health.clock import Measured, Step
 from soractl.health.clock_verdict import judge
 from soractl.health.clock_watch import ClockRound, NodeClock
 from soractl.health.time_daemon import TimeDaemon
-from soractl.remote.nodes import Node, NodeSource
+from soractl.remote.nodes import Node, NodeSource, this_machine
 
 CHRONY = TimeDaemon(("chrony",), kept=True, source="10.0.0.1", stratum=3)
 
@@ -60,6 +62,15 @@ def test_settings_are_offered_only_where_something_is_to_mend():
     assert clock_report.remedies(found(row("n1"), row("n2"))) == []
     [title, *_] = clock_report.remedies(ROUND)
     assert title.startswith("on n2, in /etc/chrony/chrony.conf")
+
+
+def test_this_machine_is_not_its_own_server():
+    here = dataclasses.replace(row("n2"), node=this_machine(), daemon=TimeDaemon(()))
+    lines = clock_report.remedies(found(here))
+    assert [line for line in lines if line.startswith("on ")] == [
+        f"on {this_machine().name}, beside the pool or server lines that are there:"
+    ]
+    assert not any("server" in line for line in lines[1:])
 
 
 def test_json_has_units_and_null_for_what_is_not_known():
