@@ -15,6 +15,7 @@ from soractl.errors import SoractlError
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import Request
+from soractl.terminal import text
 from trainer.config import load_stage
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def plan(stage: str, path: Path, most: int, overrides: Sequence[str]) -> Sheet:
     for number, bucket in enumerate(assignment.buckets):
         rows = (assignment.index == number).nonzero()[0].tolist()
         if rows:
-            title = f"{bucket.name}: {bucket.height} x {bucket.width}, {bucket.frames} frames"
+            length = text.count(bucket.frames, "frame")
+            title = f"{bucket.name}: {bucket.height} x {bucket.width}, {length}"
             groups.append(Group(title, len(rows), tuple(map(clip_of, _spread(rows, most)))))
     for reason, mask in without_bucket(columns, assignment).items():
         if rows := mask.nonzero()[0].tolist():
