@@ -42,6 +42,15 @@ def lines(root: Path, found: Rehearsal) -> list[str | Table]:
     return [table, "", *text.pairs(shared), *_remedies(found)]
 
 
+def one_line(bucket: Bucket) -> str:
+    """What a bucket took, said as soon as it is known."""
+    if bucket.seconds is None:
+        return bucket.fault or "not measured"
+    note = f"; fits with {_as_words(bucket)}" if bucket.fits_with else ""
+    peak, left = _size(bucket.peak_bytes), _size(bucket.left_bytes)
+    return f"{bucket.seconds:.2f} s/step, peak {peak}, {left} left{note}"
+
+
 def exit_code(found: Rehearsal) -> ExitCode:
     """1 if a bucket did not end as the stage has it."""
     return ExitCode.FAILED if any(_needs_change(one) for one in found.buckets) else ExitCode.OK

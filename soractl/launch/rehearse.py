@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from soractl.data.buckets import columns_of
 from soractl.errors import ExitCode, Interrupted, SoractlError, raise_if_interrupted
 from soractl.estimate import rehearsals
+from soractl.estimate.rehearsal_report import one_line
 from soractl.estimate.rehearsals import Bucket, Rehearsal
 from soractl.files.lock import locked
 from soractl.launch.follow import follow, timing_of
@@ -170,6 +171,7 @@ class _Rehearsing:
             row, measured = self._row(shape, heading, checkpoint=number == len(shapes))
             rows.append(row)
             facts |= measured
+            self.display.say(f"{heading}: {one_line(row)}")
         plan = self.prepared.plan
         return Rehearsal(
             stage=self.prepared.stage,
