@@ -10,7 +10,10 @@ smi='' count=0 before_count=0 gpus='' before='' at='' before_at='' last=999999 o
 # Both speak into one pipe, so that neither is waited for; the end of stdin ends nvidia-smi.
 sources() {
   if command -v nvidia-smi > /dev/null 2>&1; then
-    nvidia-smi "--query-gpu=$fields" --format=csv,noheader,nounits -lms "$every_ms" \
+    buffer='' # each line when it is printed, whatever the program does with a pipe
+    ! command -v stdbuf > /dev/null 2>&1 || buffer='stdbuf -oL'
+    # shellcheck disable=SC2086  # two words, or none
+    $buffer nvidia-smi "--query-gpu=$fields" --format=csv,noheader,nounits -lms "$every_ms" \
       < /dev/null 2>&1 &
     smi=$!
     echo "smi $smi"
