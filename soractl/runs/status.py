@@ -147,6 +147,8 @@ def _last_sign_s(attempt: AttemptDir) -> float:
 def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) -> RunStatus:
     """By the queue and the run's files; ssh may not reach nodes of Slurm."""
     entry = slurm.entry(job.job_id)
+    if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
+        entry = slurm.entry_now(job.job_id)  # it has begun since Slurm was asked
     nodes: tuple[NodeState, ...] = ()
     progress = None
     if attempt.plan.exists():

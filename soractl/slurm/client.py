@@ -183,7 +183,8 @@ def _answer(result: NodeResult) -> NodeResult:
             f"there is no Slurm on this machine: {result.reason}",
             hint="type this on a login node of the cluster, or leave out --slurm",
         )
-    words = " ".join(line.strip() for line in result.stderr.splitlines()) or result.reason
+    lines = dict.fromkeys(line.strip() for line in result.stderr.splitlines())
+    words = " ".join(line for line in lines if "--num-threads" not in line) or result.reason
     hint = next((hint for part, hint in HINTS.items() if part.lower() in words.lower()), None)
     raise SoractlError(f"Slurm refuses: {words}", hint=hint, exit_code=ExitCode.REFUSED)
 

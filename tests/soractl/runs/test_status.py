@@ -13,6 +13,8 @@ from soractl.runs.node_states import NO_ANSWER, NodeState
 from soractl.runs.post_mortem import read_outcome
 from soractl.runs.record import node_as_json
 from soractl.runs.status import RunStatus, list_runs, looks, read_status
+from soractl.slurm.client import Slurm
+from soractl.slurm.record import JobRecord, write_record
 from trainer.atomic_files import append_jsonl, write_json
 from trainer.run_dir import create_run
 
@@ -265,3 +267,21 @@ def test_two_hundred_runs_are_listed_quickly(tmp_path, save_checkpoint):
     assert len(list_runs(tmp_path, Nodes().connect)) == 200
     after = os.times()
     assert after.user + after.system - before.user - before.system < 5
+
+
+def test_a_job_that_began_since_slurm_was_asked_is_running(tmp_path):
+    run = create_run(tmp_path, "smoke")
+    attempt = run.new_attempt()
+    write_record(attempt, JobRecord(job_id=12))
+    node = {**node_as_json(Node("n1")), "ranks": 1}
+    plan = {"run_id": str(run.path), "ssh": {}, "nodes": [node], "started_unix_s": 0.0}
+    answers = ["12|PENDING|N/A||Priority\n", "12|RUNNING|N/A|n1|None\n"]
+
+    def remote(node, request, deadline_s):
+        return NodeResult(node, answers[0], exit_code=0)
+
+    slurm = Slurm(remote)
+    assert read_status(run, remote, slurm).state == "queued"
+    write_json(attempt.plan, plan)
+    del answers[0]
+    assert read_status(run, remote, slurm).state == "running"

@@ -74,6 +74,14 @@ def test_a_refusal_has_slurms_words_a_hint_and_exit_code_5(stderr, hint):
     )
 
 
+def test_what_slurm_repeats_is_said_once():
+    encode = "sbatch: error: Munge encode failed: Failed to access munge.sock"
+    advice = "sbatch: error: If munged is up, restart with --num-threads=10"
+    with pytest.raises(SoractlError) as caught:
+        Slurm(Answers(stderr=f"{advice}\n{encode}\n" * 2, exit_code=1)).submit("")
+    assert caught.value.message == f"Slurm refuses: {encode}"
+
+
 def test_a_machine_without_slurm_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with Connections() as remote, pytest.raises(SoractlError) as caught:
