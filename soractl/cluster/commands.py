@@ -38,7 +38,10 @@ def gpus(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="The table with commas.")] = False,
 ) -> None:
-    """Show what every node's GPUs are doing, and for whom."""
+    """Show what every node's GPUs are doing, and for whom.
+
+    HOSTS may be a job or a partition of Slurm: job:12, partition:gpu.
+    """
     from soractl.cluster import gpu_report
     from soractl.cluster.watch import watch_gpus
     from soractl.slurm.hosts import named
@@ -74,7 +77,10 @@ def execute(
     timeout: Timeout = 60,
     as_json: Json = False,
 ) -> None:
-    """Run a command on all nodes; equal answers are shown once."""
+    """Run a command on all nodes; equal answers are shown once.
+
+    HOSTS may be a job or a partition of Slurm: job:12, partition:gpu.
+    """
     from soractl.cluster import exec_report
     from soractl.cluster.execute import execute as run
     from soractl.cluster.execute import split

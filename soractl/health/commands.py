@@ -74,7 +74,10 @@ def health(
     timeout: Timeout = 10,
     as_json: Json = False,
 ) -> None:
-    """Judge GPUs, links, disks and system of every node."""
+    """Judge GPUs, links, disks and system of every node.
+
+    HOSTS may be a job or a partition of Slurm: job:12, partition:gpu.
+    """
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
     from soractl.health.slurm_hook import run_hook
