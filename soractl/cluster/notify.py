@@ -7,8 +7,6 @@ command line, log, event or error. Slack's incoming webhooks take the JSON as it
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +132,9 @@ class Notifier:
 
 def _fetch(url: str, body: bytes | None = None) -> str:
     """Why it failed, without the URL, or nothing."""
+    import urllib.error
+    import urllib.request  # with http, ssl and email: a fifth of what `gpus` would load
+
     headers = {"Content-Type": "application/json"} if body else {}
     try:
         request = urllib.request.Request(url, body, headers)

@@ -66,6 +66,18 @@ def start_detached(argv: Sequence[str], log: Path) -> int:
     return process.pid
 
 
+@contextlib.contextmanager
+def _readable(data: bytes) -> Iterator[IO[bytes] | int]:
+    """A program's stdin: a file that a program may leave unread, or nothing."""
+    if not data:
+        yield subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file
+
+
 class Processes:
     """Programs started here, which end at the latest with `close`."""
 
@@ -80,9 +92,7 @@ class Processes:
         self, argv: Sequence[str], stdin: bytes, captured: Captured, deadline: Deadline
     ) -> None:
         """As `run`, with any bytes as stdin."""
-        with tempfile.TemporaryFile() as file:
-            file.write(stdin)
-            file.seek(0)
+        with _readable(stdin) as file:
             try:
                 process = subprocess.Popen(
                     argv,

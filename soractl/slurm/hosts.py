@@ -1,11 +1,12 @@
 """Nodes that Slurm names: `job:12` and `partition:gpu` where a command takes hosts."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.remote.connections import Connections
-from soractl.slurm.client import Slurm
-from soractl.slurm.drain import drained
+
+if TYPE_CHECKING:
+    from soractl.slurm.client import Slurm
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ def named(hosts: str | None) -> Hosts:
     kind, colon, name = (hosts or "").partition(":")
     if not colon or kind not in ("job", "partition"):
         return Hosts(hosts)
+    from soractl.remote.connections import Connections
+    from soractl.slurm.client import Slurm
+
     with Connections() as remote:
         slurm = Slurm(remote)
         return _of_job(name, slurm) if kind == "job" else _of_partition(name, slurm)
 
 
-def _of_job(name: str, slurm: Slurm) -> Hosts:
+def _of_job(name: str, slurm: "Slurm") -> Hosts:
     if not name.isdecimal():
         raise SoractlError(f"{name!r} is no job's number", hint="`squeue --me` lists your jobs")
     entry = slurm.entry_now(int(name))
@@ -38,7 +42,7 @@ def _of_job(name: str, slurm: Slurm) -> Hosts:
     return Hosts(f"{entry.nodes},")
 
 
-def _of_partition(name: str, slurm: Slurm) -> Hosts:
+def _of_partition(name: str, slurm: "Slurm") -> Hosts:
     nodes = slurm.nodes(name)
     if not nodes:
         raise SoractlError(
@@ -46,4 +50,6 @@ def _of_partition(name: str, slurm: Slurm) -> Hosts:
             hint="`sinfo -s` lists the partitions",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
+    from soractl.slurm.drain import drained
+
     return Hosts(",".join(node.name for node in nodes) + ",", tuple(drained(nodes)))
