@@ -260,15 +260,20 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
 
 
+def _verb(found: Verdict, one: str, more: str) -> str:
+    return one if len(found.ranks) == 1 else more
+
+
 def _waited_for(found: Verdict) -> str:
     if found.collective is None:
-        return f"{_who(found)} is waited for: {found.reason}" if found.reason else _who(found)
+        verb = _verb(found, "is", "are")
+        return f"{_who(found)} {verb} waited for: {found.reason}" if found.reason else _who(found)
     return f"{_who(found)} never entered {found.collective}, in which the others wait"
 
 
 def _silence(found: Verdict) -> str:
     waiting = f"; the others wait in {found.collective}" if found.collective else ""
-    return f"{_who(found)} gives no answer: {found.reason}{waiting}"
+    return f"{_who(found)} {_verb(found, 'gives', 'give')} no answer: {found.reason}{waiting}"
 
 
 def _stand(found: Verdict) -> str:

@@ -106,6 +106,7 @@ def evidence_of(run: RunDir, watcher: Watcher, remote: Remote, verdict: Verdict)
     except OSError as error:  # a full disk
         return Found(text=f"no evidence: {error}")
     found = taken.verdict
-    node = found.nodes[0] if found.names_somebody and found.nodes else None
+    # ranks of several nodes: none of these is the one to blame
+    node = found.nodes[0] if found.names_somebody and len(set(found.nodes)) == 1 else None
     moves = found.kind is VerdictKind.MOVING
     return Found(str(taken.folder.relative_to(run.path)), str(found), node, moves)

@@ -121,6 +121,12 @@ def test_silence_comes_before_lag_and_its_collective_is_inferred(silent, reason)
     )
 
 
+def test_several_silent_ranks_are_named_in_the_plural():
+    found = twice(rank(0, 7), mute(1, "T"), mute(2, "T"))
+    assert (found.kind, found.ranks) == (VerdictKind.SILENT, (1, 2))
+    assert " give no answer: it is stopped" in str(found)
+
+
 def test_a_rank_without_a_process_comes_first():
     found = twice(rank(0, 7), mute(1, pid=None), mute(2, "T"))
     assert (found.kind, found.ranks) == (VerdictKind.GONE, (1,))
