@@ -19,9 +19,10 @@ for p in $(pgrep -f trainer/train.py); do
 done
 exit 1
 """
-_TO_WORKER = 'for p in $(pgrep -f spawn_main); do kill -SEGV "$p" && exit 0; done; exit 1'
+_TO_WORKER = 'for p in $(pgrep -f "[s]pawn_main"); do kill -SEGV "$p" && exit 0; done; exit 1'
 _TO_TORCHRUN = 'kill -KILL $(pgrep -o -f "bin/torchrun")'
-_TO_SERVER = 'kill -"$1" $(pgrep -f pass_through.py)'
+# The brackets keep pgrep from finding the shell that runs it.
+_TO_SERVER = 'kill -"$1" $(pgrep -f "[p]ass_through.py")'
 _REFUSE_SSH = (
     "nft add table inet f; nft add chain inet f in '{ type filter hook input priority 0; }';"
     "nft add rule inet f in tcp dport 22 reject with tcp reset"
