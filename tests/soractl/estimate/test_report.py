@@ -8,7 +8,7 @@ def test_the_command_says_hours_and_what_they_rest_on(workplace, table):
     printed = workplace.soractl(*asked).stdout
     assert "BUCKET" in printed
     assert "GPU-hours, " in printed
-    assert "rates: one H200" in printed
+    assert "rates: one and two H200" in printed
     found = json.loads(workplace.soractl(*asked, "--json").stdout)
     assert found["cost"]["cached"] == pytest.approx(3 * found["gpu_hours"]["cached"])
     everything = workplace.soractl("estimate", "all", str(table), "--ranks", "2").stdout
