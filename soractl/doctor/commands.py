@@ -34,9 +34,11 @@ def doctor(
     """Can these nodes train? Each fault with its remedy."""
     from soractl.doctor import report
     from soractl.doctor.examine import examine
+    from soractl.slurm.hosts import named
     from soractl.terminal import output
 
-    found = examine(hosts, stage, golden, runs=runs, deadline_s=timeout, environ=os.environ)
+    chosen = named(hosts)
+    found = examine(chosen.names, stage, golden, runs=runs, deadline_s=timeout, environ=os.environ)
     output.report(report.lines(found), report.as_json(found), as_json)
-    output.note(report.notes(found))
+    output.note([*report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)

@@ -64,6 +64,14 @@ def _locked_memory(seen: Seen) -> str:
     return "" if seen.value == "unlimited" else f"{seen.value} bytes, expected unlimited"
 
 
+def _same_limit(name: str, field: str, setting: str) -> Check:
+    return Check(
+        id=f"limits.same_{name}", of="limits", field=field, title=field, rule=same,
+        source="fleet", level=WARNING,
+        remedy=f"`{setting}` in /etc/security/limits.conf, as on the other nodes",
+    )  # fmt: skip
+
+
 def _message(name: str, pattern: str, remedy: str, level: Level = Level.BAD) -> Check:
     return Check(
         id=name, of="kernel", field="messages", title="the kernel says",
@@ -167,6 +175,9 @@ CHECKS = (
         id="limits.processes", of="limits", field="processes", title="processes",
         rule=at_least(4096), level=WARNING, remedy="`nproc` in /etc/security/limits.conf",
     ),
+    _same_limit("files", "open files", "nofile"),
+    _same_limit("locked_memory", "locked memory", "memlock"),
+    _same_limit("processes", "processes", "nproc"),
     Check(
         id="limits.node_files", of="system", field="fs/file-nr", title="open files of the node",
         rule=_files, level=WARNING, remedy="`sysctl fs.file-max`, or end who holds them",

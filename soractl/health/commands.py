@@ -70,6 +70,9 @@ def health(
     hcprogram: Annotated[
         bool, typer.Option("--hcprogram", help="The same now and then; undrains what it drained.")
     ] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Find slow nodes and links by all-reduces of two nodes.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the checks; ask no node.")] = False,
     timeout: Timeout = 10,
     as_json: Json = False,
@@ -87,10 +90,11 @@ def health(
     hooks: dict[Hook, bool] = {"prolog": prolog, "epilog": epilog, "hcprogram": hcprogram}
     for hook in (one for one, is_chosen in hooks.items() if is_chosen):
         raise typer.Exit(run_hook(hook, hosts, os.environ))
+    if pairs:
+        return _pairs(hosts, as_json)
     checks = choose(only or (), skip or (), context)
     if listed:
-        output.report(report.list_table(checks), report.list_json(checks), as_json)
-        return
+        return output.report(report.list_table(checks), report.list_json(checks), as_json)
     chosen = named(hosts)
     found = check_health(chosen.names, checks, deadline_s=timeout, environ=os.environ)
     if nagios:
@@ -99,4 +103,17 @@ def health(
         raise typer.Exit(code)
     output.report(report.lines(found), report.as_json(found), as_json)
     output.note([*report.notes(found), *chosen.notes])
+    raise typer.Exit(found.exit_code)
+
+
+def _pairs(hosts: str | None, as_json: bool) -> None:
+    from soractl.doctor import pairs_report
+    from soractl.doctor.measure_pairs import measure
+    from soractl.slurm.hosts import named
+    from soractl.terminal import output
+
+    chosen = named(hosts)
+    found = measure(chosen.names, "runs", os.environ)
+    output.report(pairs_report.table(found), pairs_report.as_json(found), as_json)
+    output.note([*pairs_report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)

@@ -52,8 +52,8 @@ parameters() ( # not by `read`, which asks byte by byte: the kernel answers the 
 memory() {
   while read -r name value _; do
     case $name in
-      MemTotal: | MemAvailable: | SwapTotal: | SwapFree: | HardwareCorrupted: | HugePages_Total: | \
-        HugePages_Free: | Hugepagesize:) fact memory '' "${name%:}" "$value" ;;
+      MemTotal: | MemAvailable: | SwapTotal: | SwapFree: | HardwareCorrupted: | HugePages_Free: | \
+        Hugepagesize:) fact memory '' "${name%:}" "$value" ;;
     esac
   done < "$root/proc/meminfo"
   for folder in "$root"/sys/devices/system/edac/mc/mc[0-9]*; do
@@ -69,7 +69,7 @@ limits() {
           # shellcheck disable=SC2086  # split into words: soft limit, hard limit, unit
           set -- ${line#"Max $name"}
           fact limits '' "$name" "$1"
-          fact limits '' "$name, hard" "$2"
+          [ "$name" != 'open files' ] || fact limits '' 'open files, hard' "$2"
           ;;
       esac
     done

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from trainer.run_dir import AttemptDir, RunDir
 
 Force = Annotated[bool, typer.Option("--force", help="Start though the nodes are not ready.")]
+Preflight = Annotated[
+    Literal["quick", "full"],
+    typer.Option(help="full: also measure nodes in pairs, as `health --pairs` does."),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as all nodes started.")]
 Supervise = Annotated[
     bool, typer.Option("--supervise", help="Keep the run going: see `soractl supervise`.")
@@ -48,6 +52,7 @@ def launch(
     detach: Detach = False,
     supervise: Supervise = False,
     force: Force = False,
+    preflight: Preflight = "quick",
     slurm: UseSlurm = False,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="A few steps of each bucket; nothing is kept.")
@@ -84,6 +89,8 @@ def launch(
         return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
+    if preflight == "full":
+        _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
 
@@ -104,6 +111,7 @@ def resume(
     detach: Detach = False,
     supervise: Supervise = False,
     force: Force = False,
+    preflight: Preflight = "quick",
     slurm: UseSlurm = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -128,6 +136,8 @@ def resume(
         return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
+    if preflight == "full":
+        _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
 
@@ -167,6 +177,19 @@ def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:
     output.report(launch_report.whole_plan(prepared, found), values, as_json)
     if found and found.faults:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _refuse_slow_pairs(prepared: "Prepared") -> None:
+    from soractl.doctor import pairs_report
+    from soractl.doctor.measure_pairs import measure_planned
+    from soractl.errors import ExitCode
+    from soractl.terminal import output
+
+    if len(prepared.plan.nodes) > 1 and not prepared.site.is_queued:
+        found = measure_planned(prepared.plan, prepared.site)
+        output.note([pairs_report.table(found), *pairs_report.notes(found)])
+        if found.exit_code is not ExitCode.OK:
+            raise typer.Exit(ExitCode.REFUSED)
 
 
 def _start(

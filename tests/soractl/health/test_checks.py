@@ -87,7 +87,7 @@ BAD = {
     "eth.send_errors": "2401",
     "eth.checksums": "241",
     "eth.missed": "240001",
-    "eth.flaps": "121",
+    "eth.flaps": "123",
     "disk.space": "99%",
     "disk.space_near": "91%",
     "disk.inodes": "96%",
@@ -170,6 +170,35 @@ def test_what_cannot_be_read_is_unknown(check, node):
     if check.id == "gpu.fabric_status":  # judged where the state is known
         unreadable = "N/A"
     assert levels(check, changed(node, check, unreadable, name), node, node) == [Level.UNKNOWN]
+
+
+def verdicts(node, others):
+    fleet = [*others, node]
+    return [
+        (finding.check.id, finding.item, finding.level)
+        for check in CHECKS
+        for finding in judge(check, node, majority(check, fleet))
+    ]
+
+
+def test_every_field_that_is_asked_for_can_turn_a_verdict(node):
+    """Of `nvidia-smi -q`, which prints far more, the fields that some check names."""
+    named = {(check.of, check.field) for check in CHECKS}
+    good, idle = verdicts(node, [node, node]), []
+    for kind, things in node.items.items():
+        for item, fields in things.items():
+            for field in fields:
+                if kind in ("gpu", "nvidia") and (kind, field) not in named:
+                    continue
+                for value in ("?", "99999999999", "0", OTHER):
+                    changes = {**things, item: {**fields, field: value}}
+                    odd = dataclasses.replace(node, items={**node.items, kind: changes})
+                    if verdicts(odd, [node, node]) != good:
+                        break
+                else:
+                    idle.append((kind, item, field))
+    # A port that speaks Ethernet is judged by its interface.
+    assert {(kind, item) for kind, item, _ in idle} == {("ib", "mlx5_bond_0/1")}
 
 
 def test_there_are_at_least_fifty_checks_with_names_of_their_own():

@@ -1,0 +1,184 @@
+"""`soractl health --pairs`: all-reduces between nodes in two rounds of pairs, by torch there."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+
+from soractl.cluster.gpus import read_gpus
+from soractl.cluster.node_python import python_on
+from soractl.doctor.pairs import Pair, first_round, second_round, slow_nodes, slow_pairs
+from soractl.errors import ExitCode, SoractlError, exit_code_of
+from soractl.launch.plan import LaunchPlan, NodePlan
+from soractl.launch.prepare import LaunchOptions, Site, site_of
+from soractl.launch.start_point import StartPoint
+from soractl.remote.connections import Connections, Dialogue
+from soractl.remote.folding import fold_names
+from soractl.remote.ssh_command import SshFailure
+
+START_S = 120.0  # torch loads
+MEASURE_S = 60.0
+BYTES = {"cuda": 2**28, "cpu": 2**22}
+TIMES = 3
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was measured, and what follows from it."""
+
+    origin: str
+    speeds: Mapping[Pair, float]  # bytes a second and rank
+    errors: Mapping[Pair, str] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+    @property
+    def nodes(self) -> list[str]:
+        """Nodes to blame."""
+        return slow_nodes(self.speeds)
+
+    @property
+    def links(self) -> list[Pair]:
+        """Slow pairs of which no node is to blame alone."""
+        return [pair for pair in slow_pairs(self.speeds) if not {*pair} & {*self.nodes}]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """1 where something is slow."""
+        return ExitCode.FAILED if slow_pairs(self.speeds) else ExitCode.OK
+
+
+def measure(hosts: str | None, runs: str, environ: Mapping[str, str]) -> Pairs:
+    """Both rounds; SoractlError where nodes are too few, busy, or torch does not start."""
+    site = site_of(LaunchOptions(runs=runs, hostfile=hosts), environ)
+    plan = site.plan(site.workdir / runs / "pairs", StartPoint("fresh"))
+    if len(plan.nodes) < 2:
+        raise SoractlError("--pairs needs two nodes or more", exit_code=ExitCode.NOTHING_SUITABLE)
+    return measure_planned(plan, site)
+
+
+def measure_planned(plan: LaunchPlan, site: Site) -> Pairs:
+    """The same for the nodes of an attempt that is about to start."""
+    began = time.monotonic()
+    with Connections(site.cluster.ssh) as remote:
+        refuse_if_busy(plan, remote)
+        found = Bench(plan, site, remote).two_rounds()
+    return Pairs(site.source.origin, found.speeds, found.errors, time.monotonic() - began)
+
+
+def refuse_if_busy(plan: LaunchPlan, remote: Connections) -> None:
+    """SoractlError, exit code 5, where a GPU is in use: its run would slow down, and the pair too.
+
+    Another code where nodes do not answer.
+    """
+    nodes = [node.node for node in plan.nodes]
+    rows = read_gpus(nodes, remote, deadline_s=MEASURE_S)
+    if faults := [row.fault for row in rows if row.fault]:
+        names = fold_names([row.node.name for row in rows if row.fault])
+        raise SoractlError(f"{names}: {faults[0]}", exit_code=exit_code_of(faults))
+    if busy := [row.node.name for row in rows if row.processes]:
+        raise SoractlError(
+            f"GPUs are in use on {fold_names(busy)}",
+            hint="`soractl gpus --procs` names who uses them",
+            exit_code=ExitCode.REFUSED,
+        )
+
+
+@dataclass
+class Bench:
+    """A process of torch for each rank of each node, asked for one pair after another."""
+
+    plan: LaunchPlan
+    site: Site
+    remote: Connections
+    ranks: dict[str, list[Dialogue]] = field(default_factory=dict)
+    device: str = "cpu"
+    ports: "count[int]" = field(default_factory=lambda: count(29_600))
+
+    def two_rounds(self) -> Pairs:
+        """Speeds of all pairs that were tried."""
+        names = [node.node.name for node in self.plan.nodes]
+        self.start()
+        speeds: dict[Pair, float] = {}
+        errors: dict[Pair, str] = {}
+        for turn in first_round(names):
+            self._measure(turn, speeds, errors)
+        for turn in second_round(names, speeds):
+            self._measure(turn, speeds, errors)
+        return Pairs(self.site.source.origin, speeds, errors)
+
+    def start(self) -> None:
+        """A process for each GPU of all nodes, or one a node; SoractlError where none starts."""
+        if self.ranks:
+            return
+        nodes = self.plan.nodes
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            first = list(pool.map(self._start, nodes))
+            counts = list(pool.map(_devices, first))
+            has_gpus = all(n >= node.ranks for n, node in zip(counts, nodes, strict=True))
+            self.device = "cuda" if has_gpus else "cpu"
+            for node, dialogue in zip(nodes, first, strict=True):
+                others = range(1, node.ranks if has_gpus else 1)
+                more = pool.map(lambda _, node=node: self._start(node), others)
+                self.ranks[node.node.name] = [dialogue, *more]
+
+    def _start(self, node: NodePlan) -> Dialogue:
+        command = python_on(
+            node.node,
+            self.site.cluster,
+            *("-m", "trainer.pair_speed"),
+            environment=dict(node.environment),
+        )
+        try:
+            return self.remote.dialogue(node.node, command, START_S)
+        except SshFailure as failure:
+            raise SoractlError(f"{node.node.name}: {failure}", exit_code=ExitCode.FAILED) from None
+
+    def _measure(
+        self, turn: Sequence[Pair], speeds: dict[Pair, float], errors: dict[Pair, str]
+    ) -> None:
+        with ThreadPoolExecutor(len(turn)) as pool:
+            for pair, found in zip(turn, pool.map(self.speed, turn), strict=True):
+                speeds[pair] = found if isinstance(found, float) else 0.0
+                if isinstance(found, str):
+                    errors[pair] = found
+
+    def speed(self, pair: Pair) -> float | str:
+        """Bytes a second between two nodes, or why there are none."""
+        members = [(i, rank) for name in pair for i, rank in enumerate(self.ranks[name])]
+        address, port = pair[0], next(self.ports)
+        questions = [
+            {
+                "address": address,
+                "port": port,
+                "rank": number,
+                "world": len(members),
+                "bytes": BYTES[self.device],
+                "times": TIMES,
+                "timeout_s": MEASURE_S / 2,
+                "device": f"cuda:{local}" if self.device == "cuda" else "cpu",
+            }
+            for number, (local, _) in enumerate(members)
+        ]
+        try:
+            for (_, rank), question in zip(members, questions, strict=True):
+                rank.send(json.dumps(question).encode(), START_S)
+            answers = [json.loads(rank.read_line(START_S + MEASURE_S)) for _, rank in members]
+        except (SshFailure, ValueError) as failure:
+            return str(failure)
+        if failed := [str(answer["error"]) for answer in answers if "error" in answer]:
+            return failed[0]
+        return min(float(answer["bytes_per_s"]) for answer in answers)
+
+
+def _devices(rank: Dialogue) -> int:
+    """GPUs that torch sees there; SoractlError where it does not load."""
+    try:
+        return int(json.loads(rank.ask(b"{}", START_S))["devices"])
+    except (SshFailure, ValueError, KeyError) as failure:
+        raise SoractlError(
+            f"torch does not start on a node: {failure}",
+            hint="`soractl doctor` looks at the nodes' environments",
+            exit_code=ExitCode.FAILED,
+        ) from None

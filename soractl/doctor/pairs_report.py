@@ -1,0 +1,63 @@
+"""Lines and JSON of `health --pairs`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from soractl.doctor.measure_pairs import Pairs
+from soractl.doctor.pairs import Pair, slow_pairs
+from soractl.remote.folding import fold_names
+from soractl.terminal import text
+from soractl.terminal.table import Table
+
+HEADERS = ("PAIR", "GB/s", "VERDICT")
+
+
+def table(found: Pairs) -> Table:
+    """A row for each pair that was measured, the slowest first."""
+    slow = slow_pairs(found.speeds)
+    rows = sorted(found.speeds.items(), key=lambda item: item[1])
+    cells = [(_name(pair), f"{speed / 1e9:.2f}", _verdict(found, pair)) for pair, speed in rows]
+    styles = tuple("red" if pair in slow else "" for pair, _ in rows)
+    return Table(HEADERS, cells, 1, styles)
+
+
+def notes(found: Pairs) -> Iterator[str]:
+    """Who is to blame, and the count."""
+    if found.nodes:
+        yield (
+            f"slow with every partner: {fold_names(found.nodes)}; look at its ports with "
+            "`soractl health --only ib`, then at cables and switch ports"
+        )
+    for pair in found.links:
+        yield f"slow together, and not with others: {_name(pair)}; look at the way between them"
+    pairs = text.count(len(found.speeds), "pair")
+    slow = len(slow_pairs(found.speeds))
+    yield f"{found.origin}: {slow} slow of {pairs} in {found.elapsed_s:.1f} s"
+
+
+def as_json(found: Pairs) -> dict[str, Any]:
+    """All of it."""
+    slow = slow_pairs(found.speeds)
+    return {
+        "elapsed_s": found.elapsed_s,
+        "slow_nodes": found.nodes,
+        "pairs": [
+            {
+                "nodes": list(pair),
+                "bytes_per_s": speed or None,
+                "slow": pair in slow,
+                "error": found.errors.get(pair),
+            }
+            for pair, speed in found.speeds.items()
+        ],
+    }
+
+
+def _name(pair: Pair) -> str:
+    return " - ".join(pair)
+
+
+def _verdict(found: Pairs, pair: Pair) -> str:
+    if error := found.errors.get(pair):
+        return error
+    return "slow" if pair in slow_pairs(found.speeds) else "good"

@@ -1,0 +1,40 @@
+from soractl.doctor import pairs_report
+from soractl.doctor.measure_pairs import Pairs
+
+SPEEDS = {("n1", "n2"): 4.1e9, ("n3", "n4"): 0.2e9, ("n3", "n1"): 0.0, ("n4", "n2"): 4.0e9}
+FOUND = Pairs("nodes.txt", SPEEDS, {("n3", "n1"): "Connection reset"}, 12.3)
+
+
+def test_pairs_are_shown_with_the_slowest_first():
+    assert pairs_report.table(FOUND).lines() == [
+        "PAIR     GB/s  VERDICT",
+        "n3 - n1  0.00  Connection reset",
+        "n3 - n4  0.20  slow",
+        "n4 - n2  4.00  good",
+        "n1 - n2  4.10  good",
+    ]
+
+
+def test_the_node_that_is_slow_with_every_partner_is_named():
+    blame, count = pairs_report.notes(FOUND)
+    assert blame.startswith("slow with every partner: n3; look at its ports")
+    assert count == "nodes.txt: 2 slow of 4 pairs in 12.3 s"
+    assert FOUND.exit_code == 1
+
+
+def test_a_way_between_two_good_nodes_is_named_as_such():
+    link = Pairs("nodes.txt", {**SPEEDS, ("n3", "n1"): 4.0e9, ("n3", "n2"): 4.0e9})
+    assert [line for line in pairs_report.notes(link) if line.startswith("slow together")] == [
+        "slow together, and not with others: n3 - n4; look at the way between them"
+    ]
+
+
+def test_json_has_every_pair():
+    found = pairs_report.as_json(FOUND)
+    assert found["slow_nodes"] == ["n3"]
+    assert found["pairs"][2] == {
+        "nodes": ["n3", "n1"],
+        "bytes_per_s": None,
+        "slow": True,
+        "error": "Connection reset",
+    }

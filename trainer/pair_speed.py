@@ -1,0 +1,72 @@
+"""`python -m trainer.pair_speed`: one rank of all-reduces between two nodes, asked line by line.
+
+Each line of stdin is an object: address, port, rank, world, bytes, times, timeout_s, device; an
+empty one asks for the number of GPUs. Each answer is an object: the bytes that each rank moved a
+second, by the fastest of some rounds, or an error.
+The process stays for the next pair, since loading torch takes longer than all measurements.
+"""
+
+import json
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def measure(question: dict[str, Any]) -> float:
+    """Bytes a second of an all-reduce, as NCCL's tests reckon `busbw`: 2 (n - 1) / n of a size."""
+    device = torch.device(question["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    world = int(question["world"])
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"tcp://{question['address']}:{question['port']}",
+        rank=int(question["rank"]),
+        world_size=world,
+        timeout=timedelta(seconds=question["timeout_s"]),
+    )
+    try:
+        values = torch.zeros(int(question["bytes"]) // 4, device=device)
+        dist.all_reduce(values)  # opens the connections
+        best_s = min(_seconds(values) for _ in range(int(question["times"])))
+        return float(question["bytes"]) * 2 * (world - 1) / world / best_s
+    finally:
+        dist.destroy_process_group()
+
+
+def _seconds(values: torch.Tensor) -> float:
+    if values.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    dist.all_reduce(values)
+    if values.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    if not question:
+        return {"devices": torch.cuda.device_count()}
+    return {"bytes_per_s": measure(question)}
+
+
+def main() -> None:
+    """Answers until stdin ends; libraries' own words do not mix with the answers."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            answer = _answer(json.loads(line))
+        except (RuntimeError, ValueError, OSError) as error:
+            answer = {"error": str(error).splitlines()[0][:200]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
