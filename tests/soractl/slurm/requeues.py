@@ -42,15 +42,18 @@ def interrupt(run, slurm_cluster, after_steps, timeout_s=900.0):
 
 
 def requeues(run):
-    """The cost of each requeue, from files alone."""
+    """The cost of each requeue between two attempts that made steps, from files alone."""
     rows = [(int(row["attempt"]), float(row["time_unix_s"])) for row in metrics_rows(run)]
     events = {}
     for event in read_events(run):
         if event.by == "slurm":
             events[event.attempt, event.kind] = event.time_unix_s
     found = []
-    for attempt in run.attempts()[:-1]:
+    with_steps = {number for number, _ in rows}
+    for attempt in run.attempts():
         number = attempt.number
+        if not {number, number + 1} <= with_steps:
+            continue
         last = max(at for one, at in rows if one == number)
         first = min(at for one, at in rows if one == number + 1)
         begun = events[number + 1, EventKind.STARTED]
@@ -68,7 +71,7 @@ def requeues(run):
 def trained_batches(run):
     """(epoch, micro batch) of everything that the run trained on and kept, by its own ledgers."""
     found = []
-    for attempt in run.attempts():
+    for attempt in filter(lambda one: one.trained.exists(), run.attempts()):
         for line in attempt.trained.read_text().splitlines():
             row = json.loads(line)
             found += [(row["epoch"], one) for rank in row["micro_batches"] for one in rank]
