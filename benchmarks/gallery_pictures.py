@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -115,23 +116,24 @@ PROMPTS: dict[str, tuple[str, Callable[[float], Tensor]]] = {
 }
 
 
+@cache  # it is the same at every step
+def drawn(draw: Callable[[float], Tensor]) -> Tensor:
+    """[T, 3, H, W], what the prompt asks for."""
+    return torch.stack([draw(n / FPS).float().expand(3, HEIGHT, WIDTH) for n in range(FRAMES)])
+
+
 def film(draw: Callable[[float], Tensor], step: int, name: str) -> Tensor:
     """uint8 [T, H, W, 3]: what a model of so many steps would make of it, roughly."""
     sure = min(1.0, (step / STEPS[-1]) ** 0.7 + 0.06)
     draws = torch.Generator().manual_seed(step * 7 + len(name))
-    coarse = torch.rand(3, 3, 9, 16, generator=draws)
-    frames = []
-    for number in range(FRAMES):
-        target = draw(number / FPS).float().expand(3, HEIGHT, WIDTH)
-        small = max(9, int(HEIGHT * sure**1.5))
-        size = (small, small * WIDTH // HEIGHT)
-        seen = functional.interpolate(target[None], size=size, mode="area")
-        seen = functional.interpolate(seen, size=(HEIGHT, WIDTH), mode="bicubic")[0]
-        at = 2 * number / FRAMES
-        mixed = torch.lerp(coarse[int(at)], coarse[min(2, int(at) + 1)], at % 1)
-        blobs = functional.interpolate(mixed[None], size=(HEIGHT, WIDTH), mode="bicubic")[0]
-        frames.append(_over(blobs, seen, torch.tensor(sure**0.6)).clamp(0, 1))
-    return (torch.stack(frames) * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    small = max(9, int(HEIGHT * sure**1.5))
+    seen = functional.interpolate(drawn(draw), size=(small, small * WIDTH // HEIGHT), mode="area")
+    seen = functional.interpolate(seen, size=(HEIGHT, WIDTH), mode="bicubic")
+    coarse = torch.rand(1, 3, 3, 9, 16, generator=draws)
+    size = (FRAMES, HEIGHT, WIDTH)
+    blobs = functional.interpolate(coarse, size=size, mode="trilinear")[0].transpose(0, 1)
+    mixed = torch.lerp(blobs, seen, sure**0.6).clamp(0, 1)
+    return (mixed * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def sampled(root: Path, stage: str, better: float = 1.0) -> RunDir:
