@@ -1,21 +1,29 @@
-"""One look at all nodes, without a store: as soon as rates, GPUs and clocks are known."""
+"""All nodes at one moment without a monitor: looked at now, or as they were stored last."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from soractl.cluster import settings as cluster
-from soractl.errors import ExitCode, exit_code_of
+from soractl.errors import ExitCode, Fault, FaultKind, exit_code_of
+from soractl.health.clock import Measured
+from soractl.health.clock_watch import NodeClock
+from soractl.monitor import store
 from soractl.monitor.collect import Collector
 from soractl.monitor.live import Live, NodeNow, Snapshot
+from soractl.monitor.record import read
 from soractl.remote.connections import Connections
-from soractl.remote.nodes import NodeSource
+from soractl.remote.nodes import Node, NodeSource
 
 EVERY_S = 1.0
 PATIENCE_S = 12.0
+CLOCKS_S = 180  # a clock is measured once a minute
+LATE = 3  # looks that a node may have missed at the end
 
 
 def look_once(source: NodeSource) -> Snapshot:
-    """The nodes' numbers; what is still unknown after a while stays unknown."""
+    """The nodes now, as soon as rates, GPUs and clocks are known; after a while without them."""
     settings = cluster.load(source.hostfile)[0]
     live = Live([node.name for node in source.nodes])
     looks: dict[str, int] = {}
@@ -32,6 +40,22 @@ def look_once(source: NodeSource) -> Snapshot:
                 break
         collector.stop()
     return live.snapshot
+
+
+def last_snapshot(folder: Path, names: Sequence[str], unix_s: int, every_s: float) -> Snapshot:
+    """The nodes at the newest look; one that was silent then has a fault."""
+    silent = Fault(FaultKind.UNREACHABLE, "no look at the end of what is stored")
+    nodes = {name: NodeNow(name, fault=silent) for name in names}
+    begin = unix_s - max(LATE * round(every_s), store.MINUTE_S)
+    for rows in store.read_looks(folder, begin, unix_s + 1, names):
+        seen = nodes[rows.node].seen_unix_s
+        if seen is None or rows.unix_s[-1] > seen:
+            values = read(rows.blobs[-1], rows.layout)
+            nodes[rows.node] = NodeNow(rows.node, values, seen_unix_s=rows.unix_s[-1])
+    for row in store.read_clocks(folder, unix_s - CLOCKS_S, unix_s + 1, names):
+        clock = NodeClock(Node(row.node), offset=Measured(row.offset_s, row.bound_s))
+        nodes[row.node] = replace(nodes[row.node], clock=clock)
+    return Snapshot(unix_s, tuple(nodes[name] for name in names))
 
 
 def exit_code(snapshot: Snapshot) -> ExitCode:

@@ -18,9 +18,9 @@ from soractl.monitor import store
 from soractl.monitor.collect import ANSWER_S, Collector, Round
 from soractl.monitor.live import Live, Snapshot
 from soractl.monitor.odd_now import Recent
+from soractl.monitor.once import last_snapshot
 from soractl.monitor.page import page
 from soractl.monitor.run_view import marks_of, view_of
-from soractl.monitor.stored import last_snapshot
 from soractl.monitor.window import read_window, span_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes

@@ -1,5 +1,6 @@
 """The page in a browser: Debian's Chromium, driven by Playwright."""
 
+import random
 import shutil
 import time
 
@@ -102,7 +103,7 @@ def look(unix_s, power=650.0, silent=()):
     for place, name in enumerate(fleet.names()):
         chip = {(name, g): 0.0 for g in range(8)}
         values = fleet.node_values(
-            fleet.random.Random(place), name, place, 120, 86400, 0.1, chip, 8, 8, 2
+            random.Random(place), name, place, 120, 86400, 0.1, chip, 8, 8, 2
         )
         for gpu in values.gpus.values():
             gpu["power_w"] = power
@@ -332,7 +333,7 @@ def test_hostile_names_are_text(visit, tmp_path):
     name = "n<img src=x onerror=alert(1)>"
     kept = Store(tmp_path / "store")
     chip = {(name, g): 0.0 for g in range(1)}
-    values = fleet.node_values(fleet.random.Random(1), name, 0, 120, 86400, 0.1, chip, 1, 1, 1)
+    values = fleet.node_values(random.Random(1), name, 0, 120, 86400, 0.1, chip, 1, 1, 1)
     kept.add(NOON - 60, {name: values})
     kept.close_minutes(NOON)
     kept.close()
