@@ -9,6 +9,7 @@ RPO is what was trained again. Boundaries are put in order where two machines' c
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import pairwise
@@ -201,11 +202,18 @@ def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | N
         end_unix_s=segments[-1].end_unix_s if segments else begins[0],
         segments=tuple(segments),
         interruptions=tuple(_repaired(interruptions, segments)),
-        gpus={attempt.number: int(read_json(attempt.plan)["world_size"]) for attempt in attempts},
+        gpus={attempt.number: _ranks(attempt) for attempt in attempts},
         rows=tuple(rows),
         collective_timeout_s=_timeout_s(attempts[-1]),
         price_per_gpu_hour=price_per_gpu_hour,
     )
+
+
+def _ranks(attempt: AttemptDir) -> int:
+    """Of an attempt; 0 where its plan does not say."""
+    with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
+        return int(read_json(attempt.plan)["world_size"])
+    return 0
 
 
 class _Story:

@@ -16,6 +16,7 @@ from trainer.run_dir import RunDir
 
 RECENT_STEPS = 20  # whose mean says how long a step takes
 STALLED_STEPS = 3  # without a new one: then the run counts as stalled
+_MOST = 10.0**15
 STALLED_LEAST_S = 20.0  # a save or a validation may take as long
 
 
@@ -130,26 +131,26 @@ class ProgressReader:
     def look(self, head_unix_s: float | None, elapsed_s: float | None) -> Progress:
         """Progress now, for one look; `head_unix_s`: the head node's clock, if it answered."""
         self._read()
-        known = head_unix_s is not None and "time_unix_s" in self._beat
+        known = head_unix_s is not None and self._beat.get("time_unix_s") is not None
         age_s = max(0.0, (head_unix_s or 0) - self._beat["time_unix_s"]) if known else None
         return self._progress(elapsed_s, age_s)
 
     def _progress(self, elapsed_s: float | None, age_s: float | None) -> Progress:
         newest = self._recent[-1] if self._recent else {}
-        times = [row["s_per_step"] for row in self._recent if row.get("s_per_step")]
+        times = [row["s_per_step"] for row in self._recent if _number(row, "s_per_step")]
         step = self._beat.get("global_step", newest.get("global_step"))
         return Progress(
             elapsed_s=elapsed_s,
             global_step=step,
             total_steps=self._beat.get("total_steps"),
-            loss=newest.get("loss"),
+            loss=_loss(newest),
             first_loss=self._first_loss,
             s_per_step=sum(times) / len(times) if times else None,
-            clips_per_s=newest.get("clips_per_s"),
+            clips_per_s=_number(newest, "clips_per_s"),
             heartbeat_age_s=age_s,
-            slowest_rank=newest.get("ranks/slowest"),
-            slowest_s=newest.get("ranks/slowest_s"),
-            mean_s=newest.get("ranks/mean_s"),
+            slowest_rank=_whole(newest, "ranks/slowest"),
+            slowest_s=_number(newest, "ranks/slowest_s"),
+            mean_s=_number(newest, "ranks/mean_s"),
             log_line="" if step is not None else last_line(self._log),
         )
 
@@ -157,11 +158,13 @@ class ProgressReader:
         for line in self._new_lines():
             try:
                 row = json.loads(line)
-                step = row["global_step"]
-            except (ValueError, KeyError, TypeError):  # damaged, as by a power cut
+                step = _whole(row, "global_step")
+            except (ValueError, AttributeError):  # damaged, as by a power cut
+                continue
+            if step is None:
                 continue
             if self._first_loss is None:
-                self._first_loss = row.get("loss")
+                self._first_loss = _loss(row)
             if not self._is_mine(row):
                 continue
             if self._recent and step < self._recent[-1]["global_step"]:
@@ -171,8 +174,9 @@ class ProgressReader:
             beat = read_json(self._run.heartbeat)
         except (OSError, RunDirError):  # not there, or not to be read just now: the next look may
             return
-        if self._is_mine(beat):
-            self._beat = beat
+        if self._is_mine(beat) and _whole(beat, "global_step") is not None:
+            times = {"total_steps": _whole(beat, "total_steps")}
+            self._beat = {**beat, **times, "time_unix_s": _number(beat, "time_unix_s")}
 
     def _is_mine(self, values: dict[str, Any]) -> bool:
         """Written by this attempt; the trainer of version 0.1 does not say by which."""
@@ -191,3 +195,22 @@ class ProgressReader:
         whole, newline, _ = new.rpartition(b"\n")
         self._offset += len(whole) + len(newline)
         return whole.splitlines()
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    """A value that can be a measurement; None for what cannot."""
+    found = values.get(name)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return found if abs(found) < _MOST else None
+
+
+def _whole(values: dict[str, Any], name: str) -> int | None:
+    found = _number(values, name)
+    return found if isinstance(found, int) and found >= 0 else None
+
+
+def _loss(row: dict[str, Any]) -> float | None:
+    """The loss of a row; training that diverges has NaN."""
+    found = row.get("loss")
+    return found if isinstance(found, float) else _number(row, "loss")

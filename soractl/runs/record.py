@@ -1,6 +1,7 @@
 """Record of an attempt: where it runs, as its `plan.json` says."""
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def read_record(attempt: AttemptDir) -> AttemptRecord:
         nodes = tuple(_node(values) for values in plan["nodes"])
         ranks = tuple(int(values["ranks"]) for values in plan["nodes"])
         started = float(plan["started_unix_s"])
+        if not nodes or not math.isfinite(started):
+            raise ValueError("no nodes, or no time")
         return AttemptRecord(str(plan["run_id"]), nodes, ranks, SshOptions(**plan["ssh"]), started)
     except (KeyError, TypeError, ValueError) as error:
         raise RunDirError(f"{attempt.plan} does not say where it runs: {error!r}") from None
@@ -56,4 +59,5 @@ def _node(values: dict[str, Any]) -> Node:
     user, port = values["user"], values["port"]
     there = address(Node(values["name"], user=user, port=port))
     # Read anew: whether it is this machine depends on where we are now.
-    return replace(parse_node_list(there)[0], slots=values["slots"])
+    slots = values["slots"]
+    return replace(parse_node_list(there)[0], slots=None if slots is None else int(slots))

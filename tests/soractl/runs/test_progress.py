@@ -144,3 +144,18 @@ def test_a_file_that_cannot_be_opened_is_looked_at_again(run, tmp_path):
 )
 def test_progress_is_one_line(progress, line):
     assert progress.one_line() == line
+
+
+@pytest.mark.parametrize("odd", [None, "x", [], -1, 10**30, float("nan"), True])
+def test_numbers_that_cannot_be_are_unknown(run, tmp_path, odd):
+    good = {"global_step": 3, "total_steps": 9, "attempt": 1, "time_unix_s": 900.0}
+    for name in ("global_step", "total_steps", "time_unix_s"):
+        write_json(run.heartbeat, {**good, name: odd})
+        seen = ProgressReader(run, tmp_path / "log", 1).look(1000.0, 5.0)
+        assert seen.one_line().startswith(("starting", "step 3"))
+    row = {"global_step": 4, "attempt": 1, "s_per_step": 2.0, "clips_per_s": 1.0, "loss": 1.0}
+    write_json(run.heartbeat, good)
+    for name in row:
+        run.metrics.write_text(f"{json.dumps({**row, name: odd})}\n")
+        seen = ProgressReader(run, tmp_path / "log", 1).look(1000.0, 5.0)
+        assert seen.one_line().startswith("step 3/9")
