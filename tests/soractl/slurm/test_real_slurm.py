@@ -74,8 +74,9 @@ def test_a_real_run_comes_back_each_time_and_trains_on_each_sample_once(
     signals, limit = int(os.environ.get("REQUEUES", "3")), os.environ.get("LIMIT")
     draw = random.Random(int(os.environ.get("SEED", "1")))
     soractl = workplace_of(SMOKE.format(more=f'time = "{limit}"' if limit else ""))
-    last_step = 3 * signals + (8 if limit else 2)
-    settings = (f"data.path={clips_csv}", f"trainer.max_steps={last_step}", "log.every_steps=1")
+    last_step = 6 * signals + (8 if limit else 4)
+    settings = (f"data.path={clips_csv}", "epochs=100", f"trainer.max_steps={last_step}")
+    settings += ("log.every_steps=1",)
     overrides = [word for one in settings for word in ("--set", one)]
     soractl("launch", "smoke", "--slurm", "--detach", *overrides)
     run = RunDir(workplace.folder / "runs/001-smoke")
