@@ -290,6 +290,7 @@ function slowest() {
 }
 
 function tables() {
+  $("all").hidden = !state.now;
   if (!state.now) return;
   nodesTable.show(state.now.nodes);
   if (state.node !== null) showNode();
@@ -540,7 +541,6 @@ ranges();
   $("foot").textContent = raw.live
     ? `a look every ${raw.every_s} s; a name opens its GPUs; drag to zoom, double-click to see all again`
     : "a page on its own, as it was stored; a name opens its GPUs; drag to zoom, double-click to see all again";
-  $("all").hidden = !state.now;
 }
 addEventListener("resize", () => { cancelAnimationFrame(state.resizing); state.resizing = requestAnimationFrame(drawAll); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -20,12 +20,12 @@ pytestmark = [
     pytest.mark.slow,  # a browser starts
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: make system-packages"),
 ]
-NOON = 1_796_040_000
+END = int(time.time()) // 60 * 60
 HOURS = 6
 # A canvas has colours where nodes answered, and is transparent where they did not.
 PIXELS = """([name, x, y]) => {
   const canvas = [...document.querySelectorAll('canvas.map')].find(
-    (one) => one.getAttribute('aria-label').startsWith(name));
+    (one) => (one.getAttribute('aria-label') ?? '').startsWith(name));
   const at = (share, size) => Math.min(size - 1, Math.floor(share * size));
   return [...canvas.getContext('2d').getImageData(
     at(x, canvas.width), at(y, canvas.height), 1, 1).data];
@@ -50,8 +50,8 @@ def browser():
 def options(tmp_path_factory):
     """Six hours of 24 nodes, and their run."""
     folder = tmp_path_factory.mktemp("monitor")
-    fleet.fill(folder / "store", NOON, seconds=HOURS * 3600)
-    run = fleet.write_run(folder / "runs", NOON, seconds=HOURS * 3600)
+    fleet.fill(folder / "store", END, seconds=HOURS * 3600)
+    run = fleet.write_run(folder / "runs", END, seconds=HOURS * 3600)
     source = NodeSource(tuple(Node(name) for name in fleet.names()), "made up")
     return MonitorOptions(source=source, run=run, folder=folder / "store", port=0)
 
@@ -108,7 +108,7 @@ def look(unix_s, power=650.0, silent=()):
         for gpu in values.gpus.values():
             gpu["power_w"] = power
         known = None if name in silent else values
-        nodes.append(NodeNow(name, known, None, clock(name), unix_s))
+        nodes.append(NodeNow(name, known, None, clock(name), unix_s if known else None))
     return Snapshot(unix_s, tuple(nodes))
 
 
@@ -207,7 +207,7 @@ def test_the_keyboard_moves_the_crosshair_and_zooms(visit, exported):
     plot.focus()
     page.keyboard.press("End")
     first = page.locator("#tip").inner_text()
-    for key in ("ArrowLeft", "ArrowUp", "ArrowDown"):
+    for key in ("ArrowLeft", "ArrowDown", "ArrowUp"):
         page.keyboard.press(key)
     assert page.locator("#tip").inner_text() != first
     assert "node-001" in page.locator("#tip").inner_text()
@@ -275,6 +275,7 @@ def test_a_node_has_all_its_numbers(visit, served):
     page = visit(url)
     wait_for(lambda: feed._queues)
     feed.publish({"now": look(int(time.time())).as_json()})
+    page.wait_for_selector("#nodes tbody tr")
     page.get_by_role("button", name="node-017").last.click()
     section = page.locator("#node")
     section.get_by_role("table", name="GPUs").wait_for()
@@ -334,8 +335,8 @@ def test_hostile_names_are_text(visit, tmp_path):
     kept = Store(tmp_path / "store")
     chip = {(name, g): 0.0 for g in range(1)}
     values = fleet.node_values(random.Random(1), name, 0, 120, 86400, 0.1, chip, 1, 1, 1)
-    kept.add(NOON - 60, {name: values})
-    kept.close_minutes(NOON)
+    kept.add(END - 60, {name: values})
+    kept.close_minutes(END)
     kept.close()
     source = NodeSource((Node(name),), "made up")
     export(MonitorOptions(source=source, folder=tmp_path / "store"), tmp_path / "page.html")
