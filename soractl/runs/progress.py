@@ -16,7 +16,7 @@ from trainer.run_dir import RunDir
 
 RECENT_STEPS = 20  # whose mean says how long a step takes
 STALLED_STEPS = 3  # without a new one: then the run counts as stalled
-_MOST = 10.0**15
+MOST = 10.0**11  # steps, bytes a second; seconds since 1970 until the year 5138
 STALLED_LEAST_S = 20.0  # a save or a validation may take as long
 
 
@@ -137,7 +137,7 @@ class ProgressReader:
 
     def _progress(self, elapsed_s: float | None, age_s: float | None) -> Progress:
         newest = self._recent[-1] if self._recent else {}
-        times = [row["s_per_step"] for row in self._recent if _number(row, "s_per_step")]
+        times = [row["s_per_step"] for row in self._recent if number(row, "s_per_step")]
         step = self._beat.get("global_step", newest.get("global_step"))
         return Progress(
             elapsed_s=elapsed_s,
@@ -146,11 +146,11 @@ class ProgressReader:
             loss=_loss(newest),
             first_loss=self._first_loss,
             s_per_step=sum(times) / len(times) if times else None,
-            clips_per_s=_number(newest, "clips_per_s"),
+            clips_per_s=number(newest, "clips_per_s"),
             heartbeat_age_s=age_s,
-            slowest_rank=_whole(newest, "ranks/slowest"),
-            slowest_s=_number(newest, "ranks/slowest_s"),
-            mean_s=_number(newest, "ranks/mean_s"),
+            slowest_rank=whole(newest, "ranks/slowest"),
+            slowest_s=number(newest, "ranks/slowest_s"),
+            mean_s=number(newest, "ranks/mean_s"),
             log_line="" if step is not None else last_line(self._log),
         )
 
@@ -158,7 +158,7 @@ class ProgressReader:
         for line in self._new_lines():
             try:
                 row = json.loads(line)
-                step = _whole(row, "global_step")
+                step = whole(row, "global_step")
             except (ValueError, AttributeError):  # damaged, as by a power cut
                 continue
             if step is None:
@@ -174,9 +174,9 @@ class ProgressReader:
             beat = read_json(self._run.heartbeat)
         except (OSError, RunDirError):  # not there, or not to be read just now: the next look may
             return
-        if self._is_mine(beat) and _whole(beat, "global_step") is not None:
-            times = {"total_steps": _whole(beat, "total_steps")}
-            self._beat = {**beat, **times, "time_unix_s": _number(beat, "time_unix_s")}
+        if self._is_mine(beat) and whole(beat, "global_step") is not None:
+            times = {"total_steps": whole(beat, "total_steps")}
+            self._beat = {**beat, **times, "time_unix_s": number(beat, "time_unix_s")}
 
     def _is_mine(self, values: dict[str, Any]) -> bool:
         """Written by this attempt; the trainer of version 0.1 does not say by which."""
@@ -197,20 +197,23 @@ class ProgressReader:
         return whole.splitlines()
 
 
-def _number(values: dict[str, Any], name: str) -> float | None:
+def number(values: dict[str, Any], name: str) -> float | None:
     """A value that can be a measurement; None for what cannot."""
     found = values.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found if abs(found) < _MOST else None
+    return found if abs(found) < MOST else None
 
 
-def _whole(values: dict[str, Any], name: str) -> int | None:
-    found = _number(values, name)
-    return found if isinstance(found, int) and found >= 0 else None
+def whole(values: dict[str, Any], name: str) -> int | None:
+    """A value that can be a count; None for what cannot."""
+    found = values.get(name)
+    if isinstance(found, bool) or not isinstance(found, int):
+        return None
+    return found if 0 <= found < MOST else None
 
 
 def _loss(row: dict[str, Any]) -> float | None:
     """The loss of a row; training that diverges has NaN."""
     found = row.get("loss")
-    return found if isinstance(found, float) else _number(row, "loss")
+    return found if isinstance(found, float) else number(row, "loss")

@@ -101,7 +101,7 @@ def runs_json(rows: Sequence[RunRow]) -> dict[str, Any]:
 def _run_cells(row: RunRow) -> tuple[str, ...]:
     step = "-"
     if row.global_step is not None:
-        step = f"{row.global_step}/{row.total_steps}"
+        step = f"{row.global_step}/{row.total_steps or '?'}"
     failure = failure_line(row.failure) if row.failure and not row.failure.stopped else ""
     note = textwrap.shorten(failure or row.note, LONGEST_NOTE, placeholder=" ...")
     position = step_and_epoch(row.newest_checkpoint or "")

@@ -19,7 +19,7 @@ from soractl.runs.lost_nodes import lost_nodes
 from soractl.runs.node_states import LOOK_DEADLINE_S, NodeState, ask_states, read_states
 from soractl.runs.owner import UNSEEN, other_owner
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
-from soractl.runs.progress import Progress, ProgressReader
+from soractl.runs.progress import Progress, ProgressReader, number, whole
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
 from soractl.slurm.client import Slurm
@@ -306,14 +306,15 @@ def _outcome_on_disk(attempt: AttemptDir, record: AttemptRecord) -> Outcome | No
 
 
 def _last_step(run: RunDir) -> dict[str, Any]:
-    with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
+    try:
         beat = read_json(run.heartbeat)
-        return {
-            "global_step": int(beat["global_step"]),
-            "total_steps": int(beat["total_steps"]),
-            "last_step_unix_s": float(beat["time_unix_s"]),
-        }
-    return {}
+    except (OSError, RunDirError):
+        return {}
+    return {
+        "global_step": whole(beat, "global_step"),
+        "total_steps": whole(beat, "total_steps"),
+        "last_step_unix_s": number(beat, "time_unix_s"),
+    }
 
 
 def _newest_checkpoint(run: RunDir) -> str | None:
