@@ -83,6 +83,7 @@ def read_case(
         watched=_watched(run, attempt),
         full_disks={one.node: one.full_disks for one in facts if one.full_disks},
         stopped_by=f"`soractl {stop.by}`" if stop else None,
+        requeued=_requeued(run, attempt),
         stopped_unix_s=stop.time_unix_s if stop else None,
         evidence=str(folder) if folder else None,
     )
@@ -127,6 +128,12 @@ def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Ev
         if is_stop and is_his and event.time_unix_s <= ended_unix_s:
             return event
     return None
+
+
+def _requeued(run: RunDir, attempt: AttemptDir) -> str:
+    """Why the attempt's job went back into Slurm's queue, or nothing."""
+    found = (e for e in read_events(run) if e.kind is EventKind.REQUEUED)
+    return next((one.text for one in found if one.attempt == attempt.number), "")
 
 
 def _watched(run: RunDir, attempt: AttemptDir) -> Event | None:

@@ -67,6 +67,7 @@ class CaseFile:
     watched: Event | None = None  # a supervisor's or follower's last word of a hang or a lost node
     full_disks: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by node
     stopped_by: str | None = None  # an operator's command
+    requeued: str = ""  # why Slurm was asked to start it again
     stopped_unix_s: float | None = None  # when that was
     evidence: str | None = None  # its folder
 
@@ -159,10 +160,14 @@ def _operator(case: CaseFile) -> Iterator[Finding]:
     failure = case.failure
     if case.stopped_by or (failure is not None and failure.stopped):
         words = case.stopped_by or f"stopped by {failure.error if failure else ''}"
+        cause, advice = "it was stopped on purpose", "`soractl resume` goes on where it was saved"
+        if case.requeued and not case.stopped_by:
+            words, cause = case.requeued, "Slurm's queue: it goes on by itself"
+            advice = "nothing: its job has gone back into the queue"
         yield Finding(
-            *(Role.ROOT, words, "it was stopped on purpose", CauseKind.OPERATOR),
+            *(Role.ROOT, words, cause, CauseKind.OPERATOR),
             node=failure.node if failure else None,
-            advice=("`soractl resume` goes on where it was saved",),
+            advice=(advice,),
         )
 
 
