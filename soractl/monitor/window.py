@@ -52,7 +52,8 @@ def span_of(begin: float, end: float, every_s: float) -> Span:
     length = max(end - begin, 60.0)
     of_looks = length <= MOST_SPAN_OF_LOOKS_S
     least = max(1, round(every_s)) if of_looks else store.MINUTE_S
-    step_s = least * max(1, -(-round(length) // (least * MOST_COLUMNS)))
+    # one column more is no reason for columns twice as long
+    step_s = least * max(1, -(-(round(length) - least) // (least * MOST_COLUMNS)))
     first = int(begin) // step_s * step_s
     return Span(first, -(-(int(end) - first) // step_s) or 1, step_s, of_looks)
 
