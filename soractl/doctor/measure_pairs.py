@@ -93,6 +93,7 @@ class Bench:
     site: Site
     remote: Connections
     ranks: dict[str, list[Dialogue]] = field(default_factory=dict)
+    program: str = "trainer.pair_speed"
     device: str = "cpu"
     ports: "count[int]" = field(default_factory=lambda: count(29_600))
 
@@ -127,7 +128,7 @@ class Bench:
         command = python_on(
             node.node,
             self.site.cluster,
-            *("-m", "trainer.pair_speed"),
+            *("-m", self.program),
             environment=dict(node.environment),
         )
         try:

@@ -73,6 +73,9 @@ def health(
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Find slow nodes and links by all-reduces of two nodes.")
     ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="One micro step on every GPU: equal bits, equal time?")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the checks; ask no node.")] = False,
     timeout: Timeout = 10,
     as_json: Json = False,
@@ -92,6 +95,8 @@ def health(
         raise typer.Exit(run_hook(hook, hosts, os.environ))
     if pairs:
         return _pairs(hosts, as_json)
+    if replay:
+        return _replay(hosts, as_json)
     checks = choose(only or (), skip or (), context)
     if listed:
         return output.report(report.list_table(checks), report.list_json(checks), as_json)
@@ -116,4 +121,17 @@ def _pairs(hosts: str | None, as_json: bool) -> None:
     found = measure(chosen.names, "runs", os.environ)
     output.report(pairs_report.table(found), pairs_report.as_json(found), as_json)
     output.note([*pairs_report.notes(found), *chosen.notes])
+    raise typer.Exit(found.exit_code)
+
+
+def _replay(hosts: str | None, as_json: bool) -> None:
+    from soractl.doctor import replay_report
+    from soractl.doctor.replay import replay
+    from soractl.slurm.hosts import named
+    from soractl.terminal import output
+
+    chosen = named(hosts)
+    found = replay(chosen.names, "runs", os.environ)
+    output.report(replay_report.table(found), replay_report.as_json(found), as_json)
+    output.note([*replay_report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)
