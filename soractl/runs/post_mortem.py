@@ -63,12 +63,26 @@ def read_outcome(attempt: AttemptDir) -> Outcome | None:
     try:
         values = read_json(attempt.exit)
         first = values["first_failure"]
+        if not _can_be(values, first):
+            return None
         if first:
             tuples = {name: tuple(first.get(name, ())) for name in ("log_tail", "lost")}
             values["first_failure"] = Failure(**{**first, **tuples})
         return Outcome(**values)
     except (OSError, RunDirError, KeyError, TypeError):
         return None
+
+
+def _can_be(values: Mapping[str, Any], first: Any) -> bool:
+    """The values of an `exit.json` are of the kinds that are written there."""
+    if not (isinstance(values["exit_code"], int) and 0 <= values["ended_unix_s"] < 1e11):
+        return False
+    if first is None:
+        return True
+    texts = (first["node"], first["error"], first.get("traceback") or "")
+    remedy = first.get("remedy") or {}
+    settings = remedy.get("settings", {}) if isinstance(remedy, dict) else None
+    return all(isinstance(text, str) for text in texts) and isinstance(settings, dict)
 
 
 def settle(

@@ -138,3 +138,22 @@ def test_at_the_collective_timeout_the_suspect_is_who_was_waited_for(attempt, ac
         tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
     code, first = failure(attempt, 1, 1)
     assert (code, first.rank, first.node) == (1, rank, node)
+
+
+ODD = [
+    {"exit_code": []},
+    {"ended_unix_s": None},
+    {"ended_unix_s": float("nan")},
+    {"first_failure": []},
+    {"first_failure": {"node": "n1", "error": None}},
+    {"first_failure": {"node": "n1", "error": "boom", "traceback": -1}},
+    {"first_failure": {"node": "n1", "error": "boom", "remedy": "x"}},
+    {"first_failure": {"node": "n1", "error": "boom", "remedy": {"settings": None}}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_outcome_that_cannot_be_says_nothing(attempt, odd):
+    good = {"exit_code": 1, "ended_unix_s": 5.0, "first_failure": None}
+    write_json(attempt.exit, {**good, **odd})
+    assert read_outcome(attempt) is None
