@@ -20,7 +20,7 @@ from soractl.remote.ssh_command import SshFailure
 
 START_S = 120.0  # torch loads
 MEASURE_S = 60.0
-BYTES = {"cuda": 2**28, "cpu": 2**22}
+BYTES = {"cuda": 2**28, "cpu": 2**20}
 TIMES = 3
 
 
