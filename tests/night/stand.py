@@ -160,8 +160,11 @@ class FragileStand(Stand):
 
     def __enter__(self) -> "FragileStand":
         self.plants.mkdir()
-        for name in ("data", "served"):
-            shutil.copytree(REPOSITORY / "data" / "smoke", self.folder / name)
+        clips, mount = REPOSITORY / "data" / "smoke", self.folder / "data"
+        for folder in (mount, self.folder / "served"):
+            shutil.copytree(clips, folder)
+            table = (folder / "clips.csv").read_text().replace(f"{clips}/", f"{mount}/")
+            (folder / "clips.csv").write_text(table)  # its paths are absolute
         super().__enter__()
         return self
 
