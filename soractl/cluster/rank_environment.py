@@ -1,4 +1,8 @@
-"""The environment of ranks: what they get, and what could not travel to a node."""
+"""The environment of ranks: what they get, and what could not travel to a node.
+
+The later wins: the rendezvous (`launch/plan`), defaults, the operator's own, threads, `[env]` of
+the cluster's file, its tables for single nodes (`Cluster.env_of`), PATH and the run's mark.
+"""
 
 import re
 from collections.abc import Mapping
