@@ -6,15 +6,14 @@ second, by the fastest of some rounds, or an error.
 The process stays for the next pair, since loading torch takes longer than all measurements.
 """
 
-import json
-import os
-import sys
 import time
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from trainer.questions import answer_lines
 
 
 def measure(question: dict[str, Any]) -> float:
@@ -56,16 +55,8 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answers until stdin ends; libraries' own words do not mix with the answers."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        try:
-            answer = _answer(json.loads(line))
-        except (RuntimeError, ValueError, OSError) as error:
-            answer = {"error": str(error).splitlines()[0][:200]}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    """Answers until stdin ends."""
+    answer_lines(_answer)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ or an error.
 """
 
 import hashlib
-import json
-import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import torch
 
 from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
+from trainer.questions import answer_lines
 
 SHAPE = {"cuda": (1, 4, 15, 30, 40), "cpu": (1, 4, 3, 8, 8)}  # latents of a clip
 TOKENS = 32
@@ -88,17 +86,9 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answers until stdin ends; libraries' own words do not mix with the answers."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """Answers until stdin ends."""
     torch.set_num_threads(1)  # bits must not hang on the number of cores
-    for line in sys.stdin:
-        try:
-            answer = _answer(json.loads(line))
-        except (RuntimeError, ValueError, OSError) as error:
-            answer = {"error": str(error).splitlines()[0][:200]}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    answer_lines(_answer)
 
 
 if __name__ == "__main__":
