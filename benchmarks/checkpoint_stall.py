@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint: ours beside ColossalAI's.
+"""Seconds that training stands still for a checkpoint: ours beside ColossalAI's.
 
 Two ranks hold an STDiT3 of 100 million parameters with its optimizer and averages, bf16, and save
 the same state in turn. The reference's way is `booster.save_model` and `save_optimizer`, sharded,

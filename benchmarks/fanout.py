@@ -1,4 +1,4 @@
-"""How fast 24 and 64 nodes answer: `soractl gpus` beside two ssh a node, pdsh, clush, parallel-ssh.
+"""Seconds until 24 and 64 nodes answer: `soractl gpus` beside two ssh a node, pdsh, clush, pssh.
 
 All take turns on one namespace cluster (tests/cluster), whose stand-in nvidia-smi prints eight
 H100s. Needs root; a tool that is not installed is left out and named.

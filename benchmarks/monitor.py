@@ -1,4 +1,4 @@
-"""What the monitor costs: the probe on a node, the store of a day, the page of a day in Chromium.
+"""Cost of the monitor: the probe on a node, the store of a day, the page of a day in Chromium.
 
     python benchmarks/monitor.py [probe] [store] [page] [--hours 24] [--looks 600]
 

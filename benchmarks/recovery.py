@@ -1,4 +1,4 @@
-"""How long a run is away after a failure: by the supervisor, by torchrun and by a shell loop.
+"""Seconds that a run is away after a failure: by the supervisor, by torchrun and by a shell loop.
 
     python -m benchmarks.recovery [-n 10] [--only WORDS]
 
@@ -193,7 +193,7 @@ def _all_since(stand: Stand, unix_s: float) -> bool:
 
 
 def _started_and_first_step(stand: Stand) -> tuple[float, float]:
-    """When the last of the present ranks was started, and their first step, waited for."""
+    """Moments of the last rank's start and of the first step, waited for."""
     started = max(_ranks(stand))
 
     def first() -> float | None:

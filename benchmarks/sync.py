@@ -1,4 +1,4 @@
-"""How long incompressible checkpoints take over ssh: `soractl sync` beside rsync on its own.
+"""Seconds of incompressible checkpoints over ssh: `soractl sync` beside rsync on its own.
 
 All copy the same run from an sshd on a loopback address, without optimizers, into an empty folder,
 taking turns. Only `soractl sync` checks every byte, and brings it to the disk, before it gives a

@@ -1,4 +1,4 @@
-"""What watching costs the head, when it knows of a hang, and how long evidence takes.
+"""Cost of watching on the head, seconds until a hang is known, and seconds of evidence.
 
 A supervisor watches a run on 3 and on 24 nodes of the test cluster. Its ranks are light: Python
 processes that answer as ranks do, and a heartbeat every second. Printed: the CPU of the supervisor

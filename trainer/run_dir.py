@@ -385,7 +385,7 @@ def run_of(checkpoint: Path) -> RunDir:
 
 
 def create_run(root: Path, stage: str) -> RunDir:
-    """The next run's folder, such as `runs/008-stage3`; two launches never share a number."""
+    """The next run's folder, such as `runs/008-stage3`; two launches never share a folder."""
     claims = root / ".numbers"  # a run's name has its stage too, so its number is claimed apart
     make_shared(claims)
     number = _run_number(next_path(root, stage))

@@ -34,12 +34,17 @@ def report(
     from soractl.runs.find import find_run
     from soractl.supervise.process import cluster_of
     from soractl.terminal import output
+    from soractl.terminal.hints import to_type
 
     found_run = find_run(Path(runs).absolute(), run)
     settings = cluster_of(found_run)
     found = account(found_run, settings.price_per_gpu_hour)
     if found is None:
-        raise SoractlError(f"{run} never started", exit_code=ExitCode.NOTHING_SUITABLE)
+        raise SoractlError(
+            f"{found_run.name} never started",
+            hint=f"`{to_type('resume', found_run.name)}` starts it",
+            exit_code=ExitCode.NOTHING_SUITABLE,
+        )
     span = found.begin_unix_s, found.end_unix_s
     if energy := energy_of(found_run, *span, settings.price_per_kwh):
         found = replace(found, **energy.as_json())

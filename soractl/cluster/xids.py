@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Action(StrEnum):
-    """What an Xid asks for."""
+    """The action that an Xid asks for."""
 
     NONE = "nothing"
     RESTART_PROGRAM = "start the program again"
@@ -21,7 +21,7 @@ class Action(StrEnum):
 
 
 class Subject(StrEnum):
-    """What an Xid is about."""
+    """The thing of which an Xid speaks."""
 
     BUS = "a GPU fell off the bus"
     MEMORY = "uncorrectable memory error of a GPU"

@@ -59,7 +59,7 @@ class Odd:
 
 
 def find_odd(looks: Mapping[str, Array]) -> list[Odd]:
-    """What is odd at the last look.
+    """Things that are odd at the last look.
 
     `looks` has an array (looks, nodes, things) or (looks, nodes) for some of `MEASURES`, NaN where
     nobody answered, and optionally `downs`: how often a link went down since the look before. Some

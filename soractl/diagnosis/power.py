@@ -1,4 +1,4 @@
-"""Power and utilisation of the GPUs of a run's nodes, as nvidia-smi tells them at one time."""
+"""Power and utilisation of the GPUs of a run's nodes, as nvidia-smi prints them at one time."""
 
 import time
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ QUERY = Request(
 
 
 def ask_power(nodes: Sequence[Node], remote: Remote) -> tuple[PowerSample, ...]:
-    """A sample of each GPU that tells its numbers; nodes without GPUs have none."""
+    """A sample of each GPU whose numbers are known; nodes without GPUs have none."""
     taken_s = time.monotonic()
     results = run_everywhere(nodes, lambda _: QUERY, remote, deadline_s=POWER_S)
     return tuple(sample for result in results for sample in samples_of(result, taken_s))
 
 
 def samples_of(result: NodeResult, taken_s: float) -> list[PowerSample]:
-    """The samples in a node's answer; a GPU that does not tell one of the numbers has none."""
+    """The samples in a node's answer; a GPU without one of the numbers has none."""
     found = []
     for line in result.stdout.splitlines():
         index, *numbers = line.split(", ")

@@ -83,6 +83,6 @@ def _stands(samples: Sequence[PowerSample]) -> bool:
 
 
 def _start(taken_s: Sequence[float], over_s: float) -> int | None:
-    """Where the newest ones begin that cover so many seconds; times are in order."""
+    """Index of the first of the newest times that cover so many seconds; times are in order."""
     old = [i for i, one in enumerate(taken_s) if taken_s[-1] - one >= over_s]
     return max(old) if old else None

@@ -88,7 +88,7 @@ def _recorded(found: Readiness, answers: list[NodeAnswer], file: Path) -> Readin
 def _asked_for(
     hosts: str | None, stage: str | None, runs: str, environ: Mapping[str, str]
 ) -> tuple[Site, LaunchPlan, StageNeeds, tuple[str, ...]]:
-    """Where it would run, what each node would start, and what a stage adds."""
+    """The launch as it would be, and a stage's needs."""
     options = LaunchOptions(runs=runs, hostfile=hosts)
     site = site_of(options, environ)
     if site.is_queued:

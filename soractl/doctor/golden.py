@@ -39,7 +39,7 @@ def record(answers: Sequence[NodeAnswer], checks: Sequence[Check], file: Path) -
 
 
 def read(file: Path) -> Fleet:
-    """What was recorded; SoractlError if the file is none of ours."""
+    """The recorded state; SoractlError if the file is none of ours."""
     try:
         found: Any = json.loads(file.read_text())
         if found["layout"] != LAYOUT:

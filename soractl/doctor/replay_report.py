@@ -30,7 +30,7 @@ def table(found: Replay) -> Table:
 
 
 def notes(found: Replay) -> Iterator[str]:
-    """What to do, and the count."""
+    """The remedy, and the count."""
     yield from fold_lines(
         (answer.node, REMEDIES[state]) for answer, state in found.states if state in REMEDIES
     )

@@ -1,4 +1,4 @@
-"""What a stage needs of its nodes: weights, clips, room for checkpoints, a login."""
+"""Needs of a stage on its nodes: weights, clips, room for checkpoints, a login."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ TRIED_ROWS = 8  # at each place of a table
 
 @dataclass(frozen=True)
 class StageNeeds:
-    """What nodes are asked about a stage, and what is known of it here."""
+    """Questions to nodes about a stage, and its facts known here."""
 
     question: Mapping[str, Any]
     facts: Mapping[str, str]

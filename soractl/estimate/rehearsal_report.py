@@ -43,7 +43,7 @@ def lines(root: Path, found: Rehearsal) -> list[str | Table]:
 
 
 def one_line(bucket: Bucket) -> str:
-    """What a bucket took, said as soon as it is known."""
+    """The line of a bucket: its seconds and memory, or why it has none."""
     if bucket.seconds is None:
         return bucket.fault or "not measured"
     note = f"; fits with {_as_words(bucket)}" if bucket.fits_with else ""

@@ -26,7 +26,7 @@ Fleet = Mapping[str, Values]  # values by check
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """What is known of a node, or the fault that hides it."""
+    """Facts of a node, or the fault that hides them."""
 
     node: Node
     facts: Facts | None = None

@@ -15,7 +15,7 @@ app = typer.Typer()
 def supervise(
     run: RunName = "latest",
     watch_only: Annotated[
-        bool, typer.Option("--watch-only", help="Look and tell; never stop or start anything.")
+        bool, typer.Option("--watch-only", help="Look and notify; never stop or start anything.")
     ] = False,
     as_json: Json = False,
     runs: Runs = "runs",

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: restart and where, wait, or give up. Pure.
+"""The decision after a failed attempt: restart and where, wait, or give up. Pure.
 
 Causes are those of `diagnosis.why`, so that the supervisor acts on what `why` shows. Each kind has
 a budget of its own: a night of bad hardware does not use up what a program error may cost.

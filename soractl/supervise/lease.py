@@ -6,7 +6,7 @@ of its own monotonic clock, so clocks of two machines are never compared.
 
 Reading and replacing are two calls. A holder that is frozen between them and wakes up after its
 lease was taken may write its old token back; so no action relies on the file alone: each one asks
-`is_mine` first, and `act` refuses an attempt that is not the newest.
+`check` first, and `act` refuses an attempt that is not the newest.
 """
 
 import errno

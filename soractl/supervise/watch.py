@@ -66,7 +66,7 @@ class Watcher:
         self.collective_timeout_s = float(timeout_s or float("inf"))
 
     def look(self) -> Look:
-        """What the attempt shows now, or that this machine cannot read the run's folder."""
+        """The attempt as it is now, or the news that this machine cannot read the run's folder."""
         try:
             self.attempt.plan.stat()  # without it files that are not there mean nothing
             return self._look()

@@ -9,7 +9,7 @@ KILLED, LOST_PACKETS = BY_NAME["SIGKILL of a rank"], BY_NAME["packets lost for 6
 DAMAGED = BY_NAME["newest checkpoint damaged"]
 
 
-def told(*kinds_and_nodes):
+def events_of(*kinds_and_nodes):
     return [
         Event(time_unix_s=0.0, kind=kind, by="supervisor", node=node)
         for kind, node in kinds_and_nodes
@@ -55,13 +55,13 @@ def test_of_an_attempt_that_goes_on_nothing_is_said(found, verdict):
 
 def test_events_must_tell_what_was_done_and_name_the_node():
     acted = ("crashed", "n2"), ("killed", None), ("restarted", None)
-    assert misses(KILLED, 2, told(("saved", None), *acted)) == []
-    assert misses(KILLED, 3, told(*acted)) == ["no event `crashed` names n3"]
-    assert misses(KILLED, 2, told(*acted, *acted)) != []
-    assert misses(DAMAGED, 2, told(*acted, *acted)) == []
+    assert misses(KILLED, 2, events_of(("saved", None), *acted)) == []
+    assert misses(KILLED, 3, events_of(*acted)) == ["no event `crashed` names n3"]
+    assert misses(KILLED, 2, events_of(*acted, *acted)) != []
+    assert misses(DAMAGED, 2, events_of(*acted, *acted)) == []
 
 
 def test_events_must_not_tell_of_actions_where_none_is_due():
     suspect = ("suspect", "n2"), ("recovered", None)
-    assert misses(LOST_PACKETS, 2, told(*suspect)) == []
-    assert misses(LOST_PACKETS, 2, told(*suspect, ("lost", "n2"), ("killed", None))) != []
+    assert misses(LOST_PACKETS, 2, events_of(*suspect)) == []
+    assert misses(LOST_PACKETS, 2, events_of(*suspect, ("lost", "n2"), ("killed", None))) != []
