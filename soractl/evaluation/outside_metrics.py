@@ -6,7 +6,6 @@ list with a number (or null) for each video, or `{"value", "n"}` for all of them
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from soractl.remote.requests import Remote, Request
 
 SCHEMA_VERSION = 1
 FEWEST_FOR_FVD = 256  # with fewer it is mostly noise
+_LARGEST = 1e300  # a float holds it
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,49}")
 
 
@@ -89,17 +89,20 @@ def _metrics(stdout: str) -> Mapping[str, Any]:
 
 def _measured(videos: Sequence[Video], metrics: Mapping[str, Any]) -> Measured:
     """_WrongAnswer for a name or a value that is none."""
+    own = {name for video in videos for name in video.get("measures") or ()}
     measured = [{**video, "measures": dict(video.get("measures") or {})} for video in videos]
     of_all: dict[str, Any] = {}
     faults: list[str] = []
     for name, value in metrics.items():
         if not _NAME.fullmatch(name):
             raise _WrongAnswer(f"metric {name!r}; expected letters, digits, '_', '.' and '-'")
+        if name in own:
+            raise _WrongAnswer(f"metric {name} is one of soractl's own; give it another name")
         if isinstance(value, list):
             for video, one in zip(measured, _numbers(name, value, len(videos)), strict=True):
                 video["measures"][name] = one
         elif isinstance(value, dict) and _is_number(value.get("value")):
-            n = int(value.get("n", len(videos)))
+            n = _count(name, value.get("n", len(videos)))
             if name.lower().startswith("fvd") and n < FEWEST_FOR_FVD:
                 faults.append(f"{name} of {n} videos is left out: it takes {FEWEST_FOR_FVD}")
                 continue
@@ -117,5 +120,12 @@ def _numbers(name: str, values: list[Any], count: int) -> list[float | None]:
     return [None if value is None else float(value) for value in values]
 
 
+def _count(name: str, n: Any) -> int:
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise _WrongAnswer(f"metric {name}: n is {n!r:.50}; expected a number of videos")
+    return n
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < _LARGEST  # false of NaN too

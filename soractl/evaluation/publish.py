@@ -74,13 +74,13 @@ class Publisher:
     def publish(self, item: Item, tasks: Sequence[Task]) -> Published:
         """The result, which makes the videos count, then what others are to see of it."""
         videos = _videos(tasks)
+        alarms = tuple(find_alarms(videos))  # of our measures alone
         metrics: dict[str, Any] = {}
         faults: list[str] = []
         if self._outside:
             measured = self._outside.measure(item, self._weights, videos)
             videos, metrics = measured.videos, measured.metrics
             faults += measured.faults
-        alarms = tuple(find_alarms(videos))
         result = result_of(item, videos, weights=self._weights, alarms=alarms, metrics=metrics)
         write_json(item.result, result)
         item.progress.unlink(missing_ok=True)

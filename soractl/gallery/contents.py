@@ -23,6 +23,8 @@ LOSSES = ("loss", VALIDATION)
 MOST_LOSSES = 500  # points of a curve
 _NOT_SHOWN = ("contrast", "colours")  # they are for alarms
 
+_NEEDED = {"global_step", "epoch", "checkpoint", "weights", "videos"}
+
 Result = Mapping[str, Any]
 Row = tuple[str, str, int]  # file without its kind, prompt, seed: what columns share
 
@@ -122,7 +124,9 @@ def _results(run: RunDir) -> Iterator[tuple[Path, Result]]:
     """
     for path in run.evaluations_begun():
         with suppress(OSError, RunDirError):
-            yield path, read_json(path)
+            result = read_json(path)
+            if result.keys() >= _NEEDED:
+                yield path, result
 
 
 def _curve(rows: Mapping[int, Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

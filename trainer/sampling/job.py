@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -183,12 +184,13 @@ def perform(
     """
     began = time.monotonic()
     shots = [Shot(task.prompt, task.seed, task.sample) for task in tasks]
-    try:
+    videos = None
+    with suppress(torch.OutOfMemoryError):  # the error holds tensors: it goes before what follows
         videos = sampler.sample_together(shots, tasks[0].preset, progress)
-    except torch.OutOfMemoryError:
+    if videos is None:
         torch.cuda.empty_cache()
         if len(tasks) == 1:
-            raise _too_large(tasks[0], sampler) from None
+            raise _too_large(tasks[0], sampler)
         middle = len(tasks) // 2
         halves = tasks[:middle], tasks[middle:]
         return [seconds for half in halves for seconds in perform(half, sampler, progress)]
@@ -231,14 +233,19 @@ def _what_fits(task: Task, sampler: Sampler) -> str:
     while frames := frames // 2:
         frames -= frames % MICRO_FRAMES if frames > MICRO_FRAMES else 0
         less = replace(task.preset, frames=frames, loops=1, steps=1)
-        torch.cuda.empty_cache()
-        try:
-            sampler.sample(task.prompt, less, task.seed)
-        except torch.OutOfMemoryError:
-            continue
-        return f"--frames {frames} does"
-    torch.cuda.empty_cache()
+        if _fits(task, less, sampler):
+            return f"--frames {frames} does"
     return "not even one frame does, take a smaller --resolution"
+
+
+def _fits(task: Task, preset: Preset, sampler: Sampler) -> bool:
+    try:
+        sampler.sample(task.prompt, preset, task.seed)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
 
 
 class Worker:

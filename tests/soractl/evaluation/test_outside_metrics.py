@@ -52,6 +52,13 @@ def test_a_program_of_its_own_reads_the_videos_and_answers_in_json(measured):
         ({"clip": [1.0]}, "metric clip has 1 values for 2 videos"),
         ({"clip": [1.0, "high"]}, "metric clip has a value that is no number"),
         ({"clip": 3.0}, 'metric clip: expected a list, or {"value", "n"}'),
+        ({"clip": [True, 1]}, "metric clip has a value that is no number"),
+        ({"clip": [10**400, 1]}, "metric clip has a value that is no number"),
+        ({"is": {"value": 10**400}}, 'metric is: expected a list, or {"value", "n"}'),
+        ({"is": {"value": 1, "n": None}}, "metric is: n is None; expected a number of videos"),
+        ({"is": {"value": 1, "n": "x"}}, "metric is: n is 'x'; expected a number of videos"),
+        ({"is": {"value": 1, "n": 0}}, "metric is: n is 0; expected a number of videos"),
+        ({"motion": [1, 2]}, "metric motion is one of soractl's own; give it another name"),
         ({"a b": [1, 2]}, "metric 'a b'; expected letters, digits, '_', '.' and '-'"),
     ],
 )

@@ -92,6 +92,19 @@ def test_outside_metrics_stand_with_the_measures_of_each_video(run, item, film):
     assert result["metrics"] == {"fvd": {"value": 90.0, "n": 300}}
 
 
+def test_alarms_are_of_our_measures_though_outside_metrics_stand_beside_them(run, item, film):
+    def remote(node, request, deadline_s):
+        answer = {"metrics": {"clip": [0.25, 0.5]}}
+        return NodeResult(node, stdout=json.dumps(answer), exit_code=0)
+
+    tasks = [film(0, frozen=True), film(1)]
+    (item.folder / "sample_0001.json").write_text("{")  # a manifest that cannot be read
+    outside = OutsideMetrics(EvalSettings(command=("/envs/vbench/bin/measure",)), remote)
+    published = Publisher(Here([run]), "ema", outside).publish(item, tasks)
+    assert [str(alarm) for alarm in published.alarms] == ["frozen: 1 of 1"]
+    assert read_json(item.result)["videos"][1]["measures"] == {"clip": 0.5}
+
+
 def test_a_gallery_that_cannot_be_written_costs_the_gallery_alone(publisher, item, film, run):
     run.gallery.mkdir(parents=True)
     published = publisher.publish(item, [film(0)])

@@ -55,6 +55,15 @@ def test_results_of_earlier_versions_have_no_measures_and_are_shown(run):
     assert column["means"] == dict.fromkeys((*MEASURES, "validation_loss"))
 
 
+def test_results_that_cannot_be_read_or_lack_what_is_shown_are_left_out(run):
+    publish(run, 100, [video(0)])
+    for step, text in ((200, "{"), (300, "[]"), (400, '{"global_step": 400, "videos": []}')):
+        publish(run, step, [video(0)])
+        run.evaluation_result("low4s", step).write_text(text)
+    (column,) = shown(run)["presets"]["low4s"]["checkpoints"]
+    assert column["step"] == 100
+
+
 def test_a_programs_own_measures_are_shown_as_ours_and_those_of_all_videos_as_numbers(run):
     publish(run, 100, [video(n, measures={"clip": 0.25 + n}) for n in range(2)])
     result = read_json(run.evaluation_result("low4s", 100))

@@ -1,4 +1,5 @@
 import json
+import weakref
 from dataclasses import asdict, replace
 
 import pytest
@@ -105,6 +106,31 @@ def test_a_video_that_does_not_fit_the_memory_says_what_would(random_checkpoint,
     assert str(caught.value).startswith(
         f"68 frames of 144x256 do not fit this GPU's memory; {words}"
     )
+
+
+class Full:
+    """A sampler on a GPU that is always full; its error holds what was on it."""
+
+    def __init__(self):
+        self.held, self.still_held = [], []
+
+    def sample_together(self, shots, preset, progress=None):
+        self.sample(None, preset, 1)
+
+    def sample(self, prompt, preset, seed):
+        self.still_held.append(sum(one() is not None for one in self.held))
+        activations = torch.zeros(1)
+        self.held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_memory_of_what_did_not_fit_is_free_before_less_is_tried(random_checkpoint):
+    full = Full()
+    tasks = plan(random_checkpoint, [Entry("a cat"), Entry("a dog")], SMALL, None)
+    with pytest.raises(TooLarge):
+        perform(tasks, full)
+    # two videos, one of them, then 8, 4, 2 and 1 of its 17 frames
+    assert full.still_held == [0] * 6
 
 
 def test_videos_are_made_together_where_a_gpu_is_not_full_with_one(random_checkpoint):
