@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def cut_off(attempt: AttemptDir, slurm: Slurm) -> Outcome:
     """The outcome of an attempt whose job Slurm ended at once; a node of it that is down is why."""
     planned = read_record(attempt)
     states = read_states(attempt, planned.nodes)
-    down = {node.name: node for node in slurm.drained_nodes() if node.state.startswith("down")}
+    down = {}
+    with suppress(SoractlError):  # a controller that does not answer must not end the job
+        down = {one.name: one for one in slurm.drained_nodes() if one.state.startswith("down")}
     lost = {state.node: BY_SLURM for state in states if not state.ended}
     first = {name: f"Slurm lost it: {down[name].reason}" for name in lost if name in down}
     return settle(attempt, planned, states, {**first, **lost, **first})

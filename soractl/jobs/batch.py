@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from soractl.slurm.script import standby_command
 from soractl.supervise.lease import Lease
 from soractl.supervise.process import cluster_of
 from soractl.terminal import output
+from trainer.atomic_files import RunDirError
 from trainer.run_dir import AttemptDir, RunDir
+from trainer.settings import ConfigError
 
 TICK_S = 0.5
 STANDBY = "soractl.jobs.standby"
@@ -69,23 +72,35 @@ def main(run_path: str, spares: int | None = None) -> int:
         output.error(SoractlError("this is no Slurm job", hint="`soractl launch STAGE --slurm`"))
         return ExitCode.BAD_REQUEST
     shell = Shell(run, given, signals, spares)
-    with Connections(cluster_of(run).ssh) as remote:
-        way = Way(run, given, Slurm(remote))
-        attempt, start = attempts.next_attempt(run, given, way.slurm)
+    with Connections() as here:
+        way = Way(run, given, Slurm(here))
         try:
+            attempt, start = attempts.next_attempt(run, given, way.slurm)
+            ssh = cluster_of(run).ssh
             first = replace(given, nodes=shell.nodes)
             prepared = prepare_in_job(run, first, attempt, start, os.environ)
             write_attempt(prepared, run, attempt)
         except SoractlError as error:
-            output.error(error)
-            failure = Failure(given.nodes[0].name, error.message)
-            attempts.note_end(run, attempt, Outcome(error.exit_code, time.time(), failure))
-            way.close(attempt)
-            return error.exit_code
+            return _refused(way, error)
+        except (ConfigError, RunDirError) as error:
+            return _refused(way, SoractlError(str(error)))
         names = ", ".join(node.name for node in shell.nodes)
         text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
         EventLog(run, "slurm").write(EventKind.STARTED, attempt=attempt.number, text=text)
-        return _train(shell, attempt, way, remote)
+        with Connections(ssh) as remote:
+            return _train(shell, attempt, way, remote)
+
+
+def _refused(way: Way, error: SoractlError) -> int:
+    """The end of a start that nothing was started for, noted in the newest attempt."""
+    output.error(error)
+    if found := record.newest_job(way.run):
+        attempt, _ = found
+        if read_outcome(attempt) is None:
+            failure = Failure(way.given.nodes[0].name, error.message)
+            attempts.note_end(way.run, attempt, Outcome(error.exit_code, time.time(), failure))
+        way.close(attempt)
+    return error.exit_code
 
 
 def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> int:
@@ -98,7 +113,8 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
             code = _supervise(shell, attempt, remote)
             attempt, ended_here = run.attempts()[-1], True
             if code == ExitCode.GAVE_UP:
-                way.close(attempt)
+                with suppress(OSError):  # a full disk may be why
+                    way.close(attempt)
                 return code
     outcome = read_outcome(attempt)
     if outcome is None:
@@ -131,12 +147,11 @@ def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, slurm: Slurm)
     Where one has failed the others are ended, as over ssh; and before Slurm's KILL comes.
     """
     step = Step(attempt, str(run.path))
-    kill_wait_s: float | None = None
+    kill_wait_s = slurm.kill_wait_s()  # asked before the end comes: an answer may take long
     while step.alive:
-        if (at := signals.terminated_at) is not None:
-            kill_wait_s = slurm.kill_wait_s() if kill_wait_s is None else kill_wait_s
-            if time.monotonic() - at > kill_wait_s - BEFORE_KILL_S:
-                return True  # nothing is ended: they may yet save
+        at = signals.terminated_at
+        if at is not None and time.monotonic() - at > kill_wait_s - BEFORE_KILL_S:
+            return True  # nothing is ended: they may yet save
         if step.is_overdue:
             step.end()
             return True
@@ -159,7 +174,9 @@ def _ending(
         for event in read_events(run)
     )
     terminated = signals.terminated_at is not None
-    entry = slurm.entry_now(given.job_id) if terminated else None
+    entry = None
+    with suppress(SoractlError):  # a controller that does not answer: back, or out, all the same
+        entry = slurm.entry_now(given.job_id) if terminated else None
     return Ending(
         outcome=words.get(outcome.exit_code, "failed"),
         warned=signal.SIGUSR1 in signals.seen,

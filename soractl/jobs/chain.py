@@ -14,6 +14,7 @@ from soractl.slurm.allocation import Allocation
 from soractl.slurm.client import Slurm
 from soractl.slurm.record import JobRecord, read_record
 from soractl.slurm.script import job_name
+from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 
 LENGTH = 4  # the jobs of a chain
@@ -45,7 +46,10 @@ class Way:
         """The run does not come back: what waits behind this job leaves the queue."""
         job = read_record(attempt)
         if job and job.chain:
-            self.slurm.cancel_waiting(job_name(self.run.path))
+            try:
+                self.slurm.cancel_waiting(job_name(self.run.path))
+            except SoractlError as error:
+                output.error(error)
         record.note_end(attempt, "ended")
 
 
@@ -56,7 +60,8 @@ def forge(run: RunDir, attempt: AttemptDir, slurm: Slurm, length: int | None) ->
     if length is None and slurm.may_requeue(job.job_id):
         return
     text = _script(run)
-    chain = [slurm.submit(text, behind_its_name=True) for _ in range((length or LENGTH) - 1)]
+    behind = (LENGTH if length is None else length) - 1
+    chain = [slurm.submit(text, behind_its_name=True) for _ in range(behind)]
     record.write_record(attempt, replace(job, chain=tuple(chain)))
 
 

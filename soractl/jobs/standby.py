@@ -6,6 +6,7 @@ lets it run on without a batch shell, to its time limit. This puts such a job ba
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from soractl.errors import SoractlError
@@ -26,23 +27,25 @@ def stand_by(run: RunDir, job_id: int, host: str, slurm: Slurm) -> str:
         if holder is not None and holder.ended:
             return "the supervisor has left"
         if holder is not None and sight.is_overdue(holder):
-            entry = slurm.entry(job_id)
-            if entry is None or not entry.is_active:
-                return "the job has ended"
-            if host not in {node.name for node in parse_node_list(entry.nodes or "")}:
-                requeue(run, job_id, host, slurm)
-                return "requeued"
+            with suppress(SoractlError):  # a question that is refused is asked again
+                entry = slurm.entry(job_id)
+                if entry is None or not entry.is_active:
+                    return "the job has ended"
+                if host not in {node.name for node in parse_node_list(entry.nodes or "")}:
+                    requeue(run, job_id, host, slurm)
+                    return "requeued"
         time.sleep(BEAT_S)
 
 
 def requeue(run: RunDir, job_id: int, host: str, slurm: Slurm) -> None:
-    """Put the job back; the next start notes the end of its attempt."""
+    """Put the job back; the next start notes the end of its attempt.
+
+    What is done is noted before it, once: after it nothing is sure.
+    """
     found = newest_job(run)
-    text = f"{host} with the batch shell is lost"
-    EventLog(run, "standby").write(
-        EventKind.REQUEUED, attempt=found[0].number if found else None, text=text
-    )
-    if found:
+    if found and found[1].then != "requeued":
+        text = f"{host} with the batch shell is lost"
+        EventLog(run, "standby").write(EventKind.REQUEUED, attempt=found[0].number, text=text)
         note_end(found[0], "requeued")
     slurm.requeue(job_id)
 
@@ -50,10 +53,7 @@ def requeue(run: RunDir, job_id: int, host: str, slurm: Slurm) -> None:
 def main(run_path: str, job_id: str, host: str) -> int:
     """Stand by until there is nothing to stand by for."""
     with Connections() as remote:
-        try:
-            stand_by(RunDir(Path(run_path)), int(job_id), host, Slurm(remote))
-        except SoractlError as error:
-            return error.exit_code
+        stand_by(RunDir(Path(run_path)), int(job_id), host, Slurm(remote))
     return 0
 
 

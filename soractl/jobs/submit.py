@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from soractl.cluster.rank_environment import carried
@@ -15,7 +16,7 @@ from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.runs.start_lock import start_lock
 from soractl.slurm.client import Slurm
 from soractl.slurm.record import JobRecord, open_job, write_record
-from soractl.slurm.script import Job, lead_s, sbatch_text
+from soractl.slurm.script import Job, job_name, lead_s, sbatch_text
 from soractl.supervise.quarantine import read_book
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json
@@ -77,17 +78,28 @@ def submit(
             write_json(run.config_json, dump(prepared.config))
         write_json(attempt.config_json, dump(prepared.config))
         attempt.job_script.write_text(text)
+        job_id: int | None = None
         try:
             job_id = slurm.submit(text)
+            write_record(attempt, JobRecord(job_id=job_id, start=prepared.plan.start.as_json()))
+            forge(run, attempt, slurm, prepared.site.cluster.slurm.chain)
         except BaseException:
+            _withdraw(run, job_id, slurm)
             shutil.rmtree(attempt.path if prepared.run else run.path)
             raise
-        write_record(attempt, JobRecord(job_id=job_id, start=prepared.plan.start.as_json()))
-        forge(run, attempt, slurm, prepared.site.cluster.slurm.chain)
     EventLog(run, "launch").write(
         EventKind.SUBMITTED, attempt=attempt.number, text=f"job {job_id} of Slurm"
     )
     return Submitted(run, attempt, job_id)
+
+
+def _withdraw(run: RunDir, job_id: int | None, slurm: Slurm) -> None:
+    """Take out of the queue what was submitted: those behind it first, so that none begins."""
+    with suppress(SoractlError):  # also a job whose id did not arrive
+        slurm.cancel_waiting(job_name(run.path))
+    if job_id is not None:
+        with suppress(SoractlError):  # it may have begun
+            slurm.cancel(job_id)
 
 
 def refuse_if_queued(run: RunDir, slurm: Slurm) -> None:

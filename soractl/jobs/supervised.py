@@ -5,12 +5,13 @@ reaches the job's nodes by ssh, and starts attempts by `srun`. Slurm leaves the 
 when one is lost (`--no-kill`), and the step on these goes on.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from soractl.errors import SoractlError
+from soractl.errors import ExitCode, SoractlError
 from soractl.jobs.attempts import copy_for
 from soractl.jobs.signals import Signals
 from soractl.jobs.step import Step
@@ -27,7 +28,9 @@ from soractl.supervise.lease import LeaseLostError
 from soractl.supervise.process import cluster_of, hooks_of, notifier_of
 from soractl.supervise.supervisor import Supervisor
 from soractl.terminal import output
+from trainer.atomic_files import RunDirError
 from trainer.run_dir import AttemptDir
+from trainer.settings import ConfigError
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,31 @@ class JobActor(Actor):
 
 def supervise(actor: JobActor) -> int | None:
     """Supervise until the run ends: 0, 93, or its exit code; None where a signal ended it."""
-    cluster = cluster_of(actor.run)
-    notifier = notifier_of(actor.run, actor.remote, cluster)
-    hooks = hooks_of(actor.run, actor.remote, notifier)
     try:
-        return Supervisor(actor, cluster, hooks=hooks).run()
+        return _supervise(actor)
     except LeaseLostError:
         return None
     except SoractlError as error:
         output.error(error)
         return error.exit_code
+    except (ConfigError, RunDirError) as error:
+        output.error(SoractlError(str(error)))
+        return ExitCode.BAD_REQUEST
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        output.error(SoractlError(f"the disk is full: {error.filename}"))
+        return ExitCode.GAVE_UP
     finally:
-        notifier.finish()
         if actor.signals.terminated_at is None:
             actor.end_step()
+
+
+def _supervise(actor: JobActor) -> int:
+    cluster = cluster_of(actor.run)
+    notifier = notifier_of(actor.run, actor.remote, cluster)
+    hooks = hooks_of(actor.run, actor.remote, notifier)
+    try:
+        return Supervisor(actor, cluster, hooks=hooks).run()
+    finally:
+        notifier.finish()

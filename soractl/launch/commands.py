@@ -89,7 +89,7 @@ def launch(
         return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
-    if preflight == "full":
+    if preflight == "full" and not force:
         _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
@@ -136,7 +136,7 @@ def resume(
         return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
         return _show_plan(prepared, force, as_json)
-    if preflight == "full":
+    if preflight == "full" and not force:
         _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
 
@@ -182,14 +182,18 @@ def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:
 def _refuse_slow_pairs(prepared: "Prepared") -> None:
     from soractl.doctor import pairs_report
     from soractl.doctor.measure_pairs import measure_planned
-    from soractl.errors import ExitCode
+    from soractl.errors import ExitCode, SoractlError
     from soractl.terminal import output
 
     if len(prepared.plan.nodes) > 1 and not prepared.site.is_queued:
         found = measure_planned(prepared.plan, prepared.site)
         output.note([pairs_report.table(found), *pairs_report.notes(found)])
         if found.exit_code is not ExitCode.OK:
-            raise typer.Exit(ExitCode.REFUSED)
+            raise SoractlError(
+                "not started: slow nodes or links",
+                hint="without `--preflight full`, or with --force, it starts all the same",
+                exit_code=ExitCode.REFUSED,
+            )
 
 
 def _start(

@@ -82,10 +82,9 @@ class Slurm:
         return " Requeue=0 " not in answer
 
     def kill_wait_s(self) -> float:
-        """Seconds from TERM to KILL."""
-        found = re.search(
-            r"^KillWait\s*=\s*(\d+)", self._run("scontrol", "show", "config").stdout, re.M
-        )
+        """Seconds from TERM to KILL; Slurm's default where it does not answer."""
+        answer = self._ask("scontrol", "show", "config").stdout
+        found = re.search(r"^KillWait\s*=\s*(\d+)", answer, re.M)
         return float(found[1]) if found else KILL_WAIT_S
 
     def entry(self, job_id: int) -> QueueEntry | None:

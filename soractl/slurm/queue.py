@@ -103,7 +103,7 @@ class QueueEntry:
 def parse_version(text: str) -> tuple[int, int]:
     """Year and month of a version, as `sbatch --version` says it.
 
-    >>> parse_version("slurm-wlm 22.05.8\n"), parse_version("slurm 25.11.0-0rc1")
+    >>> parse_version("slurm-wlm 22.05.8\\n"), parse_version("slurm 25.11.0-0rc1")
     ((22, 5), (25, 11))
     """
     found = re.search(r"(\d+)\.(\d+)", text)
@@ -120,10 +120,22 @@ def parse_all(text: str) -> list[QueueEntry]:
     return [_entry(line) for line in text.splitlines()]
 
 
+def _number(job_id: str) -> int:
+    """A job's own number, without the part of an array or of a heterogeneous job.
+
+    >>> _number("12"), _number("12_[1-4]"), _number("12+0")
+    (12, 12, 12)
+    """
+    found = re.match(r"\d+", job_id)
+    if found is None:
+        raise ValueError(f"no id of a job: {job_id!r}")
+    return int(found[0])
+
+
 def _entry(line: str) -> QueueEntry:
     job_id, state, start, nodes, reason = line.split("|", 4)
     return QueueEntry(
-        int(job_id.partition("_")[0]),
+        _number(job_id),
         state,
         reason=None if reason in ("None", "") else reason,
         nodes=nodes or None,

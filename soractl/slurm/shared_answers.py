@@ -27,7 +27,8 @@ class SharedAnswers:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.with_suffix(".lock"), "squeue is being asked", wait_s=WAIT_S):
-                return self._known() or self._kept(ask())
+                known = self._known()
+                return self._kept(ask()) if known is None else known
         except OSError:  # a home that cannot be written to
             return ask()
 

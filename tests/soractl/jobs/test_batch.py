@@ -186,3 +186,26 @@ def test_one_node_that_failed_ends_the_others(job):
     [attempt] = job.run.attempts()
     failure = read_json(attempt.exit)["first_failure"]
     assert (failure["node"], failure["stopped"]) == ("n2", False)
+
+
+def test_a_controller_that_does_not_answer_ends_no_save(job):
+    job.workplace.ranks(RANK_THAT_SAVES)
+    job.workplace.write("bin/squeue", "#!/bin/sh\nexit 1\n")
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    job.workplace.write("bin/scontrol", "#!/bin/sh\nexit 1\n")
+    shell.send_signal(signal.SIGTERM)
+    assert shell.wait(60) == 143
+    [attempt] = job.run.attempts()
+    assert read_json(attempt.exit)["first_failure"]["stopped"]
+    assert read_record(attempt).then == "ended"
+
+
+def test_a_typing_error_in_the_clusters_file_ends_the_run_with_its_reason(job):
+    job.workplace.write("hostfiles/slurm.toml", "ranks_per_nod = 2\n")
+    assert job().wait(60) == 2
+    [attempt] = job.run.attempts()
+    outcome = read_json(attempt.exit)
+    assert outcome["exit_code"] == 2
+    assert "ranks_per_nod" in outcome["first_failure"]["error"]
+    assert read_record(attempt).then == "ended"

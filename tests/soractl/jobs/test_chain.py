@@ -74,3 +74,19 @@ def test_a_job_without_a_chain_is_requeued_and_a_refusal_is_slurms(slurm_here, r
     slurm_here.write("bin/scontrol", "#!/bin/sh\necho disabled >&2\nexit 1\n")
     with pytest.raises(SoractlError, match="Slurm refuses: disabled"):
         way.back(found.attempt)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_chain_of_one_job_or_none_has_nothing_behind_it(slurm_here, remote, length):
+    with (slurm_here.folder / "hostfiles/slurm.toml").open("a") as file:
+        file.write(f"chain = {length}\n")
+    assert read_record(submitted(remote).attempt).chain == ()
+
+
+def test_a_run_ends_though_slurm_does_not_take_its_chain_out(slurm_here, remote, capsys):
+    slurm_here.write("bin/job", "JobId=12 Requeue=0 Restarts=0\n")
+    found = submitted(remote)
+    slurm_here.write("bin/scancel", "#!/bin/sh\necho busy >&2\nexit 1\n")
+    Way(found.run, Allocation(12, NODES, 0), Slurm(remote)).close(found.attempt)
+    assert read_record(found.attempt).then == "ended"
+    assert "Slurm refuses: busy" in capsys.readouterr().err

@@ -66,3 +66,19 @@ def test_a_silent_supervisor_whose_node_is_in_the_job_is_left_to_slurm(run, monk
     with pytest.raises(TimeoutError):
         stand_by(run, 12, "n1", Slurm(queue))
     assert queue.typed == []
+
+
+def test_what_slurm_refuses_for_a_while_is_tried_again_and_noted_once(run):
+    assert Lease(run.supervisor).take()
+    busy = {"squeue": 2, "scontrol": 2}
+    queue = Queue("n[2-3]")
+
+    def refuses_at_first(node, request, deadline_s):
+        if busy[request.argv[0]]:
+            busy[request.argv[0]] -= 1
+            return NodeResult(node, stderr="busy", exit_code=1)
+        return queue(node, request, deadline_s)
+
+    assert stand_by(run, 12, "n1", Slurm(refuses_at_first)) == "requeued"
+    assert queue.typed == [("scontrol", "requeue", "12")]
+    assert [event.kind for event in read_events(run)] == ["requeued"]

@@ -148,3 +148,21 @@ def test_saves_that_somebody_watched_have_durations(tmp_path):
     log.write(EventKind.SAVED, step=9)  # nobody saw it begin
     begun, saved, _ = read_events(run)
     assert save_seconds(run) == [saved.time_unix_s - begun.time_unix_s]
+
+
+@pytest.mark.parametrize("refused", ["behind", "asked"])
+def test_a_refusal_after_the_job_is_in_the_queue_takes_it_out_again(slurm_here, refused):
+    if refused == "behind":
+        with (slurm_here.folder / "hostfiles/slurm.toml").open("a") as file:
+            file.write("chain = 2\n")
+        script = (slurm_here.bin / "sbatch").read_text()
+        no = '[ "$2" = --dependency=singleton ] && exit 1\n'
+        slurm_here.write("bin/sbatch", script.replace("\n", f"\n{no}", 1))
+    else:
+        slurm_here.write("bin/scontrol", "#!/bin/sh\nexit 1\n")
+    with pytest.raises(SoractlError, match="Slurm refuses: exit code 1"):
+        submitted()
+    waiting, job = (slurm_here.bin / "scancelled").read_text().splitlines()
+    assert waiting.startswith("--state=PENDING --name=soractl-001-smoke-")
+    assert job == "12"
+    assert list((slurm_here.folder / "runs").glob("*-*")) == []

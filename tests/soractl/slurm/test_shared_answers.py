@@ -30,3 +30,9 @@ def test_two_slurms_share_nothing(tmp_path):
     two = answers_file({"SLURM_CONF": "/two", "XDG_CACHE_HOME": str(tmp_path)})
     assert one != two
     assert one.parent == tmp_path / "soractl"
+
+
+def test_an_empty_queue_is_an_answer_too(tmp_path):
+    path = tmp_path / "squeue"
+    assert SharedAnswers(path, 30).get(lambda: "") == ""
+    assert SharedAnswers(path, 30).get(lambda: "asked again") == ""
