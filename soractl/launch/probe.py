@@ -234,7 +234,17 @@ def fault_in(path: str, sizes: dict[str, int]) -> str:
 
 
 def fault_of(folder: str, name: str, sizes: dict[str, int]) -> str:
-    """Why a file, or what it lists, is not whole."""
+    """Why a file, or what it lists, is not whole; whatever is in it, the node's facts go on."""
+    try:
+        return lack_of(folder, name, sizes)
+    except OSError:
+        return f"{name} cannot be read"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return f"{name} is damaged"
+
+
+def lack_of(folder: str, name: str, sizes: dict[str, int]) -> str:
+    """The same for a file that can be read and has the form of its kind."""
     size = sizes[name]
     if size <= 0 and name.endswith(WEIGHTS):
         return f"{name} {'is empty' if size == 0 else 'leads nowhere'}"
@@ -277,10 +287,10 @@ def safetensors_size(path: str) -> int:
         length = int.from_bytes(file.read(8), "little")
         if length > 100_000_000:
             return length
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return 8 + length
+        text = file.read(length)
+    if len(text) < length:
+        return 8 + length
+    header = json.loads(text)
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     return 8 + length + max(ends, default=0)
 

@@ -6,6 +6,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 from soractl.launch import probe
 
 
@@ -166,3 +168,27 @@ def test_a_login_is_seen_and_its_key_is_not(tmp_path, monkeypatch):
     found = asked(tmp_path, wandb="api.wandb.ai")
     assert found["wandb"] == {"": {"login": "yes"}}
     assert "SECRET" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("header", [b"[]", b"{", b'{"a": 1}', b'{"a": {"data_offsets": "x"}}'])
+def test_damaged_weights_are_a_fact_and_the_others_go_on(tmp_path, header):
+    file = tmp_path / "start.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    assert weights(tmp_path, str(file))["whole"] == "start.safetensors is damaged"
+
+
+@pytest.mark.parametrize("what", ["weight_map", "files"])
+def test_a_list_of_files_that_is_none_is_damaged(tmp_path, what):
+    name = {"weight_map": "model.index.json", "files": "checkpoint.json"}[what]
+    folder = tmp_path / "epoch0-global_step2"
+    folder.mkdir()
+    (folder / name).write_text(json.dumps({what: 3}))
+    assert weights(tmp_path, str(folder))["whole"] == f"{name} is damaged"
+
+
+def test_weights_that_cannot_be_read_are_a_fact(tmp_path):
+    folder = tmp_path / "start"
+    (folder / "model.safetensors").mkdir(parents=True)
+    assert probe.fault_of(str(folder), "model.safetensors", {"model.safetensors": 9}) == (
+        "model.safetensors cannot be read"
+    )
