@@ -5,7 +5,7 @@
 export LC_ALL=C
 every_ms=$1 fields=$2 root=$3
 tab=$(printf '\t')
-smi='' count=0 before_count=0 gpus='' before='' at='' before_at='' last=999999 odd=''
+smi='' count=0 before_count=0 gpus='' before='' at='' before_at='' last=999999 odd='' is_new=''
 
 # Both speak into one pipe, so that neither is waited for; the end of stdin ends nvidia-smi.
 sources() {
@@ -27,12 +27,14 @@ gpu() { # LINE of nvidia-smi: an answer begins where the index does not rise
   index=${1%%,*}
   case $index in
     '' | *[!0-9]*)
-      [ -z "$1" ] || odd=$1
+      [ -z "$1" ] || odd=$1 is_new=yes
       return
       ;;
   esac
   if [ "$index" -le "$last" ]; then
     before=$gpus before_count=$count before_at=$at gpus='' count=0
+    [ -n "$is_new" ] || odd='' # it stays for one whole answer
+    is_new=''
     read -r at _ < "$root/proc/uptime"
   fi
   last=$index count=$((count + 1))

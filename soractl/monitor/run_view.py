@@ -7,13 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 from soractl.runs.events import Event, EventKind, all_events, metrics_rows
-from soractl.runs.find import last_attempt
 from soractl.runs.record import AttemptRecord, read_record
 from trainer.atomic_files import RunDirError
 from trainer.run_dir import RunDir
 
 MOST_POINTS = 1440
-SLOWEST_OF = 200  # of the newest logged steps
+SLOWEST_OF = 200  # of the newest logged steps of one attempt
 MARKS: Mapping[str, str] = {
     EventKind.STARTED: "attempt",
     EventKind.RESTARTED: "attempt",
@@ -37,13 +36,15 @@ def view_of(run: RunDir, begin: float, end: float) -> dict[str, Any]:
     """What the page shows of a run in a span of time."""
     rows = [row for row in metrics_rows(run) if begin <= float(row.get("time_unix_s", 0)) < end]
     shown = _thinned(rows)
+    newest = rows[-1].get("attempt") if rows else None  # its ranks only: others ran elsewhere
+    own = [row for row in rows if row.get("attempt") == newest][-SLOWEST_OF:]
     return {
         "name": run.name,
         "unix_s": [round(float(row["time_unix_s"]), 1) for row in shown],
         "step": [row["global_step"] for row in shown],
         **{name: [_short(row.get(key)) for row in shown] for name, key in SERIES.items()},
-        "slowest": slowest_ranks(rows[-SLOWEST_OF:], _record(run)),
-        "slowest_of": min(len(rows), SLOWEST_OF),
+        "slowest": slowest_ranks(own, _record(run, newest)),
+        "slowest_of": len(own),
     }
 
 
@@ -78,10 +79,9 @@ def slowest_ranks(
     return found
 
 
-def _record(run: RunDir) -> AttemptRecord | None:
-    attempt = last_attempt(run)
+def _record(run: RunDir, attempt: int | None) -> AttemptRecord | None:
     with suppress(RunDirError, OSError):
-        return read_record(attempt) if attempt else None
+        return None if attempt is None else read_record(run.attempt(attempt))
     return None
 
 

@@ -4,6 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const RANGES = [["15 min", 900], ["1 h", 3600], ["6 h", 21600], ["24 h", 86400], ["7 d", 604800]];
 const LEAST_COLUMNS = 6;
+const RUN_EVERY_MS = 60000;
 const MARK_COLOURS = { attempt: "good", save: "soft", interruption: "bad", quarantine: "bad", clock: "bad", end: "soft" };
 
 class Panel { // a title, a plot with its axis, and the layers that all panels have
@@ -216,6 +217,7 @@ function viewAll() { return { from: 0, to: state.loaded.columns }; }
 
 function load(raw) {
   state.loaded = new Loaded(raw);
+  state.loadedAt = performance.now();
   state.view = viewAll();
   if (raw.now) state.now = raw.now;
   if (raw.node_data) state.nodeData = raw.node_data;
@@ -301,12 +303,16 @@ function showNode() {
   nodeView.show(name, now, state.nodeData[name], (unixS) => new Date(unixS * 1000).toLocaleString());
 }
 
+function fetched(path) { // null where there is no answer
+  return fetch(path).then((answer) => (answer.ok ? answer.json() : null)).catch(() => null);
+}
+
 async function openNode(name) {
   state.node = name;
   for (const { content } of panels) if (content instanceof HeatMap) content.only = name;
   if (name !== null && state.live) {
-    const answer = await fetch(`/node?name=${encodeURIComponent(name)}`);
-    if (answer.ok) state.nodeData[name] = await answer.json();
+    const found = await fetched(`/node?name=${encodeURIComponent(name)}`);
+    if (found) state.nodeData[name] = found;
   }
   history.replaceState(null, "", name === null ? "#" : `#${encodeURIComponent(name)}`);
   nodeView.show(null);
@@ -349,11 +355,12 @@ async function chooseRange(seconds) {
 
 async function fetchWindow(begin, end) {
   const asked = state.asked = Symbol("window"); // an answer that is overtaken is dropped
-  const answer = await fetch(`/window?begin=${Math.floor(begin)}&end=${Math.ceil(end)}`).catch(() => null);
+  state.loadedAt = performance.now();
+  const raw = await fetched(`/window?begin=${Math.floor(begin)}&end=${Math.ceil(end)}`);
   if (asked !== state.asked) return;
   state.asked = null;
-  if (!answer?.ok) return;
-  load(await answer.json());
+  if (!raw) return;
+  load(raw);
   pressed();
 }
 
@@ -498,6 +505,8 @@ function look(now) {
     if (isNew && !state.asked) return showEverything();
     const shifted = state.loaded.add(now);
     redraw(shifted);
+    // looks do not have the run's steps and marks
+    if (state.loaded.run && !state.asked && began - state.loadedAt > RUN_EVERY_MS) showEverything();
   }
   facts();
   note("look", began);
@@ -544,8 +553,9 @@ ranges();
 }
 addEventListener("resize", () => { cancelAnimationFrame(state.resizing); state.resizing = requestAnimationFrame(drawAll); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-if (location.hash.length > 1 && state.loaded.nodes.includes(decodeURIComponent(location.hash.slice(1)))) {
-  openNode(decodeURIComponent(location.hash.slice(1)));
+{ // encoded names are compared, since not all that may stand there can be decoded
+  const name = state.loaded.nodes.find((one) => `#${encodeURIComponent(one)}` === location.hash);
+  if (name !== undefined) openNode(name);
 }
 document.body.dataset.ready = "yes";
 performance.mark("drawn");

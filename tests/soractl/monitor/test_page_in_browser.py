@@ -264,6 +264,17 @@ def test_a_live_look_adds_to_the_newest_column_without_asking_anew(visit, served
     assert more == []
 
 
+def test_steps_and_marks_of_the_run_are_fetched_each_minute(visit, served):
+    url, feed = served
+    page = visit(f"{url}#%")  # a fragment that cannot be decoded
+    wait_for(lambda: feed._queues)
+    page.evaluate("state.loadedAt -= 61000")
+    with page.expect_response(lambda answer: "/window" in answer.url) as answer:
+        feed.publish({"now": look(int(time.time())).as_json()})
+    assert answer.value.ok
+    assert page.faults == []
+
+
 def test_a_range_and_a_zoom_are_fetched(visit, served):
     url, _ = served
     page = visit(url)

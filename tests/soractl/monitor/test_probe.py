@@ -183,6 +183,14 @@ def test_what_nvidia_smi_says_instead_of_numbers_is_passed_on(tmp_path, start):
     wait_for(lambda: look().smi in ("Z", "?"))
 
 
+def test_what_it_said_once_is_forgotten_after_a_whole_answer(tmp_path, start):
+    smi = f'echo "Unable to reach GPU 1"; while :; do echo "{GPU_LINE}"; sleep 0.2; done'
+    look = start(plant(tmp_path / "root"), smi)
+    wait_for(lambda: look().odd == "Unable to reach GPU 1")
+    wait_for(lambda: look().odd == "")
+    assert look().gpus
+
+
 def test_a_hanging_nvidia_smi_holds_up_no_look(tmp_path, start):
     look = start(plant(tmp_path / "root"), "exec sleep 60")
     began = time.monotonic()

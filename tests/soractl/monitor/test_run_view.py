@@ -62,6 +62,23 @@ def test_the_slowest_ranks_have_their_share_of_the_steps():
     ]
 
 
+def test_the_slowest_ranks_are_those_of_the_newest_attempt_where_it_ran(run):
+    for number, names in ((1, ("n1", "n2")), (2, ("n2", "n9"))):
+        nodes = [{"name": n, "user": None, "port": None, "slots": None, "ranks": 4} for n in names]
+        plan = {"run_id": "r", "nodes": nodes, "ssh": {}, "started_unix_s": 1.0}
+        run.attempt(number).plan.parent.mkdir(parents=True, exist_ok=True)
+        run.attempt(number).plan.write_text(json.dumps(plan))
+    write(run, [row(1, slowest=6), row(2, slowest=6), {**row(3, slowest=1), "attempt": 2}])
+    view = view_of(run, 0, 1e9)
+    assert (view["slowest"], view["slowest_of"]) == (
+        [{"rank": 1, "node": "n2", "share": 1.0, "above_s": 0.5}],
+        1,
+    )
+    before = view_of(run, 0, 102.5)
+    assert [(one["rank"], one["node"]) for one in before["slowest"]] == [(6, "n2")]
+    assert before["slowest_of"] == 1 + 1
+
+
 def test_marks_are_starts_saves_interruptions_and_quarantine(run):
     events = [
         {"time_unix_s": 1.0, "kind": "started", "by": "launch", "attempt": 1},
