@@ -58,6 +58,9 @@ def monitor(
     from soractl.monitor import once, report, service
     from soractl.terminal import output
 
+    service.check_options(
+        is_one_look=as_json, for_s=for_s, tui=tui, prometheus=prometheus, file=export_html
+    )
     source, found = service.chosen(hosts, run, Path(runs), os.environ)
     options = service.MonitorOptions(
         source=source,
@@ -74,8 +77,10 @@ def monitor(
         raise typer.Exit(once.exit_code(snapshot))
     if export_html is None or for_s is not None:
         with service.Monitor(options, output.note) as watching:
-            watching.serve_metrics(prometheus)
+            metrics = None if prometheus is None else watching.serve_metrics(prometheus)
             output.result(address := watching.serve())
+            if metrics is not None:
+                output.result(metrics)
             output.note(report.address_hints(address))
             for snapshot in watching.snapshots(for_s):
                 if tui:

@@ -5,6 +5,7 @@ a cookie keeps afterwards, since EventSource sends no headers.
 """
 
 import asyncio
+import hashlib
 import hmac
 import json
 import threading
@@ -19,6 +20,7 @@ from soractl.monitor.page import policy
 from soractl.web.guard import headers, is_loopback, is_own_host, own_names
 
 COOKIE = "soractl_monitor"
+UNUSABLE = (OSError, OverflowError, UnicodeError)  # taken, no such port, no such name
 BACKLOG = 3  # events that a slow reader may be behind; then it misses some
 SHUTDOWN_S = 1.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # as Prometheus names its format
@@ -73,7 +75,7 @@ class Server:
         self._thread.start()
         try:
             return self._started.result()
-        except (OSError, OverflowError) as error:
+        except UNUSABLE as error:
             raise SoractlError(
                 f"port {self._port} of {self._address or 'this machine'} cannot be used: "
                 f"{getattr(error, 'strerror', None) or error}",
@@ -101,7 +103,7 @@ class Server:
         site = web.TCPSite(runner, self._address or None, self._port)
         try:
             await site.start()
-        except (OSError, OverflowError) as error:
+        except UNUSABLE as error:
             self._started.set_exception(error)
         else:
             self._started.set_result(int(runner.addresses[0][1]))
@@ -116,18 +118,18 @@ def page_application(
     token: str | None,
 ) -> web.Application:
     """The application of the page: `answers` by path, and `/live`; all behind one guard."""
-    names = own_names(address)
+    names, cookie = own_names(address), _cookie(token)
 
     @web.middleware
     async def guard(request: web.Request, handler: Answer) -> web.StreamResponse:
         if not is_own_host(request.headers.get("Host"), names | _local_address(request)):
             return web.Response(status=421, text="misdirected request")
-        if token is not None and not _has_token(request, token):
+        if token is not None and not _has_token(request, token, cookie):
             return web.Response(status=403, text="this page needs the address with its token")
         if "token" in request.query:  # so that it stands in no history and on no screen
             reply = web.Response(status=303, headers={"Location": "/"})
             if token is not None:
-                reply.set_cookie(COOKIE, token, httponly=True, samesite="Strict")
+                reply.set_cookie(cookie, token, httponly=True, samesite="Strict")
             return reply
         return await handler(request)
 
@@ -169,15 +171,22 @@ def _in_thread(answer: Callable[[web.Request], web.Response]) -> Answer:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await asyncio.to_thread(answer, request)
+        except SoractlError as error:
+            return web.Response(status=503, text=str(error))
         except ValueError:
             return web.Response(status=400, text="bad request")
 
     return handle
 
 
-def _has_token(request: web.Request, token: str) -> bool:
-    given = request.query.get("token") or request.cookies.get(COOKIE, "")
-    return hmac.compare_digest(given.encode(), token.encode())
+def _cookie(token: str | None) -> str:
+    """A name of its own for each monitor: a browser sends cookies to all ports of a host."""
+    return f"{COOKIE}_{hashlib.sha256((token or '').encode()).hexdigest()[:8]}"
+
+
+def _has_token(request: web.Request, token: str, cookie: str) -> bool:
+    given = request.query.get("token") or request.cookies.get(cookie, "")
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), token.encode())
 
 
 def _local_address(request: web.Request) -> set[str]:

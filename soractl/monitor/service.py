@@ -23,7 +23,7 @@ from soractl.monitor.page import page
 from soractl.monitor.run_view import marks_of, view_of
 from soractl.monitor.window import read_window, span_of
 from soractl.remote.connections import Connections
-from soractl.remote.nodes import NodeSource, find_nodes
+from soractl.remote.nodes import NodeSource, find_nodes, this_machine
 from soractl.runs.find import LATEST, find_run, last_attempt
 from soractl.runs.record import read_record
 from soractl.terminal import text
@@ -101,22 +101,21 @@ class Monitor(AbstractContextManager["Monitor"]):
         port = serving.start()
         self._stack.callback(serving.stop)
         self._publish = feed.publish
-        host = f"[{options.bind}]" if ":" in options.bind else options.bind
-        return f"http://{host}:{port}/" + (f"?token={token}" if token else "")
+        return _url(options.bind, port) + (f"?token={token}" if token else "")
 
-    def serve_metrics(self, where: str | None) -> None:
-        """Answer Prometheus at `[HOST]:PORT` until the end of `with`; None: not at all."""
+    def serve_metrics(self, where: str) -> str:
+        """Answer Prometheus at `[HOST]:PORT` until the end of `with`; the address."""
         from soractl.monitor import prometheus, server
 
-        if where is None:
-            return
-        address, _, digits = where.rpartition(":")
-        if not digits.isdigit():
+        host, _, digits = where.rpartition(":")
+        address = host.strip("[]")
+        if not (digits.isascii() and digits.isdecimal()):
             raise SoractlError(f"--prometheus {where}: no port", hint="--prometheus :9460")
         application = server.metrics_application(lambda: prometheus.text(self.live.snapshot))
-        serving = server.Server(application, address.strip("[]"), int(digits))
-        serving.start()
+        serving = server.Server(application, address, int(digits))
+        port = serving.start()
         self._stack.callback(serving.stop)
+        return f"{_url(address or this_machine().name, port)}metrics"
 
     def snapshots(self, for_s: float | None = None) -> Iterator[Snapshot]:
         """All nodes again and again, each once it is stored; at least one."""
@@ -213,7 +212,7 @@ def window_data(
     marks: list[dict[str, Any]] = []
     view = None
     if run is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a folder that is damaged
             view, marks = view_of(run, begin, end), marks_of(run, begin, end)
     for unix_s, name, size_s, _ in store.read_steps(folder, begin, end):
         text = f"the clock of {name} stepped by {size_s * 1000:+.1f} ms"
@@ -245,7 +244,6 @@ def export(options: MonitorOptions, file: Path) -> str:
 
     SoractlError with exit code 6 where nothing is stored.
     """
-    check_file(file)
     folder, names = options.folder, [node.name for node in options.source.nodes]
     last = store.last_look_unix_s(folder)
     if last is None:
@@ -255,13 +253,38 @@ def export(options: MonitorOptions, file: Path) -> str:
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
     end = last + options.every_s
-    begin = store.first_unix_s(folder, end - DAY_S) or last
+    begin = store.first_unix_s(folder, end - DAY_S) or end - store.MINUTE_S
     data = window_data(folder, names, options.run, begin, end, options.every_s)
     nodes = {name: node_data(folder, name) for name in names}
     now = last_snapshot(folder, names, last, options.every_s).as_json()
     with aside(file) as draft:
         draft.write_text(page(data | {"live": False, "now": now, "node_data": nodes}))
     return text.path(file)
+
+
+def check_options(
+    *, is_one_look: bool, for_s: float | None, tui: bool, prometheus: str | None, file: Path | None
+) -> None:
+    """SoractlError for options that would be ignored, and for a page that cannot be written."""
+    watching = {"--tui": tui, "--prometheus": prometheus is not None}
+    one_look = watching | {"--for": for_s is not None, "--export-html": file is not None}
+    if is_one_look:
+        _refuse(one_look, "--json is one look")
+    elif file is not None and for_s is None:
+        _refuse(watching, "--export-html without --for writes what is stored")
+    if file is not None:
+        check_file(file)
+
+
+def _refuse(given: Mapping[str, bool], reason: str) -> None:
+    if found := [name for name, is_given in given.items() if is_given]:
+        raise SoractlError(
+            f"{reason}: nothing for {' and '.join(found)} to do", hint="leave it out"
+        )
+
+
+def _url(address: str, port: int) -> str:
+    return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
 
 
 def chosen(

@@ -18,7 +18,10 @@ def answers():
     def window(request):
         return web.json_response({"begin": float(request.query["begin"])})
 
-    return {"/": page, "/window": window}
+    def broken(_):
+        raise SoractlError("minutes.db: the disk is gone")
+
+    return {"/": page, "/window": window, "/broken": broken}
 
 
 @pytest.fixture
@@ -83,6 +86,25 @@ def test_what_is_not_there_is_404_and_a_bad_question_400(start):
     assert json.loads(ask(port, "/window?begin=2")[1]) == {"begin": 2.0}
 
 
+def test_a_store_that_cannot_be_read_is_named_and_asked_again(start):
+    answer, body = ask(start(), "/broken")
+    assert (answer.status, body) == (503, "minutes.db: the disk is gone")
+
+
+def test_two_monitors_of_one_host_have_cookies_of_their_own(start):
+    cookies = [
+        ask(start("0.0.0.0", token=token), f"/?token={token}")[0].headers["Set-Cookie"]
+        for token in ("secret", "other")
+    ]
+    assert len({cookie.partition("=")[0] for cookie in cookies}) == 2
+
+
+def test_a_cookie_of_any_bytes_is_refused(start):
+    port = start("0.0.0.0", token="secret")
+    name = ask(port, "/?token=secret")[0].headers["Set-Cookie"].partition("=")[0]
+    assert ask(port, Cookie=f"{name}=\xff")[0].status == 403
+
+
 def test_beyond_this_machine_a_token_is_asked_for_and_kept_in_a_cookie(start):
     port = start("0.0.0.0", token="secret")
     assert ask(port)[0].status == 403
@@ -133,6 +155,13 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy():
         with pytest.raises(SoractlError, match=f"port {port} of 127.0.0.1") as error:
             server.Server(application, "127.0.0.1", port).start()
     assert error.value.exit_code == 5
+
+
+@pytest.mark.parametrize("address", ["a..b", f"{'n' * 64}.example"])
+def test_an_address_that_is_no_name_is_an_error_and_nothing_hangs(address):
+    application = server.page_application(answers(), server.Feed(), address, "secret")
+    with pytest.raises(SoractlError, match=f"of {address} cannot be used"):
+        server.Server(application, address, 0).start()
 
 
 def test_the_metrics_of_prometheus_stand_at_one_path():

@@ -1,4 +1,5 @@
 import json
+import random
 import re
 import sqlite3
 import urllib.request
@@ -7,7 +8,14 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.monitor import store
-from soractl.monitor.service import Monitor, MonitorOptions, chosen, export
+from soractl.monitor.service import (
+    Monitor,
+    MonitorOptions,
+    check_options,
+    chosen,
+    export,
+    window_data,
+)
 from soractl.remote.nodes import NodeSource, this_machine
 from tests.soractl.monitor import fleet
 
@@ -73,14 +81,23 @@ def test_a_span_that_is_none_is_a_bad_request(options):
             error.value.close()
 
 
-def test_prometheus_reads_the_newest_numbers(options, two_gpus, free_port):
-    port = free_port
+def test_a_run_that_cannot_be_read_is_left_out_of_the_page(options, tmp_path):
+    run = fleet.write_run(tmp_path / "runs", NOON, seconds=600)
+    run.metrics.write_text('{"global_step": 1, "time_unix_s": "soon"}\n')
+    fleet.fill(options.folder, NOON, nodes=1, seconds=60)
+    data = window_data(options.folder, fleet.names(1), run, NOON - 600, NOON, 5.0)
+    assert (data["run"], data["nodes"]) == (None, fleet.names(1))
+
+
+def test_prometheus_reads_the_newest_numbers(options, two_gpus):
     with Monitor(options, print) as monitor:
-        monitor.serve_metrics(f":{port}")
+        here = monitor.serve_metrics(":0")
+        address = monitor.serve_metrics("127.0.0.1:0")
         for snapshot in monitor.snapshots():
             if snapshot.power_w:
                 break
-        text = get(f"http://127.0.0.1:{port}/metrics")
+        text = get(address)
+    assert re.fullmatch(rf"http://{this_machine().name}:[1-9]\d*/metrics", here)
     assert f'soractl_gpu_power_watts{{node="{this_machine().name}",gpu="1"}} 612.04' in text
 
 
@@ -122,6 +139,38 @@ def test_an_export_is_small_and_holds_everything(tmp_path):
     assert file.stat().st_size < 500_000
 
 
+def test_an_export_of_less_than_a_minute_shows_all_of_it(tmp_path, options):
+    name = this_machine().name
+    kept = store.Store(options.folder)
+    for second in (5, 25, 45):
+        chip = {(name, 0): 0.0}
+        values = fleet.node_values(random.Random(1), name, 0, 0, 60, 0.1, chip, 1, 1, 1)
+        kept.add(NOON + second, {name: values})
+    kept.close()
+    export(options, tmp_path / "page.html")
+    data = data_of((tmp_path / "page.html").read_text())
+    begin, end = data["begin"], data["begin"] + data["step_s"] * data["columns"]
+    assert begin <= NOON + 5 < NOON + 45 <= end
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path):
+    none = {"is_one_look": False, "for_s": None, "tui": False, "prometheus": None, "file": None}
+    page = tmp_path / "page.html"
+    for given in (
+        {},
+        {"is_one_look": True},
+        {"file": page},
+        {"file": page, "for_s": 1, "tui": True},
+    ):
+        check_options(**none | given)
+    with pytest.raises(SoractlError, match="one look: nothing for --for and --export-html to do"):
+        check_options(**none | {"is_one_look": True, "for_s": 1, "file": page})
+    with pytest.raises(SoractlError, match="writes what is stored: nothing for --prometheus to do"):
+        check_options(**none | {"prometheus": ":0", "file": page})
+    with pytest.raises(SoractlError, match="no folder"):
+        check_options(**none | {"for_s": 60, "file": tmp_path / "none" / "page.html"})
+
+
 def test_nothing_to_export_is_nothing_suitable(tmp_path, options):
     with pytest.raises(SoractlError, match="nothing is stored") as error:
         export(options, tmp_path / "page.html")
@@ -136,5 +185,7 @@ def test_without_runs_the_nodes_are_watched_alone(tmp_path):
 
 
 def test_a_port_of_prometheus_that_is_none_is_a_bad_request(options):
-    with Monitor(options, print) as monitor, pytest.raises(SoractlError, match="no port"):
-        monitor.serve_metrics("localhost")
+    with Monitor(options, print) as monitor:
+        for where in ("localhost", ":", ":²", ":-1"):
+            with pytest.raises(SoractlError, match="no port"):
+                monitor.serve_metrics(where)
