@@ -114,8 +114,7 @@ class Store:
             minute = key >> NODE_BITS
             of_minute = minute // MINUTE_S * MINUTE_S << NODE_BITS | key & 0xFFFF
             looks.setdefault(number, []).append((of_minute, data))
-        layouts = {number: layout for layout, number in self._layouts.items()}
-        layouts |= _layouts(self._minutes)
+        layouts = _layouts(self._minutes)
         rows = [
             (key, number, count, data)
             for number, some in looks.items()
@@ -239,12 +238,6 @@ def first_unix_s(folder: Path, after: float) -> int | None:
         query = "SELECT min(id) >> 16 FROM minute WHERE id >= ?"
         [first] = minutes.execute(query, (int(after) << NODE_BITS,)).fetchone()
         return None if first is None else int(first)
-
-
-def stored_nodes(folder: Path) -> list[str]:
-    """Names of the nodes that the store knows, in the order in which they came."""
-    with _reading(folder) as minutes:
-        return [name for (name,) in minutes.execute("SELECT name FROM node ORDER BY number")]
 
 
 def last_look_unix_s(folder: Path) -> int | None:
