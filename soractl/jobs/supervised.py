@@ -16,7 +16,7 @@ from soractl.jobs.attempts import copy_for
 from soractl.jobs.signals import Signals
 from soractl.jobs.step import Step
 from soractl.launch import preflight, start_point
-from soractl.launch.prepare import prepare_in_job
+from soractl.launch.prepare import Prepared, prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.processes.stop import StopResult
 from soractl.remote.nodes import Node
@@ -72,11 +72,7 @@ class JobActor(Actor):
     def restart(self, attempt: AttemptDir, nodes: Sequence[Node], start: str | None) -> AttemptDir:
         """Start the next attempt on these nodes of the job."""
         self.fence(attempt)
-        point = (
-            start_point.from_checkpoint(Path(start)) if start else start_point.for_restart(self.run)
-        )
-        chosen = replace(self.given, nodes=tuple(replace(node, spare=False) for node in nodes))
-        prepared = prepare_in_job(self.run, chosen, attempt, point, os.environ)
+        prepared = self._prepared(nodes, start)
         preflight.check(prepared, self.remote)
         self.fence(attempt)
         before = record.read_record(attempt)
@@ -86,9 +82,17 @@ class JobActor(Actor):
         record.note_end(attempt, "restarted")
         write_attempt(prepared, self.run, following)
         self.start(following)
-        text = f"{point.kind.replace('_', ' ')} on {', '.join(node.name for node in nodes)}"
+        kind = prepared.plan.start.kind.replace("_", " ")
+        text = f"{kind} on {', '.join(node.name for node in nodes)}"
         EventLog(self.run, "slurm").write(EventKind.STARTED, attempt=following.number, text=text)
         return following
+
+    def _prepared(self, nodes: Sequence[Node], start: str | None) -> Prepared:
+        point = (
+            start_point.from_checkpoint(Path(start)) if start else start_point.for_restart(self.run)
+        )
+        chosen = replace(self.given, nodes=tuple(replace(node, spare=False) for node in nodes))
+        return prepare_in_job(self.run, chosen, self.run.attempts()[-1], point, os.environ)
 
 
 def supervise(actor: JobActor) -> int | None:

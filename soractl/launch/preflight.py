@@ -198,7 +198,9 @@ def _faults(node: NodePlan, row: NodeHealth) -> Iterator[str]:
 
 
 def _refuses(finding: Finding, node: NodePlan) -> bool:
-    is_used = finding.check.of != "gpu" or int(finding.item) in _used_gpus(node)
+    # without a number the finding is of the node's driver: no GPU could be asked
+    of_one_gpu = finding.check.of == "gpu" and finding.item.isdecimal()
+    is_used = not of_one_gpu or int(finding.item) in _used_gpus(node)
     return finding.check.id in REFUSING and is_used
 
 

@@ -110,17 +110,18 @@ class KeptLooks:
         """States of all nodes now."""
         with self._lock:
             deadline = Deadline(LOOK_DEADLINE_S)
-            asked = {name: self._send(name) for name in list(self._dialogues)}
+            held = dict(self._dialogues)  # `close` may empty it meanwhile, in another thread
+            asked = {name: self._send(name, dialogue) for name, dialogue in held.items()}
             new = [node for node in self._record.nodes if node.name not in asked]
             answers = dict(zip([node.name for node in new], self._start_on(new), strict=True))
             for name, fault in asked.items():
-                answers[name] = fault or self._read(name, deadline)
+                answers[name] = fault or self._read(name, held[name], deadline)
         return [self._state(node, answers[node.name]) for node in self._record.nodes]
 
     def close(self) -> None:
         """End the programs."""
         for name in list(self._dialogues):
-            self._dialogues.pop(name).close()
+            self._drop(name)
 
     def _start_on(self, nodes: Sequence[Node]) -> list[str | Fault]:
         """The first answers of nodes without a program, each in a thread of its own."""
@@ -139,24 +140,29 @@ class KeptLooks:
         self._dialogues[node.name] = dialogue
         return line.decode(errors="replace")
 
-    def _send(self, name: str) -> Fault | None:
+    def _send(self, name: str, dialogue: Dialogue) -> Fault | None:
         try:
-            self._dialogues[name].send(b"", LEAST_S)
+            dialogue.send(b"", LEAST_S)
         except SshFailure as failure:
             return self._gone(name, failure)
         return None
 
-    def _read(self, name: str, deadline: Deadline) -> str | Fault:
+    def _read(self, name: str, dialogue: Dialogue, deadline: Deadline) -> str | Fault:
         """An answer; that of a node which others have kept waiting lies here already."""
         try:
             within_s = max(LEAST_S, LOOK_DEADLINE_S - deadline.elapsed())
-            return self._dialogues[name].read_line(within_s).decode(errors="replace")
+            return dialogue.read_line(within_s).decode(errors="replace")
         except SshFailure as failure:
             return self._gone(name, failure)
 
     def _gone(self, name: str, failure: SshFailure) -> Fault:
-        self._dialogues.pop(name).close()
+        self._drop(name)
         return Fault(FaultKind.UNREACHABLE, str(failure))
+
+    def _drop(self, name: str) -> None:
+        """End a node's program, unless somebody else does so at this moment."""
+        if dialogue := self._dialogues.pop(name, None):
+            dialogue.close()
 
     def _state(self, node: Node, answer: str | Fault) -> NodeState:
         exit_code = _read_exit(self._attempt, node)

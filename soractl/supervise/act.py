@@ -15,6 +15,7 @@ from typing import Any
 from soractl.diagnosis import node_facts
 from soractl.diagnosis.node_facts import NodeFacts
 from soractl.diagnosis.signatures import CauseKind
+from soractl.errors import SoractlError
 from soractl.launch import preflight
 from soractl.launch import start as launcher
 from soractl.launch.prepare import LaunchOptions, Prepared, on_nodes, prepare_restart
@@ -33,7 +34,9 @@ from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
 from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
+from trainer.settings import ConfigError
 
+UNUSABLE = (SoractlError, ConfigError, RunDirError)  # settings or records, changed meanwhile
 GRACE_S = 2.0  # ranks of a failed attempt cannot save: that takes all of them
 GAVE_UP = "gave up"
 
@@ -83,7 +86,7 @@ class Actor:
         attempt = last_attempt(self.run)
         running = read_record(attempt).nodes if attempt else ()
         names = {node.name for node in running}
-        waiting = [node for node in nodes_of(self.run) if node.spare and node.name not in names]
+        waiting = [node for node in self.nodes() if node.spare and node.name not in names]
         if not waiting or not running:
             return {}
         plan = self._prepared([running[0], *waiting], None).plan

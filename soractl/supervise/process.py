@@ -22,7 +22,7 @@ from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import ssh_options
 from soractl.runs.owner import NOT_TO_START, refuse_another_users
 from soractl.runs.record import read_record
-from soractl.supervise.act import Actor, hostfile_of
+from soractl.supervise.act import UNUSABLE, Actor, hostfile_of
 from soractl.supervise.lease import BEAT_S, Holder, Lease, LeaseLostError, read_holder
 from soractl.supervise.observe import Verdict
 from soractl.supervise.supervisor import Found, Hooks, Supervisor
@@ -93,10 +93,11 @@ def main(run_path: str, *, watch_only: bool) -> int:
                 raise
             output.error(SoractlError(f"the disk is full: {error.filename}"))
             return ExitCode.GAVE_UP
-        except SoractlError as error:
-            output.error(error)
-            lease.renew("failed", error.message, ended=True)
-            return error.exit_code
+        except UNUSABLE as error:
+            fault = error if isinstance(error, SoractlError) else SoractlError(str(error))
+            output.error(fault)
+            lease.renew("failed", fault.message, ended=True)
+            return fault.exit_code
 
 
 def notifier_of(run: RunDir, remote: Connections, cluster: Cluster) -> Notifier:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
-from soractl.errors import SoractlError
+from soractl.supervise.act import UNUSABLE
 
 EVERY_S = 600.0
 Unfit = Mapping[str, str]  # why, by node
@@ -49,7 +49,7 @@ class Spares:
         """What cannot be asked leaves the last answer as it is."""
         try:
             answer.set_result(self._examine())
-        except (SoractlError, OSError):
+        except (*UNUSABLE, OSError):
             answer.set_result(self.unfit)
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             answer.set_exception(error)

@@ -19,6 +19,7 @@ from soractl.runs.post_mortem import Failure, read_outcome, settle
 from soractl.runs.record import read_record
 from soractl.supervise.act import (
     GAVE_UP,
+    UNUSABLE,
     Actor,
     failure_of,
     new_past,
@@ -255,9 +256,9 @@ class Supervisor:
             else:
                 try:
                     return self._restarted(attempt, watcher, past, decision, found, start)
-                except SoractlError as error:
+                except UNUSABLE as error:
                     self._actor.fence(attempt)
-                    reason = error.message.replace("\n", " ")
+                    reason = str(error).replace("\n", " ")
                     self._spares.check()
             if reason != waited:
                 self._write(watcher, EventKind.WAITING, reason)

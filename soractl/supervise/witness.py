@@ -64,6 +64,7 @@ class Witness:
         """What stands still, such as `collectives stand still`, once seen for long enough."""
         if without_step_s is None or without_step_s < BEGINS_S:
             self._answers.clear()
+            self._asking = None  # an answer that is under way is of before the step
             return ""
         self._take_in()
         now_s = time.monotonic()
@@ -74,8 +75,8 @@ class Witness:
 
     def _take_in(self) -> None:
         if self._asking is not None and self._asking.done():
-            self._answers.append(self._asking.result())
-            self._asking = None
+            asked, self._asking = self._asking, None
+            self._answers.append(asked.result())
 
     def _ask(self, answer: "Future[Answers]") -> None:
         try:

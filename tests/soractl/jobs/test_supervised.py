@@ -7,6 +7,7 @@ import pytest
 from soractl.jobs.signals import Signals
 from soractl.jobs.submit import submit
 from soractl.jobs.supervised import JobActor, supervise
+from soractl.launch import preflight
 from soractl.launch.prepare import LaunchOptions, prepare_in_job, prepare_launch
 from soractl.launch.start import write_attempt
 from soractl.launch.start_point import StartPoint
@@ -59,3 +60,15 @@ def test_a_run_is_supervised_to_its_end(actor, slurm_here):
     actor.start(attempt)
     assert supervise(actor) == 0
     assert read_record(attempt).then == "queued"  # the batch shell notes what follows
+
+
+def test_spares_of_a_job_are_checked_on_the_jobs_own_nodes(actor, monkeypatch):
+    asked = []
+
+    def unfit(plan, remote):
+        asked.extend((one.node.name, one.ranks) for one in plan.nodes)
+        return {"n3": "/dev/shm is full"}
+
+    monkeypatch.setattr(preflight, "unfit_to_join", unfit)
+    assert actor.unfit_spares() == {"n3": "/dev/shm is full"}
+    assert asked == [("n1", 2), ("n3", 2)]

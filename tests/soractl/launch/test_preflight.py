@@ -153,6 +153,12 @@ def test_of_the_hardware_only_what_ranks_fail_on_is_a_fault_and_the_rest_a_note(
     assert found("kernel", "", messages=line) == ([], [f"n2: the kernel says: {line}"])
 
 
+def test_a_node_whose_driver_is_dead_is_judged_by_the_rest():
+    bad = answer(NODES[1], writes="no")
+    dead = replace(bad, facts=Facts(bad.facts.items, missing={"gpu": "nvidia-smi: no answer"}))
+    assert judged([answer(NODES[0]), dead]) == (["n2: /shared/runs cannot be written there"], [])
+
+
 def test_what_is_silenced_stops_no_start():
     bad = answer(NODES[1], writes="no")
     assert judged([answer(NODES[0]), bad], lambda check, node: "known") == ([], [])

@@ -97,6 +97,21 @@ def test_two_who_ask_at_once_each_get_an_answer_of_their_own(kept):
     assert [state.processes for [state] in answers] == [kept.seen] * 4
 
 
+def test_who_closes_while_another_looks_ends_that_look_with_a_fault(kept):
+    kept()
+    [dialogue] = kept._dialogues.values()
+    send = dialogue.send
+
+    def closed_at_this_moment(*words):
+        kept.close()
+        return send(*words)
+
+    dialogue.send = closed_at_this_moment
+    [state] = kept()
+    assert state.fault.kind is FaultKind.UNREACHABLE
+    assert kept._dialogues == {}
+
+
 def test_on_disk_alone_only_exit_codes_are_known_and_half_a_file_is_none(tmp_path):
     attempt = create_run(tmp_path, "smoke").new_attempt()
     attempt.node_exit("n1").write_text("3\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from soractl.supervise.lease import read_holder
-from soractl.supervise.process import cluster_of
+from soractl.supervise.process import cluster_of, main
 from tests.receiver import receiver
 from tests.waiting import wait_for
 from trainer.run_dir import RunDir, create_run
@@ -17,6 +17,20 @@ def test_the_cluster_is_that_of_the_host_file(workplace):
     run = create_run(workplace.folder, "smoke")
     run.run_json.write_text(json.dumps({"hostfile": str(file)}))
     assert cluster_of(run).supervise.min_nodes == 2
+
+
+def test_a_typo_in_the_clusters_settings_ends_it_with_a_sentence_and_a_lease_that_has_ended(
+    workplace, capsys
+):
+    file = workplace.write("hostfiles/here.txt", "localhost slots=2\n")
+    workplace.write("hostfiles/here.toml", "[supervise]\nmin_ndoes = 2\n")
+    run = create_run(workplace.folder, "smoke")
+    run.run_json.write_text(json.dumps({"hostfile": str(file)}))
+    assert main(str(run.path), watch_only=True) == 2
+    holder = read_holder(run.supervisor)
+    assert (holder.ended, holder.state) == (True, "failed")
+    assert "min_ndoes" in holder.reason
+    assert "min_ndoes" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # four commands, one of which waits for the end

@@ -17,6 +17,8 @@ from soractl.supervise.spares import Spares
 from soractl.supervise.step_clock import Limits
 from soractl.supervise.supervisor import Supervisor, Timing
 from tests.waiting import wait_for
+from trainer.atomic_files import RunDirError
+from trainer.settings import ConfigError
 
 SOON = Timing(
     tick_s=0.1,
@@ -76,10 +78,20 @@ def test_spares_are_checked_every_ten_minutes_and_what_changes_is_noted():
     ]
 
 
-def test_a_check_that_fails_leaves_the_last_one_as_it_was():
+@pytest.mark.parametrize(
+    "error",
+    [
+        SoractlError("no host file"),
+        ConfigError(["cluster.toml: no setting `ndoes`"]),
+        RunDirError("the plan is damaged"),
+        OSError("stale file handle"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_check_that_fails_leaves_the_last_one_as_it_was(error):
     waiting = Waiting()
     waiting.at(0.0, {"n3": "no route"})
-    assert waiting.at(600.0, SoractlError("the plan is damaged")) == {"n3": "no route"}
+    assert waiting.at(600.0, error) == {"n3": "no route"}
 
 
 def test_a_start_that_was_refused_has_them_checked_at_once():

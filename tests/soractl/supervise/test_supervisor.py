@@ -8,9 +8,11 @@ import pytest
 from soractl.remote.connections import Connections
 from soractl.runs import kill as killing
 from soractl.runs.events import read_events
+from soractl.supervise.act import Actor
 from soractl.supervise.lease import Lease, LeaseLostError, read_holder
 from soractl.supervise.supervisor import Found, Hooks
-from trainer.atomic_files import read_json, write_json
+from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.settings import ConfigError
 
 
 def story(run):
@@ -284,3 +286,19 @@ def test_a_folder_that_is_lost_for_a_while_costs_nobody_anything(start, supervis
     assert supervise(run, hooks=Hooks(notify=lambda kind, text: shown.append(kind))) == 0
     assert shown == ["blind", "finished"]
     assert len(run.attempts()) == 1
+
+
+def test_a_typo_saved_while_it_waits_is_a_reason_to_wait(start, supervise, monkeypatch):
+    run = start("sys.exit(1)")
+    faults = [ConfigError(["three.toml: no setting `ndoes`"]), RunDirError("run.json is damaged")]
+    restart = Actor.restart
+
+    def fails_twice(actor, *words):
+        if faults:
+            raise faults.pop(0)
+        return restart(actor, *words)
+
+    monkeypatch.setattr(Actor, "restart", fails_twice)
+    assert supervise(run) == 0
+    waits = [event.text for event in read_events(run) if event.kind == "waiting"]
+    assert waits == ["three.toml: no setting `ndoes`", "run.json is damaged"]

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from soractl.supervise.states import State
 from soractl.supervise.supervisor import Found
 from soractl.supervise.witness import Answers, Witness, evidence_of, signs
 from tests.nccl_hangs import look, power, ras_reports, unpack
+from tests.waiting import wait_for
 
 COLLECTIVES = "collectives stand still"
 COUNTS = "NCCL's counts stand still"
@@ -65,6 +67,36 @@ def test_a_step_ends_the_suspicion(witness):
     assert asked(witness, 4) == "collectives stand still"
     assert witness.sign(0.1) == ""
     assert asked(witness, 1) == ""
+
+
+def test_an_answer_that_failed_is_an_error_once(witness):
+    ask, witness._ask_all = witness._ask_all, lambda: 1 / 0
+    witness.sign(60.0)
+    wait_for(witness._asking.done)
+    with pytest.raises(ZeroDivisionError):
+        witness.sign(60.0)
+    witness._ask_all = ask
+    assert asked(witness, 4) == "collectives stand still"
+
+
+def test_an_answer_that_was_under_way_when_a_step_came_is_of_no_stall(witness):
+    go_on = threading.Event()
+    ask = witness._ask_all
+    answered = []
+
+    def late():
+        go_on.wait(20)
+        answered.append(ask())
+        return answered[-1]
+
+    witness._ask_all = late
+    witness.sign(60.0)
+    assert witness.sign(0.1) == ""
+    witness._ask_all = ask
+    go_on.set()
+    wait_for(lambda: answered)
+    assert asked(witness, 2) == ""
+    assert answered[0] not in witness._answers
 
 
 def test_only_a_hang_needs_the_ranks_evidence():
