@@ -20,6 +20,7 @@ from soractl.diagnosis.signatures import CauseKind
 from soractl.diagnosis.why import explain
 from soractl.runs.events import Event, EventKind, all_events, metrics_rows
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
+from soractl.runs.progress import number
 from soractl.runs.record import read_record, start_step
 from trainer.atomic_files import RunDirError, read_json
 from trainer.run_dir import AttemptDir, RunDir
@@ -174,17 +175,21 @@ class Account:
 
 
 def account(run: RunDir, price_per_gpu_hour: float | None = None) -> Account | None:
-    """The account of a run; None if it never started."""
-    attempts = [attempt for attempt in run.attempts() if attempt.plan.is_file()]
-    if not attempts:
+    """The account of a run; None if it never started.
+
+    An attempt whose plan is damaged takes no part: its time is that of the one before.
+    """
+    known = [(attempt, _begin_of(attempt)) for attempt in run.attempts()]
+    begun = [(attempt, begin) for attempt, begin in known if begin is not None]
+    if not begun:
         return None
-    begins = [_begin_of(attempt) for attempt in attempts]
+    attempts, begins = [attempt for attempt, _ in begun], [begin for _, begin in begun]
     rows = metrics_rows(run)
     events = all_events(run, rows)
     segments: list[Segment] = []
     interruptions = []
     for i, attempt in enumerate(attempts):
-        following = attempts[i + 1] if i + 1 < len(attempts) else None
+        following = begun[i + 1] if i + 1 < len(begun) else None
         story = _Story(
             attempt,
             [row for row in rows if row.get("attempt") == attempt.number],
@@ -226,13 +231,13 @@ class _Story:
         events: Sequence[Event],
         *,
         begin: float,
-        following: AttemptDir | None,
+        following: tuple[AttemptDir, float] | None,
     ) -> None:
         self._attempt, self._events = attempt, events
         self._rows = [row for row in rows if "time_unix_s" in row]
         self._begin = begin
-        self._end = _begin_of(following) if following else None
-        self._kept = start_step(following) if following else None
+        self._end = following[1] if following else None
+        self._kept = _start_step(following[0]) if following else None
         self._outcome: Outcome | None = read_outcome(attempt)
 
     def segments(self) -> list[Segment]:
@@ -280,7 +285,7 @@ class _Story:
         rows = self._rows
         if rows:
             first = float(rows[0]["time_unix_s"])
-            yield Part.STARTING, first - float(rows[0].get("s_per_step") or 0.0)
+            yield Part.STARTING, first - (number(rows[0], "s_per_step") or 0.0)
             yield Part.FIRST_STEP, first
             yield from self._steps()
         verdict = self._event(EventKind.HUNG, EventKind.CRASHED, EventKind.LOST)
@@ -334,8 +339,9 @@ _SAVES = (EventKind.SAVE_BEGUN, EventKind.SAVED)
 
 
 def _usual_s(rows: Sequence[Mapping[str, Any]]) -> float:
-    times = [float(row["s_per_step"]) for row in rows[1:] if row.get("s_per_step")]
-    return statistics.median(times) if times else 0.0
+    times = (number(row, "s_per_step") for row in rows[1:])
+    known = [time_s for time_s in times if time_s]
+    return statistics.median(known) if known else 0.0
 
 
 def _repaired(
@@ -351,7 +357,7 @@ def _repaired(
 def _timeout_s(attempt: AttemptDir) -> float:
     try:
         return float(read_json(attempt.config_json)["trainer"]["collective_timeout_s"])
-    except (OSError, RunDirError, KeyError, TypeError):
+    except (OSError, RunDirError, KeyError, TypeError, ValueError):
         return 600.0
 
 
@@ -365,15 +371,25 @@ def _cause(run: RunDir, attempt: AttemptDir, failure: Failure | None) -> tuple[s
     try:
         cause = read_json(attempt.decision)["cause"]
         return str(cause["kind"]), str(cause.get("name", ""))
-    except (OSError, RunDirError, KeyError):
+    except (OSError, RunDirError, KeyError, TypeError, ValueError):
         pass
     try:
         case = read_case(run, attempt, read_record(attempt), failure)
-    except (OSError, RunDirError, KeyError):
+    except (OSError, RunDirError, KeyError, TypeError, ValueError):
         return CauseKind.OPERATOR if failure and failure.stopped else CauseKind.UNKNOWN, ""
     found = explain(case)
     return str(found.kind), found.cause if found.root else ""
 
 
-def _begin_of(attempt: AttemptDir) -> float:
-    return float(read_json(attempt.plan)["started_unix_s"])
+def _begin_of(attempt: AttemptDir) -> float | None:
+    """Of an attempt; None where its plan is missing or does not say."""
+    with suppress(OSError, RunDirError):
+        begin = number(read_json(attempt.plan), "started_unix_s")
+        return begin if begin is not None and begin >= 0 else None
+    return None
+
+
+def _start_step(attempt: AttemptDir) -> int | None:
+    with suppress(OSError, RunDirError):
+        return start_step(attempt)
+    return None

@@ -88,7 +88,7 @@ def energy_between(
 def _spans(run: RunDir, begin: float, end: float) -> list[tuple[tuple[str, ...], float, float]]:
     """Nodes of each attempt, from its start to the next one's, or to the end."""
     records = [read_record(one) for one in run.attempts() if one.plan.is_file()]
-    starts = [*(max(record.started_unix_s, begin) for record in records[1:]), end]
+    starts = [*(min(max(record.started_unix_s, begin), end) for record in records[1:]), end]
     found, since = [], begin
     for record, until in zip(records, starts, strict=True):
         found.append((tuple(node.name for node in record.nodes), since, max(since, until)))

@@ -39,6 +39,8 @@ def status(
 
     The exit code is 1 for a failed run. With --watch until the run has ended.
     """
+    from contextlib import suppress
+
     from soractl.account.goodput import account
     from soractl.account.report import goodput_json, goodput_rows
     from soractl.errors import ExitCode, raise_if_interrupted
@@ -50,11 +52,13 @@ def status(
     from soractl.terminal import output
 
     found = find_run(Path(runs).absolute(), run)
+    spent = None
     with Connections(ssh_options(found)) as remote:
         for result in run_status.looks(found, remote, watch):
             faults = (node.fault for node in result.nodes)
             raise_if_interrupted(faults, "not all nodes have answered")
-            spent = account(found)
+            with suppress(OSError):  # a busy folder: the account of the look before stays
+                spent = account(found)
             more = [*goodput_rows(spent), *supervisor_rows(found)]
             values = {**goodput_json(spent), "supervisor": supervisor_json(found)}
             lines = report.status_lines(result, more)

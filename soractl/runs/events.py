@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from soractl.runs.progress import number, whole
 from trainer.run_dir import AttemptDir, RunDir
 
 POLL_S = 0.5
@@ -150,7 +151,7 @@ class TrainerEvents:
 def _derived(run: RunDir, rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
     begun: set[int] = set()
     for row in rows:
-        attempt = int(row.get("attempt", 0))
+        attempt = whole(row, "attempt") or 0
         if attempt and attempt not in begun and "time_unix_s" in row:
             begun.add(attempt)
             yield _trainers(EventKind.FIRST_STEP, row["time_unix_s"], row["global_step"], attempt)
@@ -168,7 +169,7 @@ def metrics_rows(run: RunDir) -> list[dict[str, Any]]:
         for line in _lines_from(file, 0)[0]:
             with suppress(ValueError):
                 row = json.loads(line)
-                if isinstance(row, dict) and "global_step" in row:
+                if _is_row(row):
                     rows.append(row)
     return sorted(rows, key=lambda row: float(row.get("time_unix_s", 0.0)))
 
@@ -203,4 +204,22 @@ def _parsed(lines: list[bytes]) -> Iterator[Event]:
     for line in lines:
         with suppress(ValueError, TypeError):
             values = json.loads(line)
-            yield Event(**{name: value for name, value in values.items() if name in names})
+            if _is_event(values):
+                yield Event(**{name: value for name, value in values.items() if name in names})
+
+
+def _is_row(row: Any) -> bool:
+    """The values that rows are sorted and counted by can be what they stand for."""
+    if not isinstance(row, dict) or whole(row, "global_step") is None:
+        return False
+    return "time_unix_s" not in row or number(row, "time_unix_s") is not None
+
+
+def _is_event(values: Any) -> bool:
+    """The same of events."""
+    if not isinstance(values, dict) or number(values, "time_unix_s") is None:
+        return False
+    counts = (name for name in ("attempt", "step") if values.get(name) is not None)
+    return isinstance(values.get("kind"), str) and all(
+        whole(values, name) is not None for name in counts
+    )

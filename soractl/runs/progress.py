@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class ProgressReader:
         return whole.splitlines()
 
 
-def number(values: dict[str, Any], name: str) -> float | None:
+def number(values: Mapping[str, Any], name: str) -> float | None:
     """A value that can be a measurement; None for what cannot."""
     found = values.get(name)
     if isinstance(found, bool) or not isinstance(found, int | float):
@@ -205,7 +205,7 @@ def number(values: dict[str, Any], name: str) -> float | None:
     return found if abs(found) < MOST else None
 
 
-def whole(values: dict[str, Any], name: str) -> int | None:
+def whole(values: Mapping[str, Any], name: str) -> int | None:
     """A value that can be a count; None for what cannot."""
     found = values.get(name)
     if isinstance(found, bool) or not isinstance(found, int):

@@ -1,7 +1,6 @@
 """Record of an attempt: where it runs, as its `plan.json` says."""
 
 import itertools
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from soractl.remote.ssh_command import SshOptions
 from trainer.atomic_files import RunDirError, read_json
 from trainer.checkpoint_dir import step_and_epoch
 from trainer.run_dir import AttemptDir
+
+MOST_UNIX_S = 1e11  # the year 5138: what lies beyond is damage
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def read_record(attempt: AttemptDir) -> AttemptRecord:
         nodes = tuple(_node(values) for values in plan["nodes"])
         ranks = tuple(int(values["ranks"]) for values in plan["nodes"])
         started = float(plan["started_unix_s"])
-        if not nodes or not math.isfinite(started):
+        if not nodes or not 0 <= started < MOST_UNIX_S:
             raise ValueError("no nodes, or no time")
         return AttemptRecord(str(plan["run_id"]), nodes, ranks, SshOptions(**plan["ssh"]), started)
     except (KeyError, TypeError, ValueError) as error:
@@ -49,9 +50,16 @@ def node_as_json(node: Node) -> dict[str, Any]:
 
 
 def start_step(attempt: AttemptDir) -> int:
-    """The step from which an attempt goes on, 0 for one that begins."""
-    start = read_json(attempt.plan)["start"]
-    position = step_and_epoch(Path(start["path"]).name) if start["kind"] == "resume" else None
+    """The step from which an attempt goes on, 0 for one that begins.
+
+    RunDirError for a damaged plan.
+    """
+    plan = read_json(attempt.plan)
+    try:
+        start = plan["start"]
+        position = step_and_epoch(Path(start["path"]).name) if start["kind"] == "resume" else None
+    except (KeyError, TypeError) as error:
+        raise RunDirError(f"{attempt.plan} does not say how it starts: {error!r}") from None
     return position[0] if position else 0
 
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -177,3 +178,41 @@ def test_times_of_two_machines_out_of_order_still_add_up(run):
 
 def test_a_run_that_never_started_has_no_account(tmp_path):
     assert account(create_run(tmp_path, "smoke")) is None
+
+
+@pytest.mark.parametrize("odd", [None, "soon", float("nan"), float("inf"), 1e300, -1.0, True, []])
+def test_an_attempt_that_does_not_say_when_it_began_takes_no_part(run, odd):
+    plan = read_json(run.attempts()[1].plan)
+    expected = account(run)
+    write_json(run.new_attempt().plan, {**plan, "started_unix_s": odd})
+    run.new_attempt().plan.write_text("{}")
+    found = account(run)
+    assert (found.segments, found.restarts) == (expected.segments, expected.restarts)
+
+
+def test_a_run_whose_only_plan_is_damaged_has_no_account(tmp_path):
+    run = create_run(tmp_path, "smoke")
+    run.new_attempt().plan.write_text("{")
+    assert account(run) is None
+
+
+@pytest.mark.parametrize("start", [None, [], {"kind": "resume", "path": None}, {}])
+def test_an_attempt_that_does_not_say_where_it_went_on_loses_no_steps(run, start):
+    second = run.attempts()[1]
+    write_json(second.plan, {**read_json(second.plan), "start": start})
+    seconds = account(run).seconds
+    assert (seconds[Part.LOST], seconds[Part.TRAINING]) == (0.0, 136.0)
+
+
+@pytest.mark.parametrize("odd", [[], "x", {"trainer": []}, {"trainer": {}}, None])
+def test_odd_settings_and_decisions_are_as_none(run, odd):
+    [first, second] = run.attempts()
+    second.config_json.write_text(json.dumps(odd))
+    first.decision.write_text(json.dumps({"cause": odd}))
+    found = account(run)
+    assert (found.collective_timeout_s, found.interruptions[0].cause) == (600.0, "unknown")
+
+
+def test_a_timeout_that_is_no_number_is_the_usual_one(run):
+    write_json(run.attempts()[1].config_json, {"trainer": {"collective_timeout_s": "long"}})
+    assert account(run).collective_timeout_s == 600.0

@@ -70,3 +70,13 @@ def test_each_attempt_counts_its_own_nodes(folder, run):
 
 def test_without_a_store_nothing_is_known(tmp_path, run):
     assert energy_of(run, NOON, NOON + 3600, None, tmp_path / "nothing") is None
+
+
+def test_an_attempt_of_a_later_time_ends_nothing_before_and_asks_for_nothing_after(folder, run):
+    expected = energy_of(run, NOON, NOON + 3600, None, folder)
+    values = json.loads(run.attempts()[1].plan.read_text())
+    run.new_attempt().plan.write_text(json.dumps({**values, "started_unix_s": 9e10}))
+    assert energy_of(run, NOON, NOON + 3600, None, folder) == expected
+    (folder_of_third,) = run.attempts()[2:]
+    folder_of_third.plan.write_text(json.dumps({**values, "started_unix_s": 1e300}))
+    assert energy_of(run, NOON, NOON + 3600, None, folder) is None

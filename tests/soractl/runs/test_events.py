@@ -10,6 +10,7 @@ from soractl.runs.events import (
     EventLog,
     TrainerEvents,
     all_events,
+    metrics_rows,
     new_events,
     read_events,
 )
@@ -138,3 +139,29 @@ def test_a_run_that_is_launched_and_killed_tells_its_story(workplace):
     }  # fmt: skip
     assert values["events"][0]["kind"] == "started"
     assert "exit code 0" in workplace.soractl("events").stdout
+
+
+@pytest.mark.parametrize("odd", [None, "noon", True, [], float("nan"), 1e300])
+def test_lines_whose_times_or_counts_cannot_be_are_passed_over(run, odd):
+    good = {"global_step": 2, "attempt": 1, "time_unix_s": 3.0}
+    old = {"global_step": 1}  # of a trainer that did not say when
+    append_jsonl(
+        run.metrics,
+        [old, {**good, "time_unix_s": odd}, good, {**good, "global_step": odd}, {**old, "loss": 1}],
+    )
+    assert metrics_rows(run) == [old, {**old, "loss": 1}, good]
+    event = {"time_unix_s": 5.0, "kind": "saved", "by": "follow", "attempt": 1, "step": 2}
+    names = ("time_unix_s", "kind", *(("attempt", "step") if odd is not None else ()))
+    lines = [
+        event,
+        *({**event, name: odd} for name in names if (name, odd) != ("kind", "noon")),
+    ]
+    append_jsonl(run.events, lines)
+    with run.events.open("a") as file:
+        file.write("[]\n7\n")
+    assert kinds(all_events(run)) == [("first step", 1, 2), ("saved", 1, 2)]
+
+
+def test_a_row_of_an_odd_attempt_is_no_first_step(run):
+    append_jsonl(run.metrics, [{"global_step": 1, "attempt": "x", "time_unix_s": 1.0}])
+    assert all_events(run) == []

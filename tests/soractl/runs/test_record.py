@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from soractl.remote.nodes import Node
@@ -45,3 +47,20 @@ def test_an_attempt_begins_at_its_checkpoints_step(root, start, step):
     attempt = attempt_on(find_run(root, "1"), Node("n1"))
     write_json(attempt.plan, {"start": start})
     assert start_step(attempt) == step
+
+
+@pytest.mark.parametrize("odd", ["1e300", "1e11", "-1", "NaN", "Infinity", "null"])
+def test_a_time_that_cannot_be_is_damage(root, odd):
+    attempt = attempt_on(find_run(root, "1"), Node("n1"))
+    plan = attempt.plan.read_text()
+    write_json(attempt.plan, {**json.loads(plan), "started_unix_s": json.loads(odd)})
+    with pytest.raises(RunDirError, match="does not say where it runs"):
+        read_record(attempt)
+
+
+@pytest.mark.parametrize("plan", [{}, {"start": None}, {"start": {"kind": "resume", "path": None}}])
+def test_a_start_that_is_not_known_is_damage(root, plan):
+    attempt = attempt_on(find_run(root, "1"), Node("n1"))
+    write_json(attempt.plan, plan)
+    with pytest.raises(RunDirError, match="does not say how it starts"):
+        start_step(attempt)
