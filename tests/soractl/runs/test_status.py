@@ -4,11 +4,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
+import typer
 
+from soractl.account import goodput
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
-from soractl.runs import report
+from soractl.runs import commands, report
 from soractl.runs.node_states import NO_ANSWER, NodeState
 from soractl.runs.post_mortem import read_outcome
 from soractl.runs.record import node_as_json
@@ -285,3 +287,19 @@ def test_a_job_that_began_since_slurm_was_asked_is_running(tmp_path):
     write_json(attempt.plan, plan)
     del answers[0]
     assert read_status(run, remote, slurm).state == "running"
+
+
+def test_a_folder_that_is_busy_while_time_is_accounted_ends_no_status(
+    tmp_path, monkeypatch, capsys
+):
+    run, attempt = begin(tmp_path)
+    end(attempt, 0, 0)
+
+    def busy(run):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(goodput, "account", busy)
+    with pytest.raises(typer.Exit) as caught:
+        commands.status(run.name, None, as_json=True, runs=str(run.path.parent))
+    shown = json.loads(capsys.readouterr().out)
+    assert (caught.value.exit_code, shown["state"], shown["goodput"]) == (0, "ended", None)
