@@ -15,6 +15,6 @@ def answer_lines(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         try:
             given = answer(json.loads(line))
         except (RuntimeError, ValueError, OSError) as error:
-            given = {"error": str(error).splitlines()[0][:200]}
+            given = {"error": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
         answers.write(json.dumps(given) + "\n")
         answers.flush()

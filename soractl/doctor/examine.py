@@ -8,12 +8,12 @@ from pathlib import Path
 
 from soractl.doctor import golden
 from soractl.doctor.stage_needs import StageNeeds, needs_of
-from soractl.errors import ExitCode, SoractlError, raise_if_interrupted
+from soractl.errors import ExitCode, raise_if_interrupted
 from soractl.health.check import majority
 from soractl.health.examine import Health, NodeAnswer, judge_nodes, silences
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.preflight import CHECKS, Asked, ask, cannot_write, marker_in
-from soractl.launch.prepare import LaunchOptions, Site, prepare_launch, site_of
+from soractl.launch.prepare import LaunchOptions, Site, prepare_launch, refuse_unnamed, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
 from trainer.run_dir import next_path
@@ -91,11 +91,7 @@ def _asked_for(
     """The launch as it would be, and a stage's needs."""
     options = LaunchOptions(runs=runs, hostfile=hosts)
     site = site_of(options, environ)
-    if site.is_queued:
-        raise SoractlError(
-            "the nodes are Slurm's until a job has them",
-            hint="name some: `soractl doctor node-[001-024]`",
-        )
+    refuse_unnamed(site, "doctor")
     if stage is None:
         plan = site.plan(next_path(Path(runs).absolute(), "doctor"), StartPoint("fresh"))
         return site, plan, StageNeeds({}, {}), ()

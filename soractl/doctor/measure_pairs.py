@@ -4,15 +4,17 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from soractl.cluster.gpus import read_gpus
 from soractl.cluster.node_python import python_on
 from soractl.doctor.pairs import Pair, first_round, second_round, slow_nodes, slow_pairs
 from soractl.errors import ExitCode, SoractlError, exit_code_of
 from soractl.launch.plan import LaunchPlan, NodePlan
-from soractl.launch.prepare import LaunchOptions, Site, site_of
+from soractl.launch.prepare import LaunchOptions, Site, refuse_unnamed, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections, Dialogue
 from soractl.remote.folding import fold_names
@@ -52,6 +54,7 @@ class Pairs:
 def measure(hosts: str | None, runs: str, environ: Mapping[str, str]) -> Pairs:
     """Both rounds; SoractlError where nodes are too few, busy, or torch does not start."""
     site = site_of(LaunchOptions(runs=runs, hostfile=hosts), environ)
+    refuse_unnamed(site, "health --pairs")
     plan = site.plan(site.workdir / runs / "pairs", StartPoint("fresh"))
     if len(plan.nodes) < 2:
         raise SoractlError("--pairs needs two nodes or more", exit_code=ExitCode.NOTHING_SUITABLE)
@@ -116,7 +119,7 @@ class Bench:
         nodes = self.plan.nodes
         with ThreadPoolExecutor(len(nodes)) as pool:
             first = list(pool.map(self._start, nodes))
-            counts = list(pool.map(_devices, first))
+            counts = list(pool.map(_devices, (node.node.name for node in nodes), first))
             has_gpus = all(n >= node.ranks for n, node in zip(counts, nodes, strict=True))
             self.device = "cuda" if has_gpus else "cpu"
             for node, dialogue in zip(nodes, first, strict=True):
@@ -147,7 +150,7 @@ class Bench:
 
     def speed(self, pair: Pair) -> float | str:
         """Bytes a second between two nodes, or why there are none."""
-        members = [(i, rank) for name in pair for i, rank in enumerate(self.ranks[name])]
+        members = [(name, i) for name in pair for i in range(len(self.ranks[name]))]
         address, port = pair[0], next(self.ports)
         questions = [
             {
@@ -160,26 +163,42 @@ class Bench:
                 "timeout_s": MEASURE_S / 2,
                 "device": f"cuda:{local}" if self.device == "cuda" else "cpu",
             }
-            for number, (local, _) in enumerate(members)
+            for number, (_, local) in enumerate(members)
         ]
+        with ThreadPoolExecutor(len(members)) as pool:
+            answers = list(pool.map(self._ask, members, questions))
+        # A rank that is gone is why the others complain.
+        failed = [
+            str(answer[key]) for key in ("gone", "error") for answer in answers if key in answer
+        ]
+        return failed[0] if failed else min(float(answer["bytes_per_s"]) for answer in answers)
+
+    def _ask(self, member: tuple[str, int], question: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A rank's answer; one that has none starts again, or it would answer the next question."""
+        name, local = member
+        rank = self.ranks[name][local]
         try:
-            for (_, rank), question in zip(members, questions, strict=True):
-                rank.send(json.dumps(question).encode(), START_S)
-            answers = [json.loads(rank.read_line(START_S + MEASURE_S)) for _, rank in members]
+            line = rank.ask(json.dumps(question).encode(), START_S + MEASURE_S)
+            answer: dict[str, Any] = json.loads(line)
+            return answer
         except (SshFailure, ValueError) as failure:
-            return str(failure)
-        if failed := [str(answer["error"]) for answer in answers if "error" in answer]:
-            return failed[0]
-        return min(float(answer["bytes_per_s"]) for answer in answers)
+            rank.close()
+            with suppress(SoractlError):  # the closed one then fails at once
+                node = next(node for node in self.plan.nodes if node.node.name == name)
+                self.ranks[name][local] = self._start(node)
+            return {"gone": str(failure)}
 
 
-def _devices(rank: Dialogue) -> int:
+def _devices(name: str, rank: Dialogue) -> int:
     """GPUs that torch sees there; SoractlError where it does not load."""
     try:
-        return int(json.loads(rank.ask(b"{}", START_S))["devices"])
-    except (SshFailure, ValueError, KeyError) as failure:
+        answer = json.loads(rank.ask(b"{}", START_S))
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return int(answer["devices"])
+    except (SshFailure, ValueError, KeyError, TypeError) as failure:
         raise SoractlError(
-            f"torch does not start on a node: {failure}",
+            f"torch does not start on {name}: {failure}",
             hint="`soractl doctor` looks at the nodes' environments",
             exit_code=ExitCode.FAILED,
         ) from None

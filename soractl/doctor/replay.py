@@ -15,7 +15,7 @@ from typing import Literal
 
 from soractl.doctor.measure_pairs import MEASURE_S, START_S, Bench, refuse_if_busy
 from soractl.errors import ExitCode
-from soractl.launch.prepare import LaunchOptions, site_of
+from soractl.launch.prepare import LaunchOptions, refuse_unnamed, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections, Dialogue
 from soractl.remote.ssh_command import SshFailure
@@ -81,6 +81,7 @@ def _state(answer: Replayed, equals: Sequence[Replayed], kind: str) -> State:
 def replay(hosts: str | None, runs: str, environ: Mapping[str, str]) -> Replay:
     """The step on all ranks at once; SoractlError where GPUs are in use or torch does not start."""
     site = site_of(LaunchOptions(runs=runs, hostfile=hosts), environ)
+    refuse_unnamed(site, "health --replay")
     plan = site.plan(site.workdir / runs / "replay", StartPoint("fresh"))
     began = time.monotonic()
     with Connections(site.cluster.ssh) as remote:

@@ -8,7 +8,8 @@ from soractl.doctor.examine import Readiness
 from soractl.health import health_report
 from soractl.health.check import Level
 from soractl.health.examine import Health
-from soractl.remote.folding import fold_lines, fold_names
+from soractl.remote.folding import fold_names, fold_pairs
+from soractl.remote.nodes import parse_node_list
 from soractl.terminal import text
 from soractl.terminal.table import Table
 
@@ -59,9 +60,9 @@ def as_json(found: Readiness) -> dict[str, Any]:
 def _lost(health: Health) -> Iterator[tuple[str, ...]]:
     """Nodes that did not answer, first."""
     lost = [(row.node.name, str(row.fault)) for row in health.rows if row.fault]
-    for line in fold_lines(lost):
-        names, _, reason = line.partition(": ")
-        yield "BAD", "ssh", names, reason, f"`ssh {lost[0][0]} true` by hand says more"
+    for names, reason in fold_pairs(lost):
+        first = parse_node_list(names)[0].name
+        yield "BAD", "ssh", names, reason, f"`ssh {first} true` by hand says more"
     answered = [row.node.name for row in health.rows if not row.fault]
     if answered:
         yield "good", "ssh", fold_names(answered), "answer in one round trip", ""

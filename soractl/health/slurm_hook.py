@@ -1,15 +1,15 @@
 """`soractl health --prolog | --epilog | --hcprogram`: what slurm.conf calls on a node.
 
-A node is drained for what is BAD, and a prolog or epilog then ends with 1. Whatever breaks here
-ends with 0: a check that does not work must not empty a cluster. All of it takes ten seconds at
-most; it prints nothing but what broke.
+A node is drained for what is BAD, and a prolog or epilog then ends with 1, also where Slurm does
+not answer: no job may begin there. Whatever else breaks here ends with 0: a check that does not
+work must not empty a cluster. All of it takes ten seconds at most; it prints nothing but what
+broke.
 """
 
 import os
 import signal
 from collections.abc import Mapping
 from datetime import date
-from types import FrameType
 from typing import Literal
 
 from soractl.cluster import settings as cluster
@@ -38,20 +38,21 @@ def run_hook(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
 
     `hosts`: a host file, for the silences in the settings beside it.
     """
-    signal.signal(signal.SIGALRM, _leave)
+    known: list[int] = [ExitCode.OK]  # the last one is what is known so far
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(known[-1]))
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
-        return _judge(hook, hosts, environ)
+        _judge(hook, hosts, environ, known)
     except SoractlError as error:
         output.error(error)
     except Exception as error:  # noqa: BLE001 - fail open, whatever it is
         output.error(SoractlError(f"health --{hook}: {type(error).__name__}: {error}"))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return ExitCode.OK
+    return known[-1]
 
 
-def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
+def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str], known: list[int]) -> None:
     name = environ.get("SLURMD_NODENAME") or os.uname().nodename.partition(".")[0]
     hostfile = find_nodes(hosts, environ=environ).hostfile if hosts else None
     muted, _ = silences(cluster.load(hostfile)[0].health.silence, date.today())
@@ -60,12 +61,13 @@ def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
         answers = probe([Node(name, local=True)], remote, deadline_s=PROBE_S)
         [row] = judge_nodes(answers, checks, muted)
         bad = bad_checks(row)
+        if bad and hook != "hcprogram":
+            known.append(ExitCode.FAILED)
         if hook == "hcprogram" or bad:
             slurm = Slurm(remote)
             reason = follow_findings(slurm.node(name), bad, good_checks(row))
             if reason or (reason == "" and hook == "hcprogram"):
                 slurm.set_drained(name, reason)
-    return ExitCode.FAILED if bad and hook != "hcprogram" else ExitCode.OK
 
 
 def bad_checks(row: NodeHealth) -> dict[str, str]:
@@ -87,7 +89,3 @@ def good_checks(row: NodeHealth) -> set[str]:
     """Checks all of whose verdicts are good: one that is unknown says nothing."""
     ids = {finding.check.id for finding in row.findings}
     return ids - {one.check.id for one in row.findings if one.level is not Level.GOOD}
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(ExitCode.OK)

@@ -261,6 +261,15 @@ def site_of(
     )
 
 
+def refuse_unnamed(site: Site, command: str) -> None:
+    """SoractlError where Slurm has yet to name the nodes that a command would ask."""
+    if site.is_queued:
+        raise SoractlError(
+            "the nodes are Slurm's until a job has them",
+            hint=f"name some: `soractl {command} node-[001-024]`",
+        )
+
+
 def nodes_of_slurm(nodes: Sequence[Node], facts: Cluster) -> tuple[Node, ...]:
     """Nodes with a rank for each GPU that Slurm is asked for; SoractlError if nothing says."""
     slots = facts.ranks_per_node or facts.slurm.gpus_per_node

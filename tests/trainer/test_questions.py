@@ -23,3 +23,15 @@ def test_each_line_has_one_answer_and_other_output_goes_to_stderr():
     assert (first, last) == ({"half": 4}, {"half": 1})
     assert wrong == {"error": "Expecting value: line 1 column 1 (char 0)"}
     assert done.stderr.splitlines() == ["words of a library"] * 2
+
+
+def test_an_error_without_words_has_its_name():
+    program = (
+        "from trainer.questions import answer_lines\n"
+        "def answer(question):\n    raise RuntimeError\n"
+        "answer_lines(answer)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="{}\n", capture_output=True, text=True
+    )
+    assert json.loads(done.stdout) == {"error": "RuntimeError"}

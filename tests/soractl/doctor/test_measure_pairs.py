@@ -2,14 +2,19 @@
 
 import os
 import random
+import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
-from soractl.doctor.measure_pairs import Bench
+from soractl.doctor.measure_pairs import Bench, measure
+from soractl.doctor.replay import replay
+from soractl.errors import SoractlError
 from soractl.launch.prepare import LaunchOptions, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node, this_machine
 
 NODES = 4
 PLANTED = int(os.environ.get("SORACTL_PLANTED_LINKS", "3"))
@@ -46,3 +51,50 @@ def test_a_slow_link_is_named_by_its_node_every_time(start_cluster, tmp_path):
             if found.nodes != [f"n{planted}"]:
                 missed.append((planted, found.speeds, found.errors))
     assert missed == []
+
+
+# A rank that ends at the first question of one number, and answers others with their port.
+RANK = """
+import json, sys
+for line in sys.stdin:
+    given = json.loads(line)
+    if given["port"] == 29600 and given["rank"] == 0:
+        break
+    print(json.dumps({"bytes_per_s": given["port"]}), flush=True)
+"""
+NO_TORCH = 'input(); print(\'{"error": "no libcudart"}\')'
+
+
+class HereBench(Bench):
+    """Ranks are a program on this machine."""
+
+    def _start(self, node):
+        return self.remote.dialogue(this_machine(), (sys.executable, "-c", self.program), 30)
+
+
+@pytest.fixture
+def bench():
+    nodes = [SimpleNamespace(node=Node(name), ranks=1) for name in ("n1", "n2")]
+    with Connections() as remote:
+        yield HereBench(SimpleNamespace(nodes=nodes), None, remote, program=RANK)
+
+
+def test_after_a_lost_rank_the_next_pair_has_its_own_answers(bench):
+    bench.ranks = {node.node.name: [bench._start(node)] for node in bench.plan.nodes}
+    lost, found = bench.speed(("n1", "n2")), bench.speed(("n1", "n2"))
+    assert (lost, found) == ("the program on the node has ended", 29601.0)
+
+
+def test_a_node_whose_torch_does_not_start_is_named_with_the_reason(bench):
+    bench.program = NO_TORCH
+    with pytest.raises(SoractlError, match=r"^torch does not start on n1: no libcudart$"):
+        bench.start()
+
+
+@pytest.mark.parametrize(("ask", "option"), [(measure, "--pairs"), (replay, "--replay")])
+def test_nodes_that_slurm_has_yet_to_name_are_not_asked(workplace, ask, option):
+    workplace.write("hostfiles/nodes.txt", "a1\na2\n")
+    workplace.write("hostfiles/nodes.toml", 'kind = "slurm"\nranks_per_node = 8\n')
+    with pytest.raises(SoractlError, match="Slurm's until a job has them") as caught:
+        ask("hostfiles/nodes.txt", "runs", os.environ)
+    assert caught.value.hint == f"name some: `soractl health {option} node-[001-024]`"

@@ -67,3 +67,16 @@ def test_json_has_every_finding_and_what_is_shared():
     values = json.loads(json.dumps(report.as_json(readiness("stage1"))))
     assert (values["stage"], values["shared"]["same.versions"]["python"]) == ("stage1", "3.11.7")
     assert [node["verdict"] for node in values["nodes"]] == ["BAD", "BAD", None]
+
+
+def test_each_lost_node_has_its_own_reason_and_remedy():
+    other = Fault(FaultKind.FAILED, "no bash: it is not there")
+    nodes = (Node("n3"), Node("n4"))
+    answers = [NodeAnswer(nodes[0], fault=LOST), NodeAnswer(nodes[1], fault=other)]
+    rows = tuple(judge_nodes(answers, CHECKS))
+    health = Health(NodeSource(nodes, "nodes.txt"), rows, CHECKS, (), 1.23)
+    [table] = report.lines(Readiness(health=health, shared={}, stage=None))
+    assert [row[2:] for row in table.rows[:2]] == [
+        ("n3", "unreachable: n3:22: Connection refused", "`ssh n3 true` by hand says more"),
+        ("n4", "no bash: it is not there", "`ssh n4 true` by hand says more"),
+    ]

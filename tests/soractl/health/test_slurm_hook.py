@@ -80,10 +80,26 @@ def test_a_hook_that_breaks_ends_with_0(node, monkeypatch, capsys, hook):
     assert f"health --{hook}: ZeroDivisionError: odd" in capsys.readouterr().err
 
 
-def test_a_node_is_not_kept_from_jobs_because_slurm_does_not_answer(node, monkeypatch):
-    answer(monkeypatch, bad=["gpu.xid"])
-    (node / "sinfo").write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
-    assert run_hook("prolog", None, ENVIRON) == 0
+@pytest.mark.parametrize(("bad", "code"), [(["gpu.xid"], 1), ([], 0)])
+@pytest.mark.parametrize("program", ["sinfo", "scontrol"])
+def test_a_bad_node_is_kept_from_jobs_though_slurm_does_not_answer(
+    node, monkeypatch, program, bad, code
+):
+    answer(monkeypatch, bad=bad)
+    (node / program).write_text("#!/bin/sh\necho no controller >&2\nexit 1\n")
+    assert run_hook("prolog", None, ENVIRON) == code
+
+
+def test_a_bad_node_is_kept_from_jobs_though_slurm_hangs(node):
+    (node / "sinfo").write_text("#!/bin/sh\nwhile kill -0 $PPID; do sleep 0.2; done\n")
+    program = (
+        "from soractl.health import slurm_hook as hook; hook.LIMIT_S = 4; "
+        "hook.bad_checks = lambda row: {'gpu.xid': '79'}; "
+        "hook.probe = lambda *_, **__: []; hook.judge_nodes = lambda *_: [None]; "
+        "hook.run_hook('prolog', None, {})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=30)
+    assert done.returncode == 1
 
 
 def test_it_ends_in_time_whatever_hangs(node, tmp_path):
