@@ -72,8 +72,9 @@ class Sampling:
     ) -> list[str]:
         """Seconds until its weights are there, seconds of the video, memory in use."""
         peak = Peak()
-        made = sampler.ask({"perform": self.task(sampler, checkpoint, film, *more)}, peak.look)
-        return [f"{made['loading_s']:.2f}", f"{made['seconds']:.2f}", f"{peak.bytes / 1e9:.1f}"]
+        task = self.task(sampler, checkpoint, film, *more)
+        made = sampler.ask({"perform": [task]}, peak.look)
+        return [f"{made['loading_s']:.2f}", f"{made['seconds'][0]:.2f}", f"{peak.bytes / 1e9:.1f}"]
 
     def task(
         self, sampler: Sampler, checkpoint: Checkpoint, film: tuple[str, str], *more: str

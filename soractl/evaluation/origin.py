@@ -99,7 +99,7 @@ class There:
         evaluations.fetch(synced.plan)
 
     def _tolerating(self, do: Callable[[], None]) -> bool:
-        """True if it was done; a fault of the way or of the moment is said, and passes."""
+        """True if it was done; a fault of the way or of the moment is shown, and passes."""
         try:
             do()
         except SoractlError as error:
