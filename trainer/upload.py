@@ -7,6 +7,7 @@ now or for ever.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -22,12 +23,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Send what is left, say how much it was."""
     parser = argparse.ArgumentParser(prog="python -m trainer.upload", description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
-    answers, sys.stdout = sys.stdout, sys.stderr  # what W&B prints is no answer
-    try:
-        answer = send_rest(RunDir(parser.parse_args(arguments).run.expanduser()))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    answers.write(f"{json.dumps(answer)}\n")
+    given = parser.parse_args(arguments)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what W&B and its processes print is no answer
+        try:
+            answer = send_rest(RunDir(given.run.expanduser()))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        answers.write(f"{json.dumps(answer)}\n")
 
 
 def send_rest(run: RunDir) -> dict[str, Any]:

@@ -4,9 +4,11 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from soractl.cluster.node_python import python_on
 from soractl.cluster.settings import Cluster
+from soractl.files.changes import last_changes
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
 from trainer.run_dir import RunDir
@@ -30,17 +32,19 @@ class Uploads:
 
     def send(self, run: RunDir, place: Place, *, at_last: bool = False) -> None:
         """Send what is new of a run; `at_last` also if it was asked a moment ago."""
-        seen = [(path, path.stat().st_mtime_ns) for path in run.evaluation_results()]
+        seen = last_changes(run.evaluation_results())
         if not seen or self._settled.get(run) == seen or not (at_last or self._is_due(run)):
             return
         self._asked_s[run] = self.clock()
         node, path = place
         argv = python_on(node, self.cluster, "-m", "trainer.upload", path)
         result = self.remote(node, Request(argv), DEADLINE_S)
-        if not result.ok:
-            self.say(f"{run.name}: videos were not sent to W&B: {result.reason}")
+        answer = _answer(result.stdout) if result.ok else None
+        if answer is None:
+            no_answer = f"what came is no answer: {result.stdout[-100:]!r}"
+            reason = no_answer if result.ok else result.reason
+            self.say(f"{run.name}: videos were not sent to W&B: {reason}")
             return
-        answer = json.loads(result.stdout)
         if not answer.get("again"):
             self._settled[run] = seen
         if answer["sent"]:
@@ -49,3 +53,12 @@ class Uploads:
     def _is_due(self, run: RunDir) -> bool:
         asked_s = self._asked_s.get(run)
         return asked_s is None or self.clock() - asked_s >= AGAIN_S
+
+
+def _answer(stdout: str) -> dict[str, Any] | None:
+    """The object in the last line, if there is one; what came before is a shell's greeting."""
+    try:
+        answer = json.loads(stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return None
+    return answer if isinstance(answer, dict) and "sent" in answer else None

@@ -61,12 +61,10 @@ def watch(
         )
         uploads = Uploads(remote, cluster, display.say)
         server = stack.enter_context(Server(evaluated, origin, publisher, environ, display.show))
-        shown = False
+        if options.port is not None:
+            display.say(_shown(origin, options.port, stack))
         while True:
             origin.fetch()
-            if options.port is not None and not shown and origin.runs:
-                display.say(_shown(origin, options.port, stack))
-                shown = True
             for end in server.round():
                 if not end.reason:
                     origin.send(end.item.run)
@@ -100,7 +98,7 @@ def _origin(
 
 def _shown(origin: Here | There, port: int, stack: ExitStack) -> str:
     """The address of the gallery, which is served in a thread until the end of `stack`."""
-    server = stack.enter_context(gallery_server(origin.runs, port))
+    server = stack.enter_context(gallery_server(lambda: origin.runs, port))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     stack.callback(server.shutdown)
     return url_of(server)

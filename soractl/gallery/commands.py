@@ -39,6 +39,6 @@ def gallery(
     if serve is None:
         output.result(str(write_gallery(found)))
         return
-    with gallery_server(found, serve) as server:
+    with gallery_server(lambda: found, serve) as server:
         output.result(url_of(server))
         server.serve_forever()

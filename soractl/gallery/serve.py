@@ -3,7 +3,8 @@
 import http.server
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from soractl.errors import ExitCode, SoractlError
+from soractl.files.changes import last_changes
 from soractl.gallery.contents import gallery_of, page, script
 from soractl.web.guard import LOOPBACK, headers, is_own_host
 from trainer.run_dir import RunDir
@@ -25,28 +27,29 @@ _PART = r"[^/\\]+"
 _VIDEO = re.compile(rf"/(\d+)/({_PART})/(\d+)/({_PART}\.(?:mp4|png))")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
+Runs = Callable[[], Sequence[RunDir]]  # more may come; what is there keeps its place
+
 
 class Data:
     """The data of the page, made anew when a result has come."""
 
-    def __init__(self, runs: Sequence[RunDir]) -> None:
+    def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self._seen: object = None
         self._script = b""
 
     def script(self) -> bytes:
         """As the page reads it; runs' folders are their numbers in the order of the command."""
-        seen = [
-            (path, path.stat().st_mtime_ns) for run in self.runs for path in run.evaluations_begun()
-        ]
+        runs = self.runs()
+        seen = [(run, last_changes(run.evaluations_begun())) for run in runs]
         if seen != self._seen:
-            folders = {run: str(number) for number, run in enumerate(self.runs)}
-            self._script = script(gallery_of(self.runs, folders)).encode()
+            folders = {run: str(number) for number, run in enumerate(runs)}
+            self._script = script(gallery_of(runs, folders)).encode()
             self._seen = seen
         return self._script
 
 
-def gallery_server(runs: Sequence[RunDir], port: int) -> http.server.ThreadingHTTPServer:
+def gallery_server(runs: Runs, port: int) -> http.server.ThreadingHTTPServer:
     """A server of the gallery on 127.0.0.1; 0 takes a free port. SoractlError if it is taken."""
     handler = partial(_Handler, Data(runs))
     try:
@@ -71,6 +74,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._data = data
         super().__init__(*rest)
 
+    def handle(self) -> None:
+        """Answer until the browser leaves, which it may do amid a video."""
+        with suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         """Answer with the page, its data, a video or a poster; anything else is not here."""
         if not is_own_host(self.headers.get("Host")):
@@ -90,9 +98,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _video(self, path: str) -> Path | None:
         """A file that a result names, and no other."""
         match = _VIDEO.fullmatch(unquote(path))
-        if not match or int(match[1]) >= len(self._data.runs):
+        runs = self._data.runs()
+        if not match or int(match[1]) >= len(runs):
             return None
-        run = self._data.runs[int(match[1])]
+        run = runs[int(match[1])]
         folder = run.evaluation(match[2], int(match[3]))
         result = next((path for path in run.evaluations_begun() if path.parent == folder), None)
         if result is None:
@@ -103,7 +112,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for video in json.loads(result.read_text())["videos"]
                 for name in (video["name"], video.get("poster"))
             }
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         return result.with_name(match[4]) if match[4] in named else None
 

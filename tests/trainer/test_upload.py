@@ -71,3 +71,17 @@ def test_of_two_programs_one_sends(run):
 def test_a_run_that_does_not_log_to_wandb_has_nothing_to_send(run):
     write_json(run.config_json, dump(load_stage("smoke", ["log.wandb=false"]).config))
     assert send_rest(run)["why"] == "the run does not log to W&B"
+
+
+PROGRAM = """
+import os, sys
+from trainer import upload
+
+upload.send_rest = lambda run: os.system("echo words of a process") or {"sent": 2}
+upload.main(["/runs/001-smoke"])
+"""
+
+
+def test_what_others_print_is_not_in_the_answer():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert (json.loads(done.stdout), done.stderr) == ({"sent": 2}, "words of a process\n")

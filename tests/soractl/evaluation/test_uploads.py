@@ -23,6 +23,8 @@ class Elsewhere:
         answer = self.answers.pop(0)
         if isinstance(answer, str):
             return NodeResult(node, stderr=f"error: {answer}", exit_code=1)
+        if isinstance(answer, bytes):
+            return NodeResult(node, stdout=answer.decode(), exit_code=0)
         return NodeResult(node, stdout=json.dumps(answer), exit_code=0)
 
     def uploads(self):
@@ -82,3 +84,18 @@ def test_a_failure_is_one_line_and_is_tried_again(evaluated):
         "001-smoke: videos were not sent to W&B: W&B cannot be reached: no route",
         "001-smoke: 4 videos sent to W&B",
     ]
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        (b'Welcome to n1\n{"sent": 4}\n', "4 videos sent to W&B"),
+        (b"", "videos were not sent to W&B: what came is no answer: ''"),
+        (b"[4]\n", "videos were not sent to W&B: what came is no answer: '[4]\\n'"),
+        (b"Segfault\n", "videos were not sent to W&B: what came is no answer: 'Segfault\\n'"),
+    ],
+)
+def test_the_answer_is_the_last_line_and_without_one_it_is_one_line(evaluated, printed, said):
+    there = Elsewhere(printed)
+    there.uploads().send(evaluated, PLACE)
+    assert there.said == [f"001-smoke: {said}"]

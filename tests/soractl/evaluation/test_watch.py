@@ -58,6 +58,14 @@ def test_the_gallery_is_shown_over_http_meanwhile(options, tmp_path):
     assert json.loads(seen[0][len("showGallery(") : -3])["runs"][0]["name"] == "001-smoke"
 
 
+def test_the_gallery_is_there_before_the_first_copy_from_another_machine(options, tmp_path):
+    display = Said()
+    watched = WatchOptions(("latest",), tmp_path / "runs", "none.invalid:/runs", port=0)
+    with pytest.raises(SoractlError):
+        list(watch(options, watched, os.environ, display))
+    assert [line[:17] for line in display.lines] == ["http://127.0.0.1:"]
+
+
 @pytest.mark.slow  # a process loads torch
 def test_checkpoints_of_another_machine_are_sampled_here_and_shown_there(lab, tmp_path, options):
     run = lab.run_at(lab.there / "runs")

@@ -215,7 +215,7 @@ def test_a_phone_has_no_sideways_scroll_of_the_page_and_dark_is_dark(visit, addr
 
 
 def test_a_served_page_updates_itself_and_its_videos_seek(visit, filmed):
-    with gallery_server([filmed], 0) as server:
+    with gallery_server(lambda: [filmed], 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
@@ -231,6 +231,22 @@ def test_a_served_page_updates_itself_and_its_videos_seek(visit, filmed):
             )
             assert page.faults == []
             assert all(asked.startswith(url_of(server)) for asked in page.asked)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_served_page_waits_for_the_first_run(visit, filmed):
+    runs = []
+    with gallery_server(lambda: runs, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            page = visit(url_of(server), ready="text=Nothing was copied yet.")
+            runs.append(filmed)
+            page.evaluate("read()")
+            page.wait_for_selector(".cell")
+            assert page.faults == []
         finally:
             server.shutdown()
             thread.join()

@@ -1,4 +1,6 @@
 import http.client
+import socket
+import struct
 import threading
 
 import pytest
@@ -6,16 +8,22 @@ import pytest
 from soractl.errors import ExitCode, SoractlError
 from soractl.gallery.serve import gallery_server, url_of
 from tests.soractl.gallery.evaluated import publish, video
+from trainer.run_dir import create_run
 
 
 @pytest.fixture
-def server(run):
+def runs(run):
+    return [run]
+
+
+@pytest.fixture
+def server(run, runs):
     publish(run, 100, [video(0)])
     folder = run.evaluation("low4s", 100)
     (folder / "sample_0000.mp4").write_bytes(b"0123456789")
     (folder / "sample_0000.poster.png").write_bytes(b"poster")
     (folder / "secret.mp4").write_bytes(b"of no result")
-    with gallery_server([run], 0) as server:
+    with gallery_server(lambda: runs, 0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server
@@ -90,8 +98,33 @@ def test_a_new_result_is_in_the_next_data(ask, run):
     assert b'"step":200' in ask("/gallery.js")[1]
 
 
+def test_a_run_that_came_later_is_in_the_next_data(ask, runs, tmp_path):
+    assert b"002-smoke" not in ask("/gallery.js")[1]
+    runs.append(create_run(tmp_path / "runs", "smoke"))
+    assert b"002-smoke" in ask("/gallery.js")[1]
+
+
+def test_a_result_that_is_no_object_names_no_video(ask, run):
+    run.evaluation_result("low4s", 100).write_text("[]")
+    assert ask("/0/low4s/100/sample_0000.mp4")[0] == 404
+
+
+def test_a_browser_that_leaves_amid_a_video_is_no_error(server, run, monkeypatch, capsys):
+    (run.evaluation("low4s", 100) / "sample_0000.mp4").write_bytes(bytes(50_000_000))
+    ended, close = threading.Event(), server.shutdown_request
+    monkeypatch.setattr(server, "shutdown_request", lambda one: (close(one), ended.set()))
+    host, port = server.server_address
+    with socket.create_connection((host, port)) as browser:
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        words = f"GET /0/low4s/100/sample_0000.mp4 HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+        browser.sendall(words.encode())
+        assert browser.recv(12) == b"HTTP/1.1 200"
+    assert ended.wait(30)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_port_that_is_taken_is_one_sentence(server, run):
     port = server.server_address[1]
     with pytest.raises(SoractlError, match=f"port {port} of 127.0.0.1 cannot be used") as caught:
-        gallery_server([run], port)
+        gallery_server(lambda: [run], port)
     assert caught.value.exit_code == ExitCode.REFUSED
