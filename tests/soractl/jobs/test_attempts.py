@@ -95,6 +95,15 @@ def test_an_attempt_that_was_cut_off_names_the_node_that_is_down(attempt, lines,
     assert not outcome.first_failure.stopped
 
 
+def test_an_attempt_is_settled_though_slurm_does_not_answer(attempt):
+    def refuses(node, request, deadline_s):
+        return NodeResult(node, stderr="no controller", exit_code=1)
+
+    assert cut_off(attempt, Slurm(refuses)).first_failure.error == (
+        "Slurm ended it: it left no exit code"
+    )
+
+
 def test_attempts_that_added_no_checkpoint_are_counted_from_the_newest(tmp_path, save_checkpoint):
     run = RunDir(tmp_path / "001-smoke")
     run.checkpoints_folder.mkdir(parents=True)

@@ -1,5 +1,6 @@
 """The supervisor's actions inside a job, with scripts in Slurm's place."""
 
+import errno
 import os
 
 import pytest
@@ -17,6 +18,7 @@ from soractl.remote.nodes import Node
 from soractl.slurm.allocation import Allocation
 from soractl.slurm.record import read_record
 from soractl.supervise.lease import Lease, LeaseLostError
+from soractl.supervise.supervisor import Supervisor
 
 N1, N2, N3 = (Node(name, local=True) for name in ("n1", "n2", "n3"))
 
@@ -72,3 +74,20 @@ def test_spares_of_a_job_are_checked_on_the_jobs_own_nodes(actor, monkeypatch):
     monkeypatch.setattr(preflight, "unfit_to_join", unfit)
     assert actor.unfit_spares() == {"n3": "/dev/shm is full"}
     assert asked == [("n1", 2), ("n3", 2)]
+
+
+def test_a_full_disk_ends_the_supervisor_with_its_reason(actor, monkeypatch, capsys):
+    def writes(self):
+        raise OSError(errno.ENOSPC, "No space left on device", "/shared/runs/events.jsonl")
+
+    monkeypatch.setattr(Supervisor, "run", writes)
+    assert supervise(actor) == 93
+    assert "the disk is full: /shared/runs/events.jsonl" in capsys.readouterr().err
+
+
+def test_a_typing_error_in_the_clusters_file_ends_the_supervisor_with_its_reason(
+    actor, slurm_here, capsys
+):
+    slurm_here.write("hostfiles/slurm.toml", "ranks_per_nod = 2\n")
+    assert supervise(actor) == 2
+    assert "ranks_per_nod" in capsys.readouterr().err

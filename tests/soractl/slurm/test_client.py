@@ -120,6 +120,7 @@ def test_a_job_says_whether_it_may_be_requeued(flag, may):
 def test_the_time_from_term_to_kill_is_the_clusters():
     assert Slurm(Answers("JobRequeue              = 1\nKillWait    = 5 sec\n")).kill_wait_s() == 5
     assert Slurm(Answers("")).kill_wait_s() == 30
+    assert Slurm(Answers(stderr="no controller", exit_code=1)).kill_wait_s() == 30
 
 
 def test_an_unknown_job_is_none():
