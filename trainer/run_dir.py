@@ -333,6 +333,11 @@ class RunDir:
         found = self._by_step()
         return {one.path: one.reason for one in found if isinstance(one, Incomplete)}
 
+    def unknown(self) -> list[Incomplete]:
+        """Checkpoint folders that cannot be read just now, and may be complete."""
+        found = self._by_step()
+        return [one for one in found if isinstance(one, Incomplete) and one.is_unknown]
+
     def steps_of_saves(self) -> tuple[set[int], set[int]]:
         """Global steps of the checkpoints being written and of those published, by name alone."""
         names = [path.name for path in self.checkpoints_folder.glob(f"*{ANY_CHECKPOINT}")]

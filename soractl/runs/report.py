@@ -245,10 +245,11 @@ def _process(process: Process) -> str:
 
 
 def checkpoints(run: RunDir) -> str:
-    """Number of complete checkpoints, and the newest."""
+    """Number of complete checkpoints, the newest, and those that may be complete."""
     complete = run.checkpoints()
     newest = f", the newest: {text.path(complete[-1].path)}" if complete else ""
-    return f"{text.count(len(complete), 'complete checkpoint')}{newest}"
+    unknown = "".join(f"; {one.path.name} may be one: {one.reason}" for one in run.unknown())
+    return f"{text.count(len(complete), 'complete checkpoint')}{newest}{unknown}"
 
 
 def failure_line(failure: Failure) -> str:
