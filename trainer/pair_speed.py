@@ -10,10 +10,12 @@ import time
 from datetime import timedelta
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
+from trainer import packages
 from trainer.questions import answer_lines
+
+with packages.needed():
+    import torch
+    import torch.distributed as dist
 
 
 def measure(question: dict[str, Any]) -> float:

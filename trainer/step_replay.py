@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
+from trainer import packages
 from trainer.questions import answer_lines
+
+with packages.needed():
+    import torch
+
+    from trainer.model.stdit3 import SIZES, STDiT3, STDiT3Config
 
 SHAPE = {"cuda": (1, 4, 15, 30, 40), "cpu": (1, 4, 3, 8, 8)}  # latents of a clip
 TOKENS = 32

@@ -12,11 +12,13 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from trainer import config
-from trainer.metrics.eval_uploads import unsent, upload_lock
-from trainer.metrics.sinks import WandbSink
+from trainer import config, packages
 from trainer.run_dir import RunDir
 from trainer.settings import UserError, dump
+
+with packages.needed():
+    from trainer.metrics.eval_uploads import unsent, upload_lock
+    from trainer.metrics.sinks import WandbSink
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -28,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(2, 1)  # what W&B and its processes print is no answer
         try:
             answer = send_rest(RunDir(given.run.expanduser()))
-        except UserError as error:
+        except (UserError, OSError) as error:
             sys.exit(f"error: {error}")
         answers.write(f"{json.dumps(answer)}\n")
 

@@ -35,7 +35,7 @@ PHASES = (
     *[("step", {})] * 10,
     *[("save", {"thread": "side"})] * 4,
     *[("inside", {"place": "inside", "within": "TrainStep.run"})] * 2,
-    *[("validation", {"within": "Validation.loss"})] * 2,
+    *[("validation", {"within": "Validation.losses"})] * 2,
 )
 MOST_AFTER = {"step": 40, "save": 4, "first step": 3}
 LOOK_AGAIN_S = 20.0  # a run that is only slow still moves

@@ -5,7 +5,7 @@ from tests.planter.campaign import MOST_AFTER, Campaign, Case, cases, is_right
 DRAWN = [
     Case("stop", 1, "step", {"after": 7}),
     Case("sleep", 0, "save", {"thread": "side", "after": 1}),
-    Case("gc", 1, "validation", {"within": "Validation.loss", "after": 0}),
+    Case("gc", 1, "validation", {"within": "Validation.losses", "after": 0}),
 ]
 
 

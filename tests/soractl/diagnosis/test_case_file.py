@@ -70,10 +70,12 @@ def test_only_a_command_before_the_end_stopped_it(run):
     EventLog(run, "kill").write(EventKind.STOP_REQUESTED, attempt=1)
     past = attempt_of(run, Failure("n1", "x"))
     assert case_of(run, past).stopped_by is None
-    write_json(past.exit, Outcome(1, 1e12, Failure("n1", "x")).as_json())
+    write_json(past.exit, Outcome(1, AT + 1e9, Failure("n1", "x")).as_json())
     assert case_of(run, past).stopped_by == "`soractl kill`"
     EventLog(run, "supervisor").write(EventKind.KILLED, attempt=2)
-    assert case_of(run, attempt_of(run, Failure("n1", "x"), ended_unix_s=1e12)).stopped_by is None
+    assert (
+        case_of(run, attempt_of(run, Failure("n1", "x"), ended_unix_s=AT + 1e9)).stopped_by is None
+    )
 
 
 def evidence(attempt, name, *, complete=True, **verdict):

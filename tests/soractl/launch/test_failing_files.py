@@ -44,7 +44,7 @@ def test_an_end_that_cannot_be_read_anywhere_is_unknown_until_it_can(workplace, 
     environ = preloaded.failing_opens(library, errno.ESTALE, 1, ".exit")
     for _ in range(2):
         done = workplace.soractl("status", environ=environ)
-        assert "state  unknown " in done.stdout
+        assert "state    unknown " in done.stdout
         assert "how it ended cannot be read there" in done.stdout
     assert "state  ended " in workplace.soractl("status").stdout
 

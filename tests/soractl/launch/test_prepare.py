@@ -6,18 +6,20 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
-from soractl.remote.nodes import Node
+from soractl.remote.nodes import Node, this_machine
 from soractl.runs.record import node_as_json
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
 from trainer.settings import ConfigError, dump
+
+HERE = this_machine()
 
 
 def launch(stage="smoke", environ=(), **options):
     return prepare_launch(stage, LaunchOptions(**options), {**os.environ, **dict(environ)})
 
 
-def existing_run(workplace, nodes=()):
+def existing_run(workplace, nodes=(HERE,)):
     prepared = launch()
     run = create_run(workplace.folder / "runs", "smoke")
     write_json(run.run_json, {"stage": "smoke", "hostfile": None})

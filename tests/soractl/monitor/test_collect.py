@@ -24,7 +24,8 @@ def test_a_node_is_asked_over_one_kept_program(remote, two_gpus):
     dialogue = probe._dialogue
     first = probe.look(5).values
     assert first.gpus[1]["power_w"] == 612.04
-    assert first.node["cpu_pct"] is not None
+    # two looks within a tick of the kernel's counters have no share of it
+    wait_for(lambda: probe.look(5).values.node["cpu_pct"] is not None)
     assert probe._dialogue is dialogue
 
 

@@ -83,7 +83,8 @@ def test_a_span_that_is_none_is_a_bad_request(options):
 
 def test_a_run_that_cannot_be_read_is_left_out_of_the_page(options, tmp_path):
     run = fleet.write_run(tmp_path / "runs", NOON, seconds=600)
-    run.metrics.write_text('{"global_step": 1, "time_unix_s": "soon"}\n')
+    row = {"global_step": 1, "time_unix_s": NOON - 60, "ranks/slowest": "soon"}
+    run.metrics.write_text(f"{json.dumps(row)}\n")
     fleet.fill(options.folder, NOON, nodes=1, seconds=60)
     data = window_data(options.folder, fleet.names(1), run, NOON - 600, NOON, 5.0)
     assert (data["run"], data["nodes"]) == (None, fleet.names(1))

@@ -104,7 +104,7 @@ def test_kill_lets_a_job_save_and_empties_queue_and_nodes(workplace_of, slurm_cl
     soractl("launch", "smoke", "--slurm", "--detach")
     run = RunDir(workplace.folder / "runs/001-smoke")
     wait_for((run.path / "ready").exists)
-    assert "queue  running as job" in soractl("status")
+    assert "queue    running as job" in soractl("status")
     soractl("kill")
     assert slurm_cluster.queue() == []
     with slurm_cluster.cluster.network(), Connections(slurm_cluster.cluster.options) as remote:
