@@ -46,7 +46,7 @@ def test_an_end_that_cannot_be_read_anywhere_is_unknown_until_it_can(workplace, 
         done = workplace.soractl("status", environ=environ)
         assert "state    unknown " in done.stdout
         assert "how it ended cannot be read there" in done.stdout
-    assert "state  ended " in workplace.soractl("status").stdout
+    assert "state    ended " in workplace.soractl("status").stdout
 
 
 def test_a_file_that_never_opens_is_a_sentence_and_its_run_unknown(workplace, library):
