@@ -15,6 +15,7 @@ from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
 from soractl.runs import kill as killing
 from soractl.terminal.progress_bar import PlainDisplay
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.ssh
 N123 = ["n1", "n2", "n3"]
@@ -119,9 +120,13 @@ def test_of_two_starts_at_once_on_three_nodes_one_goes_on(launch):
     for thread in threads:
         thread.join()
     [run], [error] = started, refused
+    expected = [{str(launch.workplace.folder / "runs" / run)}] * 3
     with launch.cluster.network(), Connections(launch.cluster.options) as remote:
-        running = [{p.run_id for p in there} for there in left_on(launch.cluster, remote, N123)]
-    assert running == [{str(launch.workplace.folder / "runs" / run)}] * 3
+
+        def running():
+            return [{p.run_id for p in there} for there in left_on(launch.cluster, remote, N123)]
+
+        wait_for(lambda: running() == expected)  # a start does not wait for what it started
     used = rf"n1: GPUs 0-1 and port 29500 are used by {run} of root since \d\d:\d\d"
     assert (error.exit_code, bool(re.fullmatch(used, str(error)))) == (5, True)
 
