@@ -13,7 +13,10 @@ KEPT: Mapping[str, str] = {
     "py-spy": "a program that `soractl stacks` starts on the nodes",
     "pystack": "another one",
 }
-WITHOUT_THEIR_OWN = {"colossalai"}  # installed by `pip install --no-deps`
+WITHOUT_THEIR_OWN = {
+    "colossalai",  # installed by `pip install --no-deps`
+    "pytz",  # pandas imports it where it is; libfaketime, which tests alone need, brings it
+}
 
 
 def imported(folder: Path) -> set[str]:
