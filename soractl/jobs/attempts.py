@@ -67,13 +67,13 @@ def cut_off(attempt: AttemptDir, slurm: Slurm) -> Outcome:
 def settled(
     attempt: AttemptDir,
     *,
-    is_told: bool = False,
+    is_asked: bool = False,
     ended_here: bool = False,
     patience_s: float = EXIT_FILES_S,
 ) -> Outcome:
     """The outcome by the nodes' exit codes; srun's own says nothing.
 
-    `is_told`: rank 0 was asked to leave. Ranks that were ended before they could save, by that
+    `is_asked`: rank 0 was asked to leave. Ranks that were ended before they could save, by that
     or by Slurm, have not failed. `ended_here`: nodes without an exit code are not lost.
     """
     planned = read_record(attempt)
@@ -87,7 +87,7 @@ def settled(
         states = [replace(one, exit_code=code) for one, code in zip(states, codes, strict=True)]
     lost = {state.node: BY_SLURM for state in states if not state.ended}
     outcome = settle(attempt, planned, states, lost)
-    if outcome.exit_code == ExitCode.FAILED and _was_ended(attempt, states, is_told):
+    if outcome.exit_code == ExitCode.FAILED and _was_ended(attempt, states, is_asked):
         return replace(outcome, exit_code=TERMINATED, first_failure=_stop_of(attempt))
     return outcome
 
@@ -112,14 +112,14 @@ def attempts_without_checkpoint(run: RunDir) -> int:
     return count
 
 
-def _was_ended(attempt: AttemptDir, states: Sequence[NodeState], is_told: bool) -> bool:
+def _was_ended(attempt: AttemptDir, states: Sequence[NodeState], is_asked: bool) -> bool:
     """Ranks saved before Slurm's KILL; or were ended by a signal before they could.
 
     Others then complain of lost connections, so their accounts count for nothing.
     """
     has_account = any(int(account["rank"]) == 0 for account in attempt.rank_failures())
     by_signal = all(state.exit_code in (None, TERMINATED) for state in states)
-    return attempt.stopped.exists() or by_signal or (is_told and not has_account)
+    return attempt.stopped.exists() or by_signal or (is_asked and not has_account)
 
 
 def _stop_of(attempt: AttemptDir) -> Failure:

@@ -118,7 +118,7 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
                 return code
     outcome = read_outcome(attempt)
     if outcome is None:
-        outcome = attempts.settled(attempt, is_told=relay.is_told, ended_here=ended_here)
+        outcome = attempts.settled(attempt, is_asked=relay.is_asked, ended_here=ended_here)
         attempts.note_end(run, attempt, outcome)
     following = what_follows(_ending(run, attempt, outcome, signals, way.slurm, shell.given))
     return _go_on(run, attempt, following, outcome, way)

@@ -47,7 +47,7 @@ class Relay(AbstractContextManager["Relay"]):
     def __init__(self, run: RunDir, here: str, signals: Signals, remote: Remote) -> None:
         self._run, self._here, self._signals, self._remote = run, here, signals, remote
         self._is_over = threading.Event()
-        self.is_told = False
+        self.is_asked = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -56,12 +56,12 @@ class Relay(AbstractContextManager["Relay"]):
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self.is_told and not self._is_over.wait(TICK_S):
+        while not self.is_asked and not self._is_over.wait(TICK_S):
             if self._signals.wants_a_save:
-                self.is_told = tell_rank_0(self._run, self._here, self._remote)
+                self.is_asked = ask_rank_0(self._run, self._here, self._remote)
 
 
-def tell_rank_0(run: RunDir, here: str, remote: Remote) -> bool:
+def ask_rank_0(run: RunDir, here: str, remote: Remote) -> bool:
     """Ask rank 0 of the newest attempt to save and leave; False while there is none.
 
     `here`: Slurm's name of this node, which usually is the one of rank 0.

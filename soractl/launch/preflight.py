@@ -319,8 +319,8 @@ _OF_PROBE = ("launch", "version", "packages", "name", "weights", "data", "featur
 
 def _say(result: NodeResult, part: str) -> str:
     """`ok`, or why a part of the answer failed."""
-    said, code = sections(result.stdout).get(part, ("", 1))
-    return "ok" if code == 0 else NodeResult(result.node, stderr=said, exit_code=code).reason
+    answer, code = sections(result.stdout).get(part, ("", 1))
+    return "ok" if code == 0 else NodeResult(result.node, stderr=answer, exit_code=code).reason
 
 
 def clock_offset_s(result: NodeResult, sent_unix_s: float, back_unix_s: float) -> float | None:

@@ -33,7 +33,7 @@ KEPT_LOOKS = 12
 
 @dataclass(frozen=True)
 class Answers:
-    """What all witnesses said at one time."""
+    """Answers of all witnesses at one time."""
 
     look: Look
     power: tuple[PowerSample, ...] = ()  # of no GPU: there is none

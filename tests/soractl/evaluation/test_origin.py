@@ -7,8 +7,8 @@ from soractl.evaluation.origin import Here, There
 from soractl.remote.nodes import this_machine
 
 
-class Said:
-    """A display that keeps what was said."""
+class KeptLines:
+    """A display that keeps its lines."""
 
     def __init__(self):
         self.lines = []
@@ -29,7 +29,7 @@ def there(lab, monkeypatch):
     def make(*, watches=True, source=None):
         source = source or f"{lab.node}:{lab.there}/runs"
         runs = lab.here / "runs"
-        return There(source, ["latest"], runs, True, os.environ, Said(), watches=watches)
+        return There(source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches)
 
     return make
 

@@ -12,7 +12,7 @@ from soractl.evaluation.evaluate import EvalOptions
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.watch import WatchOptions, watch
 from tests.making import publish_random_weights
-from tests.soractl.evaluation.test_origin import Said
+from tests.soractl.evaluation.test_origin import KeptLines
 from trainer.run_dir import create_run
 
 TINY = Preset(frames="1", resolution="144p", ratio="9:16", steps=1)
@@ -30,7 +30,7 @@ def test_one_look_at_a_run_without_checkpoints_ends(options, tmp_path):
     run = create_run(tmp_path / "runs", "smoke")
     run.run_json.write_text("{}")
     watched = WatchOptions(("1",), tmp_path / "runs")
-    assert list(watch(options, watched, os.environ, Said())) == []
+    assert list(watch(options, watched, os.environ, KeptLines())) == []
 
 
 def test_prompts_that_are_not_there_are_an_error_before_the_first_checkpoint(options, tmp_path):
@@ -38,13 +38,13 @@ def test_prompts_that_are_not_there_are_an_error_before_the_first_checkpoint(opt
     run.run_json.write_text("{}")
     watched = WatchOptions(("1",), tmp_path / "runs")
     with pytest.raises(SoractlError, match=r"none\.txt: there is no such file of prompts"):
-        list(watch(replace(options, prompts=Path("none.txt")), watched, os.environ, Said()))
+        list(watch(replace(options, prompts=Path("none.txt")), watched, os.environ, KeptLines()))
 
 
 def test_the_gallery_is_shown_over_http_meanwhile(options, tmp_path):
     run = create_run(tmp_path / "runs", "smoke")
     run.run_json.write_text("{}")
-    display, seen = Said(), []
+    display, seen = KeptLines(), []
 
     def wait(_):
         (address,) = display.lines
@@ -59,7 +59,7 @@ def test_the_gallery_is_shown_over_http_meanwhile(options, tmp_path):
 
 
 def test_the_gallery_is_there_before_the_first_copy_from_another_machine(options, tmp_path):
-    display = Said()
+    display = KeptLines()
     watched = WatchOptions(("latest",), tmp_path / "runs", "none.invalid:/runs", port=0)
     with pytest.raises(SoractlError):
         list(watch(options, watched, os.environ, display))
@@ -72,7 +72,7 @@ def test_checkpoints_of_another_machine_are_sampled_here_and_shown_there(lab, tm
     publish_random_weights(run, "log.wandb=false")
     shutil.copy(options.prompts, lab.here)
     environ = {**os.environ, "SORACTL_HOSTFILE": str(lab.here / "hostfiles" / "nodes.txt")}
-    source, display = f"{lab.node}:{lab.there}/runs", Said()
+    source, display = f"{lab.node}:{lab.there}/runs", KeptLines()
     watched = WatchOptions(("latest",), lab.here / "runs", source, upload=False)
     (end,) = watch(options, watched, environ, display)
     assert (end.videos, end.reason) == (1, "")

@@ -65,9 +65,9 @@ def test_a_rank_that_failed_is_a_failure(attempt):
 def test_what_follows_a_request_to_leave_is_a_stop_unless_rank_0_says_why_not(attempt):
     ended(attempt, 1, 1)
     account(attempt, 1)
-    assert result(attempt, is_told=True) == (143, True)
+    assert result(attempt, is_asked=True) == (143, True)
     account(attempt, 0)
-    assert result(attempt, is_told=True) == (1, False)
+    assert result(attempt, is_asked=True) == (1, False)
 
 
 class Nodes:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from soractl.jobs.signals import Relay, Signals, tell_rank_0
+from soractl.jobs.signals import Relay, Signals, ask_rank_0
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node
 from soractl.runs.record import node_as_json
@@ -51,14 +51,14 @@ def test_a_warning_and_a_kill_want_a_save_and_term_does_not(signals):
     assert signals.wants_a_save
 
 
-def test_rank_0_is_told_once_it_is_there(signals, rank_0, run):
+def test_rank_0_is_asked_once_it_is_there(signals, rank_0, run):
     with Connections() as remote, Relay(run, "localhost", signals, remote) as relay:
-        assert not relay.is_told
+        assert not relay.is_asked
         signals.seen.add(signal.SIGUSR1)
-        wait_for(lambda: relay.is_told)
+        wait_for(lambda: relay.is_asked)
         assert rank_0.wait(10) == -signal.SIGTERM
 
 
-def test_without_a_rank_0_nobody_is_told(run):
+def test_without_a_rank_0_nobody_is_asked(run):
     with Connections() as remote:
-        assert tell_rank_0(run, "localhost", remote) is False
+        assert ask_rank_0(run, "localhost", remote) is False

@@ -74,7 +74,7 @@ def test_a_refusal_has_slurms_words_a_hint_and_exit_code_5(stderr, hint):
     )
 
 
-def test_what_slurm_repeats_is_said_once():
+def test_what_slurm_repeats_is_shown_once():
     encode = "sbatch: error: Munge encode failed: Failed to access munge.sock"
     advice = "sbatch: error: If munged is up, restart with --num-threads=10"
     with pytest.raises(SoractlError) as caught:
