@@ -51,6 +51,13 @@ def own_hints():
     hints._given.clear()
 
 
+@pytest.fixture(autouse=True)
+def own_wandb():
+    """W&B's process of one test serves no program that a later test starts."""
+    yield
+    os.environ.pop("WANDB_SERVICE", None)
+
+
 class Workplace:
     """A folder to launch from, where `colossalai` is whatever the test says."""
 

@@ -44,7 +44,6 @@ def session_of(run, **settings):
 
 def attempt(run, rows):
     """An attempt that logs rows of its own while the videos are sent."""
-    os.environ.pop("WANDB_SERVICE", None)  # W&B's process of its own, not that of other tests
     session = session_of(run)
     uploads = EvalUploads(run, session, every_s=0.1)
     session.define_metric("loss", step_metric="global_step")
