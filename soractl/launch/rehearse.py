@@ -118,7 +118,8 @@ def refuse_if_busy(prepared: Prepared, remote: Remote) -> None:
             (row.node.name, text.count(len(row.processes), "process", "processes")) for row in busy
         )
         raise SoractlError(
-            f"a rehearsal needs the nodes for itself, and {', '.join(runs[:3])} runs: {where}",
+            f"a rehearsal needs the nodes for itself; they are in use by {', '.join(runs[:3])}: "
+            f"{where}",
             hint=f"`{to_type('kill', runs[0])}` stops it; --force rehearses all the same",
             exit_code=ExitCode.REFUSED,
         )

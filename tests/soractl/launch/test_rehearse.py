@@ -225,5 +225,5 @@ def test_a_node_with_a_runs_process_is_named_and_nothing_is_started(nodes):
     rehearsal = nodes.rehearsal()
     _, errors = rehearsal.communicate(timeout=120)
     assert rehearsal.returncode == 5, errors
-    assert "and 007-other runs: 1 process on n2" in errors
+    assert "in use by 007-other: 1 process on n2" in errors
     assert not Path("runs").exists()
