@@ -53,7 +53,7 @@ night: install system-packages data/smoke/clips.csv
 
 # preemption, lost nodes, chains and spares under a real Slurm
 slurm: install system-packages
-	$(BIN)/python -m pytest -q tests/soractl/slurm/long_slurm.py
+	$(BIN)/python -m pytest -q tests/soractl/queue/long_slurm.py
 
 # sshd, namespaces, rsync and Slurm for the tests that need real nodes, zsh for completion; root on Debian installs them
 SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh slurm-wlm munge chromium fuse3 nftables

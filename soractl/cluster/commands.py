@@ -44,7 +44,7 @@ def gpus(
     """
     from soractl.cluster import gpu_report
     from soractl.cluster.watch import watch_gpus
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     chosen = named(hosts)
@@ -84,7 +84,7 @@ def execute(
     from soractl.cluster import exec_report
     from soractl.cluster.execute import execute as run
     from soractl.cluster.execute import split
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     hosts, command = split(words)

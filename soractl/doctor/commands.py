@@ -34,7 +34,7 @@ def doctor(
     """Can these nodes train? Each fault with its remedy."""
     from soractl.doctor import report
     from soractl.doctor.examine import examine
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     chosen = named(hosts)

@@ -37,7 +37,7 @@ def clock(
     """
     from soractl.health import clock_report
     from soractl.health.clock_watch import watch_clocks
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     chosen = named(hosts)
@@ -87,7 +87,7 @@ def health(
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
     from soractl.health.slurm_hook import run_hook
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     hooks: dict[Hook, bool] = {"prolog": prolog, "epilog": epilog, "hcprogram": hcprogram}
@@ -114,7 +114,7 @@ def health(
 def _pairs(hosts: str | None, as_json: bool) -> None:
     from soractl.doctor import pairs_report
     from soractl.doctor.measure_pairs import measure
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     chosen = named(hosts)
@@ -127,7 +127,7 @@ def _pairs(hosts: str | None, as_json: bool) -> None:
 def _replay(hosts: str | None, as_json: bool) -> None:
     from soractl.doctor import replay_report
     from soractl.doctor.replay import replay
-    from soractl.slurm.hosts import named
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     chosen = named(hosts)

@@ -16,11 +16,11 @@ from soractl.cluster import settings as cluster
 from soractl.errors import ExitCode, SoractlError
 from soractl.health.check import Context, Level
 from soractl.health.examine import NodeHealth, choose, judge_nodes, probe, silences
+from soractl.queue.drain import follow_findings
+from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
 from soractl.remote.folding import fold_names
 from soractl.remote.nodes import Node, find_nodes
-from soractl.slurm.client import Slurm
-from soractl.slurm.drain import follow_findings
 from soractl.terminal import output
 
 Hook = Literal["prolog", "epilog", "hcprogram"]

@@ -10,14 +10,14 @@ from typing import Any
 from soractl.errors import ExitCode, SoractlError
 from soractl.launch import start_point
 from soractl.launch.start_point import StartPoint
+from soractl.queue import record
+from soractl.queue.allocation import Allocation
+from soractl.queue.record import JobRecord, newest_job
+from soractl.queue.slurm import Slurm
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.node_states import NodeState, read_states
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.record import read_record
-from soractl.slurm import record
-from soractl.slurm.allocation import Allocation
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import JobRecord, newest_job
 from trainer.atomic_files import read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 

@@ -20,17 +20,17 @@ from soractl.jobs.step import Step
 from soractl.jobs.supervised import JobActor, supervise
 from soractl.launch.prepare import prepare_in_job
 from soractl.launch.start import write_attempt
+from soractl.queue import record
+from soractl.queue.allocation import Allocation, allocation
+from soractl.queue.ending import Ended, Ending, Next, what_follows
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import AT_LIMIT
+from soractl.queue.slurm_script import standby_command
 from soractl.remote.connections import Connections
 from soractl.remote.local import Processes
 from soractl.remote.nodes import Node
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
-from soractl.slurm import record
-from soractl.slurm.allocation import Allocation, allocation
-from soractl.slurm.client import Slurm
-from soractl.slurm.ending import Ended, Ending, Next, what_follows
-from soractl.slurm.queue import AT_LIMIT
-from soractl.slurm.script import standby_command
 from soractl.supervise.lease import Lease
 from soractl.supervise.process import cluster_of
 from soractl.terminal import output

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soractl.errors import ExitCode
+from soractl.queue.record import note_end, open_job
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
+from soractl.queue.slurm_script import STOP, job_name
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.record import read_record
-from soractl.slurm.client import Slurm
-from soractl.slurm.queue import QueueEntry
-from soractl.slurm.record import note_end, open_job
-from soractl.slurm.script import STOP, job_name
 from soractl.supervise.stop import Stopped
 from trainer.run_dir import RunDir
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from soractl.errors import SoractlError
 from soractl.jobs.attempts import copy_for
-from soractl.slurm import record
-from soractl.slurm.allocation import Allocation
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import JobRecord, read_record
-from soractl.slurm.script import job_name
+from soractl.queue import record
+from soractl.queue.allocation import Allocation
+from soractl.queue.record import JobRecord, read_record
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_script import job_name
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 

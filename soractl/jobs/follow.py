@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass
 
 from soractl.errors import ExitCode
+from soractl.queue.record import newest_job, note_end
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
 from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
-from soractl.slurm.client import Slurm
-from soractl.slurm.queue import QueueEntry
-from soractl.slurm.record import newest_job, note_end
 from soractl.terminal.meter import Display
 from trainer.atomic_files import write_json
 from trainer.run_dir import AttemptDir, RunDir

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from soractl.errors import SoractlError
+from soractl.queue.record import newest_job, note_end
+from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import parse_node_list
 from soractl.runs.events import EventKind, EventLog
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import newest_job, note_end
 from soractl.supervise.lease import BEAT_S, Sight, read_holder
 from trainer.run_dir import RunDir
 

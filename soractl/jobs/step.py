@@ -5,10 +5,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from soractl.queue.slurm_script import srun_command
 from soractl.remote.local import Processes
 from soractl.runs.node_states import read_states
 from soractl.runs.record import read_record
-from soractl.slurm.script import srun_command
 from trainer.run_dir import AttemptDir
 
 PEER_EXIT_GRACE_S = 10.0  # after one node failed the others usually end by themselves

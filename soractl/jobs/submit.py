@@ -11,12 +11,12 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.jobs.chain import forge
 from soractl.launch.prepare import Prepared
 from soractl.launch.start import can_write, create
+from soractl.queue.record import JobRecord, open_job, write_record
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_script import Job, job_name, lead_s, sbatch_text
 from soractl.remote.requests import Remote
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.runs.start_lock import start_lock
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import JobRecord, open_job, write_record
-from soractl.slurm.script import Job, job_name, lead_s, sbatch_text
 from soractl.supervise.quarantine import read_book
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import write_json

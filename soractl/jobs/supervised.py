@@ -19,10 +19,10 @@ from soractl.launch import preflight, start_point
 from soractl.launch.prepare import Prepared, prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.processes.stop import StopResult
+from soractl.queue import record
+from soractl.queue.allocation import Allocation
 from soractl.remote.nodes import Node
 from soractl.runs.events import EventKind, EventLog
-from soractl.slurm import record
-from soractl.slurm.allocation import Allocation
 from soractl.supervise.act import Actor
 from soractl.supervise.lease import LeaseLostError
 from soractl.supervise.process import cluster_of, hooks_of, notifier_of

@@ -148,10 +148,10 @@ def follow(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
     For one that was detached, or whose terminal is gone. Ctrl-C detaches.
     """
     from soractl.launch.follow import attempt_to_follow
+    from soractl.queue.record import open_job
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run
     from soractl.runs.record import read_record
-    from soractl.slurm.record import open_job
 
     found = find_run(Path(runs).absolute(), run)
     if open_job(found):
@@ -249,8 +249,8 @@ def _rehearse(prepared: "Prepared", dry_run: bool, force: bool, as_json: bool) -
 def _show_job(prepared: "Prepared", as_json: bool, *, supervise: bool) -> None:
     from soractl.jobs import report as job_report
     from soractl.jobs import submit
+    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
-    from soractl.slurm.client import Slurm
     from soractl.terminal import output
 
     with Connections() as remote:
@@ -282,7 +282,7 @@ def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
     from soractl.jobs import report as job_report
     from soractl.jobs.follow import follow_job
     from soractl.launch import report as launch_report
-    from soractl.slurm.client import Slurm
+    from soractl.queue.slurm import Slurm
     from soractl.terminal import output, progress_bar
 
     try:

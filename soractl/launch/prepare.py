@@ -17,12 +17,12 @@ from soractl.launch import start_point
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
 from soractl.nccl.lint import alarms
+from soractl.queue.allocation import Allocation, allocation, port_of
+from soractl.queue.record import newest_job
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
 from soractl.runs.owner import NOT_TO_START, refuse_another_users
 from soractl.runs.record import read_record
-from soractl.slurm.allocation import Allocation, allocation, port_of
-from soractl.slurm.record import newest_job
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from trainer.atomic_files import read_json

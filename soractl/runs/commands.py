@@ -188,8 +188,8 @@ def kill(
 
 def _confirmed(cancelled: "Cancelled") -> "Cancelled":
     from soractl.jobs.cancel import confirm
+    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
-    from soractl.slurm.client import Slurm
 
     with Connections() as remote:
         return confirm(cancelled, Slurm(remote))
@@ -197,10 +197,10 @@ def _confirmed(cancelled: "Cancelled") -> "Cancelled":
 
 def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled | None":
     from soractl.jobs.cancel import cancel_job
+    from soractl.queue.record import open_job
+    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run
-    from soractl.slurm.client import Slurm
-    from soractl.slurm.record import open_job
     from soractl.terminal import output
     from trainer.run_dir import runs
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
+from soractl.queue.record import newest_job
 from soractl.remote.ssh_command import SshOptions
 from soractl.runs.record import read_record
 from soractl.runs.start_lock import is_starting
-from soractl.slurm.record import newest_job
 from soractl.terminal.hints import to_type
 from trainer.run_dir import AttemptDir, RunDir, run_of, runs
 

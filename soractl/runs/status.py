@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soractl.errors import ExitCode, Fault, SoractlError
+from soractl.queue.drain import drained
+from soractl.queue.record import JobRecord, open_job
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
 from soractl.remote.fan_out import everywhere
 from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshOptions
@@ -22,10 +26,6 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader, number, whole
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
-from soractl.slurm.client import Slurm
-from soractl.slurm.drain import drained
-from soractl.slurm.queue import QueueEntry
-from soractl.slurm.record import JobRecord, open_job
 from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir, runs
 

@@ -44,9 +44,9 @@ def stop(
 ) -> None:
     """Have a run save and leave; `resume` goes on from there."""
     from soractl.jobs.cancel import stop_job
+    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run, ssh_options
-    from soractl.slurm.client import Slurm
     from soractl.supervise import report
     from soractl.supervise.stop import stop_run
     from soractl.terminal import output

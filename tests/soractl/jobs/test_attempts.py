@@ -3,10 +3,10 @@ import time
 import pytest
 
 from soractl.jobs.attempts import attempts_without_checkpoint, cut_off, settled
+from soractl.queue.slurm import Slurm
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.runs.record import node_as_json
-from soractl.slurm.client import Slurm
 from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
 

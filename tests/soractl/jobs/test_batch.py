@@ -1,4 +1,4 @@
-"""The batch shell's program with scripts in Slurm's place; tests/soractl/slurm has the real one."""
+"""The batch shell's program with scripts in Slurm's place; tests/soractl/queue has the real one."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ import pytest
 
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
+from soractl.queue.record import read_record
 from soractl.remote.connections import Connections
 from soractl.runs.events import read_events
 from soractl.runs.record import read_record as read_plan
-from soractl.slurm.record import read_record
 from tests.conftest import REPOSITORY
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json

@@ -2,11 +2,11 @@ import pytest
 
 from soractl.jobs import cancel as cancelling
 from soractl.jobs.cancel import Cancelled, cancel_job, confirm, stop_job
+from soractl.queue.record import JobRecord, open_job, write_record
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
-from soractl.slurm.client import Slurm
-from soractl.slurm.queue import QueueEntry
-from soractl.slurm.record import JobRecord, open_job, write_record
 from trainer.run_dir import create_run
 
 WAITING = QueueEntry(12, "PENDING", reason="Priority")

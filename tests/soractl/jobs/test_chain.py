@@ -1,4 +1,4 @@
-"""Chains of jobs with scripts in Slurm's place; tests/soractl/slurm has the real one."""
+"""Chains of jobs with scripts in Slurm's place; tests/soractl/queue has the real one."""
 
 import os
 
@@ -10,11 +10,11 @@ from soractl.jobs.chain import Way
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
+from soractl.queue.allocation import Allocation
+from soractl.queue.record import newest_job, read_record
+from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node
-from soractl.slurm.allocation import Allocation
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import newest_job, read_record
 from trainer.atomic_files import write_json
 
 NODES = (Node("n1"), Node("n2"))

@@ -2,12 +2,12 @@ import pytest
 
 from soractl.jobs import follow as following
 from soractl.jobs.follow import JobEnd, follow_job, without_account
+from soractl.queue.record import JobRecord, open_job, write_record
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
-from soractl.slurm.client import Slurm
-from soractl.slurm.queue import QueueEntry
-from soractl.slurm.record import JobRecord, open_job, write_record
 from soractl.terminal.progress_bar import PlainDisplay
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run

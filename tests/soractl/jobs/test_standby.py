@@ -2,10 +2,10 @@ import pytest
 
 from soractl.jobs import standby
 from soractl.jobs.standby import stand_by
+from soractl.queue.record import JobRecord, read_record, write_record
+from soractl.queue.slurm import Slurm
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import JobRecord, read_record, write_record
 from soractl.supervise.lease import Lease, Sight
 from trainer.run_dir import create_run
 

@@ -5,9 +5,9 @@ import pytest
 from soractl.errors import SoractlError
 from soractl.jobs.submit import JobKind, save_seconds, script_of, submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
+from soractl.queue.record import JobRecord, note_end, read_record
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog, read_events
-from soractl.slurm.record import JobRecord, note_end, read_record
 from soractl.supervise.quarantine import set_apart
 from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir

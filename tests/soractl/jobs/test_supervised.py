@@ -12,11 +12,11 @@ from soractl.launch import preflight
 from soractl.launch.prepare import LaunchOptions, prepare_in_job, prepare_launch
 from soractl.launch.start import write_attempt
 from soractl.launch.start_point import StartPoint
+from soractl.queue.allocation import Allocation
+from soractl.queue.record import read_record
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node
-from soractl.slurm.allocation import Allocation
-from soractl.slurm.record import read_record
 from soractl.supervise.lease import Lease, LeaseLostError
 from soractl.supervise.supervisor import Supervisor
 

@@ -1,11 +1,11 @@
 import pytest
 
 from soractl.errors import SoractlError
+from soractl.queue.record import JobRecord, write_record
 from soractl.remote.nodes import Node
 from soractl.runs.find import find_run, run_of_checkpoint
 from soractl.runs.record import node_as_json
 from soractl.runs.start_lock import start_lock
-from soractl.slurm.record import JobRecord, write_record
 from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
 

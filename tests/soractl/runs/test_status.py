@@ -8,6 +8,8 @@ import typer
 
 from soractl.account import goodput
 from soractl.errors import Fault, FaultKind, SoractlError
+from soractl.queue.record import JobRecord, write_record
+from soractl.queue.slurm import Slurm
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.runs import commands, report
@@ -15,8 +17,6 @@ from soractl.runs.node_states import NO_ANSWER, NodeState
 from soractl.runs.post_mortem import read_outcome
 from soractl.runs.record import node_as_json
 from soractl.runs.status import RunStatus, list_runs, looks, read_status
-from soractl.slurm.client import Slurm
-from soractl.slurm.record import JobRecord, write_record
 from trainer.atomic_files import append_jsonl, write_json
 from trainer.run_dir import create_run
 

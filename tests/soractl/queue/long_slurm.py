@@ -10,11 +10,11 @@ import pytest
 
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
+from soractl.queue.record import read_record
 from soractl.remote.connections import Connections
 from soractl.runs.events import read_events
 from soractl.runs.record import read_record as read_plan
-from soractl.slurm.record import read_record
-from tests.soractl.slurm.test_real_slurm import workplace_of as workplace_of
+from tests.soractl.queue.test_real_slurm import workplace_of as workplace_of
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
 from trainer.run_dir import RunDir

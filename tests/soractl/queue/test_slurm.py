@@ -5,11 +5,11 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
+from soractl.queue.slurm import Slurm
+from soractl.queue.slurm_answers import QueueEntry
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult
-from soractl.slurm.client import Slurm
-from soractl.slurm.queue import QueueEntry
 
 
 class Answers:

@@ -10,11 +10,11 @@ import pytest
 
 from soractl.processes.scan import find
 from soractl.processes.selection import Selection
+from soractl.queue.record import read_record
 from soractl.remote.connections import Connections
 from soractl.runs.events import metrics_rows
-from soractl.slurm.record import read_record
 from tests.end_to_end.conftest import clips_csv as clips_csv
-from tests.soractl.slurm.requeues import interrupt, lines, requeues, trained_batches
+from tests.soractl.queue.requeues import interrupt, lines, requeues, trained_batches
 from tests.waiting import wait_for
 from trainer.run_dir import RunDir
 

@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.slurm.drain import SlurmNode, follow_findings, parse_sinfo
+from soractl.queue.drain import SlurmNode, follow_findings, parse_sinfo
 
 OURS = "soractl: gpu.ecc (GPU 3: 12 errors)"
 

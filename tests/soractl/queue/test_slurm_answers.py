@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.slurm.queue import QueueEntry, parse_squeue
+from soractl.queue.slurm_answers import QueueEntry, parse_squeue
 
 
 def test_a_running_job_has_its_nodes_and_its_start():

@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.slurm.record import (
+from soractl.queue.record import (
     JobRecord,
     newest_job,
     note_end,

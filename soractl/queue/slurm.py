@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from soractl.errors import ExitCode, SoractlError
+from soractl.queue.drain import NODE_FIELDS, SlurmNode, parse_sinfo
+from soractl.queue.shared_answers import SharedAnswers, answers_file
+from soractl.queue.slurm_answers import FIELDS, QueueEntry, parse_all, parse_squeue, parse_version
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
-from soractl.slurm.drain import NODE_FIELDS, SlurmNode, parse_sinfo
-from soractl.slurm.queue import FIELDS, QueueEntry, parse_all, parse_squeue, parse_version
-from soractl.slurm.shared_answers import SharedAnswers, answers_file
 
 DEADLINE_S = 30.0
 ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller

@@ -4,8 +4,8 @@ import json
 import time
 from dataclasses import dataclass
 
+from soractl.queue.record import read_record
 from soractl.runs.events import EventKind, metrics_rows, read_events
-from soractl.slurm.record import read_record
 from tests.waiting import wait_for
 from trainer.atomic_files import read_json
 

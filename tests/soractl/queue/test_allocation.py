@@ -1,7 +1,7 @@
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.slurm.allocation import allocation, port_of
+from soractl.queue.allocation import allocation, port_of
 
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-3]"}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from soractl.errors import ExitCode, SoractlError
 
 if TYPE_CHECKING:
-    from soractl.slurm.client import Slurm
+    from soractl.queue.slurm import Slurm
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ def named(hosts: str | None) -> Hosts:
     kind, colon, name = (hosts or "").partition(":")
     if not colon or kind not in ("job", "partition"):
         return Hosts(hosts)
+    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
-    from soractl.slurm.client import Slurm
 
     with Connections() as remote:
         slurm = Slurm(remote)
@@ -50,6 +50,6 @@ def _of_partition(name: str, slurm: "Slurm") -> Hosts:
             hint="`sinfo -s` lists the partitions",
             exit_code=ExitCode.NOTHING_SUITABLE,
         )
-    from soractl.slurm.drain import drained
+    from soractl.queue.drain import drained
 
     return Hosts(",".join(node.name for node in nodes) + ",", tuple(drained(nodes)))

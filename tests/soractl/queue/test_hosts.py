@@ -3,7 +3,7 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.slurm.hosts import Hosts, named
+from soractl.queue.hosts import Hosts, named
 
 
 @pytest.fixture

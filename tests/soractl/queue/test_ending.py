@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.slurm.ending import Ending, Next, what_follows
+from soractl.queue.ending import Ending, Next, what_follows
 
 
 @pytest.mark.parametrize(

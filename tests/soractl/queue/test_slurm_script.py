@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from soractl.cluster.settings import SlurmSettings
-from soractl.slurm.script import Job, lead_s, sbatch_text, srun_command
+from soractl.queue.slurm_script import Job, lead_s, sbatch_text, srun_command
 
 
 def job(**changes):

@@ -1,6 +1,6 @@
 import os
 
-from soractl.slurm.shared_answers import SharedAnswers, answers_file
+from soractl.queue.shared_answers import SharedAnswers, answers_file
 
 
 def test_an_answer_is_shared_for_half_a_minute(tmp_path):
