@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soractl.errors import ExitCode
+from soractl.processes.selection import Selection
 from soractl.queue.record import note_end, open_job
 from soractl.queue.slurm import Slurm
 from soractl.queue.slurm_answers import QueueEntry
 from soractl.queue.slurm_script import STOP, job_name
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.record import read_record
-from soractl.supervise.stop import Stopped
+from soractl.supervise.stop import Stopped, left_on
 from trainer.run_dir import RunDir
 
 POLL_S = 2.0  # one job, and for a short time
 COMPLETING_LOOKS = 3
 LEAVE_S = 60.0  # what Slurm needs to end a job: KillWait, and its epilog
+ORPHANS_S = 5.0  # what processes may take to end that their job has left
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,14 @@ def stop_job(run: RunDir, slurm: Slurm, *, timeout_s: float) -> Stopped | None:
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     slurm.signal(job.job_id, STOP)
     _wait(job.job_id, slurm, timeout_s)
-    left = _in_queue(job.job_id, slurm)
+    planned = read_record(attempt) if attempt.plan.exists() else None
+    asked = sum(planned.ranks) if planned else 0
+    left = ((f"job {job.job_id}", asked),) if _in_queue(job.job_id, slurm) else ()
+    if planned and not left:  # without cgroups, processes outlive their job
+        which = Selection(run_id=planned.run_id)
+        left = left_on(planned.nodes, slurm.remote, which, ORPHANS_S)
     complete = run.checkpoints()
-    asked = sum(read_record(attempt).ranks) if attempt.plan.exists() else 0
-    return Stopped(
-        run,
-        asked,
-        ((f"job {job.job_id}", asked),) if left else (),
-        complete[-1].name if complete else None,
-    )
+    return Stopped(run, asked, left, complete[-1].name if complete else None)
 
 
 def _in_queue(job_id: int, slurm: Slurm) -> QueueEntry | None:

@@ -12,6 +12,9 @@ from soractl.runs.record import read_record
 from trainer.run_dir import AttemptDir
 
 PEER_EXIT_GRACE_S = 10.0  # after one node failed the others usually end by themselves
+# What the ends of the ranks' and launchers' interpreters may take once all is saved: on a busy
+# node seconds, in which the job could be on its way back.
+LEAVE_S = 2.0
 
 
 class Step:
@@ -21,6 +24,7 @@ class Step:
         nodes = read_record(attempt).nodes
         self._attempt, self._nodes = attempt, nodes
         self._failed_at: float | None = None
+        self._saved_at: float | None = None
         self._programs = Processes()
         names: Sequence[str] = [node.name for node in nodes]
         argv = srun_command(names, attempt.path, run_id, os.environ.get("HOME", "/"))
@@ -39,6 +43,13 @@ class Step:
             self._failed_at = time.monotonic()
         at = self._failed_at
         return at is not None and time.monotonic() - at > PEER_EXIT_GRACE_S
+
+    @property
+    def has_left(self) -> bool:
+        """Rank 0 noted a while ago that all have saved and leave: what is left only ends."""
+        if self._saved_at is None and self._attempt.stopped.exists():
+            self._saved_at = time.monotonic()
+        return self._saved_at is not None and time.monotonic() - self._saved_at > LEAVE_S
 
     def end(self) -> None:
         """End what is left of it: at TERM `srun` kills its tasks."""

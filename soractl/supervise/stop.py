@@ -56,7 +56,7 @@ def stop_run(run: RunDir, remote: Remote, *, timeout_s: float) -> Stopped:
     # Noted first: a supervisor must not take the end for a failure.
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     _send_term({node: some for node, some in ranks.items() if some}, remote)
-    left = _wait(record.nodes, remote, which, timeout_s)
+    left = left_on(record.nodes, remote, which, timeout_s)
     complete = run.checkpoints()
     newest = complete[-1].name if complete else None
     return Stopped(run, sum(map(len, ranks.values())), left, newest)
@@ -69,9 +69,10 @@ def _send_term(ranks: dict[Node, list[Process]], remote: Remote) -> None:
     run_everywhere(list(ranks), request, remote, deadline_s=FIND_DEADLINE_S)
 
 
-def _wait(
+def left_on(
     nodes: Sequence[Node], remote: Remote, which: Selection, timeout_s: float
 ) -> tuple[tuple[str, int], ...]:
+    """Nodes with the number of processes that are still there when the time is over."""
     end_s = time.monotonic() + timeout_s
     while True:
         found = find(nodes, remote, which, deadline_s=FIND_DEADLINE_S)

@@ -33,6 +33,15 @@ RANK_THAT_SAVES = """
         if attempt.number == 1: time.sleep(60)
 """
 
+# Its launcher ends long after it.
+LINGERS = """
+    if "RANK" not in os.environ and sys.argv[-3].endswith("node_rank=0"):
+        import subprocess
+        subprocess.run(sys.argv, env={**os.environ, "RANK": "0"})
+        while not (run.path / "go").exists(): time.sleep(0.1)
+        sys.exit(143)
+"""
+
 
 @pytest.fixture
 def job(slurm_here):
@@ -94,6 +103,18 @@ def test_a_warning_saves_requeues_and_the_next_start_goes_on_from_there(job):
     }
     assert (read_record(second).restarts, read_record(second).then) == (1, "ended")
     assert kinds(job.run) == ["started", "ended", "requeued", "started", "ended"]
+
+
+def test_a_job_goes_back_although_launchers_take_long_to_end(job):
+    job.workplace.ranks(LINGERS + RANK_THAT_SAVES)
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(60) == 0
+    (job.run.path / "go").touch()
+    [attempt] = job.run.attempts()
+    assert read_record(attempt).then == "requeued"
+    assert read_json(attempt.exit)["first_failure"]["lost"] == []
 
 
 def test_a_stop_on_request_saves_and_is_not_requeued(job):

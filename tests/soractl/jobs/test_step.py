@@ -35,3 +35,15 @@ def test_a_step_of_which_one_node_failed_is_overdue_after_a_while(attempt, monke
     assert step.alive
     step.end()
     assert not step.alive
+
+
+def test_a_step_has_left_a_while_after_rank_0_noted_that_all_saved(attempt, monkeypatch):
+    monkeypatch.setattr(steps, "LEAVE_S", 0.3)
+    for node in ("n1", "n2"):
+        attempt.node_script(node).write_text("sleep 300\n")
+    step = Step(attempt, "/runs/1")
+    assert not step.has_left
+    attempt.stopped.write_text("{}")
+    wait_for(lambda: step.has_left)
+    assert step.alive
+    step.end()

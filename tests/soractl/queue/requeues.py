@@ -25,8 +25,12 @@ class Requeue:
         return self.wall_s - self.save_s - self.queue_s - self.start_s
 
 
-def interrupt(run, slurm_cluster, after_steps, timeout_s=900.0):
-    """USR1 to the batch shell once the newest attempt has made so many steps; its number."""
+def interrupt(run, slurm_cluster, after_steps, *, by_limit=False, timeout_s=900.0):
+    """USR1 to the batch shell once the newest attempt has made so many steps; its number.
+
+    `by_limit`: Slurm sends it, since the job is given a time limit that is nearer than two minutes,
+    which is the warning's lead; Slurm looks each half minute.
+    """
     number = len(run.attempts())
     attempt = run.attempts()[-1]
 
@@ -35,10 +39,27 @@ def interrupt(run, slurm_cluster, after_steps, timeout_s=900.0):
 
     wait_for(lambda: steps() >= after_steps, timeout_s)
     job = str(read_record(attempt).job_id)
-    slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
+    if by_limit:
+        set_limit(slurm_cluster, job, minutes_of(slurm_cluster, job) + 2)
+    else:
+        slurm_cluster.run("scancel", "--batch", "--signal=USR1", job)
     wait_for(lambda: read_record(attempt).then == "requeued", timeout_s)
+    if by_limit:
+        set_limit(slurm_cluster, job, "UNLIMITED")  # the next start has all its time
     wait_for(lambda: len(run.attempts()) > number, timeout_s)
     return number
+
+
+def set_limit(slurm_cluster, job, minutes):
+    """The job's time limit, from its start."""
+    slurm_cluster.run("scontrol", "update", f"jobid={job}", f"timelimit={minutes}")
+
+
+def minutes_of(slurm_cluster, job):
+    """Whole minutes that the job has run."""
+    shown = slurm_cluster.run("squeue", "--noheader", f"--jobs={job}", "--format=%M").stdout
+    *hours, minutes, _ = shown.strip().split(":")
+    return int(minutes) + 60 * sum(map(int, hours))
 
 
 def requeues(run):
