@@ -16,10 +16,12 @@ from soractl.queue.slurm import Slurm
 from soractl.queue.slurm_answers import QueueEntry
 from soractl.queue.slurm_script import STOP, job_name
 from soractl.runs.events import EventKind, EventLog
+from soractl.runs.owner import refuse_another_users
 from soractl.runs.record import read_record
 from soractl.supervise.stop import Stopped, left_on
 from trainer.run_dir import RunDir
 
+NOTHING_STOPPED = ", and so does its job; nothing was stopped"
 POLL_S = 2.0  # one job, and for a short time
 COMPLETING_LOOKS = 3
 LEAVE_S = 60.0  # what Slurm needs to end a job: KillWait, and its epilog
@@ -74,6 +76,7 @@ def cancel_job(
     if found is None or entry is None or not (entry.is_waiting or entry.is_active):
         return None
     attempt, job = found
+    refuse_another_users(run, NOTHING_STOPPED)
     if grace_s is None:
         return Cancelled(run, job.job_id, entry, is_dry=True)
     if on_found:
@@ -112,13 +115,16 @@ def stop_job(run: RunDir, slurm: Slurm, *, timeout_s: float) -> Stopped | None:
     if found is None or entry is None or entry.state != "RUNNING":
         return None
     attempt, job = found
+    refuse_another_users(run, NOTHING_STOPPED)
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     slurm.signal(job.job_id, STOP)
     _wait(job.job_id, slurm, timeout_s)
     planned = read_record(attempt) if attempt.plan.exists() else None
     asked = sum(planned.ranks) if planned else 0
-    left = ((f"job {job.job_id}", asked),) if _in_queue(job.job_id, slurm) else ()
-    if planned and not left:  # without cgroups, processes outlive their job
+    left: tuple[tuple[str, int], ...] = ()
+    if _in_queue(job.job_id, slurm):
+        left = ((f"job {job.job_id}", asked),)
+    elif planned:  # without cgroups, processes outlive their job
         which = Selection(run_id=planned.run_id)
         left = left_on(planned.nodes, slurm.remote, which, ORPHANS_S)
     complete = run.checkpoints()

@@ -52,6 +52,8 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
     if status.queue:
         again = f", started again {text.count(status.restarts, 'time')}" if status.restarts else ""
         rows.append(("queue", f"{status.queue.in_words}{again}"))
+    if status.queue_fault:
+        rows.append(("queue", f"unknown: {status.queue_fault}"))
     rows += [("drained", line) for line in status.drained]
     if status.progress:
         rows += _progress_rows(status.progress, status.state)

@@ -63,6 +63,7 @@ class RunStatus:
     slowest_node: str | None = None  # of the slowest rank, where there is more than one
     disk_is_full: bool = False
     queue: QueueEntry | None = None  # of a run that goes through Slurm
+    queue_fault: str | None = None  # why the queue gives no answer
     restarts: int | None = None  # how often Slurm started its job again
     drained: tuple[str, ...] = ()  # sentences, where the job waits for such nodes
 
@@ -83,6 +84,7 @@ class RunStatus:
             "disk_is_full": self.disk_is_full,
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
             "queue": self.queue.as_json() if self.queue else None,
+            "queue_fault": self.queue_fault,
             "restarts": self.restarts,
             "drained": list(self.drained),
         }
@@ -146,9 +148,17 @@ def _last_sign_s(attempt: AttemptDir) -> float:
 
 def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) -> RunStatus:
     """By the queue and the run's files; ssh may not reach nodes of Slurm."""
-    entry = slurm.entry(job.job_id)
-    if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
-        entry = slurm.entry_now(job.job_id)  # it has begun since Slurm was asked
+    entry: QueueEntry | None = None
+    fault: str | None = None
+    waits_for: tuple[str, ...] = ()
+    try:
+        entry = slurm.entry(job.job_id)
+        if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
+            entry = slurm.entry_now(job.job_id)  # it has begun since Slurm was asked
+        if entry and entry.lacks_nodes:
+            waits_for = tuple(drained(slurm.drained_nodes()))
+    except SoractlError as error:  # the run's files say how far it is all the same
+        fault = error.message
     nodes: tuple[NodeState, ...] = ()
     progress = None
     if attempt.plan.exists():
@@ -156,7 +166,7 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) 
         nodes = tuple(read_states(attempt, planned))
         log = attempt.node_log(planned[0].name)
         progress = ProgressReader(run, log, attempt.number).look(None, None)
-    state, failure = _state_of_job(entry, job.job_id)
+    state, failure = ("unknown", None) if fault else _state_of_job(entry, job.job_id)
     return RunStatus(
         run=run,
         stage=stage_of(run),
@@ -167,8 +177,9 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) 
         first_failure=failure,
         disk_is_full=_disk_is_full(run),
         queue=entry,
+        queue_fault=fault,
         restarts=job.restarts,
-        drained=tuple(drained(slurm.drained_nodes())) if entry and entry.lacks_nodes else (),
+        drained=waits_for,
     )
 
 
@@ -254,8 +265,6 @@ def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
             return RunRow(**facts, state=_state(run, (), outcome), failure=failure)
         with gate, connect(record.ssh) as remote:
             return _asked_row(facts, read_status(run, remote))
-    except SoractlError as error:  # its queue cannot be asked
-        return RunRow(**facts, state="unknown", note=error.message)
     except RunDirError as error:
         return RunRow(**facts, state="damaged", note=str(error))
     except OSError as error:  # of the file system: the files may be as they should be
@@ -267,7 +276,8 @@ def _row_without_answer(run: RunDir, fault: Fault) -> RunRow:
 
 
 def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
-    notes = [f"{node.node}: {node.fault}" for node in status.nodes if node.fault]
+    notes = [status.queue_fault] if status.queue_fault else []
+    notes += [f"{node.node}: {node.fault}" for node in status.nodes if node.fault]
     notes += [f"{node.node}: its launcher is gone" for node in status.nodes if node.outlived_by]
     if status.state == "unknown" and (owners := {node.owner for node in status.nodes} - {None}):
         notes.append(f"belongs to {owners.pop()}, {UNSEEN}")

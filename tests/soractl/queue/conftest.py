@@ -90,37 +90,62 @@ class SlurmCluster:
         self.conf.write_text(f"{line}\n{self.conf.read_text()}")
         self.run("scontrol", "reconfigure")
 
+    def munge(self, *wrapped, socket="munge.sock"):
+        """A munged on the head node; one serves all nodes by its socket."""
+        key = self.folder / "munge.key"
+        name = self.folder / socket.removesuffix(".sock")
+        self.run(
+            *(*wrapped, "/usr/sbin/munged", "--force", f"--key-file={key}"),
+            *(f"--socket={self.folder}/{socket}", f"--pid-file={name}.pid"),
+            *(f"--log-file={name}.log", f"--seed-file={name}.seed"),
+        )
+
+    def end_munge(self):
+        """No client and no daemon can show who it is."""
+        self.run("sh", "-c", f"kill $(cat {self.folder}/munge.pid)")
+        wait_for(lambda: not (self.folder / "munge.sock").exists())
+
+    def start(self):
+        """slurmctld, a slurmd a node, until all nodes are idle."""
+        self.run("/usr/sbin/slurmctld", "-c")
+        for i in range(1, 4):
+            self.cluster.do("node", str(i), "env", f"SLURM_CONF={self.conf}", "/usr/sbin/slurmd")
+        idle = ("sinfo", "--noheader", "--states=idle", "--format=%D")
+        wait_for(lambda: self.run(*idle, check=False).stdout.strip() == "3", 30)
+
     def queue(self):
         """States of all jobs that are waiting or running."""
         return self.run("squeue", "--noheader", "--format=%T").stdout.split()
 
 
 @pytest.fixture
-def slurm_cluster(start_cluster, tmp_path):
-    """slurmctld, a slurmd a node, and one munged for all, whose socket they share."""
+def make_slurm(start_cluster):
+    """Gives three nodes with munge and the files of Slurm in a folder, before its `start`."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     if missing := [name for name in PROGRAMS if shutil.which(name, path=path) is None]:
         give_up(f"{', '.join(missing)} not installed")
-    folder = tmp_path / "slurm"
-    for name in ("state", "log", "dev", "spool.n1", "spool.n2", "spool.n3"):
-        (folder / name).mkdir(parents=True)
-    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder))
-    gpus = f"NodeName=n[1-3] Name=gpu Type=h100 File={folder}/dev/gpu[0-7]\n"
-    (folder / "gres.conf").write_text(gpus)
-    for i in range(8):  # Slurm wants devices: these are /dev/null
-        os.mknod(folder / "dev" / f"gpu{i}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-    key = folder / "munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o600)
-    slurm = SlurmCluster(start_cluster(3), folder)
-    slurm.run(
-        *("/usr/sbin/munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.sock"),
-        *(f"--pid-file={folder}/munged.pid", f"--log-file={folder}/log/munged.log"),
-        f"--seed-file={folder}/munge.seed",
-    )
-    slurm.run("/usr/sbin/slurmctld", "-c")
-    for i in range(1, 4):
-        slurm.cluster.do("node", str(i), "env", f"SLURM_CONF={slurm.conf}", "/usr/sbin/slurmd")
-    idle = ("sinfo", "--noheader", "--states=idle", "--format=%D")
-    wait_for(lambda: slurm.run(*idle, check=False).stdout.strip() == "3", 30)
+
+    def make(folder):
+        for name in ("state", "log", "dev", "spool.n1", "spool.n2", "spool.n3"):
+            (folder / name).mkdir(parents=True)
+        (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder))
+        gpus = f"NodeName=n[1-3] Name=gpu Type=h100 File={folder}/dev/gpu[0-7]\n"
+        (folder / "gres.conf").write_text(gpus)
+        for i in range(8):  # Slurm wants devices: these are /dev/null
+            os.mknod(folder / "dev" / f"gpu{i}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        slurm = SlurmCluster(start_cluster(3), folder)
+        slurm.munge()
+        return slurm
+
+    return make
+
+
+@pytest.fixture
+def slurm_cluster(make_slurm, tmp_path):
+    """slurmctld, a slurmd a node, and one munged for all, whose socket they share."""
+    slurm = make_slurm(tmp_path / "slurm")
+    slurm.start()
     return slurm

@@ -1,7 +1,7 @@
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import typer
@@ -287,6 +287,23 @@ def test_a_job_that_began_since_slurm_was_asked_is_running(tmp_path):
     write_json(attempt.plan, plan)
     del answers[0]
     assert read_status(run, remote, slurm).state == "running"
+
+
+def test_while_slurm_does_not_answer_a_run_is_shown_by_its_files(tmp_path):
+    run, attempt = begin(tmp_path)
+    beat(run, 7, 20, 500.0)
+    write_record(attempt, JobRecord(job_id=12))
+
+    def remote(node, request, deadline_s):
+        return NodeResult(node, "", "squeue: error: Munge encode failed", exit_code=1)
+
+    status = read_status(run, remote, Slurm(remote))
+    why = "Slurm refuses: squeue: error: Munge encode failed"
+    assert (status.state, status.progress.global_step) == ("unknown", 7)
+    assert status.as_json()["queue_fault"] == why
+    assert f"queue  unknown: {why}" in report.status_lines(status)
+    [row] = list_runs(tmp_path, lambda ssh: nullcontext(remote))
+    assert (row.state, row.note, row.global_step) == ("unknown", why, 7)
 
 
 def test_a_folder_that_is_busy_while_time_is_accounted_ends_no_status(
