@@ -1,6 +1,7 @@
 """The `soractl` program: mounts each room's commands and turns errors into exit codes."""
 
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -69,13 +70,7 @@ class Program(TyperGroup):
                     formatter.write_dl([(n, c.get_short_help_str(limit)) for n, c in rows])
 
 
-app = typer.Typer(
-    cls=Program,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for room in (
+ROOMS: tuple[Any, ...] = (
     estimate_commands,
     launch_commands,
     supervise_commands,
@@ -89,12 +84,13 @@ for room in (
     monitor_commands,
     evaluation_commands,
     gallery_commands,
-):
-    app.add_typer(room.app)
-app.add_typer(stage_commands.app, name="config")
-app.add_typer(nccl_commands.app, name="env")
-app.add_typer(checkpoint_commands.app, name="ckpt")
-app.add_typer(data_commands.app, name="data")
+)
+GROUPS: dict[str, Any] = {  # rooms whose commands stand behind a word of their own
+    "config": stage_commands,
+    "env": nccl_commands,
+    "ckpt": checkpoint_commands,
+    "data": data_commands,
+}
 
 
 def _print_version(asked: bool) -> None:
@@ -106,7 +102,6 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool,
@@ -114,6 +109,40 @@ def options(
     ] = False,
 ) -> None:
     """Launch, watch and resume the training of a text-to-video model on your own cluster."""
+
+
+def program(rooms: Iterable[Any] = ROOMS, groups: Mapping[str, Any] = GROUPS) -> typer.Typer:
+    """`soractl` with the commands of all rooms, or of some."""
+    made = typer.Typer(
+        cls=Program, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    for room in rooms:
+        made.add_typer(room.app)
+    for word, room in groups.items():
+        made.add_typer(room.app, name=word)
+    made.callback()(options)
+    return made
+
+
+app = program()
+
+
+def asked(words: Sequence[str]) -> typer.Typer:
+    """The program as far as these words need it: to make all commands takes as long as to run one.
+
+    >>> [info.typer_instance is cluster_commands.app for info in asked(["gpus"]).registered_groups]
+    [True]
+    """
+    word = words[0] if words else ""
+    if word in GROUPS:
+        return program((), {word: GROUPS[word]})
+    rooms = [room for room in ROOMS if word in _names(room.app)]
+    return program(rooms, {}) if rooms else app
+
+
+def _names(room: typer.Typer) -> set[str | None]:
+    commands = room.registered_commands
+    return {each.name or (each.callback and each.callback.__name__) for each in commands}
 
 
 def main() -> None:
@@ -134,7 +163,7 @@ def _run(as_json: bool) -> int:
     from trainer.settings import ConfigError
 
     try:
-        return app(standalone_mode=False) or 0
+        return asked(sys.argv[1:])(standalone_mode=False) or 0
     except UsageError as error:
         error.show()
         fault = SoractlError(error.format_message(), exit_code=error.exit_code)

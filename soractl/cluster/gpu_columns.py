@@ -1,6 +1,5 @@
 """Columns of `gpus` as data: each line is asked of the driver, parsed, combined and shown."""
 
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +44,11 @@ class Number:
         return value if self.scale is None else round(value * self.scale)
 
 
+def _mean(values: Sequence[float]) -> float:
+    # `statistics` loads fractions and decimals: 17 ms of every `gpus`.
+    return sum(values) / len(values)
+
+
 def _memory(library: Any, gpu: Any) -> Any:
     try:
         return library.nvmlDeviceGetMemoryInfo(gpu, library.nvmlMemory_v2)
@@ -57,7 +61,7 @@ NUMBERS: tuple[Number, ...] = (
         key="util_pct",
         query="utilization.gpu",
         most=100,
-        columns={"UTIL %": statistics.fmean},
+        columns={"UTIL %": _mean},
         nvml=lambda library, gpu: float(library.nvmlDeviceGetUtilizationRates(gpu).gpu),
         sort="util",
     ),
@@ -87,7 +91,7 @@ NUMBERS: tuple[Number, ...] = (
         key="power_w",
         query="power.draw",
         most=10_000,
-        columns={"POWER W/GPU": statistics.fmean, "POWER W": sum},
+        columns={"POWER W/GPU": _mean, "POWER W": sum},
         own_header="POWER W",
         nvml=lambda library, gpu: library.nvmlDeviceGetPowerUsage(gpu) / 1000,
         sort="power",

@@ -10,7 +10,7 @@ from soractl.cluster.nvidia_smi import Gpu as Gpu
 from soractl.cluster.nvidia_smi import GpuProcess as GpuProcess
 from soractl.cluster.rank_environment import RUN_ID
 from soractl.errors import Fault, FaultKind
-from soractl.remote.fan_out import everywhere, run_everywhere
+from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script, sections
@@ -85,14 +85,13 @@ def read_gpus(
     limit_s = f"{deadline_s * 0.7:.1f}"
     fields = (",".join(gpu_fields()), ",".join(APP_FIELDS))
     request = Request(("sh", "-s", "--", limit_s, *fields), script("soractl.cluster", "gpus.sh"))
-    results = run_everywhere(
+    return everywhere(
         nodes,
-        lambda node: request,
-        remote,
+        lambda node: parse(remote(node, request, deadline_s)),
+        lambda node, fault: parse(NodeResult(node, fault=fault, elapsed_s=deadline_s)),
         deadline_s=deadline_s,
-        on_result=(lambda result: on_result(parse(result))) if on_result else None,
+        on_result=on_result,
     )
-    return [parse(result) for result in results]
 
 
 def parse(result: NodeResult) -> NodeGpus:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,7 +108,9 @@ class SshClient:
         find_route: Callable[[Node, Deadline], Route],
         start_proxy: Callable[[str], socket.socket],
     ) -> None:
-        import paramiko
+        # Only its reader of ssh's files, which is not used, needs `invoke`: a third of the import.
+        with _absent("invoke"):
+            import paramiko
 
         # It logs every failed handshake with a traceback; we say the reason on the node's row.
         paramiko.util.get_logger("paramiko").setLevel(logging.CRITICAL + 1)
@@ -295,6 +298,18 @@ class SshClient:
                     tried.append(loaded)
             elif loaded is not None and loaded.get_base64() not in held:
                 yield loaded, str(file)
+
+
+@contextlib.contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """An import of this module fails, unless it is loaded already."""
+    modules: dict[str, Any] = sys.modules
+    blocked = modules.setdefault(module, None) is None
+    try:
+        yield
+    finally:
+        if blocked:
+            modules.pop(module, None)
 
 
 def _agent_keys(keys: "list[paramiko.AgentKey]") -> "Iterator[tuple[paramiko.PKey, str]]":

@@ -9,7 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from soractl import cli
 from tests.soractl.conftest import free_port
 from tests.soractl.data.odd_files import write_video
 from tests.waiting import wait_for
@@ -40,6 +42,20 @@ def start(workplace, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_each_command_alone_is_in_the_program_that_is_made_for_it():
+    names = list(typer.main.get_group(cli.app).commands)
+    assert {name for names in cli.SECTIONS.values() for name in names} == set(names)
+    for name in names:
+        made = typer.main.get_group(cli.asked([name, "--help"]))
+        assert name in made.commands
+        assert len(made.commands) < len(names)
+
+
+@pytest.mark.parametrize("words", [[], ["--version"], ["--help"], ["gpu"], ["-h", "gpus"]])
+def test_other_words_get_the_whole_program(words):
+    assert cli.asked(words) is cli.app
 
 
 def test_help_is_quick_and_loads_nothing_heavy(workplace):

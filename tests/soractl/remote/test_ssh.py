@@ -1,6 +1,7 @@
 import re
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,15 @@ HELLO = Request(("echo", "hello"))
 def ask(server, request=HELLO, *, deadline_s=5, **options):
     with Connections(server.with_options(**options)) as remote:
         return remote(server.node, request, deadline_s)
+
+
+def test_paramiko_loads_no_reader_of_ssh_files():
+    code = (
+        "import sys; from soractl.remote.ssh import SshClient; SshClient(None, None)\n"
+        "print('paramiko' in sys.modules, 'invoke' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True False\n", "")
 
 
 @contextmanager
