@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from soractl.doctor import golden
-from soractl.doctor.stage_needs import StageNeeds, needs_of
 from soractl.errors import ExitCode, raise_if_interrupted
 from soractl.health.check import majority
 from soractl.health.examine import Health, NodeAnswer, judge_nodes, silences
@@ -17,6 +17,9 @@ from soractl.launch.prepare import LaunchOptions, Site, prepare_launch, refuse_u
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
 from trainer.run_dir import next_path
+
+if TYPE_CHECKING:
+    from soractl.doctor.stage_needs import StageNeeds
 
 SHARED = (
     "same.versions",
@@ -87,26 +90,37 @@ def _recorded(found: Readiness, answers: list[NodeAnswer], file: Path) -> Readin
 
 def _asked_for(
     hosts: str | None, stage: str | None, runs: str, environ: Mapping[str, str]
-) -> tuple[Site, LaunchPlan, StageNeeds, tuple[str, ...]]:
+) -> "tuple[Site, LaunchPlan, StageNeeds | None, tuple[str, ...]]":
     """The launch as it would be, and a stage's needs."""
     options = LaunchOptions(runs=runs, hostfile=hosts)
     site = site_of(options, environ)
     refuse_unnamed(site, "doctor")
     if stage is None:
         plan = site.plan(next_path(Path(runs).absolute(), "doctor"), StartPoint("fresh"))
-        return site, plan, StageNeeds({}, {}), ()
+        return site, plan, None, ()
+    from soractl.doctor.stage_needs import needs_of  # loads all that estimates need
+
     prepared = prepare_launch(stage, options, environ)
     return prepared.site, prepared.plan, needs_of(prepared), tuple(prepared.notes)
 
 
-def _ask(plan: LaunchPlan, needs: StageNeeds, site: Site, deadline_s: float) -> list[NodeAnswer]:
+def _ask(
+    plan: LaunchPlan, needs: "StageNeeds | None", site: Site, deadline_s: float
+) -> list[NodeAnswer]:
     names = [node.node.name for node in plan.nodes]
     # Nobody listens on this port: that a machine refuses shows that it is reached.
-    beside = {"names": names, "meeting": site.machine.free_port, **needs.question}
+    beside = {"names": names, "meeting": site.machine.free_port}
+    if needs:
+        beside |= needs.question
     try:
         with marker_in(plan.run.parent) as marker, Connections(site.cluster.ssh) as remote:
             asked = Asked(
-                plan, marker, places=False, beside=beside, facts=needs.facts, deadline_s=deadline_s
+                plan,
+                marker,
+                places=False,
+                beside=beside,
+                facts=needs.facts if needs else None,
+                deadline_s=deadline_s,
             )
             return ask(asked, remote)
     except OSError as error:

@@ -86,12 +86,13 @@ def health(
     """
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
-    from soractl.health.slurm_hook import run_hook
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
     hooks: dict[Hook, bool] = {"prolog": prolog, "epilog": epilog, "hcprogram": hcprogram}
     for hook in (one for one, is_chosen in hooks.items() if is_chosen):
+        from soractl.health.slurm_hook import run_hook
+
         raise typer.Exit(run_hook(hook, hosts, os.environ))
     if pairs:
         return _pairs(hosts, as_json)

@@ -14,7 +14,7 @@ from soractl.health import checks_gpu, checks_launch, checks_network, checks_sys
 from soractl.health.check import Check, Context, Finding, Level, Values, judge, majority
 from soractl.health.facts import Facts, parse
 from soractl.remote.connections import Connections
-from soractl.remote.fan_out import run_everywhere
+from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script
@@ -110,8 +110,12 @@ def probe(nodes: Sequence[Node], remote: Remote, *, deadline_s: float) -> list[N
     # Less than the deadline, so that the node itself can say that nvidia-smi hangs.
     limit_s = f"{deadline_s * 0.7:.1f}"
     request = Request(("sh", "-s", "--", limit_s), script("soractl.health", "probe.sh"))
-    results = run_everywhere(nodes, lambda _: request, remote, deadline_s=deadline_s)
-    return [answer_of(result) for result in results]
+    return everywhere(
+        nodes,
+        lambda node: answer_of(remote(node, request, deadline_s)),
+        lambda node, fault: NodeAnswer(node, fault=fault, elapsed_s=deadline_s),
+        deadline_s=deadline_s,
+    )
 
 
 Muted = Callable[[Check, str], str | None]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from soractl.cluster.nvidia_smi import EXIT_CODES
 from soractl.remote.scripts import sections
@@ -108,19 +109,27 @@ def _gpus(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     gpus: dict[str, dict[str, str]] = {}
     fields, path = head, list[str]()
     for line in text.splitlines():
-        if begin := _GPU.match(line):
+        if line.startswith("GPU ") and (begin := _GPU.match(line)):
             fields = gpus.setdefault(str(len(gpus)), {"bus": begin[1], "processes": "0"})
             continue
-        found = _LINE.match(line)
-        if not found:
+        depth, name, value = _line(line)
+        if not name:
             continue
-        depth = max(len(found[1]) // 4 - (fields is not head), 0)
-        path[depth:] = [_OLD_NAMES.get(found[2], found[2])]
-        if found[2] == "Process ID":
+        path[max(depth - (fields is not head), 0) :] = [name]
+        if name == "Process ID":
             fields["processes"] = str(int(fields["processes"]) + 1)
-        elif found[3] is not None:
-            fields["/".join(path)] = found[3]
+        elif value is not None:
+            fields["/".join(path)] = value
     return head, gpus
+
+
+@lru_cache(maxsize=4096)  # GPUs and nodes print the same lines
+def _line(line: str) -> tuple[int, str, str | None]:
+    """Depth, name and value of a line; without a name it is empty, and a section has no value."""
+    found = _LINE.match(line)
+    if not found:
+        return 0, "", None
+    return len(found[1]) // 4, _OLD_NAMES.get(found[2], found[2]), found[3]
 
 
 def _links(text: str) -> dict[str, dict[str, str]]:

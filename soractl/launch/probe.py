@@ -3,17 +3,18 @@
 `main` gets a question: marker, head, port, code, packages, and optionally names, meeting, weights,
 table, clips, features, cache, wandb. It prints KIND, ITEM, FIELD and VALUE with tabs between, as
 `health/probe.sh` does. All nodes run it at once: what starts slowly (site, json, re, pathlib,
-typing) is left out.
+typing; socket, threading and hashlib, whose C modules it takes) is left out.
 """
 
-import hashlib
+from __future__ import annotations
+
+import _socket
+import _thread
 import os
 import select
-import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from zlib import crc32
 
 NAMES_S = 1.5  # for all names together; a name server that is gone takes far longer
 MEET_S = 1.0
@@ -22,7 +23,16 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from hashlib import sha256
     from typing import Any
+else:
+    for module in ("_sha2", "_sha256", "hashlib"):  # hashlib loads OpenSSL
+        try:
+            sha256 = __import__(module).sha256
+            break
+        except ImportError:
+            continue
 
 Fact = tuple[str, str, str, object]
 
@@ -52,7 +62,7 @@ def package_folders(executable: str) -> list[str]:
     return [user, *own, *(debian if prefix == "/usr" else [])]
 
 
-def versions(question: "dict[str, Any]", executable: str) -> Iterator[Fact]:
+def versions(question: dict[str, Any], executable: str) -> Iterator[Fact]:
     """Versions that must be the same on all nodes, and a digest of all packages."""
     installed = distributions(package_folders(executable))
     nccl = [name for name in installed if name.startswith("nvidia_nccl_")]
@@ -83,8 +93,9 @@ def environment(executable: str) -> str:
 
 def addresses(name: str) -> list[str]:
     """Addresses that this node knows by a name."""
+    plain = name.encode() if name.isascii() else name  # text loads the tables of IDNA
     try:
-        return sorted({str(found[4][0]) for found in socket.getaddrinfo(name, None)})
+        return sorted({str(found[4][0]) for found in _socket.getaddrinfo(plain, None)})
     except OSError:
         return []
 
@@ -93,15 +104,17 @@ def resolved(names: list[str]) -> dict[str, list[str]]:
     """Addresses by name; a name that takes too long is not there."""
     found: dict[str, list[str]] = {}
 
-    def resolve(name: str) -> None:
+    def resolve(name: str, waited_for: _thread.LockType) -> None:
         found[name] = addresses(name)
+        waited_for.release()
 
-    threads = [threading.Thread(target=resolve, args=(name,), daemon=True) for name in names]
-    for thread in threads:
-        thread.start()
+    begun = [_thread.allocate_lock() for _ in names]
+    for name, lock in zip(names, begun, strict=True):
+        lock.acquire()
+        _thread.start_new_thread(resolve, (name, lock))
     until = time.monotonic() + NAMES_S
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
+    for lock in begun:
+        lock.acquire(timeout=max(0.0, until - time.monotonic()))
     return {name: found.get(name, []) for name in names}
 
 
@@ -109,9 +122,9 @@ def reached(where: dict[str, str], port: int) -> dict[str, bool]:
     """Names whose machine answers at an address, be it that nobody listens there."""
     waiting = {}
     for name, address in where.items():
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
         try:
-            door = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            door = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
             door.connect_ex((address, port))
             waiting[door] = name
         except OSError:
@@ -121,7 +134,7 @@ def reached(where: dict[str, str], port: int) -> dict[str, bool]:
     while waiting and time.monotonic() < until:
         _, ready, _ = select.select([], list(waiting), [], max(0.0, until - time.monotonic()))
         for door in ready:
-            code = door.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            code = door.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
             found[waiting.pop(door)] = code in (0, 111)  # connected, or refused by that machine
             door.close()
     for door in waiting:
@@ -129,10 +142,10 @@ def reached(where: dict[str, str], port: int) -> dict[str, bool]:
     return found
 
 
-def names(question: "dict[str, Any]") -> Iterator[Fact]:
+def names(question: dict[str, Any]) -> Iterator[Fact]:
     """Names of nodes, their addresses here, and if they answer."""
     asked = question.get("names", [])
-    own = socket.gethostname()
+    own = _socket.gethostname()
     found = resolved(list(dict.fromkeys([*asked, own])))
     ways = {name: found[name][0] for name in asked if found[name]}
     met = reached(ways, question["meeting"]) if asked else {}
@@ -147,10 +160,15 @@ def names(question: "dict[str, Any]") -> Iterator[Fact]:
 
 def port_is_free(port: int) -> bool:
     """Nobody listens on a port of this node."""
+    door = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    door.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     try:
-        socket.create_server(("", port)).close()
+        door.bind(("", port))
+        door.listen()
     except OSError:
         return False
+    finally:
+        door.close()
     return True
 
 
@@ -171,19 +189,19 @@ def free_bytes(folder: str) -> object:
 
 def digest(text: bytes) -> str:
     """A short checksum."""
-    return hashlib.sha256(text).hexdigest()[:12]
+    return sha256(text).hexdigest()[:12]
 
 
 def digest_of(code: str) -> str:
-    """Short checksum of all Python files below a folder."""
-    found = hashlib.sha256()
+    """Checksum of all Python files below a folder, against what differs by accident."""
+    found = 0
     for folder, inner, files in os.walk(code):
         inner.sort()
         for file in sorted(files):
             if file.endswith(".py"):
                 with open(os.path.join(folder, file), "rb") as opened:
-                    found.update(opened.read())
-    return found.hexdigest()[:12]
+                    found = crc32(opened.read(), found)
+    return f"{found:08x}"
 
 
 def read(path: str) -> str:
@@ -263,7 +281,7 @@ def lack_of(folder: str, name: str, sizes: dict[str, int]) -> str:
     return ""
 
 
-def parsed(file: str) -> "dict[str, Any]":
+def parsed(file: str) -> dict[str, Any]:
     """The object in a JSON file; an empty one where there is none."""
     import json
 
@@ -295,7 +313,7 @@ def safetensors_size(path: str) -> int:
     return 8 + length + max(ends, default=0)
 
 
-def stage(question: "dict[str, Any]") -> Iterator[Fact]:
+def stage(question: dict[str, Any]) -> Iterator[Fact]:
     """Weights, table, clips and features that a stage needs."""
     for name in question.get("weights", ()):
         path = find_weights(name, question["cache"])
@@ -322,7 +340,7 @@ def wandb(host: str) -> str:
     return "yes" if host in machines else "no"
 
 
-def facts(question: "dict[str, Any]", executable: str = sys.executable) -> Iterator[Fact]:
+def facts(question: dict[str, Any], executable: str = sys.executable) -> Iterator[Fact]:
     """All that is asked for."""
     marker, runs = question["marker"], os.path.dirname(question["marker"])
     head = resolved([question["head"]])[question["head"]]
@@ -341,7 +359,7 @@ def facts(question: "dict[str, Any]", executable: str = sys.executable) -> Itera
         yield "wandb", "", "login", wandb(question["wandb"])
 
 
-def main(question: "dict[str, Any]") -> None:
+def main(question: dict[str, Any]) -> None:
     """Prints all of it."""
     for fact in facts(question):
         sys.stdout.write("\t".join(" ".join(str(part).split()) for part in fact) + "\n")
