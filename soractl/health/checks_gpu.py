@@ -8,6 +8,7 @@ import statistics
 from soractl.cluster.xids import XIDS, Action, Subject
 from soractl.health.check import (
     NO_JOB,
+    UNREADABLE,
     Check,
     Level,
     Rule,
@@ -27,10 +28,6 @@ WARNING = Level.WARNING
 IDLE_MEMORY_MIB = 1024  # an idle GPU holds some hundred MiB
 BUSY_PCT = 90
 ODD_POWER_SHARE, ODD_POWER_W = 0.7, 60  # below this share of its siblings and so many watts
-# HBM3 of H100 and H200 slows down from here on. No page of NVIDIA's that names it was found, and
-# nvidia-smi prints margins; by a third party's measurements, hence no more than a warning:
-# https://manishklach.github.io/writings/why-hbm-thermal-throttling-is-silent.html
-HBM_LIMIT_C = 95
 
 RESET = "stop the programs on it, `nvidia-smi --gpu-reset -i N`, else restart the node"
 REPLACE = "take the node out and have the GPU replaced"
@@ -43,9 +40,18 @@ COOL = "look at the fans, the inlet air and the dust of this node"
 #   "18x 4th Gen NVLink, 900GB/s" and "TGP 700W": MLPerf Inference v4.1,
 #   closed/NVIDIA/systems/H200-SXM-141GBx8_TRT_MaxQ.json.
 # B200: 1000 W, PCIe 5, 18 links: MLPerf Training v6.0, systems of Nebius; its MiB are not known.
+# Degrees of the memory, where the driver prints only margins: "Memory Max Operating Temp: 95 C" by
+#   driver 525.105.17 of an H800, an H100 with fewer links (github.com/liguodongiot/llm-action,
+#   docs/llm-base/nvidia-smi.md). H200 has none of its own and takes that one; B200 has none.
 EXPECTED = {
-    "NVIDIA H100 80GB HBM3": {"memory": 81559, "power": 700, "pcie": 5, "links": 18},
-    "NVIDIA H200": {"memory": 143771, "power": 700, "pcie": 5, "links": 18},
+    "NVIDIA H100 80GB HBM3": {
+        "memory": 81559,
+        "power": 700,
+        "pcie": 5,
+        "links": 18,
+        "memory_c": 95,
+    },
+    "NVIDIA H200": {"memory": 143771, "power": 700, "pcie": 5, "links": 18, "memory_c": 95},
     "NVIDIA B200": {"power": 1000, "pcie": 5, "links": 18},
 }
 
@@ -95,6 +101,23 @@ def _margin(least: float) -> Rule:
         return "" if left > least else f"{seen.value}, {left:g} C below its limit"
 
     return rule
+
+
+_MEMORY_LIMIT = "Temperature/Memory Max Operating Temp"
+
+
+def _memory_limit(seen: Seen) -> str:
+    """The limit that the node itself reports, else that of this type of GPU; '' without one."""
+    reported = seen.fields.get(_MEMORY_LIMIT, "N/A")
+    if reported not in UNREADABLE:
+        return reported
+    listed = EXPECTED.get(seen.fields.get("Product Name", ""), {}).get("memory_c")
+    return f"{listed} C" if listed else ""
+
+
+def _memory_heat(seen: Seen) -> str:
+    limit = _memory_limit(seen)
+    return "" if number(seen.value) <= number(limit) else f"{seen.value}, at most {limit}"
 
 
 def _generation(seen: Seen) -> str:
@@ -276,7 +299,8 @@ CHECKS = (
     ),
     Check(
         id="gpu.memory_temperature", of="gpu", field="Temperature/Memory Current Temp",
-        title="memory's temperature", rule=at_most(HBM_LIMIT_C), level=WARNING, remedy=COOL,
+        title="memory's temperature", rule=_memory_heat, when=_memory_limit, level=WARNING,
+        remedy=COOL,
     ),
     Check(
         id="gpu.pcie_width", of="gpu", field="PCI/GPU Link Info/Link Width/Current",

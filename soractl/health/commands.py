@@ -86,6 +86,7 @@ def health(
     """
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
+    from soractl.health.history import with_past
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
@@ -102,7 +103,7 @@ def health(
     if listed:
         return output.report(report.list_table(checks), report.list_json(checks), as_json)
     chosen = named(hosts)
-    found = check_health(chosen.names, checks, deadline_s=timeout, environ=os.environ)
+    found = with_past(check_health(chosen.names, checks, deadline_s=timeout, environ=os.environ))
     if nagios:
         code, lines = report.nagios(found)
         output.verbatim(lines)

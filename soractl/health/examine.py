@@ -22,6 +22,7 @@ from soractl.remote.scripts import script
 CHECKS: tuple[Check, ...] = (*checks_gpu.CHECKS, *checks_network.CHECKS, *checks_system.CHECKS)
 SILENCEABLE = (*CHECKS, *checks_launch.CHECKS)
 Fleet = Mapping[str, Values]  # values by check
+COUNTED_DAYS = 7  # in which it is counted how often something turned bad
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class NodeHealth:
 
 
 @dataclass(frozen=True)
+class Since:
+    """The moment from which on a thing is bad."""
+
+    unix_s: int
+    is_first_look: bool = False  # then it may be bad for longer
+    times: int = 1  # that it turned bad in the last days
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier looks found out about all that is bad now."""
+
+    now_unix_s: int
+    since: Mapping[tuple[str, str, str], Since]  # by node, check and thing
+
+
+@dataclass(frozen=True)
 class Health:
     """All nodes, judged."""
 
@@ -61,6 +79,7 @@ class Health:
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
     elapsed_s: float = 0.0
+    past: Past | None = None
 
     @property
     def exit_code(self) -> ExitCode:

@@ -1,15 +1,17 @@
 """Lines and JSON of `health`: findings folded by verdict, then check, then nodes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from soractl.health.check import CONTEXTS, Check, Finding, Level
-from soractl.health.examine import Health, NodeHealth
+from soractl.health.examine import COUNTED_DAYS, Health, NodeHealth, Past
 from soractl.remote.folding import fold_lines, fold_names
 from soractl.terminal import text
 from soractl.terminal.table import Table
 
 HEADERS = ("VERDICT", "CHECK", "NODES", "FOUND")
+SINCE_HEADERS = ("VERDICT", "CHECK", "NODES", "SINCE", "FOUND")
 LIST_HEADERS = ("CHECK", "SEVERITY", "BY", "CONTEXTS", "LOOKS AT", "REMEDY")
 ORDER = (Level.BAD, Level.WARNING, Level.UNKNOWN)
 STYLES = {Level.BAD: "red", Level.WARNING: "yellow", Level.UNKNOWN: "dim"}
@@ -21,13 +23,46 @@ NAGIOS = {0: "OK", 1: "WARNING", 2: "CRITICAL", 3: "UNKNOWN"}
 
 def table(found: Health) -> Table:
     """A row for each finding that is not good; equal ones of several nodes are one row."""
-    rows = [
-        (level, check, fold_names(names), reason)
-        for level in ORDER
-        for (check, reason), names in _folded(found, level).items()
-    ]
-    styles = tuple(STYLES[row[0]] for row in rows)
-    return Table(HEADERS, [tuple(map(str, row)) for row in rows], 1, styles)
+    rows, styles = [], []
+    for level in ORDER:
+        things = _things(found, level)
+        for (check, reason), names in _folded(found, level).items():
+            since = [_since(found.past, things.get((check, reason), ()))] if found.past else []
+            rows.append((str(level), check, fold_names(names), *since, reason))
+            styles.append(STYLES[level])
+    return Table(SINCE_HEADERS if found.past else HEADERS, rows, 1, tuple(styles))
+
+
+def _things(found: Health, level: Level) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
+    """Nodes, checks and things of each row of the table."""
+    same: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for row in found.rows:
+        for key, findings in _grouped(row, level).items():
+            same.setdefault(key, []).extend((row.node.name, key[0], f.item) for f in findings)
+    return same
+
+
+def _since(past: Past, things: Sequence[tuple[str, str, str]]) -> str:
+    """`3 h`, `2 h to 5 d`, `new, 4 times in 7 d`; empty for what is unknown.
+
+    What was bad at the first look of its node may be so for longer: `3 h or more`.
+    """
+    since = [past.since[thing] for thing in things if thing in past.since]
+    if not since:
+        return ""
+    newest, oldest = (pick(since, key=lambda s: s.unix_s) for pick in (max, min))
+    ages = [_age(past.now_unix_s - one.unix_s, one.is_first_look) for one in (newest, oldest)]
+    times = max(one.times for one in since)
+    often = f", {times} times in {COUNTED_DAYS} d" if times > 1 else ""
+    return " to ".join(dict.fromkeys(ages)) + often
+
+
+def _age(seconds: int, is_first_look: bool) -> str:
+    if seconds <= 0:
+        return "first look" if is_first_look else "new"
+    size, unit = next((n, u) for n, u in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+                      if seconds >= n)  # fmt: skip
+    return f"{seconds // size} {unit}{' or more' if is_first_look else ''}"
 
 
 def lines(found: Health) -> list[str | Table]:
@@ -79,7 +114,8 @@ def nagios(found: Health) -> tuple[int, list[str]]:
         code = 1 if Level.WARNING in worst else 0
     numbers = {level: len(_folded(found, level)) for level in ORDER}
     data = " ".join(f"{level.lower()}={number}" for level, number in numbers.items())
-    rows = (f"{level} {check} {names} {what}" for level, check, names, what in table(found).rows)
+    shown = table(replace(found, past=None)).rows
+    rows = (f"{level} {check} {names} {what}" for level, check, names, what in shown)
     return code, [f"HEALTH {NAGIOS[code]} - {count(found)} | {data}", *rows]
 
 
@@ -118,18 +154,21 @@ def as_json(found: Health) -> dict[str, Any]:
     return {
         "elapsed_s": found.elapsed_s,
         "checks": [check.id for check in found.checks],
-        "nodes": [_node_json(row) for row in found.rows],
+        "nodes": [_node_json(row, found.past) for row in found.rows],
     }
 
 
-def _node_json(row: NodeHealth) -> dict[str, Any]:
-    counted = [_finding_json(f) for f in row.findings if f.level is not Level.GOOD]
+def _node_json(row: NodeHealth, past: Past | None) -> dict[str, Any]:
+    counted = [(f, None) for f in row.findings if f.level is not Level.GOOD]
     return {
         "node": row.node.name,
         "error": str(row.fault) if row.fault else None,
         "verdict": None if row.fault else row.worst,
         "elapsed_s": row.elapsed_s,
-        "findings": [*counted, *(_finding_json(f, reason) for f, reason in row.silenced)],
+        "findings": [
+            {**_finding_json(f, reason), **_since_json(f, row, past)}
+            for f, reason in (*counted, *row.silenced)
+        ],
         "good": list(dict.fromkeys(f.check.id for f in row.findings if f.level is Level.GOOD)),
     }
 
@@ -146,6 +185,17 @@ def _finding_json(finding: Finding, silence: str | None = None) -> dict[str, Any
     }
 
 
+def _since_json(finding: Finding, row: NodeHealth, past: Past | None) -> dict[str, Any]:
+    if not past:
+        return {}
+    since = past.since.get((row.node.name, finding.check.id, finding.item))
+    return {
+        "since_unix_s": since.unix_s if since else None,
+        "since_first_look": since.is_first_look if since else None,
+        f"times_in_{COUNTED_DAYS}_days": since.times if since else None,
+    }
+
+
 def _answers(found: Health) -> bool:
     return any(row.fault is None for row in found.rows)
 
@@ -159,16 +209,21 @@ def _folded(found: Health, level: Level) -> dict[tuple[str, str], list[str]]:
     return same
 
 
-def sentences(row: NodeHealth, level: Level) -> Iterator[tuple[str, str]]:
-    """Checks and a sentence for each finding of a level; equal ones of several things are one."""
+def _grouped(row: NodeHealth, level: Level) -> dict[tuple[str, str], list[Finding]]:
+    """Findings of a level by check and sentence; equal ones of several things are one entry."""
     items: dict[tuple[str, str], list[Finding]] = {}
     for finding in row.findings:
         if finding.level is level:
             items.setdefault((finding.check.id, finding.reason), []).append(finding)
-    shown = [
-        (check, _thing(findings) + reason + _source(findings[0]))
+    return {
+        (check, _thing(findings) + reason + _source(findings[0])): findings
         for (check, reason), findings in items.items()
-    ]
+    }
+
+
+def sentences(row: NodeHealth, level: Level) -> Iterator[tuple[str, str]]:
+    """Checks and a sentence for each finding of a level; equal ones of several things are one."""
+    shown = _grouped(row, level)
     if level is not Level.UNKNOWN:
         yield from shown
         return

@@ -172,6 +172,15 @@ def test_what_cannot_be_read_is_unknown(check, node):
     assert levels(check, changed(node, check, unreadable, name), node, node) == [Level.UNKNOWN]
 
 
+def test_the_limit_of_the_memory_is_the_nodes_own_before_that_of_its_type(node):
+    [check] = [check for check in CHECKS if check.id == "gpu.memory_temperature"]
+    hot = changed(node, check, "90 C")
+    own = changed(hot, check, "85 C", "Temperature/Memory Max Operating Temp")
+    assert (levels(check, hot, node), levels(check, own, node)) == ([Level.GOOD], [Level.WARNING])
+    unlisted = changed(hot, check, "NVIDIA B200", "Product Name")
+    assert item(node, check) not in {finding.item for finding in judge(check, unlisted, {})}
+
+
 def verdicts(node, others):
     fleet = [*others, node]
     return [

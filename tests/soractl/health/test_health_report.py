@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 from soractl.errors import Fault, FaultKind
 from soractl.health import health_report as report
 from soractl.health.check import CONTEXTS, Finding, Level
-from soractl.health.examine import CHECKS, Health, NodeHealth
+from soractl.health.examine import CHECKS, Health, NodeHealth, Past, Since
 from soractl.remote.nodes import Node, NodeSource
 
 BY_ID = {check.id: check for check in CHECKS}
@@ -89,3 +91,29 @@ def test_the_list_has_a_row_and_an_object_for_each_check():
     assert len(report.list_table(CHECKS).rows) == len(CHECKS)
     [first, *_] = report.list_json(CHECKS)["checks"]
     assert (first["check"], first["severity"], first["contexts"]) == ("gpu.driver", "BAD", CONTEXTS)
+
+
+def test_a_look_with_a_past_shows_since_when_and_how_often():
+    now = 1_796_040_000
+    past = Past(
+        now,
+        {
+            ("n1", "gpu.ecc_mode", "3"): Since(now - 2 * 86400 - 5, times=1),
+            ("n1", "gpu.ecc_mode", "5"): Since(now - 3 * 3600, times=4),
+            ("n2", "kernel.version", ""): Since(now - 90, is_first_look=True),
+            ("n3", "gpu.remap_rows", "0"): Since(now, is_first_look=True),
+        },
+    )
+    seen = replace(ROUND, past=past)
+    assert report.table(seen).lines() == [
+        "VERDICT  CHECK           NODES   SINCE                       FOUND",
+        "BAD      gpu.ecc_mode    n1      3 h to 2 d, 4 times in 7 d  GPU 3,5: ECC: Disabled, "
+        "expected Enabled",
+        "warning  kernel.version  n2      1 min or more               kernel: 6.1, most have 6.8 "
+        "(fleet)",
+        "unknown  3 checks        n[1,3]                              not reported",
+    ]
+    assert report.nagios(seen) == report.nagios(ROUND)
+    [silenced] = [f for f in report.as_json(seen)["nodes"][2]["findings"] if f["silenced"]]
+    assert (silenced["since_unix_s"], silenced["since_first_look"]) == (now, True)
+    assert silenced["times_in_7_days"] == 1

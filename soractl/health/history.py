@@ -1,0 +1,96 @@
+"""Verdicts of `health` that changed, in SQLite on this machine: since when, and how often.
+
+A row is written when a check of a thing turns bad or good again; what never was bad has none.
+Unknown is neither: what was known before it stands.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from soractl.health.check import Level
+from soractl.health.examine import COUNTED_DAYS, Health, NodeHealth, Past, Since
+
+FILE = Path("~/.local/state/soractl/health.db")
+DAY_S = 86400
+KEPT_DAYS = 30
+BUSY_S = 2.0  # another look writes
+TABLES = """
+CREATE TABLE IF NOT EXISTS node (name TEXT PRIMARY KEY, first_unix_s INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS change
+  (node TEXT, name TEXT, item TEXT, unix_s INTEGER, is_bad INTEGER,
+   PRIMARY KEY (node, name, item, unix_s)) WITHOUT ROWID;
+"""
+LATEST = "SELECT node, name, item, max(unix_s), is_bad FROM change GROUP BY node, name, item"
+TIMES = """
+SELECT node, name, item, count(*) FROM change WHERE is_bad AND unix_s >= ?
+GROUP BY node, name, item
+"""
+FORGET = """
+DELETE FROM change WHERE unix_s < ? AND (NOT is_bad OR EXISTS (
+  SELECT 1 FROM change AS later WHERE later.node = change.node AND later.name = change.name
+  AND later.item = change.item AND later.unix_s > change.unix_s))
+"""
+
+Key = tuple[str, str, str]  # node, check, thing
+
+
+def with_past(found: Health, file: Path = FILE) -> Health:
+    """The same with what is known of its findings; a note where nothing can be kept."""
+    now = int(time.time())
+    try:
+        return replace(found, past=remember(found.rows, now, file.expanduser()))
+    except (OSError, sqlite3.Error) as error:
+        note = f"the history of verdicts cannot be kept in {file}: {error}"
+        return replace(found, notes=(*found.notes, note))
+
+
+def remember(rows: Sequence[NodeHealth], now_unix_s: int, file: Path) -> Past:
+    """Keeps what changed, and returns the past of all that is bad now."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=BUSY_S)) as kept:
+        kept.executescript(TABLES)
+        answered = [row.node.name for row in rows if not row.fault]
+        first = dict(kept.execute("SELECT name, first_unix_s FROM node"))
+        latest = {tuple(key): (at, bool(bad)) for *key, at, bad in kept.execute(LATEST)}
+        now = dict(_states(rows))
+        changed = [k for k, is_bad in now.items() if latest.get(k, (0, False))[1] is not is_bad]
+        new = [name for name in answered if name not in first]
+        if changed or new:
+            _write(kept, [(*key, now_unix_s, now[key]) for key in changed], new, now_unix_s)
+        since = now_unix_s - COUNTED_DAYS * DAY_S
+        times = {tuple(key): count for *key, count in kept.execute(TIMES, [since])}
+    latest |= {key: (now_unix_s, now[key]) for key in changed}
+    first |= dict.fromkeys(new, now_unix_s)
+    return Past(
+        now_unix_s,
+        {
+            key: Since(latest[key][0], latest[key][0] <= first[key[0]], times.get(key, 0))
+            for key, is_bad in now.items()
+            if is_bad
+        },
+    )
+
+
+def _states(rows: Sequence[NodeHealth]) -> Iterator[tuple[Key, bool]]:
+    """If a thing is bad by a check, for all of which that is known."""
+    for row in rows:
+        for finding in (*row.findings, *(finding for finding, _ in row.silenced)):
+            if finding.level is not Level.UNKNOWN:
+                is_bad = finding.level is not Level.GOOD
+                yield (row.node.name, finding.check.id, finding.item), is_bad
+
+
+def _write(
+    kept: sqlite3.Connection,
+    changes: list[tuple[str, str, str, int, bool]],
+    new: list[str],
+    now: int,
+) -> None:
+    with kept:
+        kept.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?, ?)", changes)
+        kept.executemany("INSERT OR IGNORE INTO node VALUES (?, ?)", [(n, now) for n in new])
+        kept.execute(FORGET, [now - KEPT_DAYS * DAY_S])
