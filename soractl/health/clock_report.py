@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from soractl.health.clock import Measured, Step, against_most
-from soractl.health.clock_verdict import BAD, UNKNOWN
+from soractl.health.clock import BAD, UNKNOWN, Measured, Step, against_most
 from soractl.health.clock_watch import ClockRound, NodeClock
 from soractl.health.time_daemon import chrony_lines
 from soractl.remote.folding import fold_names

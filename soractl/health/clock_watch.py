@@ -11,8 +11,18 @@ from soractl.cluster import settings as cluster
 from soractl.cluster.settings import ClockPolicy
 from soractl.errors import INTERRUPTED, ExitCode, Fault, FaultKind, exit_code_of
 from soractl.health import clock_probe
-from soractl.health.clock import ClockLook, Measured, Reading, RoundTrip, Step, Track, step_between
-from soractl.health.clock_verdict import BAD, Verdict, judge
+from soractl.health.clock import (
+    BAD,
+    ClockLook,
+    Measured,
+    Reading,
+    RoundTrip,
+    Step,
+    Track,
+    Verdict,
+    judge,
+    step_between,
+)
 from soractl.health.time_daemon import TimeDaemon, parse
 from soractl.remote.connections import Connections, Dialogue
 from soractl.remote.fan_out import everywhere

@@ -3,8 +3,7 @@ import dataclasses
 from soractl.cluster.settings import ClockPolicy
 from soractl.errors import Fault, FaultKind
 from soractl.health import clock_report
-from soractl.health.clock import Measured, Step
-from soractl.health.clock_verdict import judge
+from soractl.health.clock import Measured, Step, judge
 from soractl.health.clock_watch import ClockRound, NodeClock
 from soractl.health.time_daemon import TimeDaemon
 from soractl.remote.nodes import Node, NodeSource, this_machine

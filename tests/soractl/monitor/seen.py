@@ -1,8 +1,7 @@
 """Snapshots of nodes for the tests of what shows them."""
 
 from soractl.errors import Fault, FaultKind
-from soractl.health.clock import Measured
-from soractl.health.clock_verdict import Verdict
+from soractl.health.clock import Measured, Verdict
 from soractl.health.clock_watch import NodeClock
 from soractl.health.time_daemon import TimeDaemon
 from soractl.monitor.live import NodeNow, Snapshot
