@@ -103,12 +103,22 @@ def _print_version(asked: bool) -> None:
 
 
 def options(
+    login: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE[:FOLDER]", help="Type the command on this login node, over ssh."
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
     ] = False,
 ) -> None:
     """Launch, watch and resume the training of a text-to-video model on your own cluster."""
+    if login is not None:
+        from soractl.queue.login import run_there
+
+        raise typer.Exit(run_there(login, sys.argv[1:]))
 
 
 def program(rooms: Iterable[Any] = ROOMS, groups: Mapping[str, Any] = GROUPS) -> typer.Typer:

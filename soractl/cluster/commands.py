@@ -38,10 +38,7 @@ def gpus(
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="The table with commas.")] = False,
 ) -> None:
-    """Show what every node's GPUs are doing, and for whom.
-
-    HOSTS may be a job or a partition of Slurm: job:12, partition:gpu.
-    """
+    """Show what every node's GPUs are doing, and for whom."""
     from soractl.cluster import gpu_report
     from soractl.cluster.watch import watch_gpus
     from soractl.queue.hosts import named

@@ -80,10 +80,7 @@ def health(
     timeout: Timeout = 10,
     as_json: Json = False,
 ) -> None:
-    """Judge GPUs, links, disks and system of every node.
-
-    HOSTS may be a job or a partition of Slurm: job:12, partition:gpu.
-    """
+    """Judge GPUs, links, disks and system of every node."""
     from soractl.health import health_report as report
     from soractl.health.examine import check_health, choose
     from soractl.health.history import with_past

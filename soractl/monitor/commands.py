@@ -56,12 +56,13 @@ def monitor(
     With --json it is one look.
     """
     from soractl.monitor import once, report, service
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
     service.check_options(
         is_one_look=as_json, for_s=for_s, tui=tui, prometheus=prometheus, file=export_html
     )
-    source, found = service.chosen(hosts, run, Path(runs), os.environ)
+    source, found = service.chosen(named(hosts).names, run, Path(runs), os.environ)
     options = service.MonitorOptions(
         source=source,
         run=found,

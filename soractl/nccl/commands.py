@@ -15,9 +15,10 @@ def show(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) -> N
     """Show what the ranks get: value, origin and meaning."""
     from soractl.nccl import report
     from soractl.nccl.ask import ask
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(hosts, os.environ, deadline_s=timeout)
+    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
     output.report([report.show(found)], report.show_json(found), as_json)
     output.note(report.notes(found))
 
@@ -27,9 +28,10 @@ def check(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) -> 
     """Find what is misspelt, void, left over, or does not fit the nodes."""
     from soractl.nccl import report
     from soractl.nccl.ask import ask
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(hosts, os.environ, deadline_s=timeout)
+    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
     output.report(report.check(found), report.check_json(found), as_json)
     output.note([*report.notes(found), report.count(found)])
     raise typer.Exit(found.exit_code)
@@ -40,9 +42,10 @@ def detect(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) ->
     """Propose an environment for these nodes, as TOML for the cluster's file."""
     from soractl.nccl import report
     from soractl.nccl.ask import ask, propose
+    from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(hosts, os.environ, deadline_s=timeout)
+    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
     proposal = propose(found)
     output.report(report.detect(proposal), report.detect_json(proposal), as_json)
     output.note([*report.notes(found), *proposal.reasons])

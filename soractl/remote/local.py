@@ -66,6 +66,15 @@ def start_detached(argv: Sequence[str], log: Path) -> int:
     return process.pid
 
 
+def at_this_terminal(argv: Sequence[str]) -> int:
+    """Run a program to its end with this one's input and output; its exit code."""
+    try:
+        code = subprocess.run(argv).returncode
+    except FileNotFoundError:
+        return 127
+    return code if code >= 0 else 128 - code
+
+
 @contextlib.contextmanager
 def _readable(data: bytes) -> Iterator[IO[bytes] | int]:
     """A program's stdin: a file that a program may leave unread, or nothing."""

@@ -40,7 +40,10 @@ def complete_first_hosts(ctx: typer.Context, incomplete: str) -> list[str]:
 
 Hosts = Annotated[
     str | None,
-    typer.Argument(help="A hostfile, or node-[001-024].", autocompletion=complete_hosts),
+    typer.Argument(
+        help="A hostfile, node-[001-024], or of Slurm job:12 or partition:gpu.",
+        autocompletion=complete_hosts,
+    ),
 ]
 Hostfile = Annotated[
     str | None,

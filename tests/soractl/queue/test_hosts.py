@@ -1,7 +1,9 @@
 import os
 
 import pytest
+from typer.testing import CliRunner
 
+from soractl.cli import app
 from soractl.errors import SoractlError
 from soractl.queue.hosts import Hosts, named
 
@@ -55,3 +57,13 @@ def test_a_partition_stands_for_its_nodes_and_says_which_are_drained(slurm):
 
 def test_a_partition_that_is_not_there_is_one_sentence(slurm):
     assert refusal("partition:gqu") == ("there is no partition gqu, or it has no nodes", 6)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["gpus", "exec", "health", "clock", "doctor", "monitor", "env show", "env check", "env detect"],
+)
+def test_every_command_on_nodes_takes_a_job(words):
+    command = ("--", "true") if words == "exec" else ()
+    result = CliRunner().invoke(app, [*words.split(), "job:latest", *command])
+    assert "'latest' is no job's number" in str(result.exception)
