@@ -12,6 +12,7 @@ from soractl.diagnosis.why import explain
 from soractl.errors import ExitCode, SoractlError
 from soractl.processes.stop import StopResult
 from soractl.remote.folding import fold_names
+from soractl.remote.nodes import Node
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.find import last_attempt
 from soractl.runs.node_states import KeptLooks
@@ -32,7 +33,6 @@ from soractl.supervise.decide import (
     PastAttempt,
     Restart,
     Situation,
-    Wait,
     cause_of,
     checkpoint_to_use,
     decide,
@@ -217,8 +217,7 @@ class Supervisor:
         self._beat(verdict, now=True)
         actor.fence(attempt)
         failure = failure_of(verdict, attempt, watcher.record)
-        everyone = list(dict.fromkeys((*watcher.record.nodes, *self._actor.nodes())))
-        stopped, facts = actor.clear_and_ask(attempt, everyone)
+        stopped, facts = actor.clear_and_ask(attempt, self._everyone(watcher))
         killed = sum(len(one.found) for one in stopped)
         self._write(watcher, EventKind.KILLED, f"{killed} processes, verified")
         failure = replace(failure, node=found.node or failure.node)
@@ -233,6 +232,13 @@ class Supervisor:
             add_strike(self._run.path.parent, strike)
         return self._go_on(attempt, watcher, past, stopped, found, checkpoint_to_use(failure))
 
+    def _everyone(self, watcher: Watcher) -> list[Node]:
+        """Nodes of the attempt and those of the host file, as far as that can be read just now."""
+        nodes = list(watcher.record.nodes)
+        with suppress(*UNUSABLE):
+            nodes += self._actor.nodes()
+        return list(dict.fromkeys(nodes))
+
     def _go_on(
         self,
         attempt: AttemptDir,
@@ -244,28 +250,27 @@ class Supervisor:
     ) -> AttemptDir | None:
         waited = ""
         while True:
-            decision = decide(self._situation(past, unusable_nodes(stopped)))
-            if isinstance(decision, GiveUp):
-                note_verdict(attempt, past[-1], GAVE_UP)
-                self._write(watcher, EventKind.GAVE_UP, decision.reason)
-                self._notify("given up", f"{self._run.name} is given up: {decision.reason}")
-                self._leave(State.GIVEN_UP, decision.reason, ExitCode.GAVE_UP)
-                return None
-            if isinstance(decision, Wait):
-                reason = decision.reason
-            else:
-                try:
+            try:
+                decision = decide(self._situation(past, unusable_nodes(stopped)))
+                if isinstance(decision, GiveUp):
+                    note_verdict(attempt, past[-1], GAVE_UP)
+                    self._write(watcher, EventKind.GAVE_UP, decision.reason)
+                    self._notify("given up", f"{self._run.name} is given up: {decision.reason}")
+                    self._leave(State.GIVEN_UP, decision.reason, ExitCode.GAVE_UP)
+                    return None
+                if isinstance(decision, Restart):
                     return self._restarted(attempt, watcher, past, decision, found, start)
-                except UNUSABLE as error:
-                    self._actor.fence(attempt)
-                    reason = str(error).replace("\n", " ")
-                    self._spares.check()
+                reason = decision.reason
+            except UNUSABLE as error:
+                self._actor.fence(attempt)
+                reason = str(error).replace("\n", " ")
+                self._spares.check()
             if reason != waited:
                 self._write(watcher, EventKind.WAITING, reason)
                 self._notify("waiting", f"{self._run.name} waits: {reason}")
                 waited = reason
             self._sleep(Verdict(State.RESTARTING, reason))
-            stopped = self._actor.clear(attempt, self._actor.nodes())
+            stopped = self._actor.clear(attempt, self._everyone(watcher))
 
     def _restarted(
         self,

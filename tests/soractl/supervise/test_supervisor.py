@@ -302,3 +302,20 @@ def test_a_typo_saved_while_it_waits_is_a_reason_to_wait(start, supervise, monke
     assert supervise(run) == 0
     waits = [event.text for event in read_events(run) if event.kind == "waiting"]
     assert waits == ["three.toml: no setting `ndoes`", "run.json is damaged"]
+
+
+def test_a_host_file_damaged_while_it_acts_is_a_reason_to_wait(start, supervise, tmp_path):
+    run = start("sys.exit(1)")
+    hostfile, as_launched = tmp_path / "hosts.txt", read_json(run.run_json)
+    hostfile.write_text("n1 slot=8\n")
+    write_json(run.run_json, {**as_launched, "hostfile": str(hostfile)})
+    waits = []
+
+    def notify(kind, text):
+        if kind == "waiting":
+            waits.append(text)
+            write_json(run.run_json, as_launched)
+
+    assert supervise(run, hooks=Hooks(notify=notify)) == 0
+    fault = f"{hostfile}:1: 'n1 slot=8': 'slot=8' is not an option"
+    assert waits == [f"{run.name} waits: {fault}"]
