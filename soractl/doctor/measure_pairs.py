@@ -108,9 +108,24 @@ class Bench:
         errors: dict[Pair, str] = {}
         for turn in first_round(names):
             self._measure(turn, speeds, errors)
+        checked = self._measure_again(speeds, errors)
         for turn in second_round(names, speeds):
             self._measure(turn, speeds, errors)
+        self._measure_again(speeds, errors, checked)
         return Pairs(self.site.source.origin, speeds, errors)
+
+    def _measure_again(
+        self, speeds: dict[Pair, float], errors: Mapping[Pair, str], checked: Sequence[Pair] = ()
+    ) -> list[Pair]:
+        """Slow pairs once more, one after another: the faster time counts, a hiccup blames nobody.
+
+        Returns these pairs.
+        """
+        doubtful = [p for p in slow_pairs(speeds) if p not in errors and p not in checked]
+        for pair in doubtful:
+            found = self.speed(pair)
+            speeds[pair] = max(speeds[pair], found if isinstance(found, float) else 0.0)
+        return doubtful
 
     def start(self) -> None:
         """A process for each GPU of all nodes, or one a node; SoractlError where none starts."""

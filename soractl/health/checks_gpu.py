@@ -402,3 +402,27 @@ CHECKS = (
         remedy="`modprobe nvidia_peermem`, unless NCCL uses DMA-BUF (kernel 5.12 and open driver)",
     ),
 )  # fmt: skip
+
+
+def _status(bad: str) -> Rule:
+    """One of DCGM's words for a test; another one than these is unknown."""
+
+    def rule(seen: Seen) -> str:
+        if seen.value not in ("pass", "warn", "fail"):
+            raise Unreadable(seen.also("reason"))
+        return seen.also("reason") if seen.value == bad else ""
+
+    return rule
+
+
+# By `health --dcgm`, which runs NVIDIA's diagnostics.
+DCGM = (
+    Check(
+        id="gpu.dcgm", of="dcgm", field="status", title="", rule=_status("fail"),
+        remedy="take the node out; `dcgmi diag -r 3` there says more, and its maker asks for it",
+    ),
+    Check(
+        id="gpu.dcgm_warning", of="dcgm", field="status", title="", rule=_status("warn"),
+        level=WARNING, remedy="watch it, or set the node up as DCGM asks: the GPU can work",
+    ),
+)  # fmt: skip

@@ -49,7 +49,7 @@ def clock(
     raise typer.Exit(found.exit_code)
 
 
-@app.command()
+@app.command(cls=command_with({"--dcgm": ImplicitValue("1", is_number)}))
 def health(
     hosts: Hosts = None,
     only: Annotated[
@@ -76,6 +76,15 @@ def health(
     replay: Annotated[
         bool, typer.Option("--replay", help="One micro step on every GPU: equal bits, equal time?")
     ] = False,
+    dcgm: Annotated[
+        int | None,
+        typer.Option(
+            metavar="[LEVEL]",
+            min=1,
+            max=4,
+            help="NVIDIA's diagnostics of idle nodes that have dcgmi; 1: seconds, 3: 15 min.",
+        ),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="Name the checks; ask no node.")] = False,
     timeout: Timeout = 10,
     as_json: Json = False,
@@ -96,6 +105,8 @@ def health(
         return _pairs(hosts, as_json)
     if replay:
         return _replay(hosts, as_json)
+    if dcgm:
+        return _dcgm(hosts, dcgm, as_json)
     checks = choose(only or (), skip or (), context)
     if listed:
         return output.report(report.list_table(checks), report.list_json(checks), as_json)
@@ -133,4 +144,18 @@ def _replay(hosts: str | None, as_json: bool) -> None:
     found = replay(chosen.names, "runs", os.environ)
     output.report(replay_report.table(found), replay_report.as_json(found), as_json)
     output.note([*replay_report.notes(found), *chosen.notes])
+    raise typer.Exit(found.exit_code)
+
+
+def _dcgm(hosts: str | None, level: int, as_json: bool) -> None:
+    from soractl.doctor.dcgm import diagnose
+    from soractl.health import health_report as report
+    from soractl.health.history import with_past
+    from soractl.queue.hosts import named
+    from soractl.terminal import output
+
+    chosen = named(hosts)
+    found = with_past(diagnose(chosen.names, level, os.environ))
+    output.report(report.lines(found), report.as_json(found), as_json)
+    output.note([*report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)

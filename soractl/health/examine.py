@@ -20,7 +20,7 @@ from soractl.remote.requests import NodeResult, Remote, Request
 from soractl.remote.scripts import script
 
 CHECKS: tuple[Check, ...] = (*checks_gpu.CHECKS, *checks_network.CHECKS, *checks_system.CHECKS)
-SILENCEABLE = (*CHECKS, *checks_launch.CHECKS)
+SILENCEABLE = (*CHECKS, *checks_launch.CHECKS, *checks_gpu.DCGM)
 Fleet = Mapping[str, Values]  # values by check
 COUNTED_DAYS = 7  # in which it is counted how often something turned bad
 
