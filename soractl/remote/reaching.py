@@ -1,34 +1,44 @@
-"""Choice between paramiko and the system's ssh for each node, by what `ssh -G` answers."""
+"""Choice between paramiko and the system's ssh for each node, by what `ssh -G` answers; or srun."""
 
 import threading
 from dataclasses import replace
 
 from soractl.errors import SoractlError
+from soractl.remote.captured import Captured
 from soractl.remote.deadline import Deadline, DeadlinePassed
 from soractl.remote.local import Processes
-from soractl.remote.nodes import Node
+from soractl.remote.nodes import Node, parse_node_list
 from soractl.remote.openssh import OpensshClient, OpensshConnection
+from soractl.remote.requests import Request
 from soractl.remote.ssh import SshClient, SshConnection
 from soractl.remote.ssh_answer import Answer, Route, configuration, defaults, need_ssh, route
 from soractl.remote.ssh_command import NotServed, SshFailure, SshOptions
 from soractl.terminal.text import span
+
+MY_JOBS = ("squeue", "--me", "--noheader", "--states=RUNNING", "--format=%i|%N")
+# A step beside those that run, without GPUs of its own; ssh gives no variables either.
+STEP = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--quiet")
 
 
 class Clients:
     """Opens connections. paramiko goes where it can do what ssh would; elsewhere ssh itself."""
 
     def __init__(self, options: SshOptions, processes: Processes) -> None:
-        need_ssh()
+        if options.client != "srun":
+            need_ssh()
         self._options = options
         self._processes = processes
         self._lock = threading.Lock()
         self._usual: Answer | None = None
         self._paramiko = SshClient(self._find_route, processes.start_proxy)
         self._openssh = OpensshClient(options, processes)
+        self._jobs: dict[str, str] = {}  # of ours that run, by node
 
     def connect(self, node: Node, deadline: Deadline) -> SshConnection | OpensshConnection:
         """An authenticated connection to a node; SshFailure says why there is none."""
         try:
+            if self._options.client == "srun":
+                return self._by_srun(node, deadline)
             answer = configuration(node, self._options, self._processes, deadline)
             if self._options.client == "openssh":
                 return self._by_ssh(node, answer, deadline)
@@ -80,6 +90,25 @@ class Clients:
     def _by_ssh(self, node: Node, answer: Answer, deadline: Deadline) -> OpensshConnection:
         living = self._openssh.living(node, answer, deadline)
         return living or self._openssh.connect(node, answer, deadline)
+
+    def _by_srun(self, node: Node, deadline: Deadline) -> OpensshConnection:
+        """Steps of a job; a connection is nothing but the words before each command."""
+        with self._lock:
+            if node.name not in self._jobs:
+                self._jobs = self._running_jobs(deadline)
+            job = self._jobs.get(node.name)
+        if job is None:
+            raise SshFailure("no job of yours runs there, and client = srun reaches no other node")
+        where = (f"--jobid={job}", f"--nodelist={node.name}")
+        return OpensshConnection([*STEP, *where, "/bin/sh", "-c"], self._processes, None)
+
+    def _running_jobs(self, deadline: Deadline) -> dict[str, str]:
+        captured = Captured()
+        self._processes.run(Request(MY_JOBS), captured, deadline)
+        if captured.exit_code != 0:
+            raise SshFailure(captured.stderr.text.strip() or "squeue does not answer")
+        lines = (line.partition("|") for line in captured.stdout.text.splitlines())
+        return {node.name: job for job, _, nodes in lines for node in parse_node_list(nodes)}
 
     def _find_route(self, node: Node, deadline: Deadline) -> Route:
         """The route of a jump host, to which the cluster's user and port do not apply."""

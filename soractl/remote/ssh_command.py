@@ -43,7 +43,8 @@ class SshOptions:
     known_hosts_file: str | None = None
     accept_new_host_keys: bool = False
     connect_timeout_s: float | None = None  # else that of the configuration, else 5 s
-    client: Literal["auto", "paramiko", "openssh"] = "auto"
+    # srun: Slurm's steps beside those of a job of ours, where a cluster lets nobody log in
+    client: Literal["auto", "paramiko", "openssh", "srun"] = "auto"
 
 
 def arguments(node: Node, options: SshOptions) -> list[str]:

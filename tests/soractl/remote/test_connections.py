@@ -1,8 +1,11 @@
 import subprocess
 import sys
 
-from soractl.remote.connections import Connections
-from soractl.remote.nodes import this_machine
+import pytest
+
+from soractl.errors import Fault, FaultKind
+from soractl.remote.connections import Connections, SshOptions
+from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import Request
 
 HERE = this_machine()
@@ -19,3 +22,57 @@ def test_starting_without_ssh_does_not_load_paramiko():
     code = f"import sys, {loaded}; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'paramiko'" not in done.stdout
+
+
+SRUN = """#!/bin/sh
+echo "$*" >> "$HERE/steps"
+while [ "$1" != /bin/sh ]; do shift; done
+exec "$@"
+"""
+SQUEUE = """#!/bin/sh
+echo asked >> "$HERE/asked"
+cat "$HERE/jobs"
+"""
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    """srun and squeue as scripts: job 12 of ours runs on n1 and n2; no ssh is there."""
+    for name, code in {"srun": SRUN, "squeue": SQUEUE}.items():
+        (tmp_path / name).write_text(code)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "jobs").write_text("12|n[1-2]\n")
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path
+
+
+def test_a_step_of_a_job_of_ours_takes_the_place_of_a_login(steps):
+    with Connections(SshOptions(client="srun")) as remote:
+        answers = [remote(Node(name), Request(("cat",), "a\n"), 10) for name in ("n1", "n2", "n2")]
+        dialogue = remote.dialogue(Node("n1"), ("cat",), 10)
+        assert dialogue.ask(b"ready", 10) == b"ready"
+    assert [answer.stdout for answer in answers] == ["a\n"] * 3
+    step = "--overlap --nodes=1 --ntasks=1 --cpu-bind=none --quiet --jobid=12 --nodelist="
+    used = (steps / "steps").read_text().splitlines()
+    assert [line.partition(" /bin/sh")[0] for line in used] == [
+        f"{step}{name}" for name in ("n1", "n2", "n2", "n1")
+    ]
+    assert (steps / "asked").read_text() == "asked\n"
+
+
+def test_a_node_without_a_job_of_ours_is_not_reached(steps):
+    with Connections(SshOptions(client="srun")) as remote:
+        answer = remote(Node("n3"), Request(("true",)), 10)
+    assert answer.fault == Fault(
+        FaultKind.UNREACHABLE,
+        "no job of yours runs there, and client = srun reaches no other node",
+    )
+
+
+def test_what_srun_says_is_why_a_node_is_not_reached(steps):
+    (steps / "srun").write_text("#!/bin/sh\necho 'srun: error: Access denied' >&2\nexit 1\n")
+    with Connections(SshOptions(client="srun")) as remote:
+        answer = remote(Node("n1"), Request(("true",)), 10)
+    assert answer.fault.kind is FaultKind.UNREACHABLE
+    assert "Access denied" in answer.fault.message
