@@ -8,12 +8,14 @@ import asyncio
 import hashlib
 import hmac
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.monitor.page import policy
@@ -24,6 +26,8 @@ UNUSABLE = (OSError, OverflowError, UnicodeError)  # taken, no such port, no suc
 BACKLOG = 3  # events that a slow reader may be behind; then it misses some
 SHUTDOWN_S = 1.0
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # as Prometheus names its format
+
+LOG = logging.getLogger(__name__)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -98,7 +102,9 @@ class Server:
             loop.call_soon_threadsafe(ended.set)
 
         self._stop = stop
-        runner = web.AppRunner(self._application, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        runner = web.AppRunner(
+            self._application, access_log=None, shutdown_timeout=SHUTDOWN_S, logger=LOG
+        )
         await runner.setup()
         site = web.TCPSite(runner, self._address or None, self._port)
         try:
@@ -109,6 +115,14 @@ class Server:
             self._started.set_result(int(runner.addresses[0][1]))
             await ended.wait()
         await runner.cleanup()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """True unless a client sent what is no HTTP: it is answered, and fills no terminal here."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+LOG.addFilter(_is_ours)
 
 
 def page_application(

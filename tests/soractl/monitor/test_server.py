@@ -86,6 +86,28 @@ def test_what_is_not_there_is_404_and_a_bad_question_400(start):
     assert json.loads(ask(port, "/window?begin=2")[1]) == {"begin": 2.0}
 
 
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        b"\x16\x03\x01\x02\x00\x01 hello\r\n\r\n",
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: " + b"a" * 20_000 + b"\r\n\r\n",
+    ],
+    ids=["TLS", "a long path", "two hosts", "a long host"],
+)
+def test_what_is_no_http_is_refused_and_fills_no_terminal(start, caplog, capfd, request_text):
+    with socket.create_connection(("127.0.0.1", start()), timeout=10) as client:
+        client.sendall(request_text)
+        assert client.recv(100).split()[1] == b"400"
+    assert (caplog.records, capfd.readouterr()) == ([], ("", ""))
+
+
+@pytest.mark.parametrize("path", ["/../../etc/passwd", "/..%2f..%2fetc/passwd", "//etc/passwd"])
+def test_a_path_leads_to_no_file(start, path):
+    assert ask(start(), path)[0].status == 404
+
+
 def test_a_store_that_cannot_be_read_is_named_and_asked_again(start):
     answer, body = ask(start(), "/broken")
     assert (answer.status, body) == (503, "minutes.db: the disk is gone")

@@ -75,6 +75,9 @@ def test_a_span_that_is_none_is_a_bad_request(options):
             "begin=nan&end=5",
             "begin=0&end=1e12",
             "begin=-9e9&end=1",
+            "begin=1e15&end=1000000000003600",
+            "begin=1e18&end=1000000000000003600",
+            f"begin={'9' * 4000}&end={'9' * 4000}",
         ):
             with pytest.raises(urllib.error.HTTPError, match="400") as error:
                 get(f"{url}window?{query}")
