@@ -1,13 +1,15 @@
 """`python -m trainer.pair_speed`: one rank of all-reduces between two nodes, asked line by line.
 
 Each line of stdin is an object: address, port, rank, world, bytes, times, timeout_s, device; an
-empty one asks for the number of GPUs. Each answer is an object: the bytes that each rank moved a
-second, by the fastest of some rounds, or an error.
+empty one asks for the number of GPUs and for what the node's ports carry. Each answer is an object:
+the bytes that each rank moved a second, by the fastest of some rounds, or an error.
 The process stays for the next pair, since loading torch takes longer than all measurements.
 """
 
+import re
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from trainer import packages
@@ -50,9 +52,28 @@ def _seconds(values: torch.Tensor) -> float:
     return time.perf_counter() - began
 
 
+def network_bytes_per_s(devices: Path) -> float:
+    """Sum over the active ports of a node, InfiniBand before Ethernet (RoCE); 0.0 without any."""
+    sums: dict[str, float] = {}
+    for port in devices.glob("*/ports/*"):
+        state, rate, layer = (_line(port / name) for name in ("state", "rate", "link_layer"))
+        found = re.match(r"[0-9.]+", rate)
+        if found and state.startswith("4"):
+            sums[layer] = sums.get(layer, 0.0) + float(found[0]) * 1e9 / 8
+    return sums.get("InfiniBand", sums.get("Ethernet", 0.0))
+
+
+def _line(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _answer(question: dict[str, Any]) -> dict[str, Any]:
     if not question:
-        return {"devices": torch.cuda.device_count()}
+        carried = network_bytes_per_s(Path("/sys/class/infiniband"))
+        return {"devices": torch.cuda.device_count(), "network_bytes_per_s": carried}
     return {"bytes_per_s": measure(question)}
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -34,6 +34,7 @@ class Pairs:
     speeds: Mapping[Pair, float]  # bytes a second and rank
     errors: Mapping[Pair, str] = field(default_factory=dict)
     elapsed_s: float = 0.0
+    carried: Mapping[Pair, float] = field(default_factory=dict)  # bytes a second, by its ports
 
     @property
     def nodes(self) -> list[str]:
@@ -44,6 +45,13 @@ class Pairs:
     def links(self) -> list[Pair]:
         """Slow pairs of which no node is to blame alone."""
         return [pair for pair in slow_pairs(self.speeds) if not {*pair} & {*self.nodes}]
+
+    @property
+    def of_ports(self) -> dict[Pair, float]:
+        """Share of what the ports carry, where that is known."""
+        return {
+            pair: self.speeds[pair] / carried for pair, carried in self.carried.items() if carried
+        }
 
     @property
     def exit_code(self) -> ExitCode:
@@ -67,7 +75,7 @@ def measure_planned(plan: LaunchPlan, site: Site) -> Pairs:
     with Connections(site.cluster.ssh) as remote:
         refuse_if_busy(plan, remote)
         found = Bench(plan, site, remote).two_rounds()
-    return Pairs(site.source.origin, found.speeds, found.errors, time.monotonic() - began)
+    return replace(found, elapsed_s=time.monotonic() - began)
 
 
 def refuse_if_busy(plan: LaunchPlan, remote: Connections) -> None:
@@ -98,6 +106,7 @@ class Bench:
     ranks: dict[str, list[Dialogue]] = field(default_factory=dict)
     program: str = "trainer.pair_speed"
     device: str = "cpu"
+    carried: dict[str, float] = field(default_factory=dict)  # by node; what its ranks can use of it
     ports: "count[int]" = field(default_factory=lambda: count(29_600))
 
     def two_rounds(self) -> Pairs:
@@ -112,7 +121,8 @@ class Bench:
         for turn in second_round(names, speeds):
             self._measure(turn, speeds, errors)
         self._measure_again(speeds, errors, checked)
-        return Pairs(self.site.source.origin, speeds, errors)
+        carried = {pair: min(self.carried.get(name, 0.0) for name in pair) for pair in speeds}
+        return Pairs(self.site.source.origin, speeds, errors, carried=carried)
 
     def _measure_again(
         self, speeds: dict[Pair, float], errors: Mapping[Pair, str], checked: Sequence[Pair] = ()
@@ -134,9 +144,16 @@ class Bench:
         nodes = self.plan.nodes
         with ThreadPoolExecutor(len(nodes)) as pool:
             first = list(pool.map(self._start, nodes))
-            counts = list(pool.map(_devices, (node.node.name for node in nodes), first))
-            has_gpus = all(n >= node.ranks for n, node in zip(counts, nodes, strict=True))
+            about = list(pool.map(_about, (node.node.name for node in nodes), first))
+            has_gpus = all(
+                one["devices"] >= node.ranks for one, node in zip(about, nodes, strict=True)
+            )
             self.device = "cuda" if has_gpus else "cpu"
+            if has_gpus:  # gloo on processors reaches no port's rate
+                self.carried = {
+                    node.node.name: one["network_bytes_per_s"] * node.ranks / one["devices"]
+                    for node, one in zip(nodes, about, strict=True)
+                }
             for node, dialogue in zip(nodes, first, strict=True):
                 others = range(1, node.ranks if has_gpus else 1)
                 more = pool.map(lambda _, node=node: self._start(node), others)
@@ -204,13 +221,14 @@ class Bench:
             return {"gone": str(failure)}
 
 
-def _devices(name: str, rank: Dialogue) -> int:
-    """GPUs that torch sees there; SoractlError where it does not load."""
+def _about(name: str, rank: Dialogue) -> dict[str, float]:
+    """GPUs that torch sees there, and what its ports carry; SoractlError if torch does not load."""
     try:
         answer = json.loads(rank.ask(b"{}", START_S))
         if "error" in answer:
             raise ValueError(answer["error"])
-        return int(answer["devices"])
+        carried = float(answer.get("network_bytes_per_s", 0.0))
+        return {"devices": int(answer["devices"]), "network_bytes_per_s": carried}
     except (SshFailure, ValueError, KeyError, TypeError) as failure:
         raise SoractlError(
             f"torch does not start on {name}: {failure}",

@@ -35,6 +35,22 @@ def test_json_has_every_pair():
     assert found["pairs"][2] == {
         "nodes": ["n3", "n1"],
         "bytes_per_s": None,
+        "ports_bytes_per_s": None,
         "slow": True,
         "error": "Connection reset",
     }
+
+
+def test_speeds_stand_beside_what_the_ports_carry():
+    known = Pairs("two.txt", {("n1", "n2"): 360e9, ("n2", "n3"): 350e9}, carried={
+        ("n1", "n2"): 400e9, ("n2", "n3"): 0.0,
+    })  # fmt: skip
+    assert pairs_report.table(known).lines() == [
+        "PAIR     GB/s    OF PORTS  VERDICT",
+        "n2 - n3  350.00  -         good",
+        "n1 - n2  360.00  90%       good",
+    ]
+    assert len(list(pairs_report.notes(known))) == 1
+    slow = Pairs("two.txt", {("n1", "n2"): 40e9}, carried={("n1", "n2"): 400e9})
+    first, _ = pairs_report.notes(slow)
+    assert first.startswith("the fastest pair reaches 10% of what its ports carry")
