@@ -18,6 +18,7 @@ from soractl.cluster.notify import NotifySettings
 from soractl.remote.ssh_command import SshOptions
 from trainer.settings import load_toml
 
+Kind = Literal["ssh", "slurm"]  # of a cluster: ssh, or the queue that its runs go through
 EnvValue = str | int | Mapping[str, str | int]
 
 LOCAL = Path("hostfiles/local.toml")
@@ -67,8 +68,8 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmSettings:
-    """Settings of jobs; what is left out is Slurm's default."""
+class JobSettings:
+    """Settings of jobs; what is left out is the queue's default."""
 
     nodes: int | None = None  # else as many as the host file lists, or one
     spares: int = 0  # more nodes, held in the job for a supervised run
@@ -86,7 +87,7 @@ class SlurmSettings:
 class Cluster:
     """Settings of a cluster; those that its file leaves out are those of this machine."""
 
-    kind: Literal["ssh", "slurm"] = "ssh"  # slurm: `launch` and `resume` go through its queue
+    kind: Kind = "ssh"  # else `launch` and `resume` go through its queue
     workdir: str | None = None  # the folder that all nodes share; else the current one
     environment: str | None = None  # the folder with `colossalai`; else that of this Python
     ranks_per_node: int | None = None  # where a hostfile's line has no slots
@@ -97,11 +98,21 @@ class Cluster:
     clock: ClockPolicy = field(default_factory=ClockPolicy)
     health: HealthSettings = field(default_factory=HealthSettings)
     supervise: SuperviseSettings = field(default_factory=SuperviseSettings)
-    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    slurm: JobSettings = field(default_factory=JobSettings)
     notify: NotifySettings = field(default_factory=NotifySettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
     price_per_gpu_hour: float | None = None  # in any currency; `report` multiplies by it
     price_per_kwh: float | None = None  # the same for the energy that a monitor saw
+
+    @property
+    def is_queued(self) -> bool:
+        """Its runs go through a queue."""
+        return self.kind != "ssh"
+
+    @property
+    def jobs(self) -> JobSettings:
+        """Settings of the jobs of its queue."""
+        return self.slurm
 
     def env_of(self, node: str) -> dict[str, str | int]:
         """The ranks' environment on a node; of two tables that fit, the later one wins."""

@@ -162,7 +162,7 @@ def _operator(case: CaseFile) -> Iterator[Finding]:
         words = case.stopped_by or f"stopped by {failure.error if failure else ''}"
         cause, advice = "it was stopped on purpose", "`soractl resume` goes on where it was saved"
         if case.requeued and not case.stopped_by:
-            words, cause = case.requeued, "Slurm's queue: it goes on by itself"
+            words, cause = case.requeued, "the queue: it goes on by itself"
             advice = "nothing: its job has gone back into the queue"
         yield Finding(
             *(Role.ROOT, words, cause, CauseKind.OPERATOR),

@@ -11,9 +11,9 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.launch import start_point
 from soractl.launch.start_point import StartPoint
 from soractl.queue import record
-from soractl.queue.allocation import Allocation
+from soractl.queue.interface import Allocation, Queue
+from soractl.queue.kinds import queue_of
 from soractl.queue.record import JobRecord, newest_job
-from soractl.queue.slurm import Slurm
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.node_states import NodeState, read_states
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
@@ -24,14 +24,13 @@ from trainer.run_dir import AttemptDir, RunDir
 TICK_S = 0.5
 EXIT_FILES_S = 10.0  # a shared folder may show a file late
 TERMINATED = ExitCode.TERMINATED
-BY_SLURM = "Slurm ended it: it left no exit code"
 
 
-def next_attempt(run: RunDir, given: Allocation, slurm: Slurm) -> tuple[AttemptDir, StartPoint]:
-    """The attempt that was submitted, or a new one when Slurm starts the job again."""
+def next_attempt(run: RunDir, given: Allocation, queue: Queue) -> tuple[AttemptDir, StartPoint]:
+    """The attempt that was submitted, or a new one when the queue starts the job again."""
     found = newest_job(run)
     if found is None:
-        raise SoractlError(f"{run.name} was not submitted to Slurm")
+        raise SoractlError(f"{run.name} was not submitted to {queue.title}")
     attempt, submitted = found
     chain = tuple(job_id for job_id in submitted.chain if job_id > given.job_id)
     now = replace(submitted, job_id=given.job_id, restarts=given.restarts, chain=chain)
@@ -39,7 +38,7 @@ def next_attempt(run: RunDir, given: Allocation, slurm: Slurm) -> tuple[AttemptD
         record.write_record(attempt, now)
         return attempt, _start_of(submitted, run)
     if read_outcome(attempt) is None:  # a node was lost, and with it the batch shell
-        note_end(run, attempt, cut_off(attempt, slurm))
+        note_end(run, attempt, cut_off(attempt, queue))
     following = copy_for(run, attempt)
     record.write_record(following, replace(now, then="queued", start=None))
     return following, start_point.for_restart(run)
@@ -52,15 +51,15 @@ def copy_for(run: RunDir, attempt: AttemptDir) -> AttemptDir:
     return following
 
 
-def cut_off(attempt: AttemptDir, slurm: Slurm) -> Outcome:
-    """The outcome of an attempt whose job Slurm ended at once; a node of it that is down is why."""
+def cut_off(attempt: AttemptDir, queue: Queue) -> Outcome:
+    """The outcome of an attempt whose job was ended at once; a node of it that is down is why."""
     planned = read_record(attempt)
     states = read_states(attempt, planned.nodes)
     down = {}
     with suppress(SoractlError):  # a controller that does not answer must not end the job
-        down = {one.name: one for one in slurm.drained_nodes() if one.state.startswith("down")}
-    lost = {state.node: BY_SLURM for state in states if not state.ended}
-    first = {name: f"Slurm lost it: {down[name].reason}" for name in lost if name in down}
+        down = {one.name: one for one in queue.drained_nodes() if one.is_down}
+    lost = _ended_by_queue(attempt, states)
+    first = {name: f"{queue.title} lost it: {down[name].reason}" for name in lost if name in down}
     return settle(attempt, planned, states, {**first, **lost, **first})
 
 
@@ -74,7 +73,7 @@ def settled(
     """The outcome by the nodes' exit codes; srun's own says nothing.
 
     `is_asked`: rank 0 was asked to leave. Ranks that were ended before they could save, by that
-    or by Slurm, have not failed. `ended_here`: nodes without an exit code are not lost.
+    or by the queue, have not failed. `ended_here`: nodes without an exit code are not lost.
     """
     planned = read_record(attempt)
     end_s = time.monotonic() + (0.0 if ended_here else patience_s)
@@ -85,7 +84,7 @@ def settled(
     if ended_here:
         codes = [TERMINATED if state.exit_code is None else state.exit_code for state in states]
         states = [replace(one, exit_code=code) for one, code in zip(states, codes, strict=True)]
-    lost = {state.node: BY_SLURM for state in states if not state.ended}
+    lost = _ended_by_queue(attempt, states)
     outcome = settle(attempt, planned, states, lost)
     if outcome.exit_code == ExitCode.FAILED and _was_ended(attempt, states, is_asked):
         return replace(outcome, exit_code=TERMINATED, first_failure=_stop_of(attempt))
@@ -113,7 +112,7 @@ def attempts_without_checkpoint(run: RunDir) -> int:
 
 
 def _was_ended(attempt: AttemptDir, states: Sequence[NodeState], is_asked: bool) -> bool:
-    """Ranks saved before Slurm's KILL; or were ended by a signal before they could.
+    """Ranks saved before the queue's KILL; or were ended by a signal before they could.
 
     Others then complain of lost connections, so their accounts count for nothing.
     """
@@ -125,6 +124,12 @@ def _was_ended(attempt: AttemptDir, states: Sequence[NodeState], is_asked: bool)
 def _stop_of(attempt: AttemptDir) -> Failure:
     name = read_json(attempt.stopped)["signal"] if attempt.stopped.exists() else "SIGTERM"
     return Failure(read_record(attempt).nodes[0].name, str(name), stopped=True)
+
+
+def _ended_by_queue(attempt: AttemptDir, states: Sequence[NodeState]) -> dict[str, str]:
+    """A sentence for each node without an exit code."""
+    words = f"{queue_of(attempt).title} ended it: it left no exit code"
+    return {state.node: words for state in states if not state.ended}
 
 
 def _start_of(submitted: JobRecord, run: RunDir) -> StartPoint:

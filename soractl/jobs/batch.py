@@ -21,11 +21,9 @@ from soractl.jobs.supervised import JobActor, supervise
 from soractl.launch.prepare import prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.queue import record
-from soractl.queue.allocation import Allocation, allocation
 from soractl.queue.ending import Ended, Ending, Next, what_follows
-from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import AT_LIMIT
-from soractl.queue.slurm_script import standby_command
+from soractl.queue.interface import Allocation, Queue
+from soractl.queue.kinds import QUEUES, allocation
 from soractl.remote.connections import Connections
 from soractl.remote.local import Processes
 from soractl.remote.nodes import Node
@@ -69,13 +67,13 @@ def main(run_path: str, spares: int | None = None) -> int:
     run = RunDir(Path(run_path))
     given = allocation(os.environ)
     if given is None:
-        output.error(SoractlError("this is no Slurm job", hint="`soractl launch STAGE --slurm`"))
+        output.error(SoractlError("this is no job", hint="`soractl launch STAGE --slurm`"))
         return ExitCode.BAD_REQUEST
     shell = Shell(run, given, signals, spares)
     with Connections() as here:
-        way = Way(run, given, Slurm(here))
+        way = Way(run, given, QUEUES[given.kind](here))
         try:
-            attempt, start = attempts.next_attempt(run, given, way.slurm)
+            attempt, start = attempts.next_attempt(run, given, way.queue)
             ssh = cluster_of(run).ssh
             first = replace(given, nodes=shell.nodes)
             prepared = prepare_in_job(run, first, attempt, start, os.environ)
@@ -108,9 +106,9 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
     run, signals = shell.run, shell.signals
     with Relay(run, shell.given.nodes[0].name, signals, remote) as relay:
         if shell.spares is None:
-            ended_here = _run_nodes(run, attempt, signals, way.slurm)
+            ended_here = _run_nodes(run, attempt, signals, way.queue)
         else:
-            code = _supervise(shell, attempt, remote)
+            code = _supervise(shell, attempt, way.queue, remote)
             attempt, ended_here = run.attempts()[-1], True
             if code == ExitCode.GAVE_UP:
                 with suppress(OSError):  # a full disk may be why
@@ -120,11 +118,11 @@ def _train(shell: Shell, attempt: AttemptDir, way: Way, remote: Connections) -> 
     if outcome is None:
         outcome = attempts.settled(attempt, is_asked=relay.is_asked, ended_here=ended_here)
         attempts.note_end(run, attempt, outcome)
-    following = what_follows(_ending(run, attempt, outcome, signals, way.slurm, shell.given))
+    following = what_follows(_ending(run, attempt, outcome, signals, way.queue, shell.given))
     return _go_on(run, attempt, following, outcome, way)
 
 
-def _supervise(shell: Shell, attempt: AttemptDir, remote: Connections) -> int | None:
+def _supervise(shell: Shell, attempt: AttemptDir, queue: Queue, remote: Connections) -> int | None:
     lease = Lease(shell.run.supervisor)
     while not lease.take():  # that of a start whose node was lost is free after a while
         time.sleep(TICK_S)
@@ -132,7 +130,7 @@ def _supervise(shell: Shell, attempt: AttemptDir, remote: Connections) -> int | 
     actor.start(attempt)
     nodes = shell.given.nodes
     words = (str(shell.run.path), str(shell.given.job_id), nodes[0].name)
-    argv = standby_command(nodes[-1].name, (sys.executable, "-m", STANDBY, *words))
+    argv = queue.on_one_node(nodes[-1].name, (sys.executable, "-m", STANDBY, *words))
     watch = Processes()
     watch.start(argv, sys.stderr.buffer)
     try:
@@ -141,13 +139,13 @@ def _supervise(shell: Shell, attempt: AttemptDir, remote: Connections) -> int | 
         watch.close()
 
 
-def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, slurm: Slurm) -> bool:
+def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, queue: Queue) -> bool:
     """The scripts of all nodes; True where not all of them came to their end.
 
-    Where one has failed the others are ended, as over ssh; and before Slurm's KILL comes.
+    Where one has failed the others are ended, as over ssh; and before the queue's KILL comes.
     """
     step = Step(attempt, str(run.path))
-    kill_wait_s = slurm.kill_wait_s()  # asked before the end comes: an answer may take long
+    kill_wait_s = queue.kill_wait_s()  # asked before the end comes: an answer may take long
     while step.alive:
         at = signals.terminated_at
         if at is not None and time.monotonic() - at > kill_wait_s - BEFORE_KILL_S:
@@ -167,7 +165,7 @@ def _ending(
     attempt: AttemptDir,
     outcome: Outcome,
     signals: Signals,
-    slurm: Slurm,
+    queue: Queue,
     given: Allocation,
 ) -> Ending:
     words: dict[int, Ended] = {ExitCode.OK: "ended well", ExitCode.TERMINATED: "stopped"}
@@ -178,13 +176,13 @@ def _ending(
     terminated = signals.terminated_at is not None
     entry = None
     with suppress(SoractlError):  # a controller that does not answer: back, or out, all the same
-        entry = slurm.entry_now(given.job_id) if terminated else None
+        entry = queue.entry_now(given.job_id) if terminated else None
     return Ending(
         outcome=words.get(outcome.exit_code, "failed"),
         warned=signal.SIGUSR1 in signals.seen,
         asked_to_stop=asked or signal.SIGINT in signals.seen,
         terminated=terminated,
-        at_limit=entry is not None and entry.reason == AT_LIMIT,
+        at_limit=entry is not None and entry.at_limit,
         without_checkpoint=attempts.attempts_without_checkpoint(run),
     )
 

@@ -1,4 +1,4 @@
-"""Ending the job of a run in Slurm's queue: rank 0 saves, the job is cancelled and looked for.
+"""Ending the job of a run in its queue: rank 0 saves, the job is cancelled and looked for.
 
 What is left on the nodes afterwards is the work of `runs.kill`: without cgroups, processes that
 left their session outlive their job.
@@ -11,10 +11,8 @@ from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.processes.selection import Selection
+from soractl.queue.interface import STOP, Queue, QueueEntry
 from soractl.queue.record import note_end, open_job
-from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
-from soractl.queue.slurm_script import STOP, job_name
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.owner import refuse_another_users
 from soractl.runs.record import read_record
@@ -24,7 +22,7 @@ from trainer.run_dir import RunDir
 NOTHING_STOPPED = ", and so does its job; nothing was stopped"
 POLL_S = 2.0  # one job, and for a short time
 COMPLETING_LOOKS = 3
-LEAVE_S = 60.0  # what Slurm needs to end a job: KillWait, and its epilog
+LEAVE_S = 60.0  # what a queue needs to end a job: KillWait, and its epilog
 ORPHANS_S = 5.0  # what processes may take to end that their job has left
 
 
@@ -59,7 +57,7 @@ class Cancelled:
 
 def cancel_job(
     run: RunDir,
-    slurm: Slurm,
+    queue: Queue,
     *,
     grace_s: float | None,
     on_found: Callable[[QueueEntry], None] | None = None,
@@ -72,7 +70,7 @@ def cancel_job(
     `scancel` alone would end every rank, and the workers that read clips, at once.
     """
     found = open_job(run)
-    entry = slurm.entry_now(found[1].job_id) if found else None
+    entry = queue.entry_now(found[1].job_id) if found else None
     if found is None or entry is None or not (entry.is_waiting or entry.is_active):
         return None
     attempt, job = found
@@ -84,22 +82,22 @@ def cancel_job(
     log = EventLog(run, "kill")
     log.write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     if job.chain:
-        slurm.cancel_waiting(job_name(run.path))
-    if entry.state == "RUNNING":
-        slurm.signal(job.job_id, STOP)
-        _wait(job.job_id, slurm, grace_s)
-    if _in_queue(job.job_id, slurm):
-        slurm.cancel(job.job_id)
-        _wait(job.job_id, slurm, LEAVE_S)
-    return Cancelled(run, job.job_id, entry, _in_queue(job.job_id, slurm))
+        queue.cancel_waiting(run.path)
+    if entry.phase == "running":
+        queue.signal(job.job_id, STOP)
+        _wait(job.job_id, queue, grace_s)
+    if _in_queue(job.job_id, queue):
+        queue.cancel(job.job_id)
+        _wait(job.job_id, queue, LEAVE_S)
+    return Cancelled(run, job.job_id, entry, _in_queue(job.job_id, queue))
 
 
-def confirm(cancelled: Cancelled, slurm: Slurm) -> Cancelled:
+def confirm(cancelled: Cancelled, queue: Queue) -> Cancelled:
     """The same, once its nodes are empty: processes that are left there keep a job completing."""
     if cancelled.is_dry:
         return cancelled
-    _wait(cancelled.job_id, slurm, LEAVE_S, also_completing=True)
-    left = _in_queue(cancelled.job_id, slurm)
+    _wait(cancelled.job_id, queue, LEAVE_S, also_completing=True)
+    left = _in_queue(cancelled.job_id, queue)
     found = open_job(cancelled.run)
     if left is None and found:
         note_end(found[0], "ended")
@@ -108,40 +106,40 @@ def confirm(cancelled: Cancelled, slurm: Slurm) -> Cancelled:
     return replace(cancelled, left=left)
 
 
-def stop_job(run: RunDir, slurm: Slurm, *, timeout_s: float) -> Stopped | None:
+def stop_job(run: RunDir, queue: Queue, *, timeout_s: float) -> Stopped | None:
     """Have the job of a run save and leave; None if it has none that runs. Nothing is cancelled."""
     found = open_job(run)
-    entry = slurm.entry_now(found[1].job_id) if found else None
-    if found is None or entry is None or entry.state != "RUNNING":
+    entry = queue.entry_now(found[1].job_id) if found else None
+    if found is None or entry is None or entry.phase != "running":
         return None
     attempt, job = found
     refuse_another_users(run, NOTHING_STOPPED)
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
-    slurm.signal(job.job_id, STOP)
-    _wait(job.job_id, slurm, timeout_s)
+    queue.signal(job.job_id, STOP)
+    _wait(job.job_id, queue, timeout_s)
     planned = read_record(attempt) if attempt.plan.exists() else None
     asked = sum(planned.ranks) if planned else 0
     left: tuple[tuple[str, int], ...] = ()
-    if _in_queue(job.job_id, slurm):
+    if _in_queue(job.job_id, queue):
         left = ((f"job {job.job_id}", asked),)
     elif planned:  # without cgroups, processes outlive their job
         which = Selection(run_id=planned.run_id)
-        left = left_on(planned.nodes, slurm.remote, which, ORPHANS_S)
+        left = left_on(planned.nodes, queue.remote, which, ORPHANS_S)
     complete = run.checkpoints()
     return Stopped(run, asked, left, complete[-1].name if complete else None)
 
 
-def _in_queue(job_id: int, slurm: Slurm) -> QueueEntry | None:
-    entry = slurm.entry_now(job_id)
+def _in_queue(job_id: int, queue: Queue) -> QueueEntry | None:
+    entry = queue.entry_now(job_id)
     return entry if entry and (entry.is_waiting or entry.is_active) else None
 
 
-def _wait(job_id: int, slurm: Slurm, seconds: float, *, also_completing: bool = False) -> None:
+def _wait(job_id: int, queue: Queue, seconds: float, *, also_completing: bool = False) -> None:
     """Until the job has left, or only waits for what is left of it on its nodes."""
     end_s = time.monotonic() + seconds
     completing = 0
-    while (entry := _in_queue(job_id, slurm)) and time.monotonic() < end_s:
-        completing += entry.state == "COMPLETING"
+    while (entry := _in_queue(job_id, queue)) and time.monotonic() < end_s:
+        completing += entry.phase == "completing"
         if completing > COMPLETING_LOOKS and not also_completing:
             return
         time.sleep(POLL_S)

@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from soractl.errors import SoractlError
 from soractl.jobs.attempts import copy_for
 from soractl.queue import record
-from soractl.queue.allocation import Allocation
+from soractl.queue.interface import Allocation, Queue
 from soractl.queue.record import JobRecord, read_record
-from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_script import job_name
 from soractl.terminal import output
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -26,42 +24,41 @@ class Way:
 
     run: RunDir
     given: Allocation
-    slurm: Slurm
+    queue: Queue
 
     def back(self, attempt: AttemptDir) -> None:
         """Go on in the queue; SoractlError where neither job nor chain can."""
         job = read_record(attempt)
         record.note_end(attempt, "requeued")
         if job is None or not job.chain:
-            self.slurm.requeue(self.given.job_id)  # TERM comes at once: nothing after it is sure
+            self.queue.requeue(self.given.job_id)  # TERM comes at once: nothing after it is sure
             return
         following, *rest = job.chain
         with suppress(SoractlError):  # some clusters take no jobs from inside jobs
-            rest.append(self.slurm.submit(_script(self.run), behind_its_name=True))
-        record.write_record(
-            copy_for(self.run, attempt), JobRecord(job_id=following, chain=tuple(rest))
-        )
+            rest.append(self.queue.submit(_script(self.run), behind_its_name=True))
+        behind = JobRecord(job_id=following, kind=job.kind, chain=tuple(rest))
+        record.write_record(copy_for(self.run, attempt), behind)
 
     def close(self, attempt: AttemptDir) -> None:
         """The run does not come back: what waits behind this job leaves the queue."""
         job = read_record(attempt)
         if job and job.chain:
             try:
-                self.slurm.cancel_waiting(job_name(self.run.path))
+                self.queue.cancel_waiting(self.run.path)
             except SoractlError as error:
                 output.error(error)
         record.note_end(attempt, "ended")
 
 
-def forge(run: RunDir, attempt: AttemptDir, slurm: Slurm, length: int | None) -> None:
+def forge(run: RunDir, attempt: AttemptDir, queue: Queue, length: int | None) -> None:
     """Jobs behind the one just submitted: as many as asked for, or where it may not be requeued."""
     job = read_record(attempt)
     assert job is not None
-    if length is None and slurm.may_requeue(job.job_id):
+    if length is None and queue.may_requeue(job.job_id):
         return
     text = _script(run)
     behind = (LENGTH if length is None else length) - 1
-    chain = [slurm.submit(text, behind_its_name=True) for _ in range(behind)]
+    chain = [queue.submit(text, behind_its_name=True) for _ in range(behind)]
     record.write_record(attempt, replace(job, chain=tuple(chain)))
 
 

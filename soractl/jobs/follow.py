@@ -1,12 +1,12 @@
-"""Following a run in Slurm's queue, by its files and by the queue."""
+"""Following a run in a queue, by its files and by the queue."""
 
 import time
 from dataclasses import dataclass
 
 from soractl.errors import ExitCode
+from soractl.queue.interface import Queue, QueueEntry
+from soractl.queue.kinds import queue_of
 from soractl.queue.record import newest_job, note_end
-from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
 from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.progress import Progress, ProgressReader
@@ -54,7 +54,7 @@ class JobEnd:
         return next((one.text for one in known if one.attempt == self.attempt.number), "")
 
 
-def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
+def follow_job(run: RunDir, queue: Queue, display: Display) -> JobEnd:
     """Show a run's queue entry and progress, over requeues, until its job has ended."""
     reader: _Reader | None = None
     last: Progress | None = None
@@ -72,7 +72,7 @@ def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
                 display.show(last)
         if job.then == "ended" and (outcome := read_outcome(attempt)):
             return JobEnd(attempt, job.job_id, outcome, last)
-        entry = slurm.entry(job.job_id)
+        entry = queue.entry(job.job_id)
         line = entry.in_words if entry else ""
         if entry and entry.is_waiting and line != shown:
             display.say(f"{run.name} is {line}")
@@ -82,23 +82,21 @@ def follow_job(run: RunDir, slurm: Slurm, display: Display) -> JobEnd:
         elif gone_at is None:
             gone_at = time.monotonic()
         elif time.monotonic() - gone_at > PATIENCE_S:
-            state = entry.state if entry else slurm.accounted(job.job_id)
-            outcome = without_account(attempt, job.job_id, state, entry)
+            outcome = without_account(attempt, job.job_id, entry or queue.accounted(job.job_id))
             write_json(attempt.exit, outcome.as_json())
             note_end(attempt, "ended")
             return JobEnd(attempt, job.job_id, outcome, last)
         time.sleep(TICK_S)
 
 
-def without_account(
-    attempt: AttemptDir, job_id: int, state: str | None, entry: QueueEntry | None
-) -> Outcome:
+def without_account(attempt: AttemptDir, job_id: int, entry: QueueEntry | None) -> Outcome:
     """The end of a job that noted none itself: cancelled, never begun, or its node was lost."""
-    is_cancelled = (state or "").startswith("CANCELLED")
+    is_cancelled = entry is not None and entry.is_cancelled
+    title = queue_of(attempt).title
     code = ExitCode.TERMINATED if is_cancelled else ExitCode.FAILED
-    where = entry.nodes if entry and entry.nodes else "Slurm"
-    why = "Slurm cancelled" if is_cancelled else "no account of"
-    text = f"{why} job {job_id} ({state or 'it has left the queue'})"
+    where = entry.nodes if entry and entry.nodes else title
+    why = f"{title} cancelled" if is_cancelled else "no account of"
+    text = f"{why} job {job_id} ({entry.state if entry else 'it has left the queue'})"
     if not is_cancelled and not attempt.job_log.exists():
         text += f"; it wrote no log: its nodes may not share {attempt.path}"
     return Outcome(code, time.time(), Failure(where, text, stopped=is_cancelled))

@@ -1,4 +1,4 @@
-"""Lines and JSON of launches through Slurm's queue: the script, the place in the queue, the end."""
+"""Lines and JSON of launches through a queue: the script, the place in the queue, the end."""
 
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +15,7 @@ from trainer.run_dir import RunDir
 
 
 def script_lines(prepared: Prepared, script: str, forecast: str) -> list[str]:
-    """The script, and what Slurm thinks of it."""
+    """The script, and what the queue thinks of it."""
     missing = [f"missing: {what}" for what in prepared.missing]
     lines = [*report.summary(prepared), "", *map(Verbatim, script.splitlines()), "", *missing]
     return [*lines, f"sbatch --test-only: {forecast}"]
@@ -61,7 +61,7 @@ def submitted_json(submitted: Submitted) -> dict[str, Any]:
 
 
 def end_lines(run: RunDir, end: JobEnd) -> list[str]:
-    """How the job's last attempt ended; that of a job that never started is all Slurm's."""
+    """How the job's last attempt ended; that of a job that never started is all the queue's."""
     if end.attempt.plan.exists() and end.progress is not None:
         return report.outcome(run, end.attempt, end.outcome, end.progress)
     failure = end.outcome.first_failure

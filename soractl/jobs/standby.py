@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from soractl.errors import SoractlError
+from soractl.queue.interface import Queue
+from soractl.queue.kinds import DEFAULT, QUEUES
 from soractl.queue.record import newest_job, note_end
-from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import parse_node_list
 from soractl.runs.events import EventKind, EventLog
@@ -19,7 +20,7 @@ from soractl.supervise.lease import BEAT_S, Sight, read_holder
 from trainer.run_dir import RunDir
 
 
-def stand_by(run: RunDir, job_id: int, host: str, slurm: Slurm) -> str:
+def stand_by(run: RunDir, job_id: int, host: str, queue: Queue) -> str:
     """Wait until the supervisor has left, or its node has; then requeue. What happened."""
     sight = Sight()
     while True:
@@ -28,16 +29,16 @@ def stand_by(run: RunDir, job_id: int, host: str, slurm: Slurm) -> str:
             return "the supervisor has left"
         if holder is not None and sight.is_overdue(holder):
             with suppress(SoractlError):  # a question that is refused is asked again
-                entry = slurm.entry(job_id)
+                entry = queue.entry(job_id)
                 if entry is None or not entry.is_active:
                     return "the job has ended"
                 if host not in {node.name for node in parse_node_list(entry.nodes or "")}:
-                    requeue(run, job_id, host, slurm)
+                    requeue(run, job_id, host, queue)
                     return "requeued"
         time.sleep(BEAT_S)
 
 
-def requeue(run: RunDir, job_id: int, host: str, slurm: Slurm) -> None:
+def requeue(run: RunDir, job_id: int, host: str, queue: Queue) -> None:
     """Put the job back; the next start notes the end of its attempt.
 
     What is done is noted before it, once: after it nothing is sure.
@@ -47,13 +48,16 @@ def requeue(run: RunDir, job_id: int, host: str, slurm: Slurm) -> None:
         text = f"{host} with the batch shell is lost"
         EventLog(run, "standby").write(EventKind.REQUEUED, attempt=found[0].number, text=text)
         note_end(found[0], "requeued")
-    slurm.requeue(job_id)
+    queue.requeue(job_id)
 
 
 def main(run_path: str, job_id: str, host: str) -> int:
     """Stand by until there is nothing to stand by for."""
+    run = RunDir(Path(run_path))
+    found = newest_job(run)
     with Connections() as remote:
-        stand_by(RunDir(Path(run_path)), int(job_id), host, Slurm(remote))
+        queue = QUEUES[found[1].kind if found else DEFAULT](remote)
+        stand_by(run, int(job_id), host, queue)
     return 0
 
 

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from soractl.queue.slurm_script import srun_command
+from soractl.queue.kinds import queue_of
 from soractl.remote.local import Processes
 from soractl.runs.node_states import read_states
 from soractl.runs.record import read_record
@@ -27,7 +27,8 @@ class Step:
         self._saved_at: float | None = None
         self._programs = Processes()
         names: Sequence[str] = [node.name for node in nodes]
-        argv = srun_command(names, attempt.path, run_id, os.environ.get("HOME", "/"))
+        queue = queue_of(attempt)
+        argv = queue.on_all_nodes(names, attempt.path, run_id, os.environ.get("HOME", "/"))
         self._srun = self._programs.start(argv, sys.stderr.buffer)
 
     @property

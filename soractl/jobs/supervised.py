@@ -20,7 +20,7 @@ from soractl.launch.prepare import Prepared, prepare_in_job
 from soractl.launch.start import write_attempt
 from soractl.processes.stop import StopResult
 from soractl.queue import record
-from soractl.queue.allocation import Allocation
+from soractl.queue.interface import Allocation
 from soractl.remote.nodes import Node
 from soractl.runs.events import EventKind, EventLog
 from soractl.supervise.act import Actor

@@ -79,7 +79,7 @@ def launch(
         init_from=init_from,
         ema=ema,
         overrides=tuple(overrides or ()),
-        slurm=slurm,
+        queue="slurm" if slurm else None,
         random_weights=random_weights,
     )
     prepared = prepare_launch(stage, options, os.environ)
@@ -129,7 +129,7 @@ def resume(
         hostfile=hostfile,
         overrides=tuple(overrides or ()),
         reset_data=reset_data,
-        slurm=slurm,
+        queue="slurm" if slurm else None,
     )
     prepared = prepare_resume(run, options, os.environ)
     if dry_run and prepared.site.is_queued:
@@ -249,14 +249,14 @@ def _rehearse(prepared: "Prepared", dry_run: bool, force: bool, as_json: bool) -
 def _show_job(prepared: "Prepared", as_json: bool, *, supervise: bool) -> None:
     from soractl.jobs import report as job_report
     from soractl.jobs import submit
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.kinds import QUEUES
     from soractl.remote.connections import Connections
     from soractl.terminal import output
 
     with Connections() as remote:
-        slurm = Slurm(remote)
-        script = submit.script_of(prepared, submit.kind_of(slurm, supervised=supervise))
-        forecast = slurm.check(script)
+        queue = QUEUES[prepared.site.cluster.kind](remote)
+        script = submit.next_script(prepared, queue, supervised=supervise)
+        forecast = queue.check(script)
     values = job_report.script_json(prepared, script, forecast)
     output.report(job_report.script_lines(prepared, script, forecast), values, as_json)
 
@@ -282,12 +282,12 @@ def _follow_job(run: "RunDir", remote: "Remote", as_json: bool) -> None:
     from soractl.jobs import report as job_report
     from soractl.jobs.follow import follow_job
     from soractl.launch import report as launch_report
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.kinds import queue_of_run
     from soractl.terminal import output, progress_bar
 
     try:
         with progress_bar.display(quiet_s=0) as display:
-            end = follow_job(run, Slurm.shared(remote, os.environ), display)
+            end = follow_job(run, queue_of_run(run, remote, os.environ), display)
     except KeyboardInterrupt:
         raise Interrupted(launch_report.detached(run)) from None
     output.report(job_report.end_lines(run, end), job_report.end_json(run, end), as_json)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from soractl.cluster import settings as cluster
 from soractl.cluster.ranks import working_directory
-from soractl.cluster.settings import Cluster, Machine
+from soractl.cluster.settings import Cluster, Kind, Machine
 from soractl.data.buckets import steps_of_epoch
 from soractl.errors import SoractlError
 from soractl.launch import plan as launch_plan
@@ -17,7 +17,8 @@ from soractl.launch import start_point
 from soractl.launch.plan import LaunchPlan
 from soractl.launch.start_point import StartPoint
 from soractl.nccl.lint import alarms
-from soractl.queue.allocation import Allocation, allocation, port_of
+from soractl.queue.interface import Allocation
+from soractl.queue.kinds import QUEUES, allocation
 from soractl.queue.record import newest_job
 from soractl.remote.nodes import Node, NodeSource, find_nodes
 from soractl.runs.find import find_run, last_attempt, run_of_checkpoint, stage_of
@@ -43,7 +44,7 @@ class LaunchOptions:
     ema: bool = False
     overrides: tuple[str, ...] = ()
     reset_data: bool = False
-    slurm: bool = False
+    queue: Kind | None = None  # else that of the cluster's file, or none
     random_weights: bool = False  # instead of those that the stage starts from
 
 
@@ -56,7 +57,7 @@ class Site:
     cluster_file: Path | None
     machine: Machine
     environ: Mapping[str, str]
-    is_queued: bool = False  # Slurm will name the nodes; those of `source` stand for them
+    is_queued: bool = False  # the queue will name the nodes; those of `source` stand for them
 
     @property
     def workdir(self) -> Path:
@@ -153,8 +154,8 @@ def prepare_resume(what: str, options: LaunchOptions, environ: Mapping[str, str]
     """
     run, start = _resumed(Path(options.runs).absolute(), what)
     refuse_another_users(run, NOT_TO_START)
-    if newest_job(run) and not options.hostfile:
-        options = replace(options, slurm=True)
+    if (found := newest_job(run)) and not options.hostfile:
+        options = replace(options, queue=found[1].kind)
     return _next_attempt(run, replace(start, reset_data=options.reset_data), options, environ)
 
 
@@ -190,10 +191,10 @@ def prepare_in_job(
     """An attempt on the nodes of the job that this process runs in."""
     hostfile = _hostfile_of(run)
     facts, file = cluster.load(hostfile)
-    source = NodeSource(nodes_of_slurm(given.nodes, facts), f"Slurm job {given.job_id}", hostfile)
+    source = NodeSource(nodes_of_queue(given.nodes, facts), _origin(given), hostfile)
     site = Site(
         source=source,
-        cluster=replace(facts, master_port=facts.master_port or port_of(given.job_id)),
+        cluster=replace(facts, master_port=facts.master_port or given.port),
         cluster_file=file,
         machine=cluster.this_machine(environ),
         environ=environ,
@@ -234,45 +235,51 @@ def site_of(
     run_nodes: Sequence[Node] = (),
     run_hostfile: Path | None = None,
 ) -> Site:
-    """Where it runs: on nodes that are named or allocated, or on those that Slurm will give."""
+    """Where it runs: on nodes that are named or allocated, or on those that a queue will give."""
     source = find_nodes(options.hostfile, run_nodes=run_nodes, environ=environ)
     source = replace(source, nodes=tuple(_with_slots(node, run_nodes) for node in source.nodes))
     given = None if options.hostfile else allocation(environ)
     is_named = bool(options.hostfile or environ.get("SORACTL_HOSTFILE") or run_hostfile)
-    if options.slurm and not is_named and cluster.SLURM.is_file():
+    if options.queue and not is_named and cluster.SLURM.is_file():
         source = NodeSource((), str(cluster.SLURM), cluster.SLURM)
     facts, file = cluster.load(source.hostfile or run_hostfile)
-    if options.slurm or facts.kind == "slurm":
+    facts = replace(facts, kind=options.queue or facts.kind)
+    if facts.is_queued:
         if given:
-            nodes = nodes_of_slurm(given.nodes, facts)
-            source = replace(source, nodes=nodes, origin=f"Slurm job {given.job_id}")
+            nodes = nodes_of_queue(given.nodes, facts)
+            source = replace(source, nodes=nodes, origin=_origin(given))
         else:
             listed = len(source.nodes if source.hostfile else run_nodes)
-            count = facts.slurm.nodes or listed or 1
-            nodes = nodes_of_slurm([Node(f"node-{i + 1}") for i in range(count)], facts)
-            source = replace(source, nodes=nodes, origin="Slurm will name them")
+            count = facts.jobs.nodes or listed or 1
+            nodes = nodes_of_queue([Node(f"node-{i + 1}") for i in range(count)], facts)
+            origin = f"{QUEUES[facts.kind].title} will name them"
+            source = replace(source, nodes=nodes, origin=origin)
     return Site(
         source=source,
         cluster=facts,
         cluster_file=file,
         machine=cluster.this_machine(environ),
         environ=environ,
-        is_queued=given is None and (options.slurm or facts.kind == "slurm"),
+        is_queued=given is None and facts.is_queued,
     )
 
 
+def _origin(given: Allocation) -> str:
+    return f"{QUEUES[given.kind].title} job {given.job_id}"
+
+
 def refuse_unnamed(site: Site, command: str) -> None:
-    """SoractlError where Slurm has yet to name the nodes that a command would ask."""
+    """SoractlError where a queue has yet to name the nodes that a command would ask."""
     if site.is_queued:
         raise SoractlError(
-            "the nodes are Slurm's until a job has them",
+            f"the nodes are {QUEUES[site.cluster.kind].title}'s until a job has them",
             hint=f"name some: `soractl {command} node-[001-024]`",
         )
 
 
-def nodes_of_slurm(nodes: Sequence[Node], facts: Cluster) -> tuple[Node, ...]:
-    """Nodes with a rank for each GPU that Slurm is asked for; SoractlError if nothing says."""
-    slots = facts.ranks_per_node or facts.slurm.gpus_per_node
+def nodes_of_queue(nodes: Sequence[Node], facts: Cluster) -> tuple[Node, ...]:
+    """Nodes with a rank for each GPU that the queue is asked for; SoractlError if nothing says."""
+    slots = facts.ranks_per_node or facts.jobs.gpus_per_node
     if slots is None:
         raise SoractlError(
             "how many GPUs does a node have?",

@@ -87,7 +87,7 @@ def buckets_of(prepared: Prepared) -> list["Shape"]:
 
     if prepared.site.is_queued:
         raise SoractlError(
-            "--rehearse does not work through Slurm's queue", hint="rehearse within an allocation"
+            "--rehearse does not work through a queue", hint="rehearse within an allocation"
         )
     table = prepared.site.workdir / prepared.config.data.path
     assignment = assign_epoch(columns_of(table), prepared.config, 0)

@@ -1,70 +1,32 @@
 """Drained nodes: their reasons, and draining a node for a finding of ours."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
+from soractl.queue.interface import QueueNode
 from soractl.remote.folding import fold_names
 
-NODE_FIELDS = "%N|%T|%E"
 OURS = re.compile(r"soractl: (?P<check>\S+) \((?P<detail>.*)\)")
-DRAINED = ("drain", "drng", "down", "fail")
 
 
-@dataclass(frozen=True)
-class SlurmNode:
-    """A node as Slurm knows it.
-
-    >>> SlurmNode("n1", "drained", "soractl: gpu.ecc (GPU 3)").check
-    'gpu.ecc'
-    """
-
-    name: str
-    state: str  # Slurm's own word, such as idle, mixed, drained, down*
-    reason: str | None = None
-
-    @property
-    def is_drained(self) -> bool:
-        """No job starts on it."""
-        return self.state.startswith(DRAINED)
-
-    @property
-    def check(self) -> str | None:
-        """The check for which soractl drained it."""
-        found = OURS.fullmatch(self.reason or "")
-        return found["check"] if found and self.is_drained else None
-
-
-def parse_sinfo(text: str) -> list[SlurmNode]:
-    """Nodes of an answer in `NODE_FIELDS`; one that is in several partitions comes once.
-
-    >>> parse_sinfo("n1|drained|Xid 79\\nn2|idle|none\\nn1|drained|Xid 79\\n")[0].reason
-    'Xid 79'
-    """
-    rows = (line.split("|", 2) for line in dict.fromkeys(text.splitlines()))
-    return [
-        SlurmNode(name, state, None if reason in ("none", "") else reason)
-        for name, state, reason in rows
-    ]
-
-
-def drained(nodes: list[SlurmNode]) -> Iterator[str]:
+def drained(nodes: Iterable[QueueNode]) -> Iterator[str]:
     """A line for each reason for which nodes take no jobs.
 
+    >>> from soractl.queue.slurm_answers import SlurmNode
     >>> list(drained([SlurmNode("n1", "drained", "Xid 79"), SlurmNode("n2", "idle")]))
     ['n1 is drained: Xid 79']
     """
     reasons: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
         if node.is_drained:
-            state = node.state.rstrip("*~#$@+-")
-            reasons.setdefault((state, node.reason or "no reason given"), []).append(node.name)
+            why = node.state_in_words, node.reason or "no reason given"
+            reasons.setdefault(why, []).append(node.name)
     for (state, reason), names in reasons.items():
         yield f"{fold_names(names)} {'is' if len(names) == 1 else 'are'} {state}: {reason}"
 
 
 def reason_for(check: str, detail: str) -> str:
-    """The reason that Slurm shows, on one line.
+    """The reason that the queue shows, on one line.
 
     >>> reason_for("gpu.xid", "79 on GPU 3\\nsince 02:10")
     'soractl: gpu.xid (79 on GPU 3 since 02:10)'
@@ -72,16 +34,23 @@ def reason_for(check: str, detail: str) -> str:
     return f"soractl: {check} ({' '.join(detail.split())[:200]})"
 
 
-def follow_findings(node: SlurmNode, bad: dict[str, str], good: set[str]) -> str | None:
+def follow_findings(node: QueueNode, bad: dict[str, str], good: set[str]) -> str | None:
     """What to do with a node: a reason to drain it for, '' to undrain it, None for nothing. Pure.
 
     `bad`: details by check; `good`: checks that found nothing wrong. What others drained stays
     as it is; what soractl drained comes back when that check, which may also be unknown, is good.
     """
-    if node.is_drained and node.check is None:
+    check = _drained_for(node)
+    if node.is_drained and check is None:
         return None
-    if node.check in bad:
+    if check in bad:
         return None
     if bad:
         return reason_for(*next(iter(bad.items())))
-    return "" if node.check in good else None
+    return "" if check in good else None
+
+
+def _drained_for(node: QueueNode) -> str | None:
+    """The check for which soractl drained a node."""
+    found = OURS.fullmatch(node.reason or "")
+    return found["check"] if found and node.is_drained else None

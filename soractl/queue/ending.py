@@ -14,7 +14,7 @@ class Ending:
     outcome: Ended
     warned: bool = False  # USR1: a limit or a preemption comes
     asked_to_stop: bool = False  # `kill` or `stop` noted that the end is wanted
-    terminated: bool = False  # TERM: Slurm ends the job, and decides by itself what follows
+    terminated: bool = False  # TERM: the queue ends the job, and decides by itself what follows
     at_limit: bool = False  # it does so at the time limit, after which it never requeues
     without_checkpoint: int = 0  # attempts in a row, this one too, that added no checkpoint
 
@@ -42,7 +42,7 @@ def what_follows(end: Ending) -> Next:
     if end.outcome == "failed":
         return Next(requeue=False, reason="it failed")
     if end.terminated and not end.at_limit:
-        return Next(requeue=False, reason="Slurm ends the job")
+        return Next(requeue=False, reason="the queue ends the job")
     if end.without_checkpoint >= MOST_WITHOUT_CHECKPOINT:
         count = end.without_checkpoint
         reason = f"{count} attempts in a row ended without a new checkpoint"

@@ -1,4 +1,4 @@
-"""Nodes that Slurm names: `job:12` and `partition:gpu` where a command takes hosts."""
+"""Nodes that a queue names: `job:12` and `partition:gpu` where a command takes hosts."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from soractl.errors import ExitCode, SoractlError
 
 if TYPE_CHECKING:
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.interface import Queue
 
 
 @dataclass(frozen=True)
@@ -22,18 +22,18 @@ def named(hosts: str | None) -> Hosts:
     kind, colon, name = (hosts or "").partition(":")
     if not colon or kind not in ("job", "partition"):
         return Hosts(hosts)
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.kinds import DEFAULT, QUEUES
     from soractl.remote.connections import Connections
 
     with Connections() as remote:
-        slurm = Slurm(remote)
-        return _of_job(name, slurm) if kind == "job" else _of_partition(name, slurm)
+        queue = QUEUES[DEFAULT](remote)
+        return _of_job(name, queue) if kind == "job" else _of_partition(name, queue)
 
 
-def _of_job(name: str, slurm: "Slurm") -> Hosts:
+def _of_job(name: str, queue: "Queue") -> Hosts:
     if not name.isdecimal():
         raise SoractlError(f"{name!r} is no job's number", hint="`squeue --me` lists your jobs")
-    entry = slurm.entry_now(int(name))
+    entry = queue.entry_now(int(name))
     if entry is None or not entry.nodes or entry.is_waiting:
         state = entry.in_words if entry else "not in the queue"
         raise SoractlError(
@@ -42,8 +42,8 @@ def _of_job(name: str, slurm: "Slurm") -> Hosts:
     return Hosts(f"{entry.nodes},")
 
 
-def _of_partition(name: str, slurm: "Slurm") -> Hosts:
-    nodes = slurm.nodes(name)
+def _of_partition(name: str, queue: "Queue") -> Hosts:
+    nodes = queue.nodes(name)
     if not nodes:
         raise SoractlError(
             f"there is no partition {name}, or it has no nodes",

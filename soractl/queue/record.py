@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from soractl.cluster.settings import Kind
 from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -13,9 +14,10 @@ Then = Literal["queued", "requeued", "restarted", "ended"]
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """The job of an attempt; `restarts` is Slurm's SLURM_RESTART_COUNT at its start."""
+    """The job of an attempt; `restarts` counts how often the queue had started it again."""
 
     job_id: int
+    kind: Kind = "slurm"  # of the queue
     restarts: int = 0
     then: Then = "queued"  # what followed the attempt, noted by the job itself
     start: Mapping[str, Any] | None = None  # the start point that was chosen when it was submitted
@@ -34,15 +36,16 @@ def note_end(attempt: AttemptDir, then: Then) -> None:
 
 
 def read_record(attempt: AttemptDir) -> JobRecord | None:
-    """The record of an attempt; None for one that Slurm did not start, or a damaged one."""
+    """The record of an attempt; None for one that no queue started, or a damaged one."""
     with suppress(OSError, RunDirError, TypeError):
         values = read_json(attempt.job)
-        return JobRecord(**{**values, "chain": tuple(values.get("chain", ()))})
+        job = JobRecord(**{**values, "chain": tuple(values.get("chain", ()))})
+        return job if job.kind in get_args(Kind) else None
     return None
 
 
 def newest_job(run: RunDir) -> tuple[AttemptDir, JobRecord] | None:
-    """The newest attempt of a run with its job; None where Slurm did not start that attempt."""
+    """The newest attempt of a run with its job; None where no queue started that attempt."""
     for attempt in reversed(run.attempts()):
         if record := read_record(attempt):
             return attempt, record

@@ -2,13 +2,26 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
 from soractl.errors import ExitCode, SoractlError
-from soractl.queue.drain import NODE_FIELDS, SlurmNode, parse_sinfo
+from soractl.queue import slurm_allocation, slurm_script
+from soractl.queue.interface import Allocation, Job
 from soractl.queue.shared_answers import SharedAnswers, answers_file
-from soractl.queue.slurm_answers import FIELDS, QueueEntry, parse_all, parse_squeue, parse_version
+from soractl.queue.slurm_answers import (
+    FIELDS,
+    NODE_FIELDS,
+    SlurmEntry,
+    SlurmNode,
+    parse_all,
+    parse_sinfo,
+    parse_squeue,
+    parse_version,
+)
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
 
@@ -17,6 +30,7 @@ ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller
 ASK_AT_LEAST_EVERY_S = 300.0
 ENDED_BY_SLURM = (143, 137)  # TERM, KILL
 KILL_WAIT_S = 30.0  # Slurm's default
+EXPEDITE_SINCE = (25, 11)
 HINTS = {
     "Invalid partition": "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
     "Invalid account": "`sacctmgr show associations user=$USER` lists yours; [slurm] account",
@@ -41,12 +55,14 @@ class _Asked:
 
     at_s: float
     for_s: float
-    entry: QueueEntry | None
+    entry: SlurmEntry | None
 
 
 @dataclass
 class Slurm:
-    """The queue of this machine's Slurm."""
+    """Slurm, as `interface.Queue` asks it."""
+
+    title: ClassVar[str] = "Slurm"
 
     remote: Remote
     clock: Callable[[], float] = time.monotonic
@@ -58,20 +74,38 @@ class Slurm:
         """One that shares what it asks with the user's other commands."""
         return cls(remote, answers=SharedAnswers(answers_file(environ), ASK_EVERY_S))
 
+    @staticmethod
+    def allocation(environ: Mapping[str, str]) -> Allocation | None:
+        """The nodes of the job that this process runs in."""
+        return slurm_allocation.allocation(environ)
+
+    @staticmethod
+    def on_all_nodes(nodes: Sequence[str], attempt: Path, run_id: str, home: str) -> Sequence[str]:
+        """The command that runs an attempt's script of each node."""
+        return slurm_script.on_all_nodes(nodes, attempt, run_id, home)
+
+    @staticmethod
+    def on_one_node(node: str, program: Sequence[str]) -> Sequence[str]:
+        """The command that runs a program of ours on one node of the job."""
+        return slurm_script.on_one_node(node, program)
+
+    def script(self, job: Job) -> str:
+        """The script that `sbatch` takes; expedited where this version of Slurm knows that."""
+        expedite = job.expedite and self.version >= EXPEDITE_SINCE
+        return slurm_script.sbatch_text(replace(job, expedite=expedite))
+
     def check(self, script: str) -> str:
-        """Slurm's own forecast for a script, by `sbatch --test-only`; exit code 5 if it refuses."""
+        """Slurm's own forecast for a script, by `sbatch --test-only`."""
         result = self._run("sbatch", "--test-only", stdin=script)
         return _last_line(result.stderr).removeprefix("sbatch: ")
 
     def submit(self, script: str, *, behind_its_name: bool = False) -> int:
-        """The id of a new job; SoractlError, exit code 5, with Slurm's words if it refuses.
-
-        `behind_its_name`: it waits until all earlier jobs of its name have ended.
-        """
+        """The id of a new job; `behind_its_name`: it begins when earlier ones of it have ended."""
         behind = ("--dependency=singleton",) if behind_its_name else ()
         result = self._run("sbatch", "--parsable", *behind, stdin=script)
         return int(_last_line(result.stdout).partition(";")[0])
 
+    @cached_property
     def version(self) -> tuple[int, int]:
         """Year and month of Slurm's version; SoractlError without Slurm."""
         return parse_version(self._run("sbatch", "--version").stdout)
@@ -87,7 +121,7 @@ class Slurm:
         found = re.search(r"^KillWait\s*=\s*(\d+)", answer, re.M)
         return float(found[1]) if found else KILL_WAIT_S
 
-    def entry(self, job_id: int) -> QueueEntry | None:
+    def entry(self, job_id: int) -> SlurmEntry | None:
         """A job in the queue, asked for at most once in 30 s; None: it has left the queue.
 
         While Slurm does not answer, the last answer holds, and it is asked ever more seldom.
@@ -104,7 +138,7 @@ class Slurm:
         self._asked[job_id] = found
         return found.entry
 
-    def _look_up(self, job_id: int) -> QueueEntry | None:
+    def _look_up(self, job_id: int) -> SlurmEntry | None:
         if self.answers:
             mine = ("squeue", "--noheader", "--me", "--states=all", f"--format={FIELDS}")
             text = self.answers.get(lambda: self._run(*mine).stdout)
@@ -112,7 +146,7 @@ class Slurm:
                 return found
         return self.entry_now(job_id)  # submitted since, or another user's
 
-    def entry_now(self, job_id: int) -> QueueEntry | None:
+    def entry_now(self, job_id: int) -> SlurmEntry | None:
         """The same, asked for now."""
         argv = ("squeue", "--noheader", f"--jobs={job_id}", "--states=all", f"--format={FIELDS}")
         result = self._ask(*argv)
@@ -128,9 +162,9 @@ class Slurm:
         """End a job, waiting or not."""
         self._run("scancel", str(job_id))
 
-    def cancel_waiting(self, name: str) -> None:
-        """Take all jobs of a name that have not begun out of the queue."""
-        self._run("scancel", "--state=PENDING", f"--name={name}")
+    def cancel_waiting(self, run: Path) -> None:
+        """Take all jobs of a run that have not begun out of the queue, by their name."""
+        self._run("scancel", "--state=PENDING", f"--name={slurm_script.job_name(run)}")
 
     def requeue(self, job_id: int) -> None:
         """Put a job back into the queue; from inside, this ends the whole job, scontrol too."""
@@ -148,11 +182,12 @@ class Slurm:
         argv = ("sinfo", "--noheader", "--Node", "--states=drain,down", f"--format={NODE_FIELDS}")
         return parse_sinfo(self._run(*argv).stdout)
 
-    def accounted(self, job_id: int) -> str | None:
-        """The state of a job that has left the queue, where Slurm keeps accounts."""
+    def accounted(self, job_id: int) -> SlurmEntry | None:
+        """A job that has left the queue, where Slurm keeps accounts."""
         argv = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}")
         result = self._ask(*argv, "--format=State")
-        return _last_line(result.stdout) or None if result.ok else None
+        state = _last_line(result.stdout) if result.ok else ""
+        return SlurmEntry(job_id, state) if state else None
 
     def node(self, name: str) -> SlurmNode:
         """A node as Slurm knows it."""

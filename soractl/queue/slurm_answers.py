@@ -1,17 +1,27 @@
-"""Answers of Slurm's queue about one job, and its states and reasons in words."""
+"""Answers of Slurm about jobs and nodes, and its states and reasons in words."""
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from soractl.queue.interface import Phase, QueueEntry, QueueNode
 
 # -o with these letters has had the same meaning in all versions since 14.03; squeue --json of
 # 22.05 ignores --jobs, and its names of fields change from version to version.
 FIELDS = "%i|%T|%S|%N|%r"
+NODE_FIELDS = "%N|%T|%E"  # of sinfo
 
+DRAINED = ("drain", "drng", "down", "fail")  # begins of states of nodes
 AT_LIMIT = "TimeLimit"  # the reason of a job that Slurm ends for it
 
-WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
-ACTIVE = {"RUNNING", "COMPLETING", "STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
+SUSPENDED = ("STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+PHASES: Mapping[str, Phase] = {
+    **dict.fromkeys(WAITING, "waiting"),
+    **dict.fromkeys(SUSPENDED, "suspended"),
+    "RUNNING": "running",
+    "COMPLETING": "completing",
+}
 REASONS = {
     "Priority": "jobs of higher priority come first",
     "Resources": "not enough nodes are free",
@@ -47,28 +57,27 @@ _FOR_NODES = ("Resources", "ReqNodeNotAvail", "Nodes required", "NodeDown")
 
 
 @dataclass(frozen=True)
-class QueueEntry:
-    """A job as the queue shows it.
+class SlurmEntry(QueueEntry):
+    """A job as Slurm's queue shows it.
 
     >>> parse_squeue("12|PENDING|N/A||Priority\\n").reason_in_words
     'jobs of higher priority come first'
     """
 
-    job_id: int
-    state: str  # Slurm's own word, such as PENDING
-    reason: str | None = None
-    nodes: str | None = None  # Slurm's node list
-    start: str | None = None  # when it began or may begin, by Slurm's clock
+    @property
+    def phase(self) -> Phase:
+        """Where it stands."""
+        return PHASES.get(self.state, "ended")
 
     @property
-    def is_waiting(self) -> bool:
-        """It has no nodes yet, or none any more."""
-        return self.state in WAITING
+    def is_cancelled(self) -> bool:
+        """Slurm may add by whom."""
+        return self.state.startswith("CANCELLED")
 
     @property
-    def is_active(self) -> bool:
-        """It has nodes."""
-        return self.state in ACTIVE
+    def at_limit(self) -> bool:
+        """Slurm ends it for its time limit."""
+        return self.reason == AT_LIMIT
 
     @property
     def lacks_nodes(self) -> bool:
@@ -83,21 +92,29 @@ class QueueEntry:
         known = REASONS.get(self.reason) or REASONS.get(self.reason.partition(",")[0].strip("()"))
         return known.format(job=self.job_id) if known else self.reason
 
-    @property
-    def in_words(self) -> str:
-        """A line's worth: state, reason, and when it may start."""
-        if not self.is_waiting:
-            return f"{self.state.lower()} as job {self.job_id}"
-        parts = [f"waiting as job {self.job_id}"]
-        if reason := self.reason_in_words:
-            parts.append(f": {reason}")
-        if self.start:
-            parts.append(f"; may start at {self.start}")
-        return "".join(parts)
 
-    def as_json(self) -> dict[str, Any]:
-        """For programs."""
-        return {**asdict(self), "reason_in_words": self.reason_in_words}
+@dataclass(frozen=True)
+class SlurmNode(QueueNode):
+    """A node as Slurm knows it; its state is a word such as idle, mixed, drained, down*.
+
+    >>> SlurmNode("n1", "drained", "soractl: gpu.ecc (GPU 3)").is_drained
+    True
+    """
+
+    @property
+    def is_drained(self) -> bool:
+        """No job starts on it."""
+        return self.state.startswith(DRAINED)
+
+    @property
+    def is_down(self) -> bool:
+        """It does not answer Slurm."""
+        return self.state.startswith("down")
+
+    @property
+    def state_in_words(self) -> str:
+        """Without the signs that Slurm adds."""
+        return self.state.rstrip("*~#$@+-")
 
 
 def parse_version(text: str) -> tuple[int, int]:
@@ -110,12 +127,12 @@ def parse_version(text: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def parse_squeue(text: str) -> QueueEntry | None:
+def parse_squeue(text: str) -> SlurmEntry | None:
     """The entry of an answer in `FIELDS`; None for an empty one. ValueError for another form."""
     return next(iter(parse_all(text)), None)
 
 
-def parse_all(text: str) -> list[QueueEntry]:
+def parse_all(text: str) -> list[SlurmEntry]:
     """All entries of such an answer."""
     return [_entry(line) for line in text.splitlines()]
 
@@ -132,12 +149,25 @@ def _number(job_id: str) -> int:
     return int(found[0])
 
 
-def _entry(line: str) -> QueueEntry:
+def _entry(line: str) -> SlurmEntry:
     job_id, state, start, nodes, reason = line.split("|", 4)
-    return QueueEntry(
+    return SlurmEntry(
         _number(job_id),
         state,
         reason=None if reason in ("None", "") else reason,
         nodes=nodes or None,
         start=None if start in ("N/A", "Unknown", "") else start,
     )
+
+
+def parse_sinfo(text: str) -> list[SlurmNode]:
+    """Nodes of an answer in `NODE_FIELDS`; one that is in several partitions comes once.
+
+    >>> parse_sinfo("n1|drained|Xid 79\\nn2|idle|none\\nn1|drained|Xid 79\\n")[0].reason
+    'Xid 79'
+    """
+    rows = (line.split("|", 2) for line in dict.fromkeys(text.splitlines()))
+    return [
+        SlurmNode(name, state, None if reason in ("none", "") else reason)
+        for name, state, reason in rows
+    ]

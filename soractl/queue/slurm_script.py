@@ -2,14 +2,10 @@
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from soractl.cluster.settings import SlurmSettings
-
-WARNING = "USR1"  # reaches the batch shell before a limit or a preemption
-STOP = "INT"  # ours: save, leave and do not come back
+from soractl.queue.interface import WARNING, Job
 
 SCRIPT = """\
 #!/bin/bash
@@ -27,23 +23,6 @@ exec {program}
 NODE_PROGRAM = """\
 export HOME="$2" SORACTL_RUN_ID="$3" GPUS="$CUDA_VISIBLE_DEVICES"
 exec /bin/bash "$1/$SLURMD_NODENAME.sh\""""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job to submit: a run, its nodes and the program of the batch shell."""
-
-    run: Path
-    nodes: int
-    log: Path
-    workdir: Path
-    program: tuple[str, ...]
-    environment: Mapping[str, str]
-    settings: SlurmSettings
-    lead_s: int  # seconds from the warning to the limit
-    expedite: bool = False  # Slurm 25.11 and later: requeued at once, on the nodes that are left
-    exclude: tuple[str, ...] = ()  # nodes to blame
-    outlives_nodes: bool = False  # the job goes on when it loses some
 
 
 def sbatch_text(job: Job) -> str:
@@ -68,7 +47,7 @@ def job_name(run: Path) -> str:
     return f"soractl-{run.name}-{hashlib.sha256(str(run).encode()).hexdigest()[:6]}"
 
 
-def srun_command(nodes: Sequence[str], attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
+def on_all_nodes(nodes: Sequence[str], attempt: Path, run_id: str, home: str) -> tuple[str, ...]:
     """The command that runs an attempt's script of each node, once on every node."""
     return (
         *("srun", f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}"),
@@ -81,24 +60,12 @@ def srun_command(nodes: Sequence[str], attempt: Path, run_id: str, home: str) ->
     )
 
 
-def standby_command(node: str, program: Sequence[str]) -> tuple[str, ...]:
+def on_one_node(node: str, program: Sequence[str]) -> tuple[str, ...]:
     """The command that runs a program of ours on one node of the job, without GPUs."""
     return (
         *("srun", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--no-kill", "--overlap"),
         *("--gpus-per-node=0", "--cpu-bind=none", *program),
     )
-
-
-def lead_s(saves_s: list[float]) -> int:
-    """Seconds that a run needs between warning and limit: twice its slow saves, and half a minute.
-
-    >>> lead_s([]), lead_s([4.0, 100.0])
-    (120, 230)
-    """
-    if not saves_s:
-        return 120
-    slow_s = sorted(saves_s)[min(len(saves_s) - 1, int(0.95 * len(saves_s)))]
-    return max(60, round(2 * slow_s) + 30)
 
 
 def _directives(job: Job) -> list[str]:

@@ -188,17 +188,17 @@ def kill(
 
 def _confirmed(cancelled: "Cancelled") -> "Cancelled":
     from soractl.jobs.cancel import confirm
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.kinds import queue_of_run
     from soractl.remote.connections import Connections
 
     with Connections() as remote:
-        return confirm(cancelled, Slurm(remote))
+        return confirm(cancelled, queue_of_run(cancelled.run, remote, os.environ))
 
 
 def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled | None":
     from soractl.jobs.cancel import cancel_job
+    from soractl.queue.kinds import queue_of_run
     from soractl.queue.record import open_job
-    from soractl.queue.slurm import Slurm
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run
     from soractl.terminal import output
@@ -210,7 +210,7 @@ def _cancel(root: Path, name: str | None, grace_s: float | None) -> "Cancelled |
     with Connections() as remote:
         return cancel_job(
             known[0],
-            Slurm(remote),
+            queue_of_run(known[0], remote, os.environ),
             grace_s=grace_s,
             on_found=lambda entry: output.note(f"{known[0].name} is {entry.in_words}: ending it"),
         )

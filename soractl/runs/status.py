@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from soractl.errors import ExitCode, Fault, SoractlError
 from soractl.queue.drain import drained
+from soractl.queue.interface import Queue, QueueEntry
+from soractl.queue.kinds import queue_of_run
 from soractl.queue.record import JobRecord, open_job
-from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
 from soractl.remote.fan_out import everywhere
 from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshOptions
@@ -62,9 +62,9 @@ class RunStatus:
     first_failure: Failure | None = None
     slowest_node: str | None = None  # of the slowest rank, where there is more than one
     disk_is_full: bool = False
-    queue: QueueEntry | None = None  # of a run that goes through Slurm
+    queue: QueueEntry | None = None  # of a run that goes through one
     queue_fault: str | None = None  # why the queue gives no answer
-    restarts: int | None = None  # how often Slurm started its job again
+    restarts: int | None = None  # how often the queue started its job again
     drained: tuple[str, ...] = ()  # sentences, where the job waits for such nodes
 
     def as_json(self) -> dict[str, Any]:
@@ -90,10 +90,10 @@ class RunStatus:
         }
 
 
-def read_status(run: RunDir, remote: Remote, slurm: Slurm | None = None) -> RunStatus:
+def read_status(run: RunDir, remote: Remote, queue: Queue | None = None) -> RunStatus:
     """The truth also for a run that nobody follows."""
     if job := open_job(run):
-        return _job_status(run, *job, slurm or Slurm.shared(remote, os.environ))
+        return _job_status(run, *job, queue or queue_of_run(run, remote, os.environ))
     attempt = last_attempt(run)
     if attempt is None:
         return RunStatus(run=run, stage=stage_of(run), state="never started")
@@ -146,17 +146,17 @@ def _last_sign_s(attempt: AttemptDir) -> float:
     return max(path.stat().st_mtime for path in attempt.path.iterdir() if path.is_file())
 
 
-def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) -> RunStatus:
-    """By the queue and the run's files; ssh may not reach nodes of Slurm."""
+def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, queue: Queue) -> RunStatus:
+    """By the queue and the run's files; ssh may not reach a queue's nodes."""
     entry: QueueEntry | None = None
     fault: str | None = None
     waits_for: tuple[str, ...] = ()
     try:
-        entry = slurm.entry(job.job_id)
+        entry = queue.entry(job.job_id)
         if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
-            entry = slurm.entry_now(job.job_id)  # it has begun since Slurm was asked
+            entry = queue.entry_now(job.job_id)  # it has begun since the queue was asked
         if entry and entry.lacks_nodes:
-            waits_for = tuple(drained(slurm.drained_nodes()))
+            waits_for = tuple(drained(queue.drained_nodes()))
     except SoractlError as error:  # the run's files say how far it is all the same
         fault = error.message
     nodes: tuple[NodeState, ...] = ()
@@ -166,7 +166,7 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) 
         nodes = tuple(read_states(attempt, planned))
         log = attempt.node_log(planned[0].name)
         progress = ProgressReader(run, log, attempt.number).look(None, None)
-    state, failure = ("unknown", None) if fault else _state_of_job(entry, job.job_id)
+    state, failure = ("unknown", None) if fault else _state_of_job(entry, job.job_id, queue.title)
     return RunStatus(
         run=run,
         stage=stage_of(run),
@@ -183,14 +183,16 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, slurm: Slurm) 
     )
 
 
-def _state_of_job(entry: QueueEntry | None, job_id: int) -> tuple[State, Failure | None]:
+def _state_of_job(
+    entry: QueueEntry | None, job_id: int, title: str
+) -> tuple[State, Failure | None]:
     if entry and entry.is_waiting:
         return "queued", None
     if entry and entry.is_active:
         return "running", None
     state = entry.state if entry else "it has left the queue"
-    is_cancelled = state.startswith("CANCELLED")
-    failure = Failure("Slurm", f"job {job_id}: {state}", stopped=is_cancelled)
+    is_cancelled = entry is not None and entry.is_cancelled
+    failure = Failure(title, f"job {job_id}: {state}", stopped=is_cancelled)
     return "stopped" if is_cancelled else "failed", failure
 
 
@@ -199,13 +201,13 @@ def looks(run: RunDir, remote: Remote, every_s: float | None) -> Iterator[RunSta
 
     A later look that fails, as on a shared folder whose server is busy, is made again.
     """
-    slurm = Slurm.shared(remote, os.environ)
-    status = read_status(run, remote, slurm)
+    queue = queue_of_run(run, remote, os.environ)
+    status = read_status(run, remote, queue)
     yield status
     while every_s is not None and status.state not in ("ended", "failed", "stopped"):
         time.sleep(every_s)
         with suppress(OSError, RunDirError):
-            status = read_status(run, remote, slurm)
+            status = read_status(run, remote, queue)
             yield status
 
 

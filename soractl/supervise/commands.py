@@ -43,8 +43,10 @@ def stop(
     runs: Runs = "runs",
 ) -> None:
     """Have a run save and leave; `resume` goes on from there."""
+    import os
+
     from soractl.jobs.cancel import stop_job
-    from soractl.queue.slurm import Slurm
+    from soractl.queue.kinds import queue_of_run
     from soractl.remote.connections import Connections
     from soractl.runs.find import find_run, ssh_options
     from soractl.supervise import report
@@ -53,7 +55,7 @@ def stop(
 
     found = find_run(Path(runs).absolute(), run)
     with Connections(ssh_options(found)) as remote:
-        stopped = stop_job(found, Slurm(remote), timeout_s=timeout)
+        stopped = stop_job(found, queue_of_run(found, remote, os.environ), timeout_s=timeout)
         stopped = stopped or stop_run(found, remote, timeout_s=timeout)
     output.report(report.stopped_lines(stopped), report.stopped_json(stopped), as_json)
     raise typer.Exit(stopped.exit_code)

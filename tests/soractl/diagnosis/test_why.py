@@ -212,6 +212,6 @@ def test_a_clock_that_is_wrong_only_confirms():
 def test_a_job_that_went_back_into_the_queue_was_stopped_by_nobody():
     failure = Failure("n1", "SIGTERM", stopped=True)
     found = explain(CaseFile(failure, requeued="a time limit or a preemption was announced"))
-    assert found.cause == "Slurm's queue: it goes on by itself"
+    assert found.cause == "the queue: it goes on by itself"
     killed = CaseFile(failure, requeued="a time limit", stopped_by="`soractl kill`")
     assert explain(killed).cause == "it was stopped on purpose"

@@ -48,7 +48,7 @@ def job(slurm_here):
     """A run in the queue, and a function that starts its batch shell as Slurm would."""
     with Connections() as remote:
         submitted = submit(
-            prepare_launch("smoke", LaunchOptions(slurm=True), os.environ), ["s"], remote
+            prepare_launch("smoke", LaunchOptions(queue="slurm"), os.environ), ["s"], remote
         )
 
     def start(**environ):

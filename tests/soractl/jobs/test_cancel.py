@@ -4,13 +4,13 @@ from soractl.jobs import cancel as cancelling
 from soractl.jobs.cancel import Cancelled, cancel_job, confirm, stop_job
 from soractl.queue.record import JobRecord, open_job, write_record
 from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
+from soractl.queue.slurm_answers import SlurmEntry
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from trainer.run_dir import create_run
 
-WAITING = QueueEntry(12, "PENDING", reason="Priority")
-RUNNING = QueueEntry(12, "RUNNING", nodes="n1")
+WAITING = SlurmEntry(12, "PENDING", reason="Priority")
+RUNNING = SlurmEntry(12, "RUNNING", nodes="n1")
 
 
 class Queue:

@@ -10,7 +10,7 @@ from soractl.jobs.chain import Way
 from soractl.jobs.submit import submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch
 from soractl.launch.start_point import StartPoint
-from soractl.queue.allocation import Allocation
+from soractl.queue.interface import Allocation
 from soractl.queue.record import newest_job, read_record
 from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
@@ -27,7 +27,7 @@ def remote():
 
 
 def submitted(remote):
-    return submit(prepare_launch("smoke", LaunchOptions(slurm=True), os.environ), ["s"], remote)
+    return submit(prepare_launch("smoke", LaunchOptions(queue="slurm"), os.environ), ["s"], remote)
 
 
 def test_where_a_job_may_not_be_requeued_three_more_wait_behind_it(slurm_here, remote):

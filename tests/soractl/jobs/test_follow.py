@@ -4,7 +4,7 @@ from soractl.jobs import follow as following
 from soractl.jobs.follow import JobEnd, follow_job, without_account
 from soractl.queue.record import JobRecord, open_job, write_record
 from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
+from soractl.queue.slurm_answers import SlurmEntry
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
@@ -51,12 +51,12 @@ def test_a_job_that_was_cancelled_while_it_waited_is_noted_as_stopped(
     [
         (None, 1, Failure("Slurm", "no account of job 7 (it has left the queue)")),
         (
-            QueueEntry(7, "NODE_FAIL", nodes="n[1-2]"),
+            SlurmEntry(7, "NODE_FAIL", nodes="n[1-2]"),
             1,
             Failure("n[1-2]", "no account of job 7 (NODE_FAIL)"),
         ),
         (
-            QueueEntry(7, "CANCELLED by 1000"),
+            SlurmEntry(7, "CANCELLED by 1000"),
             143,
             Failure("Slurm", "Slurm cancelled job 7 (CANCELLED by 1000)", stopped=True),
         ),
@@ -65,13 +65,13 @@ def test_a_job_that_was_cancelled_while_it_waited_is_noted_as_stopped(
 def test_a_job_without_account_is_what_the_queue_shows(run, entry, code, failure):
     attempt = run.new_attempt()
     attempt.job_log.touch()
-    outcome = without_account(attempt, 7, entry and entry.state, entry)
+    outcome = without_account(attempt, 7, entry)
     assert (outcome.exit_code, outcome.first_failure) == (code, failure)
 
 
 def test_a_job_that_wrote_no_log_could_not_see_the_runs_folder(run):
     attempt = run.new_attempt()
-    failure = without_account(attempt, 7, "FAILED", None).first_failure
+    failure = without_account(attempt, 7, SlurmEntry(7, "FAILED")).first_failure
     assert failure.error == (
         f"no account of job 7 (FAILED); it wrote no log: its nodes may not share {attempt.path}"
     )

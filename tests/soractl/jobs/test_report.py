@@ -9,7 +9,7 @@ from trainer.run_dir import create_run
 
 
 def test_the_script_stands_between_summary_and_forecast(slurm_here):
-    prepared = prepare_launch("smoke", LaunchOptions(slurm=True), os.environ)
+    prepared = prepare_launch("smoke", LaunchOptions(queue="slurm"), os.environ)
     lines = [str(line) for line in job_report.script_lines(prepared, "one\ntwo\n", "it may start")]
     assert lines == [
         "run      runs/001-smoke",

@@ -3,9 +3,10 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.jobs.submit import JobKind, save_seconds, script_of, submit
+from soractl.jobs.submit import lead_s, next_script, save_seconds, submit
 from soractl.launch.prepare import LaunchOptions, prepare_launch, prepare_resume
 from soractl.queue.record import JobRecord, note_end, read_record
+from soractl.queue.slurm import Slurm
 from soractl.remote.connections import Connections
 from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.supervise.quarantine import set_apart
@@ -16,7 +17,12 @@ COMMAND = ["soractl", "launch", "smoke", "--slurm"]
 
 
 def prepared():
-    return prepare_launch("smoke", LaunchOptions(slurm=True), os.environ)
+    return prepare_launch("smoke", LaunchOptions(queue="slurm"), os.environ)
+
+
+def script(*, supervised=False):
+    with Connections() as remote:
+        return next_script(prepared(), Slurm(remote), supervised=supervised)
 
 
 def submitted():
@@ -42,7 +48,7 @@ def test_a_launch_leaves_script_settings_and_job_in_the_attempts_folder(slurm_he
 
 
 def test_the_script_that_was_shown_is_the_one_that_is_submitted(slurm_here):
-    shown = script_of(prepared(), JobKind())
+    shown = script()
     assert not (slurm_here.folder / "runs").exists()
     assert submitted().attempt.job_script.read_text() == shown
 
@@ -50,20 +56,21 @@ def test_the_script_that_was_shown_is_the_one_that_is_submitted(slurm_here):
 def test_a_supervised_job_holds_spares_and_outlives_its_nodes(slurm_here):
     with (slurm_here.folder / "hostfiles/slurm.toml").open("a") as file:
         file.write("spares = 1\n")
-    plain = script_of(prepared(), JobKind())
+    plain = script()
     assert "#SBATCH --nodes=2\n" in plain
     assert "--no-kill" not in plain
-    text = script_of(prepared(), JobKind(supervised=True))
+    text = script(supervised=True)
     assert "#SBATCH --nodes=3\n" in text
     assert "#SBATCH --no-kill\n" in text
     assert text.endswith("/runs/001-smoke --supervise 1\n")
 
 
 def test_nodes_set_apart_are_left_out_and_then_nothing_is_expedited(slurm_here):
-    assert "#SBATCH --requeue=expedite\n" in script_of(prepared(), JobKind(expedite=True))
+    slurm_here.write("bin/version", "25.11.1")
+    assert "#SBATCH --requeue=expedite\n" in script()
     (slurm_here.folder / "runs").mkdir()
     set_apart(slurm_here.folder / "runs", {"n7": "2 strikes"}, None)
-    text = script_of(prepared(), JobKind(expedite=True))
+    text = script()
     assert "#SBATCH --exclude=n7\n" in text
     assert "#SBATCH --requeue\n" in text
 
@@ -134,7 +141,7 @@ def test_the_kind_of_the_cluster_sends_a_launch_to_the_queue(slurm_here):
 
 def test_an_allocation_is_used_in_place(slurm_here):
     environ = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
-    found = prepare_launch("smoke", LaunchOptions(slurm=True), environ)
+    found = prepare_launch("smoke", LaunchOptions(queue="slurm"), environ)
     assert (found.site.is_queued, found.site.source.origin) == (False, "Slurm job 7")
     assert [(node.node.name, node.ranks) for node in found.plan.nodes] == [("n1", 2), ("n2", 2)]
 
@@ -166,3 +173,11 @@ def test_a_refusal_after_the_job_is_in_the_queue_takes_it_out_again(slurm_here, 
     assert waiting.startswith("--state=PENDING --name=soractl-001-smoke-")
     assert job == "12"
     assert list((slurm_here.folder / "runs").glob("*-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("saves_s", "lead"),
+    [([], 120), ([2.0], 60), ([10.0, 20.0, 200.0], 430), ([20.0] * 99 + [500.0], 70)],
+)
+def test_the_warning_comes_early_enough_for_twice_a_slow_save(saves_s, lead):
+    assert lead_s(saves_s) == lead

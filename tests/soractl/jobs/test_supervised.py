@@ -12,7 +12,7 @@ from soractl.launch import preflight
 from soractl.launch.prepare import LaunchOptions, prepare_in_job, prepare_launch
 from soractl.launch.start import write_attempt
 from soractl.launch.start_point import StartPoint
-from soractl.queue.allocation import Allocation
+from soractl.queue.interface import Allocation
 from soractl.queue.record import read_record
 from soractl.remote import nodes
 from soractl.remote.connections import Connections
@@ -32,7 +32,7 @@ def actor(slurm_here, monkeypatch):
     )
     given = Allocation(12, (N1, N2, N3), 0)
     with Connections() as remote:
-        prepared = prepare_launch("smoke", LaunchOptions(slurm=True), os.environ)
+        prepared = prepare_launch("smoke", LaunchOptions(queue="slurm"), os.environ)
         found = submit(prepared, ["s"], remote, supervised=True)
         first = Allocation(12, (N1, N2), 0)
         there = prepare_in_job(found.run, first, found.attempt, StartPoint("fresh"), os.environ)

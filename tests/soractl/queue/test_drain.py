@@ -1,6 +1,7 @@
 import pytest
 
-from soractl.queue.drain import SlurmNode, follow_findings, parse_sinfo
+from soractl.queue.drain import follow_findings
+from soractl.queue.slurm_answers import SlurmNode, parse_sinfo
 
 OURS = "soractl: gpu.ecc (GPU 3: 12 errors)"
 

@@ -12,7 +12,7 @@ from soractl.queue.ending import Ending, Next, what_follows
             True,
             "a time limit or a preemption was announced",
         ),
-        (Ending(outcome="stopped", warned=True, terminated=True), False, "Slurm ends the job"),
+        (Ending(outcome="stopped", warned=True, terminated=True), False, "the queue ends the job"),
         (
             Ending(outcome="stopped", terminated=True, at_limit=True),
             True,
@@ -25,7 +25,7 @@ from soractl.queue.ending import Ending, Next, what_follows
             False,
             "it was stopped on request",
         ),
-        (Ending(outcome="stopped", terminated=True), False, "Slurm ends the job"),
+        (Ending(outcome="stopped", terminated=True), False, "the queue ends the job"),
         (Ending(outcome="failed", warned=True), False, "it failed"),
         (
             Ending(outcome="stopped", warned=True, without_checkpoint=2),

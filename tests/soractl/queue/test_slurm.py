@@ -6,7 +6,7 @@ import pytest
 
 from soractl.errors import SoractlError
 from soractl.queue.slurm import Slurm
-from soractl.queue.slurm_answers import QueueEntry
+from soractl.queue.slurm_answers import SlurmEntry
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult
@@ -108,7 +108,7 @@ def test_a_chains_job_waits_for_all_others_of_its_name():
     ],
 )
 def test_the_version_is_that_of_sbatch(answer, version):
-    assert Slurm(Answers(answer)).version() == version
+    assert Slurm(Answers(answer)).version == version
 
 
 @pytest.mark.parametrize(("flag", "may"), [("Requeue=1", True), ("Requeue=0", False)])
@@ -132,7 +132,7 @@ def test_the_queue_is_asked_at_most_once_in_thirty_seconds():
     now_s = 100.0
     remote = Answers("7|RUNNING|N/A|n1|None\n")
     slurm = Slurm(remote, clock=lambda: now_s)
-    running = QueueEntry(7, "RUNNING", nodes="n1")
+    running = SlurmEntry(7, "RUNNING", nodes="n1")
     assert slurm.entry(7) == slurm.entry(7) == running
     now_s = 129.9
     assert slurm.entry(7) == running
@@ -179,7 +179,9 @@ def test_commands_of_a_user_share_what_squeue_answers(tmp_path):
     [("FAILED\n", 0, "FAILED"), ("CANCELLED by 0\n", 0, "CANCELLED by 0"), ("", 1, None)],
 )
 def test_accounts_are_asked_where_slurm_keeps_them(stdout, code, state):
-    assert Slurm(Answers(stdout, exit_code=code)).accounted(7) == state
+    assert Slurm(Answers(stdout, exit_code=code)).accounted(7) == (
+        SlurmEntry(7, state) if state else None
+    )
 
 
 def test_every_request_goes_to_this_machine():

@@ -1,12 +1,12 @@
 import pytest
 
-from soractl.queue.slurm_answers import QueueEntry, parse_squeue
+from soractl.queue.slurm_answers import SlurmEntry, parse_squeue
 
 
 def test_a_running_job_has_its_nodes_and_its_start():
     # squeue 22.05.8
     text = "2|RUNNING|2026-11-30T10:07:42|n[1-3]|None\n"
-    entry = QueueEntry(2, "RUNNING", nodes="n[1-3]", start="2026-11-30T10:07:42")
+    entry = SlurmEntry(2, "RUNNING", nodes="n[1-3]", start="2026-11-30T10:07:42")
     assert parse_squeue(text) == entry
     assert (entry.is_active, entry.is_waiting, entry.in_words) == (True, False, "running as job 2")
 

@@ -1,10 +1,9 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from soractl.cluster.settings import SlurmSettings
-from soractl.queue.slurm_script import Job, lead_s, sbatch_text, srun_command
+from soractl.cluster.settings import JobSettings
+from soractl.queue.interface import Job
+from soractl.queue.slurm_script import on_all_nodes, sbatch_text
 
 
 def job(**changes):
@@ -15,7 +14,7 @@ def job(**changes):
         "workdir": Path("/work"),
         "program": ("/env/bin/python", "-m", "program", "/shared/runs/007-stage2"),
         "environment": {"HOME": "/home/ana", "PATH": "/usr/bin"},
-        "settings": SlurmSettings(),
+        "settings": JobSettings(),
         "lead_s": 90,
     }
     return Job(**{**values, **changes})
@@ -47,7 +46,7 @@ def test_a_script_asks_for_nodes_a_warning_and_a_requeue_and_becomes_the_program
 
 
 def test_settings_of_the_cluster_become_directives_the_users_own_lines_last():
-    settings = SlurmSettings(
+    settings = JobSettings(
         gpus_per_node=8,
         partition="gpu",
         account="video",
@@ -92,7 +91,7 @@ def test_spaces_and_percent_signs_of_a_path_stay_what_they_are():
 
 def test_each_node_runs_its_own_script_with_a_home_and_the_runs_id(tmp_path):
     (tmp_path / "n2.sh").write_text('echo "$HOME $SORACTL_RUN_ID $GPUS"\n')
-    argv = srun_command(["n1", "n2"], tmp_path, "/runs/007 a", "/home/ana")
+    argv = on_all_nodes(["n1", "n2"], tmp_path, "/runs/007 a", "/home/ana")
     assert argv[:10] == (
         *("srun", "--nodelist=n1,n2", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"),
         *("--kill-on-bad-exit=0", "--no-kill", "--export=NONE", "--overlap", "--cpu-bind=none"),
@@ -100,11 +99,3 @@ def test_each_node_runs_its_own_script_with_a_home_and_the_runs_id(tmp_path):
     environ = {"SLURMD_NODENAME": "n2", "CUDA_VISIBLE_DEVICES": "2,3"}
     done = subprocess.run(argv[10:], env=environ, capture_output=True, text=True, check=True)
     assert done.stdout == "/home/ana /runs/007 a 2,3\n"
-
-
-@pytest.mark.parametrize(
-    ("saves_s", "lead"),
-    [([], 120), ([2.0], 60), ([10.0, 20.0, 200.0], 430), ([20.0] * 99 + [500.0], 70)],
-)
-def test_the_warning_comes_early_enough_for_twice_a_slow_save(saves_s, lead):
-    assert lead_s(saves_s) == lead

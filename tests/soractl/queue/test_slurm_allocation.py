@@ -1,7 +1,8 @@
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.queue.allocation import allocation, port_of
+from soractl.queue.interface import Allocation
+from soractl.queue.slurm_allocation import allocation
 
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-3]"}
 
@@ -43,4 +44,8 @@ def test_an_array_and_a_heterogeneous_job_are_refused(more, message):
 
 
 def test_ports_of_jobs_lie_below_those_that_the_kernel_deals_out():
-    assert [port_of(1), port_of(14_999), port_of(15_000)] == [15_001, 29_999, 15_000]
+    assert [Allocation(job_id, (), 0).port for job_id in (1, 14_999, 15_000)] == [
+        15_001,
+        29_999,
+        15_000,
+    ]

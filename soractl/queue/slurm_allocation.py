@@ -1,19 +1,10 @@
-"""The allocation that this process runs in, by its environment."""
+"""The allocation of Slurm that this process runs in, by its environment."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from soractl.errors import SoractlError
-from soractl.remote.nodes import Node, parse_node_list
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """Nodes that Slurm gave to a job."""
-
-    job_id: int
-    nodes: tuple[Node, ...]
-    restarts: int  # how often the job was requeued
+from soractl.queue.interface import Allocation
+from soractl.remote.nodes import parse_node_list
 
 
 def allocation(environ: Mapping[str, str]) -> Allocation | None:
@@ -33,12 +24,3 @@ def allocation(environ: Mapping[str, str]) -> Allocation | None:
         )
     nodes = parse_node_list(environ.get("SLURM_JOB_NODELIST", ""))
     return Allocation(int(job_id), tuple(nodes), int(environ.get("SLURM_RESTART_COUNT", "0")))
-
-
-def port_of(job_id: int) -> int:
-    """A port for rank 0 that two jobs on one node do not share.
-
-    >>> port_of(12)
-    15012
-    """
-    return 15_000 + job_id % 15_000
