@@ -73,11 +73,11 @@ def test_a_stage_of_ones_own_extends_the_shipped_parts_and_ones_own_come_first(
     assert load_stage("stage1").origins["seed"] == f"{shipped}/parts/base.toml"
     write(tmp_path, "configs/stage1.toml", 'extends = ["base", "xl", "low"]\nepochs = 7\n')
     assert load_stage("stage1").origins["epochs"] == "configs/stage1.toml"
+    others = ", ".join(sorted({path.stem for path in shipped.glob("*.toml")} - {"stage1"}))
     with pytest.raises(ConfigError) as caught:
         load_stage("min")
     assert str(caught.value) == (
-        "no stage named min; configs/ has: mine, stage1; "
-        f"{shipped}/ has: smoke, smoke-overfit, stage2, stage3, stage4, stage5, stage6, stage7; "
+        f"no stage named min; configs/ has: mine, stage1; {shipped}/ has: {others}; "
         "did you mean mine?"
     )
 

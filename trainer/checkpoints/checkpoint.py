@@ -22,7 +22,6 @@ from torch.futures import Future
 from trainer.atomic_files import sync_to_disk
 from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.integrity import CheckedReader, refuse_damaged, unreadable
-from trainer.distributed import adamw
 from trainer.distributed.node_group import NodeGroup, node_of
 from trainer.distributed.parallel import Ranks
 from trainer.distributed.zero import ZeroOptimizer
@@ -58,7 +57,7 @@ class TrainingState:
         """This rank's flat slices, as `master.NAME` and `exp_avg.NAME`; `step.NAME` is a count."""
         moments = self.optimizer.optim.state
         if not moments:
-            adamw.begin(self.optimizer.optim, self.optimizer.masters)
+            self.optimizer.begin()
         return {
             f"{kind}.{name}": tensor
             for name, master in zip(self.trainable_names, self.optimizer.masters, strict=True)

@@ -106,6 +106,10 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         """The model's trainable tensors, in the order of `masters`."""
         return list(self._working_param_groups[0])
 
+    def begin(self) -> None:
+        """Make the state before the first step, which that step would make itself."""
+        adamw.begin(self.optim, self.masters)
+
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients, averaged over all ranks; within `no_sync`, at the next call."""
         with self.phases.of("backward"), self._backward_context():
