@@ -143,9 +143,13 @@ class Queue(Protocol):
     """A queue, asked on this machine; SoractlError, exit code 5, with its words if it refuses."""
 
     title: ClassVar[str]  # its name in sentences
-    remote: Remote  # by which its programs are started here
 
     def __init__(self, remote: Remote) -> None: ...
+
+    @property
+    def remote(self) -> Remote:
+        """By which its programs are started here, and nodes are reached."""
+        ...
 
     @classmethod
     def shared(cls, remote: Remote, environ: Mapping[str, str]) -> Self:
