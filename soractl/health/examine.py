@@ -160,7 +160,7 @@ def judge_nodes(
     What most nodes have is reckoned from all that answered; what was recorded comes before it.
     """
     facts = [answer.facts for answer in answers if answer.facts]
-    most = {check.id: majority(check, facts) for check in checks}
+    most = {c.id: majority(c, facts) if c.source == "fleet" else {} for c in checks}
 
     def findings(check: Check, facts: Facts) -> Iterator[Finding]:
         return judge(check, facts, most[check.id], (recorded or {}).get(check.id), basis)

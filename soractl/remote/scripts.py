@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = Path(__file__).parents[2]
+# It begins with what is found fast: answers are long, and of many nodes.
+_MARK = re.compile(r"\n=== ([a-z]+) ([0-9]+)(?=\n)")
 
 
 class OddAnswerError(ValueError):
@@ -69,8 +71,8 @@ def _python(program: str, arguments: Sequence[str], path: str) -> str:
 def sections(text: str) -> dict[str, tuple[str, int]]:
     """Text and number by name; a script closes each section with a line `=== NAME NUMBER`."""
     found: dict[str, tuple[str, int]] = {}
-    begin = 0
-    for mark in re.finditer(r"^=== ([a-z]+) ([0-9]+)\n", text, flags=re.MULTILINE):
-        found[mark[1]] = (text[begin : mark.start()], int(mark[2]))
-        begin = mark.end()
+    lines, begin = f"\n{text}", 1
+    for mark in _MARK.finditer(lines):
+        found[mark[1]] = (lines[begin : mark.start() + 1], int(mark[2]))
+        begin = mark.end() + 1
     return found

@@ -172,6 +172,13 @@ def test_what_cannot_be_read_is_unknown(check, node):
     assert levels(check, changed(node, check, unreadable, name), node, node) == [Level.UNKNOWN]
 
 
+@CHECK
+def test_only_a_check_of_the_fleet_looks_at_what_most_have(check, node):
+    if check.source != "fleet":
+        fleet = majority(check, [node])
+        assert list(judge(check, node, {})) == list(judge(check, node, fleet))
+
+
 def test_the_limit_of_the_memory_is_the_nodes_own_before_that_of_its_type(node):
     [check] = [check for check in CHECKS if check.id == "gpu.memory_temperature"]
     hot = changed(node, check, "90 C")
