@@ -85,10 +85,8 @@ def launch(
     prepared = prepare_launch(stage, options, os.environ)
     if rehearse:
         return _rehearse(prepared, dry_run, force, as_json)
-    if dry_run and prepared.site.is_queued:
-        return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
-        return _show_plan(prepared, force, as_json)
+        return _show(prepared, force, as_json, supervise=supervise)
     if preflight == "full" and not force:
         _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -132,10 +130,8 @@ def resume(
         queue="slurm" if slurm else None,
     )
     prepared = prepare_resume(run, options, os.environ)
-    if dry_run and prepared.site.is_queued:
-        return _show_job(prepared, as_json, supervise=supervise)
     if dry_run:
-        return _show_plan(prepared, force, as_json)
+        return _show(prepared, force, as_json, supervise=supervise)
     if preflight == "full" and not force:
         _refuse_slow_pairs(prepared)
     return _start(prepared, as_json, detach=detach, supervise=supervise, force=force)
@@ -160,6 +156,12 @@ def follow(run: RunName = "latest", as_json: Json = False, runs: Runs = "runs") 
     attempt = attempt_to_follow(found)
     with Connections(read_record(attempt).ssh) as remote:
         return _follow(found, attempt, remote, as_json)
+
+
+def _show(prepared: "Prepared", force: bool, as_json: bool, *, supervise: bool) -> None:
+    if prepared.site.is_queued:
+        return _show_job(prepared, as_json, supervise=supervise)
+    return _show_plan(prepared, force, as_json)
 
 
 def _show_plan(prepared: "Prepared", force: bool, as_json: bool) -> None:

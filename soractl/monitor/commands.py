@@ -46,8 +46,9 @@ def monitor(
         int, typer.Option(metavar="DAYS", min=1, help="Single looks; minutes: 90 days.")
     ] = 7,
     store: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="On a disk of this machine.")
-    ] = Path("~/.local/state/soractl/monitor"),
+        Path | None,
+        typer.Option(metavar="FOLDER", help="On a disk of this machine; else in ~/.local/state."),
+    ] = None,
     as_json: Json = False,
     runs: Runs = "runs",
 ) -> None:
@@ -56,6 +57,7 @@ def monitor(
     With --json it is one look.
     """
     from soractl.monitor import once, report, service
+    from soractl.monitor.store import DEFAULT_FOLDER
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
@@ -66,7 +68,7 @@ def monitor(
     options = service.MonitorOptions(
         source=source,
         run=found,
-        folder=store.expanduser(),
+        folder=(store or DEFAULT_FOLDER).expanduser(),
         every_s=every,
         keep_days=keep,
         bind=bind,

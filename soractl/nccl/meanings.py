@@ -38,7 +38,7 @@ MEANINGS = {
     "NCCL_P2P_PXN_LEVEL": "sends through another GPU's card: 0 never, 1 if needed, 2 always",
     "NCCL_PROTO": "protocols that collectives may use; unset is best",
     "NCCL_PXN_DISABLE": "1: no way through another GPU's card",
-    "NCCL_RAS_ENABLE": "0: no service that tells a run's health",
+    "NCCL_RAS_ENABLE": "0: no service that reports a run's health",
     "NCCL_SHM_DISABLE": "1: no shared memory between GPUs of a node",
     "NCCL_SOCKET_FAMILY": "AF_INET or AF_INET6 only",
     "NCCL_SOCKET_IFNAME": "network interfaces: prefixes, exact names after =, ^ leaves them out",

@@ -50,7 +50,7 @@ class Fault:
     attempts: int = 1  # that it ends
     cause: str = ""  # in the cause that `why` names, or in its words
     story: tuple[EventKind, ...] = ()  # events that name the node
-    tells: tuple[EventKind, ...] = ()  # and some that name none
+    others: tuple[EventKind, ...] = ()  # and some that name none
     on: tuple[int, ...] = (2, 3)  # nodes; n1 holds rank 0, by whose files the night measures
 
 
@@ -141,7 +141,7 @@ FAULTS = (
         "full disk amid a save",
         _fill_disk,
         lambda stand, n: stand.on_node(n, 'umount -l "$1"', str(stand.run.checkpoints_folder)),
-        tells=(EventKind.SAVE_GIVEN_UP,),
+        others=(EventKind.SAVE_GIVEN_UP,),
     ),
     Fault(
         "newest checkpoint damaged",
@@ -154,7 +154,7 @@ FAULTS = (
         "SIGKILL of the supervisor",
         _kill_supervisor,
         takes_s=45.0,  # the lease holds for thirty
-        tells=(EventKind.SUPERVISED,),
+        others=(EventKind.SUPERVISED,),
     ),
     Fault(
         "clock step",

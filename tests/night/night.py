@@ -95,7 +95,7 @@ def misses(
     lacking = [kind for kind in story if (kind, f"n{number}") not in named]
     found += [f"no event `{kind}` names n{number}" for kind in lacking]
     kinds = {event.kind for event in events}
-    return found + [f"no event `{kind}`" for kind in fault.tells if kind not in kinds]
+    return found + [f"no event `{kind}`" for kind in fault.others if kind not in kinds]
 
 
 def judge(fault: Fault, number: int, attempt: int, found: Any) -> tuple[str, str]:

@@ -49,7 +49,7 @@ def test_why_is_right_only_by_attempt_node_and_cause(found, verdict):
         (explained(3, "a rank was killed", "n2"), WRONG),
     ],
 )
-def test_of_an_attempt_that_goes_on_nothing_is_said(found, verdict):
+def test_of_an_attempt_that_goes_on_nothing_is_reported(found, verdict):
     assert judge(LOST_PACKETS, 2, 3, found)[0] == verdict
 
 

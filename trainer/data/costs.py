@@ -41,7 +41,7 @@ def costs_of(buckets: Sequence[Bucket], seconds: Mapping[str, float]) -> FloatAr
     """
     by_work = np.array([work(bucket) for bucket in buckets])
     measured = np.array([seconds.get(bucket.name, np.nan) for bucket in buckets])
-    known = np.isfinite(measured) & (by_work > 0)  # a bucket that takes nothing tells no speed
+    known = np.isfinite(measured) & (by_work > 0)  # a bucket that takes nothing shows no speed
     if not known.any():
         return by_work
     speed = by_work[known].sum() / measured[known].sum()

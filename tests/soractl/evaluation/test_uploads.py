@@ -15,7 +15,7 @@ class Elsewhere:
     """The trainer's program there: what it answers, and what it was asked."""
 
     def __init__(self, *answers):
-        self.answers, self.asked, self.said = list(answers), [], []
+        self.answers, self.asked, self.shown = list(answers), [], []
         self.now_s = 0.0
 
     def __call__(self, node, request, deadline_s):
@@ -29,7 +29,7 @@ class Elsewhere:
 
     def uploads(self):
         cluster = Cluster(workdir="/shared", environment="/env/bin")
-        return Uploads(self, cluster, self.said.append, lambda: self.now_s)
+        return Uploads(self, cluster, self.shown.append, lambda: self.now_s)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_videos_are_sent_where_the_run_is_and_only_new_ones_are_asked_about_agai
     evaluated.evaluation("toy", 200).mkdir()
     write_json(evaluated.evaluation_result("toy", 200), {})
     uploads.send(evaluated, PLACE)
-    assert there.said == [
+    assert there.shown == [
         "001-smoke: 4 videos sent to W&B",
         "001-smoke: 2 videos sent to W&B",
     ]
@@ -71,7 +71,7 @@ def test_while_a_training_runs_it_is_asked_once_a_minute_and_at_the_last(evaluat
     assert len(there.asked) == 2
     uploads.send(evaluated, PLACE, at_last=True)
     assert len(there.asked) == 3
-    assert there.said == []
+    assert there.shown == []
 
 
 def test_a_failure_is_one_line_and_is_tried_again(evaluated):
@@ -80,14 +80,14 @@ def test_a_failure_is_one_line_and_is_tried_again(evaluated):
     for _ in range(2):
         uploads.send(evaluated, PLACE)
         there.now_s += 100
-    assert there.said == [
+    assert there.shown == [
         "001-smoke: videos were not sent to W&B: W&B cannot be reached: no route",
         "001-smoke: 4 videos sent to W&B",
     ]
 
 
 @pytest.mark.parametrize(
-    ("printed", "said"),
+    ("printed", "shown"),
     [
         (b'Welcome to n1\n{"sent": 4}\n', "4 videos sent to W&B"),
         (b"", "videos were not sent to W&B: what came is no answer: ''"),
@@ -95,7 +95,7 @@ def test_a_failure_is_one_line_and_is_tried_again(evaluated):
         (b"Segfault\n", "videos were not sent to W&B: what came is no answer: 'Segfault\\n'"),
     ],
 )
-def test_the_answer_is_the_last_line_and_without_one_it_is_one_line(evaluated, printed, said):
+def test_the_answer_is_the_last_line_and_without_one_it_is_one_line(evaluated, printed, shown):
     there = Elsewhere(printed)
     there.uploads().send(evaluated, PLACE)
-    assert there.said == [f"001-smoke: {said}"]
+    assert there.shown == [f"001-smoke: {shown}"]

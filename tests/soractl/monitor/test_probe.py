@@ -183,7 +183,7 @@ def test_what_nvidia_smi_says_instead_of_numbers_is_passed_on(tmp_path, start):
     wait_for(lambda: look().smi in ("Z", "?"))
 
 
-def test_what_it_said_once_is_forgotten_after_a_whole_answer(tmp_path, start):
+def test_what_it_printed_once_is_forgotten_after_a_whole_answer(tmp_path, start):
     smi = f'echo "Unable to reach GPU 1"; while :; do echo "{GPU_LINE}"; sleep 0.2; done'
     look = start(plant(tmp_path / "root"), smi)
     wait_for(lambda: look().odd == "Unable to reach GPU 1")

@@ -105,7 +105,7 @@ def test_prometheus_reads_the_newest_numbers(options, two_gpus):
     assert f'soractl_gpu_power_watts{{node="{this_machine().name}",gpu="1"}} 612.04' in text
 
 
-def test_a_disk_that_is_full_is_said_and_the_monitor_goes_on(options, monkeypatch):
+def test_a_full_disk_is_reported_and_the_monitor_goes_on(options, monkeypatch):
     problems = []
 
     def full(*_):

@@ -105,7 +105,7 @@ def test_only_a_hang_needs_the_ranks_evidence():
 
 
 def answers_of(hang):
-    """What all witnesses said in a hang on two GPUs, each time the power was sampled."""
+    """All witnesses' answers in a hang on two GPUs, one for each sample of the power."""
     samples, reports = power(hang), ras_reports(hang)
     times = [one.taken_s for one in samples if one.gpu == "0"]
     found = []
