@@ -45,7 +45,7 @@ def _things(found: Health, level: Level) -> dict[tuple[str, str], list[tuple[str
 def _since(past: Past, things: Sequence[tuple[str, str, str]]) -> str:
     """`3 h`, `2 h to 5 d`, `new, 4 times in 7 d`; empty for what is unknown.
 
-    What was bad at the first look of its node may be so for longer: `3 h or more`.
+    What was bad at the first look of its check may be so for longer: `3 h or more`.
     """
     since = [past.since[thing] for thing in things if thing in past.since]
     if not since:

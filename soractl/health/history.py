@@ -19,7 +19,8 @@ DAY_S = 86400
 KEPT_DAYS = 30
 BUSY_S = 2.0  # another look writes
 TABLES = """
-CREATE TABLE IF NOT EXISTS node (name TEXT PRIMARY KEY, first_unix_s INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS first
+  (node TEXT, name TEXT, unix_s INTEGER, PRIMARY KEY (node, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS change
   (node TEXT, name TEXT, item TEXT, unix_s INTEGER, is_bad INTEGER,
    PRIMARY KEY (node, name, item, unix_s)) WITHOUT ROWID;
@@ -53,12 +54,13 @@ def remember(rows: Sequence[NodeHealth], now_unix_s: int, file: Path) -> Past:
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, timeout=BUSY_S)) as kept:
         kept.executescript(TABLES)
-        answered = [row.node.name for row in rows if not row.fault]
-        first = dict(kept.execute("SELECT name, first_unix_s FROM node"))
+        first = {
+            tuple(key): at for *key, at in kept.execute("SELECT node, name, unix_s FROM first")
+        }
         latest = {tuple(key): (at, bool(bad)) for *key, at, bad in kept.execute(LATEST)}
         now = dict(_states(rows))
         changed = [k for k, is_bad in now.items() if latest.get(k, (0, False))[1] is not is_bad]
-        new = [name for name in answered if name not in first]
+        new = {key[:2] for key in now} - first.keys()
         if changed or new:
             _write(kept, [(*key, now_unix_s, now[key]) for key in changed], new, now_unix_s)
         since = now_unix_s - COUNTED_DAYS * DAY_S
@@ -68,7 +70,7 @@ def remember(rows: Sequence[NodeHealth], now_unix_s: int, file: Path) -> Past:
     return Past(
         now_unix_s,
         {
-            key: Since(latest[key][0], latest[key][0] <= first[key[0]], times.get(key, 0))
+            key: Since(latest[key][0], latest[key][0] <= first[key[:2]], times.get(key, 0))
             for key, is_bad in now.items()
             if is_bad
         },
@@ -87,10 +89,10 @@ def _states(rows: Sequence[NodeHealth]) -> Iterator[tuple[Key, bool]]:
 def _write(
     kept: sqlite3.Connection,
     changes: list[tuple[str, str, str, int, bool]],
-    new: list[str],
+    new: set[tuple[str, str]],
     now: int,
 ) -> None:
     with kept:
         kept.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?, ?)", changes)
-        kept.executemany("INSERT OR IGNORE INTO node VALUES (?, ?)", [(n, now) for n in new])
+        kept.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", [(*n, now) for n in new])
         kept.execute(FORGET, [now - KEPT_DAYS * DAY_S])

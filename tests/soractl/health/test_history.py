@@ -67,6 +67,14 @@ def test_only_changes_are_kept_and_not_for_ever(look, tmp_path):
     assert rows == [(*KEY, 0)]
 
 
+def test_a_check_that_was_not_asked_before_has_its_own_first_look(tmp_path):
+    other = next(check for check in CHECKS if check.id == "disk.space")
+    file = tmp_path / "health.db"
+    remember([NodeHealth(Node("n1"), (Finding(other, Level.GOOD, "/"),))], NOON, file)
+    past = remember([row(Level.BAD)], NOON + 60, file)
+    assert past.since == {KEY: Since(NOON + 60, is_first_look=True)}
+
+
 def test_a_silenced_finding_has_a_past_and_a_lost_node_none(tmp_path):
     [bad] = row(Level.BAD).findings
     silenced = NodeHealth(Node("n1"), silenced=((bad, "RMA 4411"),))
