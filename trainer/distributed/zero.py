@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig, TrainerConfig
-from trainer.distributed import adamw
+from trainer.distributed.optimizer import begin_state, make_optimizer, prepare_step
 from trainer.guard import Guard
 from trainer.phases import Phases
 from trainer.precision import DTYPES
@@ -57,7 +57,7 @@ def wrap_with_zero(
         overlap_communication=torch.cuda.is_available(),
         cast_inputs=False,  # timesteps and sizes keep their precision
     )
-    model, optimizer, *_ = Booster(plugin=plugin).boost(model, adamw.make(trainable, optim))
+    model, optimizer, *_ = Booster(plugin=plugin).boost(model, make_optimizer(trainable, optim))
     return model, optimizer
 
 
@@ -108,7 +108,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
 
     def begin(self) -> None:
         """Make the state before the first step, which that step would make itself."""
-        adamw.begin(self.optim, self.masters)
+        begin_state(self.optim, self.masters)
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients, averaged over all ranks; within `no_sync`, at the next call."""
@@ -235,7 +235,7 @@ class ZeroOptimizer(LowLevelZeroOptimizer):
         divisor = None
         if self._clip_grad_norm > 0:
             divisor = ((self.grad_norm + 1e-6) / self._clip_grad_norm).clamp(min=1.0)
-        adamw.prepare_step(self.optim, self.guard.skips(self.grad_norm), divisor)
+        prepare_step(self.optim, self.guard.skips(self.grad_norm), divisor)
 
     def _sanity_checks(self) -> None:  # upstream's also asks for a GPU
         dtypes = {p.dtype for group in self.optim.param_groups for p in group["params"]}

@@ -1,6 +1,6 @@
-"""AdamW, the optimizer of every run: how it is made, its first state, and what it does in a step.
+"""The optimizer of every run, AdamW: its making, its first state, and its arguments in a step.
 
-Another optimizer is another module like this one: nothing else knows its arguments or its state.
+Another one changes this module alone: nothing else knows its arguments or its state.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainer.config import OptimConfig
 
 
-def make(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019) with a stage's settings."""
     return torch.optim.AdamW(
         parameters,
@@ -23,7 +23,7 @@ def make(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.
     )
 
 
-def begin(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> None:
+def begin_state(optimizer: torch.optim.Optimizer, masters: Sequence[Tensor]) -> None:
     """The state before the first step, which would make it itself, for masters of any shape."""
     for master in masters:
         optimizer.state[master] = {

@@ -1,7 +1,7 @@
 import torch
 
 from trainer.config import load_stage
-from trainer.distributed import adamw
+from trainer.distributed.optimizer import begin_state, make_optimizer, prepare_step
 
 OPTIM = load_stage("stage1").config.optim
 
@@ -10,9 +10,9 @@ def test_the_state_made_beforehand_is_the_one_that_a_first_step_makes():
     steps = []
     for beforehand in (False, True):
         weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = adamw.make([weight], OPTIM)
+        optimizer = make_optimizer([weight], OPTIM)
         if beforehand:
-            adamw.begin(optimizer, [weight])
+            begin_state(optimizer, [weight])
         weight.grad = torch.tensor([0.5, 0.25])
         optimizer.step()
         steps.append({"weight": weight.detach(), **optimizer.state[weight]})
@@ -25,9 +25,9 @@ def test_a_step_is_left_out_or_its_gradients_are_divided():
     moved = []
     for skip, divisor in ((True, None), (False, None), (False, torch.tensor(2.0))):
         weight = torch.nn.Parameter(torch.zeros(1))
-        optimizer = adamw.make([weight], OPTIM)
-        adamw.begin(optimizer, [weight])
-        adamw.prepare_step(optimizer, torch.tensor(skip), divisor)
+        optimizer = make_optimizer([weight], OPTIM)
+        begin_state(optimizer, [weight])
+        prepare_step(optimizer, torch.tensor(skip), divisor)
         weight.grad = torch.tensor([0.5])
         optimizer.step()
         moved.append(optimizer.state[weight]["exp_avg"].item())
