@@ -163,10 +163,12 @@ def page_application(
     return application
 
 
-def metrics_application(text: Callable[[], str]) -> web.Application:
-    """`/metrics` alone, as Prometheus reads it."""
+def metrics_application(text: Callable[[], str], address: str) -> web.Application:
+    """`/metrics` alone, as Prometheus reads it; on loopback for this machine's own names alone."""
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def metrics(request: web.Request) -> web.Response:
+        if is_loopback(address) and not is_own_host(request.headers.get("Host")):
+            return web.Response(status=421, text="misdirected request")
         return web.Response(text=text(), headers={"Content-Type": CONTENT_TYPE})
 
     application = web.Application()

@@ -112,7 +112,9 @@ class Monitor(AbstractContextManager["Monitor"]):
         address = host.strip("[]")
         if not (digits.isascii() and digits.isdecimal()):
             raise SoractlError(f"--prometheus {where}: no port", hint="--prometheus :9460")
-        application = server.metrics_application(lambda: prometheus.text(self.live.snapshot))
+        application = server.metrics_application(
+            lambda: prometheus.text(self.live.snapshot), address
+        )
         serving = server.Server(application, address, int(digits))
         port = serving.start()
         self._stack.callback(serving.stop)

@@ -186,14 +186,27 @@ def test_an_address_that_is_no_name_is_an_error_and_nothing_hangs(address):
         server.Server(application, address, 0).start()
 
 
+def metrics_for(address):
+    application = server.metrics_application(lambda: "up 1\n", address)
+    return server.Server(application, "127.0.0.1", 0)
+
+
 def test_the_metrics_of_prometheus_stand_at_one_path():
-    serving = server.Server(server.metrics_application(lambda: "up 1\n"), "127.0.0.1", 0)
+    serving = metrics_for("127.0.0.1")
     port = serving.start()
     answer, body = ask(port, "/metrics")
     assert (answer.status, body) == (200, "up 1\n")
     assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     assert ask(port, "/")[0].status == 404
     serving.stop()
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 421), ("", 200)])
+def test_metrics_on_loopback_are_for_no_name_that_was_pointed_there(address, status):
+    serving = metrics_for(address)
+    answer, _ = ask(serving.start(), "/metrics", Host="evil.example")
+    serving.stop()
+    assert answer.status == status
 
 
 def test_an_end_closes_open_streams():
