@@ -17,7 +17,10 @@ class Claims:
 
     @contextmanager
     def claimed(self, path: Path) -> Iterator[bool]:
-        """True in the block if the work is ours; the claim is given back after it."""
+        """True in the block if the work is ours; the claim is given back after it.
+
+        OSError where nothing can be written.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         lease = self._leases.setdefault(path, Lease(path, lease_s=self._lease_s))
         if not lease.take():
@@ -31,7 +34,7 @@ class Claims:
         finally:
             over.set()
             beating.join()
-            with suppress(LeaseLostError):
+            with suppress(LeaseLostError, OSError):  # one that stays is taken in half a minute
                 lease.check()
                 path.unlink(missing_ok=True)
             del self._leases[path]

@@ -172,7 +172,7 @@ def evaluate(
     ends = []
     with progress_bar.display() as display:
         for end in watch(sampled, options, os.environ, display):
-            display.say(report.evaluated_line(end))
+            display.say(report.evaluated_line(end, once=once))
             ends.append(end)
     output.report([report.evaluated_summary(ends)], report.evaluated_json(ends), as_json)
     raise typer.Exit(report.evaluated_exit_code(ends))

@@ -93,9 +93,8 @@ class Server:
         seen: set[Path] = set()
         while (item := self._next(seen)) is not None:
             seen.add(item.checkpoint.path)
-            with self._claims.claimed(item.folder / ".claim") as is_ours:
-                if is_ours and not is_done(item):  # another server may have been quicker
-                    yield self._evaluated(item)
+            if (end := self._turn(item)) is not None:
+                yield end
 
     def _next(self, seen: set[Path]) -> Item | None:
         options = self._options
@@ -113,6 +112,15 @@ class Server:
         )
         return next(new, None)
 
+    def _turn(self, item: Item) -> Evaluated | None:
+        """The end of a checkpoint's turn; None if another server has it."""
+        try:
+            with self._claims.claimed(item.folder / ".claim") as is_ours:
+                # another server may have been quicker
+                return self._evaluated(item) if is_ours and not is_done(item) else None
+        except OSError as error:  # a full disk, a folder that is another's
+            return self._failed(item, str(error), 0.0)
+
     def _evaluated(self, item: Item) -> Evaluated:
         began = time.monotonic()
         try:
@@ -128,9 +136,12 @@ class Server:
         except (SoractlError, OSError) as error:
             reason = str(error)
         self._restart()
+        return self._failed(item, reason, time.monotonic() - began)
+
+    def _failed(self, item: Item, reason: str, seconds: float) -> Evaluated:
         self._tries[item.key] += 1
         left = MOST_TRIES - self._tries[item.key]
-        return Evaluated(item, 0, time.monotonic() - began, reason, left)
+        return Evaluated(item, 0, seconds, reason, left)
 
     def _made(self, item: Item, tasks: Sequence[Mapping[str, Any]]) -> list[Made]:
         there = [task for task in tasks if task["done"]]

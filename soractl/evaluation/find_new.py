@@ -55,6 +55,16 @@ def find_new(
     return new[::-1] if newest_first else new
 
 
+def passed_over(run: RunDir, weights: str) -> dict[Path, str]:
+    """Folders of checkpoints that are never new, and why: incomplete, or without the weights."""
+    lacking = {
+        one.path: f"it was copied without `{weights}`"
+        for one in run.checkpoints()
+        if weights in one.manifest.left_out
+    }
+    return {**run.incomplete(), **lacking}
+
+
 def digest_of(checkpoint: Checkpoint) -> str:
     """The checksum of a checkpoint's manifest; empty if the checkpoint was removed just now."""
     try:

@@ -36,15 +36,15 @@ def sampled_json(result: Sampled) -> dict[str, Any]:
     }
 
 
-def evaluated_line(end: Evaluated) -> str:
-    """One checkpoint's end."""
+def evaluated_line(end: Evaluated, *, once: bool = False) -> str:
+    """One checkpoint's end; with `once` there is no other try."""
     if not end.reason:
         videos, time = text.count(end.videos, "video"), text.duration(end.seconds)
         alarms = "".join(f"  ALARM {alarm}" for alarm in end.published.alarms)
         faults = "".join(f"  {fault}" for fault in end.published.faults)
         return f"{end.item}  {videos} in {time}  {end.item.folder}{alarms}{faults}"
     more = text.count(end.tries_left, "more time")
-    again = f"tried {more}" if end.tries_left else "not tried again"
+    again = f"tried {more}" if end.tries_left and not once else "not tried again"
     return f"{end.item}  failed, {again}: {end.reason}"
 
 

@@ -11,6 +11,7 @@ from soractl.cluster import settings
 from soractl.cluster.notify import Notifier
 from soractl.errors import SoractlError
 from soractl.evaluation.evaluate import EvalOptions, Evaluated, Server
+from soractl.evaluation.find_new import passed_over
 from soractl.evaluation.origin import Here, There
 from soractl.evaluation.outside_metrics import OutsideMetrics
 from soractl.evaluation.publish import Publisher
@@ -63,12 +64,14 @@ def watch(
         server = stack.enter_context(Server(evaluated, origin, publisher, environ, display.show))
         if options.port is not None:
             display.say(_shown(origin, options.port, stack))
+        said: set[Path] = set()
         while True:
             origin.fetch()
             for end in server.round():
                 if not end.reason:
                     origin.send(end.item.run)
                 yield end
+            _say_passed_over(origin, evaluated.weights, said, display)
             if options.upload:
                 for run in origin.runs:
                     uploads.send(run, origin.place(run), at_last=options.every_s is None)
@@ -94,6 +97,15 @@ def _origin(
         display,
         watches=options.every_s is not None,
     )
+
+
+def _say_passed_over(origin: Here | There, weights: str, said: set[Path], display: Display) -> None:
+    """Each checkpoint that is never sampled, once: a silent gap would look like a slow server."""
+    for run in origin.runs:
+        for path, reason in passed_over(run, weights).items():
+            if path not in said and path.exists():  # else it is being removed just now
+                said.add(path)
+                display.say(f"{run.name} {path.name} is not sampled: {reason}")
 
 
 def _shown(origin: Here | There, port: int, stack: ExitStack) -> str:

@@ -24,8 +24,9 @@ POLICY = (
 )
 _KINDS = {".mp4": "video/mp4", ".png": "image/png"}
 _PART = r"[^/\\]+"
-_VIDEO = re.compile(rf"/(\d+)/({_PART})/(\d+)/({_PART}\.(?:mp4|png))")
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_NUMBER = "[0-9]{1,18}"  # Python refuses numbers of thousands of digits
+_VIDEO = re.compile(rf"/({_NUMBER})/({_PART})/({_NUMBER})/({_PART}\.(?:mp4|png))")
+_RANGE = re.compile(rf"bytes=({_NUMBER})-({_NUMBER})?")
 
 Runs = Callable[[], Sequence[RunDir]]  # more may come; what is there keeps its place
 
@@ -124,11 +125,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND)
             return
         match = _RANGE.fullmatch(self.headers.get("Range", ""))
-        start = int(match[1]) if match else 0
-        if not match or start >= len(content):
+        last = len(content) - 1
+        start, end = (int(match[1]), min(int(match[2] or last), last)) if match else (0, -1)
+        if start > end:  # no part of the file is named
             self._send(content, _KINDS[file.suffix])
             return
-        end = min(int(match[2]) if match[2] else len(content) - 1, len(content) - 1)
         part = {"Content-Range": f"bytes {start}-{end}/{len(content)}"}
         self._send(content[start : end + 1], _KINDS[file.suffix], HTTPStatus.PARTIAL_CONTENT, part)
 

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from soractl.evaluation.evaluate import EvalOptions, Server
 from soractl.evaluation.origin import Here
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
+from soractl.supervise.lease import read_holder
 from tests.making import publish_random_weights
 from trainer import sample
 from trainer.atomic_files import describe_file, read_json
@@ -38,7 +40,8 @@ from trainer.sampling.job import Choices, Worker, plan
 from trainer.sampling.prompt_files import read_entries
 
 PROMPTS = ("a cat", "a dog", "a hen", "waves")
-PRESET = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
+FRAMES = "4"  # a tenth of a second each, so that kills hit all that a server does
+PRESET = Preset(frames=FRAMES, resolution="144p", ratio="9:16", steps=1)
 LONGEST_S = 1.5  # between two kills
 READY = 20  # checkpoints that wait: claims of killed servers keep some from the others
 LEASE_S, BEAT_S = 12.0, 0.5  # beats come late where the machine is busy
@@ -111,7 +114,7 @@ def serve(run: RunDir, prompts: Path) -> None:
 def load(run: RunDir, prompts: Path, folder: Path) -> Worker:
     """Networks in memory, as every sampling process has them after its fork."""
     (checkpoint,) = run.checkpoints()
-    choices = Choices(frames="17", resolution="144p", steps=1)
+    choices = Choices(frames=FRAMES, resolution="144p", steps=1)
     worker = Worker()
     worker.perform(plan(checkpoint, read_entries(prompts), choices, folder)[:1])
     return worker
@@ -164,6 +167,7 @@ class Kills:
         worker = load(self.run, self.prompts, folder / "first")
         setattr(sample, "Worker", lambda: worker)  # noqa: B010 - mypy knows a class
         self.rules, self.draws = Rules(self.run), draws
+        self.moments: Counter[str] = Counter()  # that kills hit
         self.steps = 1
         self.servers = [self._start() for _ in range(servers)]
 
@@ -189,6 +193,7 @@ class Kills:
         """One kill; returns what was hit."""
         number = self.draws.randrange(len(self.servers))
         server = self.servers[number]
+        self.moments[self._moment(server)] += 1
         children = _children(server)
         what = self.draws.choice(("server", "sampler", "both"))
         if what == "sampler" and children:
@@ -199,6 +204,18 @@ class Kills:
         os.waitpid(server, 0)
         self.servers[number] = self._start()
         return what
+
+    def _moment(self, server: int) -> str:
+        """What a server does, by the folder that it has claimed."""
+        for claim in self.run.evaluations.glob("toy/*/.claim"):
+            holder = read_holder(claim)
+            if holder is not None and holder.pid == server:
+                if (claim.parent / "result.json").exists():
+                    return "its gallery"
+                made = len(list(claim.parent.glob("sample_*.json")))
+                ways = {0: "its first videos", len(PROMPTS): "its result"}
+                return ways.get(made, "its other videos")
+        return "no claim"
 
     def finish(self) -> None:
         """All that was published is sampled in the end, without any more kills."""
@@ -262,8 +279,9 @@ def main(arguments: list[str] | None = None) -> int:
         videos = len(PROMPTS) * kills.steps
     seconds = time.monotonic() - began_s
     sys.stdout.write(
-        f"{options.kills} kills ({hit}) in {seconds:.0f} s, seed {options.seed}: {kills.steps} "
-        f"checkpoints, {videos} videos, none half, none twice, none missing\n"
+        f"{options.kills} kills ({hit}, amid {dict(kills.moments)}) in {seconds:.0f} s, seed "
+        f"{options.seed}: {kills.steps} checkpoints, {videos} videos, none half, none twice, none "
+        "missing\n"
     )
     return 0
 

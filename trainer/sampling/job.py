@@ -1,6 +1,7 @@
 """A job of sampling: a task a video, planned before networks are loaded, skipped where done."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -162,6 +163,8 @@ def plan(
     ConfigError for anything that would fail later: sizes, mask strategies, references.
     """
     _check_positive(num_samples=choices.samples, steps=choices.steps)
+    if choices.cfg_scale is not None and not math.isfinite(choices.cfg_scale):
+        raise ConfigError([f"--cfg-scale {choices.cfg_scale}; expected a number"])
     digest = describe_file(checkpoint.path / MANIFEST)["sha256"]
     tasks = [
         _task(checkpoint, digest, (number, entry, sample), choices, out)

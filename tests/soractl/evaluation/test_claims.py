@@ -12,6 +12,14 @@ def test_one_of_two_servers_gets_the_work_and_gives_it_back(tmp_path):
         assert second
 
 
+def test_a_claim_that_cannot_be_read_again_costs_nothing(tmp_path):
+    claim = tmp_path / "100" / ".claim"
+    with Claims().claimed(claim) as is_ours:
+        assert is_ours
+        claim.unlink()
+        claim.parent.rmdir()
+
+
 def test_the_work_of_a_dead_server_is_taken_when_its_claim_stands_still(tmp_path, monkeypatch):
     claim = tmp_path / ".claim"
     assert Lease(claim).take()  # and its holder is killed

@@ -11,6 +11,7 @@ from soractl.evaluation.evaluate import MOST_TRIES, EndOfServer, EvalOptions, Se
 from soractl.evaluation.origin import Here
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
+from soractl.evaluation.report import evaluated_line
 from trainer.run_dir import RunDir, run_of
 
 TINY = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
@@ -76,6 +77,17 @@ def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(option
     assert [end.tries_left for end in ends] == [2, 1, 0]
     assert all("is damaged" in end.reason for end in ends)
     assert not run.evaluation_result("tiny", 1).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_failure_of_each_checkpoint(options, run):
+    run.evaluations.write_text("no folder")
+    with server_of(options, run) as server:
+        ends = [end for _ in range(MOST_TRIES + 1) for end in server.round()]
+    assert [(end.tries_left, end.videos) for end in ends] == [(2, 0), (1, 0), (0, 0)]
+    assert all("Not a directory" in end.reason for end in ends)
+    failed = f"{ends[0].item}  failed, %s: {ends[0].reason}"
+    assert evaluated_line(ends[0]) == failed % "tried 2 more times"
+    assert evaluated_line(ends[0], once=True) == failed % "not tried again"
 
 
 @pytest.mark.slow  # a process loads torch

@@ -1,6 +1,6 @@
 import pytest
 
-from soractl.evaluation.find_new import digest_of, find_new
+from soractl.evaluation.find_new import digest_of, find_new, passed_over
 from tests.making import make_manifest
 from trainer.atomic_files import write_json
 from trainer.run_dir import RunDir, create_run
@@ -49,6 +49,16 @@ def test_copies_without_the_weights_are_left_out(tmp_path):
     run.publish(draft, make_manifest(1, left_out=("ema", "optimizer")))
     assert steps(run) == []
     assert len(find_new(run, "low4s", "model", newest_first=False, first_of_epoch=False)) == 1
+
+
+def test_what_is_never_sampled_has_a_reason(run):
+    (run.checkpoints_folder / "epoch1-global_step500").mkdir()
+    draft = run.draft_path(1, 600)
+    draft.mkdir()
+    lacking = run.publish(draft, make_manifest(600, left_out=("model", "optimizer")))
+    broken = {run.checkpoints_folder / "epoch1-global_step500": "no checkpoint.json"}
+    assert passed_over(run, "ema") == broken
+    assert passed_over(run, "model") == broken | {lacking.path: "it was copied without `model`"}
 
 
 def test_a_run_without_checkpoints_has_nothing_new(tmp_path):

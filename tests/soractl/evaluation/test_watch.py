@@ -33,6 +33,24 @@ def test_one_look_at_a_run_without_checkpoints_ends(options, tmp_path):
     assert list(watch(options, watched, os.environ, KeptLines())) == []
 
 
+def test_a_checkpoint_that_is_never_sampled_is_said_once(options, tmp_path):
+    run = create_run(tmp_path / "runs", "smoke")
+    run.run_json.write_text("{}")
+    (run.checkpoints_folder / "epoch0-global_step7").mkdir(parents=True)
+    display, waits = KeptLines(), iter((None, KeyboardInterrupt))
+
+    def wait(_):
+        if end := next(waits):
+            raise end
+
+    watched = WatchOptions(("1",), tmp_path / "runs", every_s=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        list(watch(options, watched, os.environ, display, wait))
+    assert display.lines == [
+        "001-smoke epoch0-global_step7 is not sampled: no checkpoint.json",
+    ]
+
+
 def test_prompts_that_are_not_there_are_an_error_before_the_first_checkpoint(options, tmp_path):
     run = create_run(tmp_path / "runs", "smoke")
     run.run_json.write_text("{}")

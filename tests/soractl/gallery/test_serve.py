@@ -67,6 +67,12 @@ def test_a_player_gets_the_part_that_it_asks_for(ask):
         assert headers["Content-Range"].endswith("/10")
 
 
+@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=10-", "bytes=-3", f"bytes={'9' * 5000}-"])
+def test_a_part_that_is_none_gets_the_whole_video(ask, asked):
+    status, body, _ = ask("/0/low4s/100/sample_0000.mp4", Range=asked)
+    assert (status, body) == (200, b"0123456789")
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -78,10 +84,17 @@ def test_a_player_gets_the_part_that_it_asks_for(ask):
         "/0/%2e%2e/100/sample_0000.mp4",
         "/0/low4s/100/..%2f..%2f..%2frun.json",
         "/etc/passwd",
+        f"/{'1' * 5000}/low4s/100/sample_0000.mp4",  # more digits than Python reads
+        f"/0/low4s/{'1' * 5000}/sample_0000.mp4",
+        "/0/low4s/100/%00.mp4",
+        "/0/low4s/100/" + "%ff" * 5000 + ".mp4",
+        "/%30/low4s/%D9%A1/sample_0000.mp4",  # a digit of another script
+        "*",
     ],
 )
-def test_nothing_else_is_served(ask, path):
+def test_nothing_else_is_served(ask, path, capsys):
     assert ask(path)[0] == 404
+    assert capsys.readouterr().err == ""
 
 
 def test_another_sites_name_for_this_machine_is_refused(ask):

@@ -1,4 +1,5 @@
 import json
+import math
 import weakref
 from dataclasses import asdict, replace
 
@@ -41,6 +42,7 @@ def test_a_prompt_of_a_file_may_have_its_own_size_and_seed(random_checkpoint):
         (replace(SMALL, samples=0), "--num-samples 0; expected at least 1"),
         (replace(SMALL, steps=0), "--steps 0; expected at least 1"),
         (replace(SMALL, fps=0), "--fps 0; expected at least 1"),
+        (replace(SMALL, cfg_scale=math.nan), "--cfg-scale nan; expected a number"),
     ],
 )
 def test_numbers_that_make_no_video_are_refused(random_checkpoint, choices, fault):
