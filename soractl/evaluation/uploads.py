@@ -49,6 +49,8 @@ class Uploads:
             self._settled[run] = seen
         if answer["sent"]:
             self.say(f"{run.name}: {answer['sent']} videos sent to W&B")
+        elif at_last and answer.get("again"):  # nobody asks again
+            self.say(f"{run.name}: no video was sent to W&B: {answer.get('why')}")
 
     def _is_due(self, run: RunDir) -> bool:
         asked_s = self._asked_s.get(run)

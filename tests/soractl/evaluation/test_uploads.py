@@ -68,10 +68,10 @@ def test_while_a_training_runs_it_is_asked_once_a_minute_and_at_the_last(evaluat
     for _ in range(12):
         uploads.send(evaluated, PLACE)
         there.now_s += 10
-    assert len(there.asked) == 2
+    assert (len(there.asked), there.shown) == (2, [])
     uploads.send(evaluated, PLACE, at_last=True)
     assert len(there.asked) == 3
-    assert there.shown == []
+    assert there.shown == [f"001-smoke: no video was sent to W&B: {running['why']}"]
 
 
 def test_a_failure_is_one_line_and_is_tried_again(evaluated):
