@@ -18,7 +18,8 @@ def sample(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint's folder, a run, or latest.", autocompletion=complete_checkpoint
+            help="A checkpoint's folder, a run (latest, 7, 007-stage2).",
+            autocompletion=complete_checkpoint,
         ),
     ],
     prompt: Annotated[

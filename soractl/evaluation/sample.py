@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from soractl.cluster.settings import this_machine
 from soractl.errors import ExitCode
 from soractl.evaluation.samplers import Made, Sampler, devices, perform
+from soractl.runs.find import LATEST, find_run
 from soractl.terminal.meter import Meter, Show, Unit
 
 VIDEOS = Unit(
@@ -82,8 +83,12 @@ class Sampled:
 
 
 def sample(options: SampleOptions, environ: Mapping[str, str], show: Show) -> Sampled:
-    """Make the videos that are not there yet; SoractlError if the request is wrong."""
+    """Make the videos that are not there yet; SoractlError if the request is wrong.
+
+    A checkpoint of a run's number or name is the run's newest complete one.
+    """
     began = time.monotonic()
+    options = replace(options, checkpoint=_checkpoint(options))
     first, *others = devices(environ, this_machine(environ).gpus)
     with ExitStack() as stack:
         sampler = stack.enter_context(Sampler.on(first))
@@ -95,6 +100,14 @@ def sample(options: SampleOptions, environ: Mapping[str, str], show: Show) -> Sa
         whole = [task for task in tasks if task["file"] not in lost]
         sheets = _contact_sheets(whole, sampler) if left else ()
     return Sampled(tuple(made), tuple(tasks), time.monotonic() - began, sheets)
+
+
+def _checkpoint(options: SampleOptions) -> str:
+    """A folder, and `latest`, as they are; a run's number or name as its folder."""
+    text = options.checkpoint
+    if text == LATEST or "/" in text or Path(text).exists():
+        return text
+    return str(find_run(Path(options.runs), text).path)
 
 
 def made_of(

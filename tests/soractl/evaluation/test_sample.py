@@ -4,7 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 from soractl.cli import app
-from soractl.evaluation.sample import SampleOptions
+from soractl.errors import SoractlError
+from soractl.evaluation.sample import SampleOptions, _checkpoint
+from trainer.run_dir import create_run
 
 
 def test_options_that_nobody_gave_are_left_to_the_trainer():
@@ -43,6 +45,17 @@ def test_videos_are_made_once_and_named(random_checkpoint, tmp_path):
     assert first["contact_sheets"] == [str(tmp_path / "out" / "contact_sheet.png")]
     assert [video["elapsed_s"] for video in again["videos"]] == [None, None]
     assert json.loads((tmp_path / "out" / "cat.json").read_text())["task"]["text"] == "a cat"
+
+
+def test_a_run_is_named_as_everywhere(tmp_path):
+    run = create_run(tmp_path, "smoke")
+    run.run_json.write_text("{}")
+    for name in ("1", "001", "001-smoke"):
+        assert _checkpoint(SampleOptions(name, runs=str(tmp_path))) == str(run.path)
+    for name in ("latest", "runs/9", str(run.path)):
+        assert _checkpoint(SampleOptions(name, runs=str(tmp_path))) == name
+    with pytest.raises(SoractlError, match="no run 9 in"):
+        _checkpoint(SampleOptions("9", runs=str(tmp_path)))
 
 
 @pytest.mark.slow  # a process loads torch
