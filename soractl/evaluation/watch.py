@@ -64,14 +64,14 @@ def watch(
         server = stack.enter_context(Server(evaluated, origin, publisher, environ, display.show))
         if options.port is not None:
             display.say(_shown(origin, options.port, stack))
-        said: set[Path] = set()
+        shown: set[Path] = set()
         while True:
             origin.fetch()
             for end in server.round():
                 if not end.reason:
                     origin.send(end.item.run)
                 yield end
-            _say_passed_over(origin, evaluated.weights, said, display)
+            _show_passed_over(origin, evaluated.weights, shown, display)
             if options.upload:
                 for run in origin.runs:
                     uploads.send(run, origin.place(run), at_last=options.every_s is None)
@@ -99,12 +99,14 @@ def _origin(
     )
 
 
-def _say_passed_over(origin: Here | There, weights: str, said: set[Path], display: Display) -> None:
+def _show_passed_over(
+    origin: Here | There, weights: str, shown: set[Path], display: Display
+) -> None:
     """Each checkpoint that is never sampled, once: a silent gap would look like a slow server."""
     for run in origin.runs:
         for path, reason in passed_over(run, weights).items():
-            if path not in said and path.exists():  # else it is being removed just now
-                said.add(path)
+            if path not in shown and path.exists():  # else it is being removed just now
+                shown.add(path)
                 display.say(f"{run.name} {path.name} is not sampled: {reason}")
 
 

@@ -33,7 +33,7 @@ def test_one_look_at_a_run_without_checkpoints_ends(options, tmp_path):
     assert list(watch(options, watched, os.environ, KeptLines())) == []
 
 
-def test_a_checkpoint_that_is_never_sampled_is_said_once(options, tmp_path):
+def test_a_checkpoint_that_is_never_sampled_is_shown_once(options, tmp_path):
     run = create_run(tmp_path / "runs", "smoke")
     run.run_json.write_text("{}")
     (run.checkpoints_folder / "epoch0-global_step7").mkdir(parents=True)
