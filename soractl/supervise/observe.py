@@ -173,6 +173,9 @@ def _lost(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
 def _crashed(memory: Memory, look: Look) -> Verdict | None:
     if memory.failed_s is None or look.at_s - memory.failed_s < PEER_GRACE_S:
         return None
+    # Who gave no answer since may be why the others fail: it is lost once it was silent for long.
+    if any(node.fault and 0.0 < _silent_s(memory, node) <= SILENT_S for node in look.nodes):
+        return None
     failed = [(node.name, f"exit code {node.exit_code}") for node in look.nodes if node.exit_code]
     node, words = look.failed or failed[0]
     return Verdict(State.CRASHED, words, node)

@@ -83,8 +83,10 @@ class Watcher:
         for saving, reason in self._logs.given_up():
             self._trainers.given_up(saving, reason)
         self.nodes.update(progress)
-        if self.nodes.exited_badly and not self.nodes.ended and self._is_news():
-            self.nodes.confirm()  # a launcher that is gone may have left ranks that train on
+        failed = self._failed()
+        if not self.nodes.ended and self._is_news(failed):
+            # A node that is silent may be why, and ranks may train on without their launcher.
+            self.nodes.confirm()
         fresh = self.nodes.looks > self._looks
         self._looks = self.nodes.looks
         answers = {state.node: state for state in self.nodes.answers}
@@ -97,7 +99,7 @@ class Watcher:
             ),
             step=step,
             phase=self._phase(step),
-            failed=self._failed(),
+            failed=failed,
             stopped=self._stops.look(),
             second_sign=self._second_sign(progress.heartbeat_age_s),
         )
@@ -119,8 +121,9 @@ class Watcher:
                     text=f"the launcher is gone, {ranks}",
                 )
 
-    def _is_news(self) -> bool:
+    def _is_news(self, failed: tuple[str, str] | None) -> bool:
         bad = {state.node for state in self.nodes.states if state.exit_code}
+        bad |= {failed[0]} if failed else set()
         is_news = not bad <= self._confirmed
         self._confirmed |= bad
         return is_news

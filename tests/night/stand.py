@@ -13,6 +13,7 @@ from typing import Any
 from soractl.runs.events import Event, read_events
 from soractl.runs.record import read_record
 from soractl.supervise.lease import Holder, read_holder
+from soractl.supervise.quarantine import lift
 from trainer.run_dir import AttemptDir, RunDir
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -102,7 +103,7 @@ class Stand:
         """A node that was switched off, and a person who says that it is mended."""
         self.cluster("on", str(number))
         self.prepare(number)
-        self.soractl("nodes", "--lift", f"n{number}")
+        lift(self.run.path.parent, f"n{number}")
 
     def wait(self, condition: Callable[[], object], seconds: float = WAIT_S) -> None:
         """Until a condition holds; AssertionError with the last events when it never does."""

@@ -102,6 +102,16 @@ def test_a_crash_is_named_three_seconds_after_its_first_sign():
     assert last.reason == "rank 3: ValueError: no"
 
 
+def test_a_crash_waits_only_for_a_node_that_gives_no_answer():
+    sign = {"failed": ("n1", "rank 0: ValueError: no")}
+    late = standing(60, 66, 1, nodes=nodes(n3=silent()), **sign)
+    story, _, _ = seen([*HEALTHY, *late, *standing(66, 70, 1, **sign)])
+    assert story[-1] == (66.0, State.CRASHED, "n1")
+    cut_off = nodes(**{name: silent() for name in NODES})
+    story, _, _ = seen([*HEALTHY, *standing(60, 80, 1, nodes=cut_off, **sign)])
+    assert story[-1][1:] == (State.BLIND, None)
+
+
 def test_an_exit_code_alone_is_a_crash():
     ended = nodes(n3={"exit_code": 1})
     story, last, _ = seen([*HEALTHY, *standing(60, 70, 1, nodes=ended)])
@@ -146,7 +156,11 @@ def test_a_silent_node_whose_run_makes_steps_is_never_lost():
 
 def test_a_silent_node_is_why_the_others_fail():
     quiet = nodes(n2=silent(), n1={"exit_code": 1})
-    assert seen([*HEALTHY, *standing(60, 90, nodes=quiet)])[0][-1][1:] == (State.CRASHED, "n1")
+    story, last, _ = seen([*HEALTHY, *standing(60, 90, nodes=quiet)])
+    assert (story[-1], last.reason) == (
+        (74.0, State.LOST, "n2"),
+        "no answer for 16 s (unreachable)",
+    )
     before = standing(60, 80, nodes=nodes(n2=silent()))
     after = standing(80, 90, nodes=quiet)
     assert seen([*HEALTHY, *before, *after])[0][-1] == (80.0, State.LOST, "n2")

@@ -111,6 +111,20 @@ def test_a_ranks_account_comes_before_a_bare_exit_code_and_after_a_kill(run, wat
     assert watcher.look().failed == ("n2", "rank 3: killed by SIGSEGV")
 
 
+def test_all_nodes_are_asked_as_soon_as_a_rank_has_failed(run, watcher):
+    settled(watcher)
+    watcher.silent = {"n2"}
+    account = {"rank": 0, "node": "n1", "error": "closed by peer", "time_unix_s": time.time()}
+    run.attempts()[0].rank_failure(0).write_text(json.dumps(account))
+    asked = watcher.nodes.looks
+    look = watcher.look()
+    assert watcher.nodes.looks > asked
+    assert look.failed == ("n1", "rank 0: closed by peer")
+    assert [(node.name, node.fault) for node in look.nodes] == [
+        ("n1", ""), ("n2", "unreachable: no route"),
+    ]  # fmt: skip
+
+
 def test_torchruns_own_term_to_its_ranks_is_no_failure(run, watcher):
     run.attempts()[0].node_log("n2").write_text(GONE.format(code=-15))
     assert watcher.look().failed is None
