@@ -3,6 +3,7 @@
 All times are seconds of one monotonic clock, the watcher's own.
 """
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,12 +31,11 @@ class Limits:
     saving_s: float = 300.0
     validating_s: float = 900.0
     learned: float = 3.0  # times the longest that was seen of a phase
+    most_s: float = math.inf  # for what ends before the ranks' own timeout does
 
     def within(self, collective_timeout_s: float) -> "Limits":
-        """Limits of saves and validations that end before the ranks' own timeout does."""
-        most_s = OF_TIMEOUT * collective_timeout_s
-        saving_s, validating_s = min(self.saving_s, most_s), min(self.validating_s, most_s)
-        return replace(self, saving_s=saving_s, validating_s=validating_s)
+        """Limits by which a run is looked at before its ranks' own timeout ends it."""
+        return replace(self, most_s=OF_TIMEOUT * collective_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class StepClock:
     def suspect_after_s(self, phase: Phase, limits: Limits) -> float:
         """Seconds without a step after which a run is suspect; with a second sign, hung."""
         steps_s = max(limits.suspect_s, limits.suspect_p95 * self.p95_s)
-        return max(steps_s, self._phase_limit_s(phase, limits))
+        return max(min(steps_s, limits.most_s), self._phase_limit_s(phase, limits))
 
     def hung_after_s(self, phase: Phase, limits: Limits) -> float:
         """Seconds without a step after which a run counts as hung without a second sign."""
@@ -117,4 +117,5 @@ class StepClock:
         }[phase]
         past_s = self.longest_s.get(phase)
         least_s = limits.first_step_least_s if phase == "first step" else 0.0
-        return first_s if past_s is None else max(limits.learned * past_s, least_s)
+        limit_s = first_s if past_s is None else max(limits.learned * past_s, least_s)
+        return min(limit_s, limits.most_s) if phase in ("saving", "validating") else limit_s

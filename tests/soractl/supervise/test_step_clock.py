@@ -85,7 +85,13 @@ def test_slow_is_half_as_long_again_over_ten_steps():
 
 
 def test_limits_end_before_the_ranks_own_timeout_ends_the_run():
-    within = LIMITS.within(120.0)
-    assert (within.saving_s, within.validating_s) == (90.0, 90.0)
-    assert LIMITS.within(3600.0) == LIMITS
-    assert (within.first_step_s, within.alone_s) == (LIMITS.first_step_s, LIMITS.alone_s)
+    clock = StepClock(7, 0.0, steps_s=(30.0,) * 20, longest_s={"saving": 200.0})
+    phases = ("training", "saving", "validating", "first step")
+
+    def suspect_after_s(limits):
+        return [clock.suspect_after_s(phase, limits) for phase in phases]
+
+    assert suspect_after_s(LIMITS.within(120.0)) == [90.0, 90.0, 90.0, 1800.0]
+    assert suspect_after_s(LIMITS.within(3600.0)) == [150.0, 600.0, 900.0, 1800.0]
+    # without a second sign slow steps have their time
+    assert clock.hung_after_s("training", LIMITS.within(120.0)) == 240.0
