@@ -138,7 +138,7 @@ def _stop_at_a_checkpoint(stand: Stand) -> None:
     stand.soractl("launch", "smoke", "--detach", *settings)
     stand.trains(1)
     stand.soractl("kill")
-    stand.soractl("resume", "--detach")
+    stand.soractl("resume", "latest", "--detach")
     stand.soractl("kill", "--grace", "0.5")
 
 
