@@ -144,8 +144,15 @@ def make_slurm(start_cluster):
 
 
 @pytest.fixture
-def slurm_cluster(make_slurm, tmp_path):
+def before_start():
+    """What a test does to Slurm's files and nodes before it starts: given by `parametrize`."""
+    return lambda slurm: None
+
+
+@pytest.fixture
+def slurm_cluster(make_slurm, tmp_path, before_start):
     """slurmctld, a slurmd a node, and one munged for all, whose socket they share."""
     slurm = make_slurm(tmp_path / "slurm")
+    before_start(slurm)
     slurm.start()
     return slurm
