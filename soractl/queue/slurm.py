@@ -42,6 +42,10 @@ HINTS = {
     "Requested time limit is invalid": "`sinfo -o '%P %l'` shows the limits; [slurm] time",
     "Munge": "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",
     "Protocol authentication error": "`munge -n | unmunge` shows whether munge runs here",
+    "Zero Bytes were transmitted": "the controller takes no credential of this machine: their"
+    " clocks or munge's keys differ; `munge -n | ssh CONTROLLER unmunge` says which",
+    "I/O error writing script": "the disk of Slurm's controller is full (StateSaveLocation): its"
+    " administrators can help",
     "Unable to contact slurm controller": "`scontrol ping` asks the controller",
     "Parsing error": "a key in slurm.conf is not known to this version of Slurm",
     "Unable to process configuration file": "slurm.conf cannot be read; SLURM_CONF names its place",

@@ -45,8 +45,8 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
     """Lines of `status`: the run, `more` that others know of it, and its failure if it failed."""
     rows = [("run", text.path(status.run.path)), ("stage", status.stage)]
     if status.attempt is not None:
-        nodes = text.count(len(status.nodes), "node")
-        rows.append(("state", f"{status.state} (attempt {status.attempt} on {nodes})"))
+        nodes = f" on {text.count(len(status.nodes), 'node')}" if status.nodes else ""
+        rows.append(("state", f"{status.state} (attempt {status.attempt}{nodes})"))
     else:
         rows.append(("state", status.state))
     if status.queue:

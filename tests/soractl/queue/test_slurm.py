@@ -61,6 +61,17 @@ def test_the_forecast_is_slurms_own():
             "sbatch: error: Munge encode failed: Failed to access /run/munge/munge.socket.2",
             "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",
         ),
+        (  # the clock of the login node is half an hour late
+            "allocation failure: Zero Bytes were transmitted or received",
+            "the controller takes no credential of this machine: their clocks or munge's keys"
+            " differ; `munge -n | ssh CONTROLLER unmunge` says which",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: "
+            "I/O error writing script/environment to file",
+            "the disk of Slurm's controller is full (StateSaveLocation): its administrators can"
+            " help",
+        ),
         ("sbatch: error: Something of 2029", None),
     ],
 )
