@@ -18,6 +18,7 @@ FILE = Path("~/.local/state/soractl/health.db")
 DAY_S = 86400
 KEPT_DAYS = 30
 BUSY_S = 2.0  # another look writes
+UNUSABLE = (OSError, RuntimeError, sqlite3.Error)  # RuntimeError: an account without a home
 TABLES = """
 CREATE TABLE IF NOT EXISTS first
   (node TEXT, name TEXT, unix_s INTEGER, PRIMARY KEY (node, name)) WITHOUT ROWID;
@@ -44,7 +45,7 @@ def with_past(found: Health, file: Path = FILE) -> Health:
     now = int(time.time())
     try:
         return replace(found, past=remember(found.rows, now, file.expanduser()))
-    except (OSError, sqlite3.Error) as error:
+    except UNUSABLE as error:
         note = f"the history of verdicts cannot be kept in {file}: {error}"
         return replace(found, notes=(*found.notes, note))
 

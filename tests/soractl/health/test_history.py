@@ -1,4 +1,5 @@
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -83,13 +84,15 @@ def test_a_silenced_finding_has_a_past_and_a_lost_node_none(tmp_path):
     assert past.since == {KEY: Since(NOON, is_first_look=True, times=1)}
 
 
-@pytest.mark.parametrize("damage", ["a folder", "no database"])
+@pytest.mark.parametrize("damage", ["a folder", "no database", "no home"])
 def test_health_goes_on_where_nothing_can_be_kept(tmp_path, damage):
     file = tmp_path / "health.db"
     if damage == "a folder":
         file.mkdir()
-    else:
+    elif damage == "no database":
         file.write_text("no database " * 100)
+    else:
+        file = Path("~nobody-of-that-name/health.db")
     found = Health(NodeSource((), "one.txt"), (row(Level.BAD),), CHECKS)
     with_note = with_past(found, file)
     assert (with_note.past, with_note.rows) == (None, found.rows)
