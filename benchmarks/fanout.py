@@ -28,7 +28,6 @@ GPUS = "--query-gpu=index,name,utilization.gpu,memory.used,memory.total,power.dr
 APPS = "--query-compute-apps=pid,gpu_uuid,used_memory,process_name"
 BOTH = f"nvidia-smi {GPUS} --format=csv,noheader; nvidia-smi {APPS} --format=csv,noheader"
 DEADLINE_S = 10
-OURS, BEFORE = "soractl gpus", "soractl gpus, before"
 WATCHED_S = 20  # how long a tool is watched when nodes are bad
 
 
@@ -46,26 +45,18 @@ class Run:
     nodes: int  # named in the output
 
 
-def tools(before: Path | None = None) -> list[Tool]:
+def tools() -> list[Tool]:
     """What is compared; each prints something about every node of the host file."""
     file = str(STATE / "hostfiles" / "nodes.txt")
     lacking = {name: "" if shutil.which(name) else "not installed" for name in ("pdsh", "clush")}
     pssh = "" if find_spec("pssh") else "not installed (pip install parallel-ssh)"
     return [
-        Tool(OURS, gpus_of(REPOSITORY)),
-        *([Tool(BEFORE, gpus_of(before))] if before else []),
+        Tool("soractl gpus", (sys.executable, "-m", "soractl.cli", "gpus", file)),
         Tool("(a) two ssh a node, default pool", part("reference")),
         Tool("(b) pdsh", ("pdsh", "-R", "ssh", "-w", f"^{file}", BOTH), lacking["pdsh"]),
         Tool("(c) clush", ("clush", f"--hostfile={file}", BOTH), lacking["clush"]),
         Tool("(d) parallel-ssh", part("parallel_ssh"), pssh),
     ]
-
-
-def gpus_of(root: Path) -> tuple[str, ...]:
-    """`soractl gpus` of a checkout."""
-    file = str(STATE / "hostfiles" / "nodes.txt")
-    gpus = (sys.executable, "-m", "soractl.cli", "gpus", file)
-    return ("env", "-C", str(root), f"PYTHONPATH={root}", *gpus)
 
 
 def part(name: str) -> tuple[str, ...]:
@@ -171,10 +162,10 @@ def measure(tool: Tool) -> Run:
     return Run(wall, usage.ru_utime + usage.ru_stime, len(nodes))
 
 
-def compare(size: int, repeat: int, before: Path | None) -> None:
+def compare(size: int, repeat: int) -> None:
     """One table: medians of runs that took turns, and how many times slower than ours."""
     runs: dict[str, list[Run]] = {}
-    chosen = [tool for tool in tools(before) if not tool.missing]
+    chosen = [tool for tool in tools() if not tool.missing]
     with cluster(size):
         for _ in range(repeat):
             for tool in chosen:
@@ -182,7 +173,7 @@ def compare(size: int, repeat: int, before: Path | None) -> None:
         warm = warm_refresh()
     print(f"\n{size} nodes, medians of {repeat} (fastest - slowest)\n")
     print("| tool | wall s | x | client CPU s | x | nodes |\n|---|---|---|---|---|---|")
-    ours = runs[OURS]
+    ours = runs["soractl gpus"]
     for name, its in runs.items():
         wall, cpu = median(run.wall_s for run in its), median(run.cpu_s for run in its)
         spread = f"{min(run.wall_s for run in its):.2f} - {max(run.wall_s for run in its):.2f}"
@@ -192,10 +183,6 @@ def compare(size: int, repeat: int, before: Path | None) -> None:
             f" | {min(run.nodes for run in its)} |"
         )
     print(f"| refresh on warm connections | {median(warm):.2f} | | | | {size} |")
-    if before:
-        wall = median(run.wall_s for run in ours) / median(run.wall_s for run in runs[BEFORE])
-        cpu = median(run.cpu_s for run in ours) / median(run.cpu_s for run in runs[BEFORE])
-        print(f"\n{OURS} to that before: wall {wall:.2f}, client CPU {cpu:.2f}")
 
 
 def warm_refresh() -> list[float]:
@@ -237,7 +224,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[24, 64])
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--before", type=Path, help="another checkout, whose gpus takes turns too")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--hostfile", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -255,7 +241,7 @@ def main() -> None:
         if tool.missing:
             print(f"{tool.name}: left out, {tool.missing}")
     for size in options.nodes:
-        compare(size, options.repeat, options.before)
+        compare(size, options.repeat)
     with_bad_nodes(options.nodes[0])
 
 

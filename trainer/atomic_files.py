@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -17,6 +18,18 @@ _MOMENTARY = (errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOU
 
 class RunDirError(ValueError):
     """Something about a run's folder is not as it must be; the message names the path."""
+
+
+def file_time(folder: Path) -> float | None:
+    """Time now by the clock that dates a folder's files, perhaps a file server's.
+
+    None where nothing can be written: no other machine's clock says how old a file is.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as now:
+            return os.fstat(now.fileno()).st_mtime
+    except OSError:
+        return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

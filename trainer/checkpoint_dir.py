@@ -4,14 +4,13 @@ import os
 import re
 import shutil
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from trainer.atomic_files import read_small
+from trainer.atomic_files import file_time, read_small
 from trainer.manifest import MANIFEST, Manifest, missing_file, parse_manifest
 
 ANY_CHECKPOINT = "epoch*-global_step*"  # glob of the folders' names
@@ -85,9 +84,11 @@ class Checkpoint:
     def readers(self) -> list[str]:
         """Marks of those who read it; one of more than a day was left by a crash."""
         found = []
-        for mark in self.path.glob(f"{READER_MARK}*"):
+        marks = list(self.path.glob(f"{READER_MARK}*"))
+        now_s = file_time(self.path) if marks else None
+        for mark in marks:
             with suppress(FileNotFoundError):  # its reader is done just now
-                if time.time() - mark.stat().st_mtime < _READER_MARK_HOLDS_S:
+                if now_s is None or now_s - mark.stat().st_mtime < _READER_MARK_HOLDS_S:
                     found.append(mark.name.removeprefix(READER_MARK))
         return sorted(found)
 

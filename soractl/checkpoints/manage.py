@@ -1,6 +1,5 @@
 """Checkpoints of a run on disk: list, verify, prune."""
 
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from soractl.checkpoints.verification import broken_files, total_bytes
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import find_run
 from soractl.terminal.meter import BYTES, Meter, Show
-from trainer.atomic_files import read_json
+from trainer.atomic_files import file_time, read_json
 from trainer.checkpoint_dir import Checkpoint, read_checkpoint, superseded
 from trainer.manifest import MANIFEST
 from trainer.run_dir import RunDir
@@ -75,7 +74,7 @@ class Listing:
 def listing(root: Path, name: str) -> Listing:
     """Every checkpoint of a run, and every incomplete folder; SoractlError for an unknown run."""
     run = find_run(root, name)
-    now = time.time()
+    now = file_time(run.path)
     rows = []
     for checkpoint in run.checkpoints():
         with suppress(FileNotFoundError):  # the trainer removed it meanwhile
@@ -141,14 +140,15 @@ def _none_complete(name: str, incomplete: Mapping[str, str]) -> SoractlError:
     )
 
 
-def _row(checkpoint: Checkpoint, now_unix_s: float) -> CheckpointRow:
+def _row(checkpoint: Checkpoint, now_s: float | None) -> CheckpointRow:
     manifest = checkpoint.manifest
+    saved_s = (checkpoint.path / MANIFEST).stat().st_mtime
     return CheckpointRow(
         checkpoint.path,
         epoch=manifest.epoch,
         global_step=manifest.global_step,
         size_bytes=total_bytes(manifest.files),
-        age_s=now_unix_s - (checkpoint.path / MANIFEST).stat().st_mtime,
+        age_s=None if now_s is None else max(0.0, now_s - saved_s),
         parts=tuple(sorted({name.partition("/")[0] for name in manifest.files})),
         readers=tuple(checkpoint.readers()),
     )

@@ -107,7 +107,8 @@ def adopt_json(adoption: Adoption) -> dict[str, Any]:
 
 
 def _cells(row: CheckpointRow) -> tuple[str, ...]:
-    size, age = text.size(row.size_bytes or 0), text.duration(row.age_s or 0)
+    size = text.size(row.size_bytes or 0)
+    age = "-" if row.age_s is None else text.duration(row.age_s)
     parts, readers = " ".join(row.parts), " ".join(row.readers)
     counts = str(row.epoch), str(row.global_step)
     return row.path.name, *counts, size, age, parts, readers or "-"

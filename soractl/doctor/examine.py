@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -12,7 +13,7 @@ from soractl.errors import ExitCode, raise_if_interrupted
 from soractl.health.check import majority
 from soractl.health.examine import Health, NodeAnswer, judge_nodes, silences
 from soractl.launch.plan import LaunchPlan
-from soractl.launch.preflight import CHECKS, Asked, ask, cannot_write, marker_in
+from soractl.launch.preflight import CHECKS, Asked, ask, marker_in
 from soractl.launch.prepare import LaunchOptions, Site, prepare_launch, refuse_unnamed, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
@@ -112,16 +113,19 @@ def _ask(
     beside = {"names": names, "meeting": site.machine.free_port}
     if needs:
         beside |= needs.question
-    try:
-        with marker_in(plan.run.parent) as marker, Connections(site.cluster.ssh) as remote:
-            asked = Asked(
-                plan,
-                marker,
-                places=False,
-                beside=beside,
-                facts=needs.facts if needs else None,
-                deadline_s=deadline_s,
-            )
-            return ask(asked, remote)
-    except OSError as error:
-        raise cannot_write(plan.run.parent, error) from None
+    with ExitStack() as stack:
+        try:
+            marker, is_marked = stack.enter_context(marker_in(plan.run.parent)), True
+        except OSError:  # read-only or full, which is a finding of its own
+            marker, is_marked = plan.run.parent / "unmarked", False
+        remote = stack.enter_context(Connections(site.cluster.ssh))
+        asked = Asked(
+            plan,
+            marker,
+            is_marked,
+            places=False,
+            beside=beside,
+            facts=needs.facts if needs else None,
+            deadline_s=deadline_s,
+        )
+        return ask(asked, remote)

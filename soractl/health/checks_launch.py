@@ -42,7 +42,7 @@ def _used(seen: Seen) -> str:
 
 
 def _writes(seen: Seen) -> str:
-    if seen.value == "yes" or seen.also("shared") != "yes":
+    if seen.value == "yes" or seen.fields.get("shared") == "no":
         return ""
     return f"{seen.also('folder')} cannot be written there"
 

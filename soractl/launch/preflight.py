@@ -79,7 +79,8 @@ class Asked:
     """What is asked of the nodes of a plan."""
 
     plan: LaunchPlan
-    marker: Path  # a file that was written here just now
+    marker: Path  # a file that was written here just now, ...
+    is_marked: bool = True  # ... if that was possible
     places: bool = True  # also whether another run uses the GPUs
     beside: Mapping[str, Any] | None = None  # more of what launch/probe.py answers
     facts: Mapping[str, str] | None = None  # what is known here, for each node
@@ -308,7 +309,8 @@ def _completed(
         "clock offset": "?" if offset_s is None else f"{offset_s:.6f}",
         "used": "no" if used == "ok" else used,
     }
-    fields["shared"] = "yes" if fields.get("marker") == asked.marker.name else "no"
+    if asked.is_marked:
+        fields["shared"] = "yes" if fields.get("marker") == asked.marker.name else "no"
     if not is_head or fields["used"] != "no":
         fields.pop("port", None)
     return Facts({**items, "launch": {"": fields}}, facts.missing)

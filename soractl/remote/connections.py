@@ -1,5 +1,6 @@
 """Connections to nodes: each opened once, kept, and asked under a deadline."""
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
 BEGIN = b"soractl: begin\n"
 
 # The program is the first line of stdin: a login shell such as tcsh, through which this goes,
-# has other ideas of `!` and of lines inside quotes.
-_READ_PROGRAM = """exec sh -c 'echo "soractl: begin"; IFS= read -r program; eval "$program"'"""
+# has other ideas of `!` and of lines inside quotes. A restricted shell has no `exec`; most others
+# do it without the word.
+_READ_PROGRAM = """sh -c 'echo "soractl: begin"; IFS= read -r program; eval "$program"'"""
 _NEWLINE = 'n=$(printf "\\nx"); n=${n%x}; '
 
 
@@ -187,24 +189,17 @@ class Connections(AbstractContextManager["Connections"]):
     def _run_there(
         self, node: Node, request: Request, captured: Captured, deadline: Deadline
     ) -> None:
-        for kept in (True, False):
-            connection = self._connection(node, deadline)
-            # The node ends a hanging command itself, a little before we stop listening.
-            limit = deadline.left() - min(0.5, deadline.left() / 10)
-            program = as_line(("timeout", "-k", "2", f"{limit:.2f}", *request.argv))
-            stdin = f"{program}\n{request.stdin}".encode(errors="surrogateescape")
-            started = deadline.elapsed()
-            try:
-                connection.run(_READ_PROGRAM, stdin, captured, deadline)
-                break
-            except NoChannel:
-                # A connection that was kept may have died unnoticed.
-                if connection.alive or not kept:
-                    raise
-        if captured.exit_code in ENDED_BY_TIMEOUT and deadline.elapsed() - started >= limit:
-            raise DeadlinePassed
-        if not captured.begun and captured.exit_code is not None:
-            raise SshFailure(_ran_nothing(captured))
+        connection = self._connection(node, deadline)
+        try:
+            _ask(connection, request, captured, deadline)
+        except NoChannel:
+            if not connection.alive:  # which nobody had noticed
+                _ask(self._connection(node, deadline), request, captured, deadline)
+                return
+            # The node's sshd lets it carry no more requests: another one, as of plain ssh.
+            assert self._clients is not None
+            with contextlib.closing(self._clients.connect(node, deadline)) as another:
+                _ask(another, request, captured, deadline)
 
     def _connection(self, node: Node, deadline: Deadline) -> Connection:
         with self._lock:
@@ -221,6 +216,19 @@ class Connections(AbstractContextManager["Connections"]):
             return link.connection
         finally:
             link.lock.release()
+
+
+def _ask(connection: Connection, request: Request, captured: Captured, deadline: Deadline) -> None:
+    # The node ends a hanging command itself, a little before we stop listening.
+    limit = deadline.left() - min(0.5, deadline.left() / 10)
+    program = as_line(("timeout", "-k", "2", f"{limit:.2f}", *request.argv))
+    stdin = f"{program}\n{request.stdin}".encode(errors="surrogateescape")
+    started = deadline.elapsed()
+    connection.run(_READ_PROGRAM, stdin, captured, deadline)
+    if captured.exit_code in ENDED_BY_TIMEOUT and deadline.elapsed() - started >= limit:
+        raise DeadlinePassed
+    if not captured.begun and captured.exit_code is not None:
+        raise SshFailure(_ran_nothing(captured))
 
 
 def as_line(argv: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from soractl.remote.ssh_command import (
     arguments,
     as_options,
     connecting,
+    environment_words,
     jump_arguments,
 )
 from soractl.terminal.text import span
@@ -58,7 +59,9 @@ class OpensshConnection:
             self._channels.release()
         if not captured.begun and captured.exit_code == 255:
             captured.exit_code = None
-            raise NoChannel(last_words(captured.stderr.text) or "no channel")
+            reason = last_words(captured.stderr.text) or "no channel"
+            captured.stderr.kept.clear()  # ssh's own words
+            raise NoChannel(reason)
         if captured.exit_code == 255 and not self.alive:
             captured.exit_code = None
             raise SshFailure("connection lost")
@@ -119,6 +122,7 @@ class OpensshClient:
         # Without the socket a request must fail, not open a connection of another kind.
         over = {"ControlPath": path, "ControlMaster": "no", "ProxyCommand": "false"}
         words = ["ssh", "-F", "/dev/null", "-T", *as_options({**over, "BatchMode": "yes"})]
+        words += environment_words(answer)
         return OpensshConnection([*words, "--", node.name], self._processes, master)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import os
 import queue
 import socket
 import sys
@@ -322,6 +323,9 @@ def _load_key(file: Path) -> "paramiko.PKey | str | None":
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
+        seen = file.stat()
+        if seen.st_uid == os.getuid() and seen.st_mode & 0o077:  # as ssh has it
+            return f"{file} (others may read it: chmod 600)"
         return paramiko.PKey.from_path(file)
     except FileNotFoundError:
         return None

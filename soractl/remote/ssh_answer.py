@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from soractl.errors import SoractlError
@@ -31,10 +32,10 @@ Answer = Mapping[str, list[str]]
 # Lines that may differ from ssh's defaults: those of which a Route is made, ...
 _USED = """host user hostname port addressfamily hostkeyalias identityfile identitiesonly
     userknownhostsfile globalknownhostsfile stricthostkeychecking connecttimeout proxycommand
-    proxyjump identityagent controlpath"""
+    proxyjump identityagent controlpath sendenv"""
 # ... and those that change nothing of what a command answers, or only how ssh comes to the above.
 _WITHOUT_EFFECT = """addkeystoagent batchmode canonicaldomains canonicalizefallbacklocal
-    canonicalizehostname canonicalizemaxdots canonicalizepermittedcnames checkhostip
+    canonicalizehostname canonicalizemaxdots canonicalizepermittedcnames
     clearallforwardings compression connectionattempts controlmaster controlpersist
     dynamicforward enableescapecommandline escapechar exitonforwardfailure fingerprinthash
     forkafterauthentication forwardx11 forwardx11timeout forwardx11trusted gatewayports
@@ -42,7 +43,7 @@ _WITHOUT_EFFECT = """addkeystoagent batchmode canonicaldomains canonicalizefallb
     gssapitrustdns gssapikexalgorithms gssapiclientidentity gssapiserveridentity hashknownhosts
     ignoreunknown ipqos kbdinteractiveauthentication localforward loglevel logverbose
     numberofpasswordprompts passwordauthentication permitremoteopen protocol rekeylimit
-    remotecommand remoteforward requesttty sendenv serveralivecountmax serveraliveinterval
+    remotecommand remoteforward requesttty serveralivecountmax serveraliveinterval
     sessiontype stdinnull streamlocalbindmask streamlocalbindunlink syslogfacility tag
     tcpkeepalive tunneldevice updatehostkeys visualhostkey warnweakcrypto xauthlocation"""
 SERVED = frozenset(f"{_USED} {_WITHOUT_EFFECT}".split())
@@ -135,6 +136,8 @@ def route(node: Node, answer: Answer, usual: Answer, options: SshOptions) -> Rou
     for key in sorted(answer.keys() | usual.keys()):
         if answer.get(key) != usual.get(key) and key not in SERVED:
             raise NotServed(f"{key} {' '.join(answer.get(key, ['none']))}")
+    if sent := _variables_sent(answer):
+        raise NotServed(f"sendenv {sent[0]}")
     one = {key: values[0] for key, values in answer.items()}
     if "hostname" not in one or not one.get("port", "").isdecimal():
         raise SshFailure(f"`ssh -G {node.name}` prints no host name and port")
@@ -169,6 +172,12 @@ def route(node: Node, answer: Answer, usual: Answer, options: SshOptions) -> Rou
         proxy_command=None if proxy == "none" else _expanded(proxy, tokens),
         jumps=jump_hosts(answer),
     )
+
+
+def _variables_sent(answer: Answer) -> list[str]:
+    """Variables that go along by the configuration, but for the locale: the node keeps its own."""
+    patterns = [name for name in answer.get("sendenv", ()) if name not in ("LANG", "LC_*")]
+    return [name for name in os.environ if any(fnmatchcase(name, each) for each in patterns)]
 
 
 def jump_hosts(answer: Answer) -> tuple[Node, ...]:

@@ -1,6 +1,7 @@
 """ssh for a node: its arguments, also for `ssh -G` and rsync, and the ways in which it fails."""
 
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -95,6 +96,18 @@ def connecting(answer: Mapping[str, list[str]], options: SshOptions) -> list[str
         if answer.get(key, [value])[0] != value:
             chosen[key] = value
     return as_options(chosen)
+
+
+def environment_words(answer: Mapping[str, list[str]]) -> list[str]:
+    """Options with which a request over a socket takes along what the configuration names.
+
+    >>> environment_words({"sendenv": ["LANG"], "setenv": ["A=b c"]})
+    ['-o', 'SendEnv=LANG', '-o', 'SetEnv="A=b c"']
+    """
+    sent = [word for name in answer.get("sendenv", ()) for word in ("-o", f"SendEnv={name}")]
+    # ssh takes the first SetEnv alone.
+    given = [re.sub(r'(["\\])', r"\\\1", value) for value in answer.get("setenv", ())]
+    return [*sent, *(("-o", "SetEnv=" + " ".join(f'"{v}"' for v in given)) if given else ())]
 
 
 def connect_timeout_s(answer: Mapping[str, list[str]], options: SshOptions) -> float:

@@ -1,7 +1,6 @@
 """State of a run, and of all runs: from files and, as long as one may run, from its nodes."""
 
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader, number, whole
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
-from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.atomic_files import RunDirError, file_time, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir, runs
 
 State = Literal[
@@ -135,8 +134,8 @@ def _keep(run: RunDir, attempt: AttemptDir, outcome: Outcome, *, is_certain: boo
         return
     with suppress(OSError):
         ended_s = _last_sign_s(attempt)
-        with tempfile.TemporaryFile(dir=attempt.path) as now:  # dated by the same clock
-            is_old = os.fstat(now.fileno()).st_mtime - ended_s > OLD_END_S
+        now_s = file_time(attempt.path)
+        is_old = now_s is not None and now_s - ended_s > OLD_END_S
         if (is_certain or is_old) and not attempt.exit.exists():
             write_json(attempt.exit, replace(outcome, ended_unix_s=ended_s).as_json())
 

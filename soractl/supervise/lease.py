@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from soractl.errors import SoractlError
-from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.atomic_files import RunDirError, file_time, read_json, write_json
 
 LEASE_S = 30.0
 BEAT_S = 5.0
@@ -158,9 +158,10 @@ class ActingSupervisor:
 
 
 def age_s(path: Path) -> float | None:
-    """Seconds since the last beat, by the clocks of this machine and of the file's."""
+    """Seconds since the last beat by the clock that dates files, if that can be asked."""
+    now_s = file_time(path.parent)
     with suppress(OSError):
-        return max(0.0, time.time() - path.stat().st_mtime)
+        return None if now_s is None else max(0.0, now_s - path.stat().st_mtime)
     return None
 
 

@@ -1,12 +1,17 @@
 import json
+import subprocess
 import time
+from pathlib import Path
 
+import libfaketime
 import pytest
 
 from soractl.checkpoints.manage import CheckpointRow, Rule, latest, listing, prune, verify
 from soractl.errors import SoractlError
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
+
+FAKETIME = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
 
 
 @pytest.fixture
@@ -128,6 +133,26 @@ def test_the_commands_say_what_they_found_and_end_with_its_code(workplace, save_
         f"removed runs/001-stage1/checkpoints/{first.name}",
         "removed 1 checkpoint, 4.0 kB; kept 1 (the last 1, and what is being read)",
     ]
+
+
+@pytest.mark.parametrize("ahead", ["+1h", "-1h"])
+def test_an_age_is_told_by_the_clock_that_dates_the_files(workplace, save_weights, ahead):
+    run = create_run(workplace.folder / "runs", "stage1")
+    write_json(run.run_json, {"stage": "stage1"})
+    save_weights(run, 1)
+    wrong = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": ahead, "NO_FAKE_STAT": "1"}
+    values = json.loads(workplace.soractl("ckpt", "list", "--json", environ=wrong).stdout)
+    assert 0 <= values["checkpoints"][0]["age_s"] < 600
+
+
+def test_an_age_is_unknown_where_no_file_can_be_dated(small_disk, save_weights):
+    disk = small_disk("400k")
+    run = create_run(disk, "stage1")
+    write_json(run.run_json, {"stage": "stage1"})
+    save_weights(run, 1)
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    [row] = listing(disk, run.name).rows
+    assert (row.global_step, row.age_s) == (1, None)
 
 
 def test_a_run_without_a_complete_checkpoint_is_not_verified(tmp_path):

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 
@@ -37,6 +38,14 @@ def test_a_machine_without_colossalai_is_a_finding_with_its_remedy(workplace):
     found = look()
     assert {check for check, _ in bad(found)} == {"setup.programs"}
     assert found.exit_code == 1
+
+
+def test_a_read_only_folder_of_runs_is_a_finding_among_the_others(workplace, small_disk):
+    disk = small_disk("64k")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    found = examine(None, None, None, runs=str(disk), deadline_s=60, environ=os.environ)
+    assert {check for check, _ in bad(found)} == {"folder.writable", "folder.room"}
+    assert found.shared["same.versions"]["python"]
 
 
 def test_nodes_of_a_queue_are_not_known(workplace):

@@ -226,6 +226,7 @@ def test_without_any_key_the_fault_says_that_none_was_tried(sshd, tmp_path):
 
 def test_a_key_that_is_no_key_and_one_with_a_passphrase_are_named(sshd, make_key, tmp_path):
     (tmp_path / "garbage").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nnonsense\n")
+    (tmp_path / "garbage").chmod(0o600)
     make_key(tmp_path / "locked", passphrase="secret")
     (tmp_path / "config").write_text(
         f"Host *\n IdentityFile {tmp_path}/garbage\n IdentityFile {tmp_path}/locked\n"
