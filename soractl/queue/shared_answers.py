@@ -3,13 +3,13 @@
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from soractl.files.lock import locked
+from trainer.atomic_files import file_time
 
 WAIT_S = 40.0  # for another command's question
 
@@ -20,7 +20,7 @@ class SharedAnswers:
 
     path: Path
     for_s: float
-    clock: Callable[[], float] = time.time
+    clock: Callable[[Path], float | None] = file_time  # which dates the files of a folder
 
     def get(self, ask: Callable[[], str]) -> str:
         """An answer that is at most `for_s` seconds old; else `ask()`, one command at a time."""
@@ -34,8 +34,9 @@ class SharedAnswers:
 
     def _known(self) -> str | None:
         with suppress(FileNotFoundError):
-            age_s = self.clock() - self.path.stat().st_mtime
-            return self.path.read_text() if 0 <= age_s < self.for_s else None
+            answered_s, now_s = self.path.stat().st_mtime, self.clock(self.path.parent)
+            if now_s is not None and 0 <= now_s - answered_s < self.for_s:
+                return self.path.read_text()
         return None
 
     def _kept(self, answer: str) -> str:

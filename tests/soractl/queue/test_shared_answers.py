@@ -14,10 +14,10 @@ def test_an_answer_is_shared_for_half_a_minute(tmp_path):
     first = SharedAnswers(path, 30)
     assert first.get(ask) == "answer 1"
     at_s = path.stat().st_mtime
-    assert SharedAnswers(path, 30, lambda: at_s + 29.9).get(ask) == "answer 1"
-    assert SharedAnswers(path, 30, lambda: at_s + 30).get(ask) == "answer 2"
+    assert SharedAnswers(path, 30, lambda _: at_s + 29.9).get(ask) == "answer 1"
+    assert SharedAnswers(path, 30, lambda _: at_s + 30).get(ask) == "answer 2"
     os.utime(path, (at_s + 999, at_s + 999))  # the clock was set back: nothing is known
-    assert SharedAnswers(path, 30, lambda: at_s).get(ask) == "answer 3"
+    assert SharedAnswers(path, 30, lambda _: at_s).get(ask) == "answer 3"
 
 
 def test_where_nothing_can_be_kept_each_command_asks(tmp_path):
