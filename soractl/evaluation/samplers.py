@@ -2,6 +2,7 @@
 
 import json
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,8 +68,13 @@ class Sampler:
                 raise SoractlError(answer["error"], exit_code=ExitCode(answer["exit_code"]))
             else:
                 return answer
+        raise SamplerEnded(f"the sampling process {self._end()}", exit_code=ExitCode.FAILED)
+
+    def _end(self) -> str:
+        if self._program.killed_by() == signal.SIGKILL:
+            return "was killed, as the kernel does where a machine's memory is full"
         lines = self._program.last_words().splitlines() or ["it printed nothing"]
-        raise SamplerEnded(f"the sampling process ended: {lines[-1]}", exit_code=ExitCode.FAILED)
+        return f"ended: {lines[-1]}"
 
 
 def devices(environ: Mapping[str, str], gpus: int) -> list[str | None]:

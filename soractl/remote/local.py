@@ -217,6 +217,12 @@ class Conversation:
         self._reader.join(GRACE_S)
         return self._stderr.text.strip()
 
+    def killed_by(self) -> int:
+        """The signal that ended the program, once it has ended; 0 if it left by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return max(0, -self._process.wait(GRACE_S))
+        return 0
+
     def close(self) -> None:
         """End the program, at once."""
         _end(self._process)

@@ -42,7 +42,9 @@ from trainer.sampling.prompt_files import read_entries
 PROMPTS = ("a cat", "a dog", "a hen", "waves")
 FRAMES = "4"  # a tenth of a second each, so that kills hit all that a server does
 PRESET = Preset(frames=FRAMES, resolution="144p", ratio="9:16", steps=1)
-LONGEST_S = 1.5  # between two kills
+MOST_FILES = 4  # that are made between two kills
+LONGEST_S = 0.2  # from the last of them to the kill
+GIVE_UP_S = 20.0  # a kill does not wait for longer
 READY = 20  # checkpoints that wait: claims of killed servers keep some from the others
 LEASE_S, BEAT_S = 12.0, 0.5  # beats come late where the machine is busy
 
@@ -78,6 +80,10 @@ class ForkedConversation:
             yield from self._lines
         except OSError:
             return
+
+    def killed_by(self) -> int:
+        """By the kill; nobody reads the reason."""
+        return signal.SIGKILL
 
     def last_words(self) -> str:
         """Nothing: it was killed."""
@@ -193,6 +199,7 @@ class Kills:
         """One kill; returns what was hit."""
         number = self.draws.randrange(len(self.servers))
         server = self.servers[number]
+        self._wait_for(server)
         self.moments[self._moment(server)] += 1
         children = _children(server)
         what = self.draws.choice(("server", "sampler", "both"))
@@ -204,6 +211,21 @@ class Kills:
         os.waitpid(server, 0)
         self.servers[number] = self._start()
         return what
+
+    def _wait_for(self, server: int) -> None:
+        """Return amid its work: after a draw of files and a moment, however slow the machine is."""
+        give_up_s = time.monotonic() + GIVE_UP_S
+        before, wanted = self._made(), self.draws.randint(0, MOST_FILES)
+        while time.monotonic() < give_up_s and (
+            self._made() < before + wanted or self._moment(server) == "no claim"
+        ):
+            time.sleep(0.03)
+        time.sleep(self.draws.uniform(0, LONGEST_S))
+
+    def _made(self) -> int:
+        """How many videos and results there are."""
+        names = ("sample_*.json", "result.json")
+        return sum(len(list(self.run.evaluations.glob(f"toy/*/{name}"))) for name in names)
 
     def _moment(self, server: int) -> str:
         """What a server does, by the folder that it has claimed."""
@@ -269,7 +291,6 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             for _ in range(options.kills):
                 kills.provide()
-                time.sleep(kills.draws.uniform(0, LONGEST_S))
                 what = kills.kill()
                 hit[what] = hit.get(what, 0) + 1
                 kills.rules.check()

@@ -13,6 +13,8 @@ for line in sys.stdin:
     names = [task["text"] for task in json.loads(line)["perform"]]
     if "die" in names:
         sys.exit("RuntimeError: no more")
+    if "too large" in names:
+        os.kill(os.getpid(), 9)
     for step in (1, 2):
         print(json.dumps({"step": step, "steps": 2}), flush=True)
     made = {"made": names, "seconds": [1.5 / len(names)] * len(names), "loading_s": 0.5}
@@ -48,6 +50,11 @@ def test_a_request_that_fails_is_an_error_and_the_next_one_works(sampler):
 def test_a_process_that_ends_is_an_error_with_its_last_line(sampler):
     with pytest.raises(SamplerEnded, match="the sampling process ended: RuntimeError: no more"):
         sampler.ask({"perform": [task("die")]})
+
+
+def test_a_process_that_is_killed_has_no_last_line(sampler):
+    with pytest.raises(SamplerEnded, match="the sampling process was killed, as the kernel does"):
+        sampler.ask({"perform": [task("too large")]})
 
 
 def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
