@@ -151,7 +151,7 @@ def _run_nodes(run: RunDir, attempt: AttemptDir, signals: Signals, queue: Queue)
         if at is not None and time.monotonic() - at > kill_wait_s - BEFORE_KILL_S:
             return True  # nothing is ended: they may yet save
         if step.has_left:
-            return True  # Slurm ends the rest, while the job already waits
+            return True  # the queue ends the rest, while the job already waits
         if step.is_overdue:
             step.end()
             return True

@@ -1,7 +1,7 @@
 """Signals of a job's batch shell, and how the one that announces an end reaches rank 0.
 
 Of the signals, the batch shell has USR1 before a limit or a preemption, INT from `soractl kill`,
-and TERM when Slurm ends the job.
+and TERM when the queue ends the job.
 """
 
 import signal
@@ -64,7 +64,7 @@ class Relay(AbstractContextManager["Relay"]):
 def ask_rank_0(run: RunDir, here: str, remote: Remote) -> bool:
     """Ask rank 0 of the newest attempt to save and leave; False while there is none.
 
-    `here`: Slurm's name of this node, which usually is the one of rank 0.
+    `here`: the queue's name of this node, which usually is the one of rank 0.
     """
     attempt = last_attempt(run)
     if attempt is None:
