@@ -146,7 +146,10 @@ def _at(rank: RankLook, group: str) -> int:
 
 
 def _is_pending(rank: RankLook, group: str) -> bool:
-    return rank.completed.get(group, 0) < rank.enqueued.get(group, 0)
+    """The last collective of a group has not completed; torch's count alone may stay one behind."""
+    last = rank.enqueued.get(group, 0)
+    ended = {one.number for one in rank.collectives if one.group == group and one.is_complete}
+    return rank.completed.get(group, 0) < last and last not in ended
 
 
 def _blame(

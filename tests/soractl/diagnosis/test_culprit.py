@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from soractl.diagnosis.culprit import Verdict, VerdictKind, verdict
@@ -96,6 +98,15 @@ def test_a_rank_that_is_inside_a_collective_which_all_have_entered_is_not_waited
     found = twice(rank(0, 6, pending={(DEFAULT, 6)}), rank(1, 7, pending={(DEFAULT, 7)}))
     assert found.kind is VerdictKind.SYMMETRIC
     assert (found.ranks[0], found.collective.number) == (0, 6)
+
+
+def test_a_count_that_stayed_one_behind_is_no_wait():
+    """Torch's count of completed broadcasts was 286 of 287, all of which had ended."""
+    both = [rank(n, 7, save=3, pending={(DEFAULT, 7)}) for n in (0, 1)]
+    behind = rank(2, 6, save=3)
+    ended = {one.group: one.number for one in behind.collectives}
+    behind = replace(behind, completed={**ended, DEFAULT: 5})
+    assert (twice(*both, behind).kind, twice(*both, behind).ranks) == (VerdictKind.LAGGING, (2,))
 
 
 @pytest.mark.parametrize(
