@@ -78,7 +78,7 @@ def _why_none(found: Mapping[str, tuple[str, int]]) -> str:
     if code == TIMEOUT:
         return "dcgmi diag took too long and was ended"
     error = str(_root(text).get("runtime_error") or " ".join(text.split()))
-    return f"dcgmi diag ran no test: {error[:160]}"
+    return f"dcgmi diag ran no test: {error[:160] or f'exit code {code}'}"
 
 
 def tests_of(text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -89,13 +89,13 @@ def tests_of(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     >>> list(tests_of('''log {"DCGM Diagnostic": {"test_categories": [{"tests": [
     ...     {"name": "pcie", "results": [{"entity_group": "GPU", "entity_id": 3, "status": "Pass"}]}
     ... ]}]}}'''))
-    [('pcie of GPU 3', {'status': 'pass', 'reason': 'pcie of GPU 3: Pass'})]
+    [('pcie of GPU 3', {'status': 'pass', 'reason': 'Pass'})]
     """
     for category in _listed(_root(text), "test_categories"):
         for test in _listed(category, "tests"):
             for result in _listed(test, "results"):
                 name = f"{test.get('name', '?')} of {_entity(result)}"
-                if fields := _fields(name, result):
+                if fields := _fields(result):
                     yield name, fields
 
 
@@ -121,7 +121,7 @@ def _entity(result: Mapping[str, Any]) -> str:
     return f"GPU {result.get('gpu_ids', result.get('gpu_id', '?'))}"
 
 
-def _fields(name: str, result: Mapping[str, Any]) -> dict[str, str] | None:
+def _fields(result: Mapping[str, Any]) -> dict[str, str] | None:
     status = str(result.get("status", "")).lower()
     warnings = result.get("warnings") or []
     listed = [one if isinstance(one, dict) else {"warning": str(one)} for one in warnings]
@@ -134,4 +134,4 @@ def _fields(name: str, result: Mapping[str, Any]) -> dict[str, str] | None:
     ):
         status = "warn"
     reasons = "; ".join(str(one.get("warning", "")) for one in listed)
-    return {"status": status, "reason": f"{name}: {reasons[:200] or result.get('status', '?')}"}
+    return {"status": status, "reason": reasons[:200] or str(result.get("status", "?"))}

@@ -23,7 +23,7 @@ def table(found: Pairs) -> Table:
     shares = found.of_ports
     cells = [
         (
-            *(_name(pair), f"{speed / 1e9:.2f}"),
+            *(_name(pair), _speed(speed)),
             *([f"{shares[pair]:.0%}" if pair in shares else "-"] if shares else []),
             _verdict(found, pair),
         )
@@ -74,6 +74,12 @@ def as_json(found: Pairs) -> dict[str, Any]:
 
 def _name(pair: Pair) -> str:
     return " - ".join(pair)
+
+
+def _speed(bytes_per_s: float) -> str:
+    """In GB/s: `4.10`; what is far below has two digits, `0.0024`, and nothing is `0.00`."""
+    is_small = 0 < bytes_per_s < 1e8
+    return f"{bytes_per_s / 1e9:.2g}" if is_small else f"{bytes_per_s / 1e9:.2f}"
 
 
 def _verdict(found: Pairs, pair: Pair) -> str:

@@ -37,7 +37,8 @@ def printed(*tests, root="DCGM Diagnostic", log=""):
 def judged(answer, section="dcgm", code=0):
     node = answer_of(NodeResult(Node("n1"), f"{answer}\n=== {section} {code}\n", exit_code=0))
     [row] = judge_nodes([node], DCGM)
-    return {(f.check.id, f.level, f.reason) for f in row.findings if f.level is not Level.GOOD}
+    bad = (f for f in row.findings if f.level is not Level.GOOD)
+    return {(f.check.id, f.level, f"{f.item}: {f.reason}" if f.item else f.reason) for f in bad}
 
 
 PERSISTENCE = ("Persistence mode for GPU 1 is disabled.", 5)
@@ -92,6 +93,7 @@ def test_an_answer_in_a_public_form_is_judged(name):
         ("7, python", "used", 0, "its GPUs are in use by 7, python"),
         ("NVML: Driver Not Loaded", "used", 9, "nvidia-smi: NVML: Driver Not Loaded"),
         ("", "dcgm", 124, "dcgmi diag took too long and was ended"),
+        ("", "dcgm", 127, "dcgmi diag ran no test: exit code 127"),
         (
             "Error: unable to connect to host engine",
             "dcgm",

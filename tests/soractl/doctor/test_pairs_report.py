@@ -54,3 +54,9 @@ def test_speeds_stand_beside_what_the_ports_carry():
     slow = Pairs("two.txt", {("n1", "n2"): 40e9}, carried={("n1", "n2"): 400e9})
     first, _ = pairs_report.notes(slow)
     assert first.startswith("the fastest pair reaches 10% of what its ports carry")
+
+
+def test_a_very_slow_pair_is_told_from_one_that_did_not_get_through():
+    speeds = {("n1", "n2"): 2.4e6, ("n1", "n3"): 0.0, ("n2", "n3"): 0.9e9}
+    rows = pairs_report.table(Pairs("three.txt", speeds)).rows
+    assert [row[1] for row in rows] == ["0.00", "0.0024", "0.90"]
