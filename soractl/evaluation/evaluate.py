@@ -95,6 +95,7 @@ class Server:
             seen.add(item.checkpoint.path)
             if (end := self._turn(item)) is not None:
                 yield end
+        self._publisher.settle()
 
     def _next(self, seen: set[Path]) -> Item | None:
         options = self._options

@@ -53,6 +53,7 @@ class Publisher:
         self._outside, self._notifier = outside, notifier
         self._lock = threading.Lock()  # several samplers end videos
         self._renewed_s: float | None = None
+        self._is_behind = True  # whoever was killed may have left a gallery without its result
 
     def begin(self, item: Item) -> None:
         """A checkpoint's turn: what an older save of its step left is no result of this one."""
@@ -83,6 +84,7 @@ class Publisher:
             faults += measured.faults
         result = result_of(item, videos, weights=self._weights, alarms=alarms, metrics=metrics)
         write_json(item.result, result)
+        self._is_behind = True
         item.progress.unlink(missing_ok=True)
         self._warn(item, alarms)
         try:
@@ -92,6 +94,16 @@ class Publisher:
         for draft in item.folder.glob(f"{DRAFT}*"):  # of a process that was killed
             draft.unlink(missing_ok=True)
         return Published(alarms, tuple(faults))
+
+    def settle(self) -> None:
+        """Write the galleries once more after the last result.
+
+        Another server may have written what it read before, or been killed before it wrote.
+        """
+        if self._is_behind and any(run.evaluation_results() for run in self._origin.runs):
+            with suppress(OSError):
+                self._write_galleries()
+                self._is_behind = False
 
     def _warn(self, item: Item, alarms: Sequence[Alarm]) -> None:
         step = item.checkpoint.manifest.global_step

@@ -43,6 +43,18 @@ def test_the_first_video_is_in_the_gallery_while_the_others_are_being_made(
     ]
 
 
+def test_a_gallery_that_is_behind_its_results_is_written_anew(publisher, run, item, film):
+    publisher.settle()
+    assert not run.gallery.exists()  # nothing was sampled
+    publisher.publish(item, [film(0)])
+    run.gallery_data.write_text("what another server read before it")
+    publisher.settle()
+    assert '"step":100' in run.gallery_data.read_text()
+    run.gallery_data.unlink()
+    publisher.settle()
+    assert not run.gallery_data.exists()  # it was not behind
+
+
 def test_a_step_that_was_saved_anew_has_no_result_until_it_is_sampled_again(publisher, item, film):
     publisher.publish(item, [film(0)])
     publisher.begin(item)
