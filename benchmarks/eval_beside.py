@@ -16,8 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from benchmarks.eval_latency import PROMPTS, TINY
 from tests.kills.eval_kills import publish_again
@@ -82,8 +84,16 @@ def on_core(core: int, words: Sequence[str], folder: Path, name: str) -> Iterato
     try:
         yield program.pid
     finally:
-        os.killpg(program.pid, signal.SIGKILL)
+        send(program.pid, signal.SIGKILL)
         program.wait()
+
+
+def send(program: int, number: int) -> None:
+    """A signal for a program and all that it has started, sessions of their own included."""
+    first = psutil.Process(program)
+    for process in (first, *first.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 def rows(run: RunDir) -> list[float]:
@@ -134,7 +144,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 of_round = {}
                 for beside in (True, False):
-                    os.killpg(evaluation, signal.SIGCONT if beside else signal.SIGSTOP)
+                    send(evaluation, signal.SIGCONT if beside else signal.SIGSTOP)
                     of_round[beside] = block(run, options.seconds)
                     found[beside] += of_round[beside]
                 ratios.append(

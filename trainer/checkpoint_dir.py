@@ -85,7 +85,7 @@ class Checkpoint:
         """Marks of those who read it; one of more than a day was left by a crash."""
         found = []
         marks = list(self.path.glob(f"{READER_MARK}*"))
-        now_s = file_time(self.path) if marks else None
+        now_s = file_time(self.path.parent) if marks else None
         for mark in marks:
             with suppress(FileNotFoundError):  # its reader is done just now
                 if now_s is None or now_s - mark.stat().st_mtime < _READER_MARK_HOLDS_S:

@@ -57,12 +57,15 @@ def find_new(
 
 def passed_over(run: RunDir, weights: str) -> dict[Path, str]:
     """Folders of checkpoints that are never new, and why: incomplete, or without the weights."""
+    broken = run.incomplete()
     lacking = {
         one.path: f"it was copied without `{weights}`"
         for one in run.checkpoints()
         if weights in one.manifest.left_out
     }
-    return {**run.incomplete(), **lacking}
+    for one in run.unknown():  # which may be complete, and then is new
+        broken.pop(one.path, None)
+    return {**broken, **lacking}
 
 
 def digest_of(checkpoint: Checkpoint) -> str:

@@ -8,7 +8,6 @@ import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from soractl.errors import SoractlError
@@ -23,6 +22,7 @@ from soractl.remote.ssh_command import (
     SshOptions,
     arguments,
     connect_timeout_s,
+    variables_sent,
 )
 from soractl.terminal.text import span
 
@@ -136,7 +136,7 @@ def route(node: Node, answer: Answer, usual: Answer, options: SshOptions) -> Rou
     for key in sorted(answer.keys() | usual.keys()):
         if answer.get(key) != usual.get(key) and key not in SERVED:
             raise NotServed(f"{key} {' '.join(answer.get(key, ['none']))}")
-    if sent := _variables_sent(answer):
+    if sent := variables_sent(answer):
         raise NotServed(f"sendenv {sent[0]}")
     one = {key: values[0] for key, values in answer.items()}
     if "hostname" not in one or not one.get("port", "").isdecimal():
@@ -172,12 +172,6 @@ def route(node: Node, answer: Answer, usual: Answer, options: SshOptions) -> Rou
         proxy_command=None if proxy == "none" else _expanded(proxy, tokens),
         jumps=jump_hosts(answer),
     )
-
-
-def _variables_sent(answer: Answer) -> list[str]:
-    """Variables that go along by the configuration, but for the locale: the node keeps its own."""
-    patterns = [name for name in answer.get("sendenv", ()) if name not in ("LANG", "LC_*")]
-    return [name for name in os.environ if any(fnmatchcase(name, each) for each in patterns)]
 
 
 def jump_hosts(answer: Answer) -> tuple[Node, ...]:

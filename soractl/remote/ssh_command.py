@@ -1,10 +1,12 @@
 """ssh for a node: its arguments, also for `ssh -G` and rsync, and the ways in which it fails."""
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ CONNECT_TIMEOUT_S = 5.0
 # A configuration for terminals must not change what a command does.
 _PLAIN = {"RemoteCommand": "none", "RequestTTY": "no", "ClearAllForwardings": "yes"}
 _PLAIN_SINCE_8_7 = {"sessiontype": "default", "stdinnull": "no", "forkafterauthentication": "no"}
+# Distributions send these by default; they belong to the terminal, and answers are parsed.
+_OF_A_TERMINAL = re.compile("LANG|LANGUAGE|LC_.*|XMODIFIERS")
 
 
 class SshFailure(Exception):
@@ -101,13 +105,23 @@ def connecting(answer: Mapping[str, list[str]], options: SshOptions) -> list[str
 def environment_words(answer: Mapping[str, list[str]]) -> list[str]:
     """Options with which a request over a socket takes along what the configuration names.
 
-    >>> environment_words({"sendenv": ["LANG"], "setenv": ["A=b c"]})
-    ['-o', 'SendEnv=LANG', '-o', 'SetEnv="A=b c"']
+    >>> environment_words({"setenv": ["A=b c"]})
+    ['-o', 'SetEnv="A=b c"']
     """
-    sent = [word for name in answer.get("sendenv", ()) for word in ("-o", f"SendEnv={name}")]
+    sent = [word for name in variables_sent(answer) for word in ("-o", f"SendEnv={name}")]
     # ssh takes the first SetEnv alone.
     given = [re.sub(r'(["\\])', r"\\\1", value) for value in answer.get("setenv", ())]
     return [*sent, *(("-o", "SetEnv=" + " ".join(f'"{v}"' for v in given)) if given else ())]
+
+
+def variables_sent(answer: Mapping[str, list[str]]) -> list[str]:
+    """Variables that SendEnv names, but for the locale and the keyboard: the node keeps its own."""
+    patterns = answer.get("sendenv", ())
+    return [
+        name
+        for name in os.environ
+        if not _OF_A_TERMINAL.fullmatch(name) and any(fnmatchcase(name, each) for each in patterns)
+    ]
 
 
 def connect_timeout_s(answer: Mapping[str, list[str]], options: SshOptions) -> float:

@@ -136,7 +136,7 @@ def test_the_commands_say_what_they_found_and_end_with_its_code(workplace, save_
 
 
 @pytest.mark.parametrize("ahead", ["+1h", "-1h"])
-def test_an_age_is_told_by_the_clock_that_dates_the_files(workplace, save_weights, ahead):
+def test_an_age_follows_from_the_clock_that_dates_the_files(workplace, save_weights, ahead):
     run = create_run(workplace.folder / "runs", "stage1")
     write_json(run.run_json, {"stage": "stage1"})
     save_weights(run, 1)

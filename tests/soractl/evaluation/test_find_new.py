@@ -3,6 +3,7 @@ import pytest
 from soractl.evaluation.find_new import digest_of, find_new, passed_over
 from tests.making import make_manifest
 from trainer.atomic_files import write_json
+from trainer.checkpoint_dir import MANIFEST
 from trainer.run_dir import RunDir, create_run
 
 
@@ -59,6 +60,14 @@ def test_what_is_never_sampled_has_a_reason(run):
     broken = {run.checkpoints_folder / "epoch1-global_step500": "no checkpoint.json"}
     assert passed_over(run, "ema") == broken
     assert passed_over(run, "model") == broken | {lacking.path: "it was copied without `model`"}
+
+
+def test_what_cannot_be_read_just_now_may_be_new(run):
+    busy = run.checkpoints()[0].path / MANIFEST
+    busy.unlink()
+    busy.symlink_to(MANIFEST)  # fails to open, as on a server that is busy
+    assert list(run.incomplete()) == [busy.parent]
+    assert passed_over(run, "ema") == {}
 
 
 def test_a_run_without_checkpoints_has_nothing_new(tmp_path):

@@ -7,7 +7,9 @@ from soractl.remote.ssh_command import (
     as_options,
     connect_timeout_s,
     connecting,
+    environment_words,
     jump_arguments,
+    variables_sent,
 )
 
 PLAIN = as_options({"RemoteCommand": "none", "RequestTTY": "no", "ClearAllForwardings": "yes"})
@@ -79,3 +81,11 @@ def test_what_is_for_terminals_alone_is_undone_where_this_ssh_knows_it():
 def test_the_clusters_limit_comes_before_the_configurations(configured, own, seconds):
     answer = {} if configured is None else {"connecttimeout": [configured]}
     assert connect_timeout_s(answer, SshOptions(connect_timeout_s=own)) == seconds
+
+
+def test_what_belongs_to_a_terminal_stays_here_and_the_rest_goes_along(monkeypatch):
+    for name in ("LC_CTYPE", "LANGUAGE", "XMODIFIERS", "ODD_A", "OTHER"):
+        monkeypatch.setenv(name, "x")
+    answer = {"sendenv": ["LANG", "LC_*", "LANGUAGE", "XMODIFIERS", "ODD_*"]}
+    assert variables_sent(answer) == ["ODD_A"]
+    assert environment_words(answer) == ["-o", "SendEnv=ODD_A"]

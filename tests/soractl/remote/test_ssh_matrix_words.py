@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.soractl.remote.plain_ssh import (
     start_sshd,
     write,
 )
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.ssh, pytest.mark.slow]
 
@@ -80,7 +82,9 @@ def known_hosts(lab):
     ssh = ssh_folder(lab)
     lines = (ssh / "known_hosts").read_text()
     (ssh / "kh_hashed").write_text(lines)
-    subprocess.run(["ssh-keygen", "-q", "-H", "-f", ssh / "kh_hashed"], check=True, stderr=-3)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-H", "-f", ssh / "kh_hashed"], check=True, stderr=subprocess.DEVNULL
+    )
     (ssh / "kh_pattern").write_text(
         "".join(
             f"!n?9,n{number}*,10.77.0.{10 + number} {line.split(' ', 1)[1]}\n"
@@ -155,14 +159,15 @@ def agent(lab, keys):
     process = subprocess.Popen(
         ["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     )
-    while not socket.exists():
-        assert process.poll() is None
+    wait_for(lambda: socket.exists() or process.poll() is not None)
     asker = keys / "asker"
     asker.write_text("#!/bin/sh\necho secret\n")
     asker.chmod(0o755)
     env = {**os.environ, "SSH_AUTH_SOCK": str(socket), "SSH_ASKPASS": str(asker)}
     env |= {"SSH_ASKPASS_REQUIRE": "force"}
-    subprocess.run(["ssh-add", "-q", keys / "locked"], env=env, check=True, stdin=-3)
+    subprocess.run(
+        ["ssh-add", "-q", keys / "locked"], env=env, check=True, stdin=subprocess.DEVNULL
+    )
     yield socket
     process.terminate()
     process.wait()
@@ -196,6 +201,8 @@ def test_the_environment_that_the_configuration_names_goes_along(lab):
 
 
 def test_a_link_local_address_with_its_zone(lab):
+    if not Path("/proc/net/if_inet6").exists():
+        give_up("this kernel has no IPv6")
     lab.do("head", "ip", "address", "replace", "fe80::1/64", "dev", "bridge", "nodad")
     lab.do("node", "1", "ip", "address", "replace", "fe80::11/64", "dev", "eth0", "nodad")
     write(lab, Row("HostKeyAlias n1\n"))
