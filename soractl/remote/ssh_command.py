@@ -4,7 +4,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -135,6 +135,15 @@ def connect_timeout_s(answer: Mapping[str, list[str]], options: SshOptions) -> f
 def as_options(values: Mapping[str, object]) -> list[str]:
     """`-o NAME=VALUE` for each."""
     return [word for name, value in values.items() for word in ("-o", f"{name}={value}")]
+
+
+def for_any_shell(argv: Sequence[str]) -> str:
+    r"""A command line for the login shell; csh takes `!` for history inside quotes too.
+
+    >>> print(for_any_shell(("ls", "a !")))
+    ls 'a '\!''
+    """
+    return shlex.join(argv).replace("!", r"'\!'")
 
 
 def _everywhere(options: SshOptions) -> list[str]:

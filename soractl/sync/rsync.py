@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import stream
-from soractl.remote.ssh_command import SshOptions, arguments, connecting
+from soractl.remote.ssh_command import SshOptions, arguments, connecting, for_any_shell
 from soractl.sync.locations import LOCKED, Location, locked, under_lock, unreachable
 from soractl.terminal.hints import to_type
 from trainer.checkpoint_dir import READER_MARK
@@ -82,7 +82,7 @@ def command(job: RsyncJob, link: Link) -> list[str]:
     if job.remote:
         argv.append(f"--rsh={shlex.join(_ssh(job.remote, link))}")
     if job.remote and (wrapper := _wrapper(job)):
-        argv.append(f"--rsync-path={_for_any_shell([*wrapper, 'rsync'])}")
+        argv.append(f"--rsync-path={for_any_shell([*wrapper, 'rsync'])}")
     return [*argv, f"{_address(job.source)}/", f"{_address(job.destination)}/"]
 
 
@@ -120,11 +120,6 @@ def _report_bytes(output: bytes, on_bytes: Callable[[int], None]) -> None:
     number = bytes_so_far(output)
     if number is not None:
         on_bytes(number)
-
-
-def _for_any_shell(argv: Sequence[str]) -> str:
-    """A command line for the login shell; csh takes `!` for history inside quotes too."""
-    return shlex.join(argv).replace("!", "'\\!'")
 
 
 def _ssh(location: Location, link: Link) -> list[str]:

@@ -1,7 +1,21 @@
+import os
+import pty
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 
 from soractl.errors import SoractlError
 from soractl.queue.login import run_there, ssh_command
+from tests.missing import give_up
+
+SSH = """#!/bin/sh
+echo "$1" > "$HERE/terminal"
+if [ "$1" = -t ]; then shift; fi
+[ "$2" = ana@login ] || exit 255
+exec "$LOGIN_SHELL" -c "$3"
+"""
 
 
 @pytest.fixture
@@ -12,19 +26,39 @@ def login_node(tmp_path, monkeypatch):
     soractl.write_text(f'#!/bin/sh\nprintf "%s|" "$PWD" "$@" > {tmp_path}/typed\nexit 6\n')
     ssh = tmp_path / "bin/ssh"
     ssh.parent.mkdir()
-    ssh.write_text('#!/bin/sh\n[ "$2" = ana@login ] || exit 255\nexec sh -c "$3"\n')
+    ssh.write_text(SSH)
     for program in (soractl, ssh):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{ssh.parent}:/usr/bin:/bin")
+    for name, value in {"HERE": tmp_path, "HOME": tmp_path, "LOGIN_SHELL": "sh"}.items():
+        monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_words_arrive_as_they_were_typed_and_the_exit_code_comes_back(login_node):
-    words = ["launch", "stage2", "--set", "log.name=it's a $HOME"]
+@pytest.mark.parametrize("shell", ["sh", "tcsh"])
+def test_words_arrive_as_they_were_typed_and_the_exit_code_comes_back(
+    login_node, monkeypatch, shell
+):
+    if shutil.which(shell) is None:
+        give_up(f"{shell} not installed")
+    monkeypatch.setenv("LOGIN_SHELL", shell)
+    words = ["launch", "stage2", "--set", "log.name=it's a $HOME!x"]
     assert run_there("ana@login:there", ["--login=ana@login:there", *words]) == 6
     typed = (login_node / "typed").read_text().split("|")
     assert typed == [f"{login_node}/there", *words, ""]
+
+
+@pytest.mark.parametrize("folder", ["~/there", "~/a folder/.."])
+def test_the_home_of_the_folder_is_the_one_there(login_node, folder):
+    (login_node / "a folder").mkdir()
+    (login_node / ".venv").symlink_to("there/.venv")
+    assert run_there(f"ana@login:{folder}", ["--login", "x", "status"]) == 6
+
+
+def test_the_last_of_two_logins_is_the_one_and_none_of_them_is_typed_there():
+    argv = ["--login", "a", "--login=b", "status", "--login", "c"]
+    assert ssh_command("b", argv, is_terminal=False)[-1].endswith("soractl status --login c'")
 
 
 @pytest.mark.parametrize(
@@ -32,6 +66,7 @@ def test_words_arrive_as_they_were_typed_and_the_exit_code_comes_back(login_node
     [
         ("ben@login", "ben@login is not reached, or the connection was lost; a job goes on", 4),
         ("ana@login", "there is no soractl at ana@login", 2),
+        ("ana@login:no/folder", "there is no soractl at ana@login:no/folder", 2),
     ],
 )
 def test_a_node_that_is_not_reached_or_has_no_soractl_is_one_sentence(
@@ -42,5 +77,13 @@ def test_a_node_that_is_not_reached_or_has_no_soractl_is_one_sentence(
     assert (caught.value.message, caught.value.exit_code) == (message, code)
 
 
-def test_a_terminal_there_belongs_to_a_terminal_here():
-    assert ssh_command("login", ["status"], is_terminal=True)[:4] == ("ssh", "-t", "--", "login")
+@pytest.mark.parametrize("piped", [None, "stdin", "stdout", "stderr"])
+def test_a_terminal_there_belongs_to_three_terminals_here(login_node, monkeypatch, piped):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r+b", buffering=0) as terminal, Path(os.devnull).open("w") as pipe:
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, pipe if name == piped else terminal)
+        run_there("ana@login:there", ["--login", "x", "status"])
+        monkeypatch.undo()
+    os.close(ours)
+    assert (login_node / "terminal").read_text() == ("--\n" if piped else "-t\n")
