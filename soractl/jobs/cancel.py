@@ -12,12 +12,12 @@ from typing import Any
 from soractl.errors import ExitCode
 from soractl.processes.selection import Selection
 from soractl.queue.interface import STOP, Queue, QueueEntry
-from soractl.queue.record import note_end, open_job
+from soractl.queue.record import JobRecord, note_end, open_job
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.owner import refuse_another_users
 from soractl.runs.record import read_record
 from soractl.supervise.stop import Stopped, left_on
-from trainer.run_dir import RunDir
+from trainer.run_dir import AttemptDir, RunDir
 
 NOTHING_STOPPED = ", and so does its job; nothing was stopped"
 POLL_S = 2.0  # one job, and for a short time
@@ -69,11 +69,10 @@ def cancel_job(
     A running one has `grace_s` seconds for a save, which rank 0 is asked for by the batch shell:
     `scancel` alone would end every rank, and the workers that read clips, at once.
     """
-    found = open_job(run)
-    entry = queue.entry_now(found[1].job_id) if found else None
-    if found is None or entry is None or not (entry.is_waiting or entry.is_active):
+    found = _job_of(run, queue)
+    if found is None or not (found[2].is_waiting or found[2].is_active):
         return None
-    attempt, job = found
+    attempt, job, entry = found
     refuse_another_users(run, NOTHING_STOPPED)
     if grace_s is None:
         return Cancelled(run, job.job_id, entry, is_dry=True)
@@ -108,11 +107,10 @@ def confirm(cancelled: Cancelled, queue: Queue) -> Cancelled:
 
 def stop_job(run: RunDir, queue: Queue, *, timeout_s: float) -> Stopped | None:
     """Have the job of a run save and leave; None if it has none that runs. Nothing is cancelled."""
-    found = open_job(run)
-    entry = queue.entry_now(found[1].job_id) if found else None
-    if found is None or entry is None or entry.phase != "running":
+    found = _job_of(run, queue)
+    if found is None or found[2].phase != "running":
         return None
-    attempt, job = found
+    attempt, job, _ = found
     refuse_another_users(run, NOTHING_STOPPED)
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     queue.signal(job.job_id, STOP)
@@ -120,13 +118,22 @@ def stop_job(run: RunDir, queue: Queue, *, timeout_s: float) -> Stopped | None:
     planned = read_record(attempt) if attempt.plan.exists() else None
     asked = sum(planned.ranks) if planned else 0
     left: tuple[tuple[str, int], ...] = ()
+    silent: tuple[str, ...] = ()
     if _in_queue(job.job_id, queue):
         left = ((f"job {job.job_id}", asked),)
     elif planned:  # without cgroups, processes outlive their job
         which = Selection(run_id=planned.run_id)
-        left = left_on(planned.nodes, queue.remote, which, ORPHANS_S)
+        left, silent = left_on(planned.nodes, queue.remote, which, ORPHANS_S)
     complete = run.checkpoints()
-    return Stopped(run, asked, left, complete[-1].name if complete else None)
+    newest = complete[-1].name if complete else None
+    return Stopped(run, asked, left, newest, silent, by_queue=True)
+
+
+def _job_of(run: RunDir, queue: Queue) -> tuple[AttemptDir, JobRecord, QueueEntry] | None:
+    """The open job of a run as its queue shows it now."""
+    found = open_job(run)
+    entry = queue.entry_now(found[1].job_id) if found else None
+    return (*found, entry) if found and entry else None
 
 
 def _in_queue(job_id: int, queue: Queue) -> QueueEntry | None:

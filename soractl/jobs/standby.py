@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from soractl.errors import SoractlError
-from soractl.queue.interface import Queue
-from soractl.queue.kinds import DEFAULT, QUEUES
+from soractl.queue.interface import DEFAULT, Queue
+from soractl.queue.kinds import QUEUES
 from soractl.queue.record import newest_job, note_end
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import parse_node_list

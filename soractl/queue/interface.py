@@ -10,6 +10,7 @@ from soractl.cluster.settings import JobSettings, Kind
 from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote
 
+DEFAULT: Kind = "slurm"  # where no record says which
 WARNING = "USR1"  # from the queue to a job's program, before a limit or a preemption
 STOP = "INT"  # ours to that program: save, leave and do not come back
 
@@ -28,7 +29,7 @@ class Allocation:
     job_id: int
     nodes: tuple[Node, ...]
     restarts: int  # how often the job was requeued
-    kind: Kind = "slurm"  # of the queue
+    kind: Kind = DEFAULT  # of the queue
 
     @property
     def port(self) -> int:

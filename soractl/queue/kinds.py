@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from soractl.cluster.settings import Kind
-from soractl.queue.interface import Allocation, Queue
+from soractl.queue.interface import DEFAULT, Allocation, Queue
 from soractl.queue.record import newest_job, read_record
 from soractl.queue.slurm import Slurm
 from soractl.remote.requests import Remote
@@ -12,7 +12,6 @@ from trainer.run_dir import AttemptDir, RunDir
 QUEUES: Mapping[Kind, type[Queue]] = {  # by `kind` in the cluster's file
     "slurm": Slurm,
 }
-DEFAULT: Kind = "slurm"
 
 
 def queue_of_run(run: RunDir, remote: Remote, environ: Mapping[str, str]) -> Queue:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from soractl.cluster.settings import Kind
+from soractl.queue.interface import DEFAULT
 from trainer.atomic_files import RunDirError, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
@@ -17,7 +18,7 @@ class JobRecord:
     """The job of an attempt; `restarts` counts how often the queue had started it again."""
 
     job_id: int
-    kind: Kind = "slurm"  # of the queue
+    kind: Kind = DEFAULT  # of the queue
     restarts: int = 0
     then: Then = "queued"  # what followed the attempt, noted by the job itself
     start: Mapping[str, Any] | None = None  # the start point that was chosen when it was submitted

@@ -152,12 +152,14 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, queue: Queue) 
     waits_for: tuple[str, ...] = ()
     try:
         entry = queue.entry(job.job_id)
-        if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
-            entry = queue.entry_now(job.job_id)  # it has begun since the queue was asked
-        if entry and entry.lacks_nodes:
-            waits_for = tuple(drained(queue.drained_nodes()))
     except SoractlError as error:  # the run's files say how far it is all the same
         fault = error.message
+    if entry and entry.is_waiting and job.then == "queued" and attempt.plan.exists():
+        with suppress(SoractlError):  # what is known of it stays known
+            entry = queue.entry_now(job.job_id)  # it has begun since the queue was asked
+    if entry and entry.lacks_nodes:
+        with suppress(SoractlError):
+            waits_for = tuple(drained(queue.drained_nodes()))
     nodes: tuple[NodeState, ...] = ()
     progress = None
     if attempt.plan.exists():
@@ -268,6 +270,8 @@ def _row(run: RunDir, connect: Connect, gate: threading.Semaphore) -> RunRow:
             return _asked_row(facts, read_status(run, remote))
     except RunDirError as error:
         return RunRow(**facts, state="damaged", note=str(error))
+    except SoractlError as error:  # such as a machine without ssh
+        return RunRow(**facts, state="unknown", note=error.message)
     except OSError as error:  # of the file system: the files may be as they should be
         return RunRow(**facts, state="unknown", note=_in_words(error, run))
 

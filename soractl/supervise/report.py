@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from soractl.remote.folding import fold_names
 from soractl.supervise.lease import LEASE_S, read_holder
 from soractl.supervise.lease import age_s as lease_age_s
 from soractl.supervise.process import StartedSupervisor
@@ -67,14 +68,17 @@ def stopped_lines(stopped: Stopped) -> list[str]:
     """What became of the ranks that were asked to save and leave."""
     name = stopped.run.name
     ranks = text.count(stopped.asked, "rank")
+    where = f"{fold_names(stopped.silent)} gave no answer"
+    silent = [f"{where}; what is left there is not known"] if stopped.silent else []
     if not stopped.left:
         saved = f"; resumes from {stopped.checkpoint}" if stopped.checkpoint else ""
-        return [f"{name}: {ranks} saved and left{saved}"]
+        return [f"{name}: {ranks} saved and left{saved}", *silent]
     left = ", ".join(
         f"{text.count(n, 'process', 'processes')} on {node}" for node, n in stopped.left
     )
     return [
         f"{name}: {ranks} asked to save and leave; still there: {left}",
+        *silent,
         f"`{to_type('kill', name)}` ends them",
     ]
 
@@ -85,6 +89,7 @@ def stopped_json(stopped: Stopped) -> dict[str, Any]:
         "run": stopped.run.name,
         "ranks": stopped.asked,
         "left": dict(stopped.left),
+        "silent": list(stopped.silent),
         "checkpoint": stopped.checkpoint,
     }
 

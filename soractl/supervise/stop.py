@@ -29,11 +29,15 @@ class Stopped:
     asked: int  # ranks
     left: tuple[tuple[str, int], ...] = ()  # node, processes; empty: all are gone
     checkpoint: str | None = None  # the newest complete one
+    silent: tuple[str, ...] = ()  # nodes that could not be asked if something is left on them
+    by_queue: bool = False  # the run's job has left, which may close its nodes to a login
 
     @property
     def exit_code(self) -> ExitCode:
-        """124 if something is left when the time is over."""
-        return ExitCode.DEADLINE if self.left else ExitCode.OK
+        """124 if something is left when the time is over, 4 if that is not known of a node."""
+        if self.left:
+            return ExitCode.DEADLINE
+        return ExitCode.SOME_UNREACHABLE if self.silent and not self.by_queue else ExitCode.OK
 
 
 def stop_run(run: RunDir, remote: Remote, *, timeout_s: float) -> Stopped:
@@ -56,10 +60,10 @@ def stop_run(run: RunDir, remote: Remote, *, timeout_s: float) -> Stopped:
     # Noted first: a supervisor must not take the end for a failure.
     EventLog(run, "stop").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
     _send_term({node: some for node, some in ranks.items() if some}, remote)
-    left = left_on(record.nodes, remote, which, timeout_s)
+    left, silent = left_on(record.nodes, remote, which, timeout_s)
     complete = run.checkpoints()
     newest = complete[-1].name if complete else None
-    return Stopped(run, sum(map(len, ranks.values())), left, newest)
+    return Stopped(run, sum(map(len, ranks.values())), left, newest, silent)
 
 
 def _send_term(ranks: dict[Node, list[Process]], remote: Remote) -> None:
@@ -71,12 +75,16 @@ def _send_term(ranks: dict[Node, list[Process]], remote: Remote) -> None:
 
 def left_on(
     nodes: Sequence[Node], remote: Remote, which: Selection, timeout_s: float
-) -> tuple[tuple[str, int], ...]:
-    """Nodes with the number of processes that are still there when the time is over."""
+) -> tuple[tuple[tuple[str, int], ...], tuple[str, ...]]:
+    """Nodes with the number of processes that are left when the time is over; silent nodes.
+
+    Interrupted after Ctrl-C.
+    """
     end_s = time.monotonic() + timeout_s
     while True:
         found = find(nodes, remote, which, deadline_s=FIND_DEADLINE_S)
+        raise_if_interrupted((n.fault for n in found), "the ranks were asked to save and leave")
         left = tuple((n.node.name, len(n.processes)) for n in found if n.processes)
         if not left or time.monotonic() >= end_s:
-            return left
+            return left, tuple(n.node.name for n in found if n.fault)
         time.sleep(POLL_S)

@@ -10,6 +10,7 @@ from soractl.account import goodput
 from soractl.errors import Fault, FaultKind, SoractlError
 from soractl.queue.record import JobRecord, write_record
 from soractl.queue.slurm import Slurm
+from soractl.remote.connections import Connections, SshOptions
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from soractl.runs import commands, report
@@ -304,6 +305,32 @@ def test_while_slurm_does_not_answer_a_run_is_shown_by_its_files(tmp_path):
     assert f"queue  unknown: {why}" in report.status_lines(status)
     [row] = list_runs(tmp_path, lambda ssh: nullcontext(remote))
     assert (row.state, row.note, row.global_step) == ("unknown", why, 7)
+
+
+def test_a_job_that_waits_waits_also_where_its_nodes_or_news_of_it_cannot_be_asked(tmp_path):
+    run, attempt = begin(tmp_path)
+    write_record(attempt, JobRecord(job_id=12))
+    answers = [NodeResult(Node("n0"), "12|PENDING|N/A||Resources\n", exit_code=0)]
+
+    def remote(node, request, deadline_s):
+        failed = NodeResult(node, "", "slurm_load: Unable to contact controller", exit_code=1)
+        return answers.pop() if answers else failed
+
+    status = read_status(run, remote, Slurm(remote))
+    assert (status.state, status.queue.state, status.queue_fault) == ("queued", "PENDING", None)
+    rows = [line for line in report.status_lines(status) if line.startswith("queue ")]
+    assert len(rows) == 1
+
+
+def test_a_run_whose_nodes_cannot_be_asked_from_here_is_a_row(tmp_path, monkeypatch):
+    begin(tmp_path)
+    create_run(tmp_path, "stage1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rows = list_runs(tmp_path, lambda ssh: Connections(SshOptions()))
+    assert [(row.state, row.note) for row in rows] == [
+        ("never started", ""),
+        ("unknown", "no `ssh` on this machine"),
+    ]
 
 
 def test_a_folder_that_is_busy_while_time_is_accounted_ends_no_status(

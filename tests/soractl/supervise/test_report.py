@@ -1,11 +1,18 @@
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from soractl.supervise.lease import Holder
 from soractl.supervise.quarantine import Book, Quarantined, Strike
-from soractl.supervise.report import nodes_lines, stopped_lines, supervisor_json, supervisor_rows
+from soractl.supervise.report import (
+    nodes_lines,
+    stopped_json,
+    stopped_lines,
+    supervisor_json,
+    supervisor_rows,
+)
 from soractl.supervise.stop import Stopped
 from trainer.atomic_files import write_json
 from trainer.run_dir import create_run
@@ -62,6 +69,18 @@ def test_a_stop_says_what_is_left(tmp_path):
         "`soractl kill 001-smoke` ends them",
     ]
     assert (done.exit_code, stuck.exit_code) == (0, 124)
+
+
+def test_a_stop_names_the_nodes_of_which_it_is_not_known_what_is_left(tmp_path):
+    run = create_run(tmp_path, "smoke")
+    unsure = Stopped(run, 6, silent=("n1", "n2"))
+    assert stopped_lines(unsure) == [
+        "001-smoke: 6 ranks saved and left",
+        "n[1-2] gave no answer; what is left there is not known",
+    ]
+    assert stopped_json(unsure)["silent"] == ["n1", "n2"]
+    # A job that has left closes its nodes to logins.
+    assert (unsure.exit_code, replace(unsure, by_queue=True).exit_code) == (4, 0)
 
 
 def test_nodes_shows_the_quarantined_and_those_with_strikes():

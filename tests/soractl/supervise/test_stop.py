@@ -2,10 +2,13 @@ import json
 
 import pytest
 
-from soractl.errors import SoractlError
+from soractl.errors import INTERRUPTED, Fault, FaultKind, Interrupted, SoractlError
+from soractl.processes.selection import Selection
 from soractl.remote.connections import Connections
+from soractl.remote.nodes import Node
+from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
-from soractl.supervise.stop import stop_run
+from soractl.supervise.stop import left_on, stop_run
 from tests.waiting import wait_for
 from trainer.run_dir import create_run
 
@@ -46,3 +49,29 @@ def test_without_a_rank_it_refuses_and_says_what_ends_the_rest(workplace, start)
     start("", code="time.sleep(600)")
     refused = workplace.soractl("stop", code=6)
     assert "hint: `soractl kill 001-smoke`" in refused.stderr
+
+
+EMPTY = (
+    "=== environ 0\n9 me\n=== owners 0\n"
+    f"9/stat:9 (sh) S 0 9 9 {'0 ' * 15}6\n=== stat 0\n=== cmdline 0\n=== self 9\n"
+)
+
+
+def left(fault):
+    """What is left on n1, where nothing is, and on n2, which gives no answer."""
+
+    def remote(node, request, deadline_s):
+        if node.name == "n2":
+            return NodeResult(node, fault=fault)
+        return NodeResult(node, stdout=EMPTY, exit_code=0)
+
+    return left_on([Node("n1"), Node("n2")], remote, Selection(run_id="/r"), 0)
+
+
+def test_a_node_that_gives_no_answer_is_not_taken_for_an_empty_one():
+    assert left(Fault(FaultKind.UNREACHABLE, "no route")) == ((), ("n2",))
+
+
+def test_ctrl_c_amid_the_last_look_is_no_end_of_all_ranks():
+    with pytest.raises(Interrupted, match="asked to save and leave"):
+        left(INTERRUPTED)
