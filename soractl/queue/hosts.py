@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from soractl.errors import ExitCode, SoractlError
 
 if TYPE_CHECKING:
-    from soractl.queue.interface import DEFAULT, Queue
+    from soractl.queue.interface import Queue
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ def named(hosts: str | None) -> Hosts:
     kind, colon, name = (hosts or "").partition(":")
     if not colon or kind not in ("job", "partition"):
         return Hosts(hosts)
+    from soractl.queue.interface import DEFAULT
     from soractl.queue.kinds import QUEUES
     from soractl.remote.connections import Connections
 
