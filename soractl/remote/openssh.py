@@ -62,7 +62,7 @@ class OpensshConnection:
             reason = last_words(captured.stderr.text) or "no channel"
             captured.stderr.kept.clear()  # ssh's own words
             raise NoChannel(reason)
-        if captured.exit_code == 255 and not self.alive:
+        if captured.exit_code == 255 and self._master is not None and not self._master.alive:
             captured.exit_code = None
             raise SshFailure("connection lost")
 

@@ -1,6 +1,8 @@
 """Choice between paramiko and the system's ssh for each node, by what `ssh -G` answers; or srun."""
 
+import math
 import threading
+import time
 from dataclasses import replace
 
 from soractl.errors import SoractlError
@@ -16,8 +18,50 @@ from soractl.remote.ssh_command import NotServed, SshFailure, SshOptions
 from soractl.terminal.text import span
 
 MY_JOBS = ("squeue", "--me", "--noheader", "--states=RUNNING", "--format=%i|%N")
-# A step beside those that run, without GPUs of its own; ssh gives no variables either.
+JOBS_AGE_S = 30.0  # for so long squeue's answer counts: a chain's next job may have the node
+# A step beside those that run, which sees their GPUs. Of the variables here it gets what a login
+# gives, and none with a secret.
 STEP = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--quiet")
+STEP += ("--export=HOME,USER,LOGNAME,PATH",)
+
+
+class StepConnection(OpensshConnection):
+    """Steps of one job, as long as it is known to run."""
+
+    def __init__(self, argv: list[str], processes: Processes, until_s: float) -> None:
+        super().__init__(argv, processes, None)
+        self._until_s = until_s
+
+    @property
+    def alive(self) -> bool:
+        """The job need not be looked for again; else another may have the node by now."""
+        return time.monotonic() < self._until_s
+
+
+class _Jobs:
+    """Jobs of ours that run, by node: squeue is asked once in a while, not once a node."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._lock = threading.Lock()
+        self._by_node: dict[str, str] = {}
+        self._until_s = -math.inf
+
+    def on(self, node: Node, deadline: Deadline) -> tuple[str | None, float]:
+        """The job that runs on a node, and until when by the monotonic clock that counts."""
+        with self._lock:
+            if time.monotonic() >= self._until_s:
+                self._by_node = self._running(deadline)
+                self._until_s = time.monotonic() + JOBS_AGE_S
+            return self._by_node.get(node.name), self._until_s
+
+    def _running(self, deadline: Deadline) -> dict[str, str]:
+        captured = Captured()
+        self._processes.run(Request(MY_JOBS), captured, deadline)
+        if captured.exit_code != 0:
+            raise SshFailure(captured.stderr.text.strip() or "squeue does not answer")
+        lines = (line.partition("|") for line in captured.stdout.text.splitlines())
+        return {node.name: job for job, _, nodes in lines for node in parse_node_list(nodes)}
 
 
 class Clients:
@@ -32,7 +76,7 @@ class Clients:
         self._usual: Answer | None = None
         self._paramiko = SshClient(self._find_route, processes.start_proxy)
         self._openssh = OpensshClient(options, processes)
-        self._jobs: dict[str, str] = {}  # of ours that run, by node
+        self._jobs = _Jobs(processes)
 
     def connect(self, node: Node, deadline: Deadline) -> SshConnection | OpensshConnection:
         """An authenticated connection to a node; SshFailure says why there is none."""
@@ -91,24 +135,13 @@ class Clients:
         living = self._openssh.living(node, answer, deadline)
         return living or self._openssh.connect(node, answer, deadline)
 
-    def _by_srun(self, node: Node, deadline: Deadline) -> OpensshConnection:
+    def _by_srun(self, node: Node, deadline: Deadline) -> StepConnection:
         """Steps of a job; a connection is nothing but the words before each command."""
-        with self._lock:
-            if node.name not in self._jobs:
-                self._jobs = self._running_jobs(deadline)
-            job = self._jobs.get(node.name)
+        job, until_s = self._jobs.on(node, deadline)
         if job is None:
             raise SshFailure("no job of yours runs there, and client = srun reaches no other node")
         where = (f"--jobid={job}", f"--nodelist={node.name}")
-        return OpensshConnection([*STEP, *where, "/bin/sh", "-c"], self._processes, None)
-
-    def _running_jobs(self, deadline: Deadline) -> dict[str, str]:
-        captured = Captured()
-        self._processes.run(Request(MY_JOBS), captured, deadline)
-        if captured.exit_code != 0:
-            raise SshFailure(captured.stderr.text.strip() or "squeue does not answer")
-        lines = (line.partition("|") for line in captured.stdout.text.splitlines())
-        return {node.name: job for job, _, nodes in lines for node in parse_node_list(nodes)}
+        return StepConnection([*STEP, *where, "/bin/sh", "-c"], self._processes, until_s)
 
     def _find_route(self, node: Node, deadline: Deadline) -> Route:
         """The route of a jump host, to which the cluster's user and port do not apply."""

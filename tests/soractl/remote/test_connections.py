@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from soractl.errors import Fault, FaultKind
+from soractl.remote import reaching
 from soractl.remote.connections import Connections, SshOptions
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import Request
@@ -53,7 +54,8 @@ def test_a_step_of_a_job_of_ours_takes_the_place_of_a_login(steps):
         dialogue = remote.dialogue(Node("n1"), ("cat",), 10)
         assert dialogue.ask(b"ready", 10) == b"ready"
     assert [answer.stdout for answer in answers] == ["a\n"] * 3
-    step = "--overlap --nodes=1 --ntasks=1 --cpu-bind=none --quiet --jobid=12 --nodelist="
+    step = "--overlap --nodes=1 --ntasks=1 --cpu-bind=none --quiet"
+    step += " --export=HOME,USER,LOGNAME,PATH --jobid=12 --nodelist="
     used = (steps / "steps").read_text().splitlines()
     assert [line.partition(" /bin/sh")[0] for line in used] == [
         f"{step}{name}" for name in ("n1", "n2", "n2", "n1")
@@ -63,11 +65,27 @@ def test_a_step_of_a_job_of_ours_takes_the_place_of_a_login(steps):
 
 def test_a_node_without_a_job_of_ours_is_not_reached(steps):
     with Connections(SshOptions(client="srun")) as remote:
-        answer = remote(Node("n3"), Request(("true",)), 10)
-    assert answer.fault == Fault(
+        answers = [remote(Node(name), Request(("true",)), 10) for name in ("n3", "n4", "n3")]
+    fault = Fault(
         FaultKind.UNREACHABLE,
         "no job of yours runs there, and client = srun reaches no other node",
     )
+    assert [answer.fault for answer in answers] == [fault] * 3
+    assert (steps / "asked").read_text() == "asked\n"
+
+
+def test_the_next_job_on_a_node_is_found_and_a_job_that_ends_with_255_is_no_lost_connection(
+    steps, monkeypatch
+):
+    monkeypatch.setattr(reaching, "JOBS_AGE_S", 0.0)
+    with Connections(SshOptions(client="srun")) as remote:
+        for job in (12, 13):
+            (steps / "jobs").write_text(f"{job}|n[1-2]\n")
+            answer = remote(Node("n1"), Request(("sh", "-c", "exit 255")), 10)
+            assert (answer.exit_code, answer.fault) == (255, None)
+    used = (steps / "steps").read_text().splitlines()
+    jobs = [word for line in used for word in line.split() if word.startswith("--jobid=")]
+    assert jobs == ["--jobid=12", "--jobid=13"]
 
 
 def test_what_srun_says_is_why_a_node_is_not_reached(steps):
