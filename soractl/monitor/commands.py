@@ -64,7 +64,9 @@ def monitor(
     service.check_options(
         is_one_look=as_json, for_s=for_s, tui=tui, prometheus=prometheus, file=export_html
     )
-    source, found = service.chosen(named(hosts).names, run, Path(runs), os.environ)
+    chosen = named(hosts)
+    output.note(chosen.notes)
+    source, found = service.chosen(chosen.names, run, Path(runs), os.environ)
     options = service.MonitorOptions(
         source=source,
         run=found,

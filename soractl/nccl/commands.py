@@ -18,9 +18,10 @@ def show(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) -> N
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
+    chosen = named(hosts)
+    found = ask(chosen.names, os.environ, deadline_s=timeout)
     output.report([report.show(found)], report.show_json(found), as_json)
-    output.note(report.notes(found))
+    output.note([*report.notes(found), *chosen.notes])
 
 
 @app.command()
@@ -31,9 +32,10 @@ def check(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) -> 
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
+    chosen = named(hosts)
+    found = ask(chosen.names, os.environ, deadline_s=timeout)
     output.report(report.check(found), report.check_json(found), as_json)
-    output.note([*report.notes(found), report.count(found)])
+    output.note([*report.notes(found), report.count(found), *chosen.notes])
     raise typer.Exit(found.exit_code)
 
 
@@ -45,7 +47,8 @@ def detect(hosts: Hosts = None, timeout: Timeout = 10, as_json: Json = False) ->
     from soractl.queue.hosts import named
     from soractl.terminal import output
 
-    found = ask(named(hosts).names, os.environ, deadline_s=timeout)
+    chosen = named(hosts)
+    found = ask(chosen.names, os.environ, deadline_s=timeout)
     proposal = propose(found)
     output.report(report.detect(proposal), report.detect_json(proposal), as_json)
-    output.note([*report.notes(found), *proposal.reasons])
+    output.note([*report.notes(found), *proposal.reasons, *chosen.notes])

@@ -21,8 +21,10 @@ MY_JOBS = ("squeue", "--me", "--noheader", "--states=RUNNING", "--format=%i|%N")
 JOBS_AGE_S = 30.0  # for so long squeue's answer counts: a chain's next job may have the node
 # A step beside those that run, which sees their GPUs. Of the variables here it gets what a login
 # gives, and none with a secret.
-STEP = ("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--quiet")
-STEP += ("--export=HOME,USER,LOGNAME,PATH",)
+STEP = (
+    *("srun", "--overlap", "--nodes=1", "--ntasks=1", "--cpu-bind=none", "--quiet"),
+    "--export=HOME,USER,LOGNAME,PATH",
+)
 
 
 class StepConnection(OpensshConnection):

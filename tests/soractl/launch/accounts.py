@@ -108,12 +108,10 @@ class User:
             path.write_text(head + program)
             path.chmod(0o755)
 
-    def soractl(
-        self, *words: str, timeout_s: float = 60, **more: object
-    ) -> subprocess.CompletedProcess[str]:
-        """The command as this user, from its home; `more`: variables of its environment."""
+    def soractl(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """The command as this user, from its home."""
         become = ("setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups")
-        own = {"HOME": self.home, "USER": self.name, "PYTHONPATH": self.place.path, **more}
+        own = {"HOME": self.home, "USER": self.name, "PYTHONPATH": self.place.path}
         own |= {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
         environment = ("env", "-i", "-C", str(self.home), *(f"{k}={v}" for k, v in own.items()))
         program = (str(self.place.python), "-m", "soractl.cli", *words)

@@ -1,4 +1,5 @@
 import os
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -67,3 +68,12 @@ def test_every_command_on_nodes_takes_a_job(words):
     command = ("--", "true") if words == "exec" else ()
     result = CliRunner().invoke(app, [*words.split(), "job:latest", *command])
     assert "'latest' is no job's number" in str(result.exception)
+
+
+@pytest.mark.parametrize("words", ["gpus", "monitor --json", "env show", "env check", "env detect"])
+def test_drained_nodes_of_a_partition_are_named_with_their_reason(slurm, words, monkeypatch):
+    monkeypatch.chdir(slurm)
+    here = socket.gethostname()
+    (slurm / "nodes").write_text(f"{here}|drained|soractl: gpu.xid (79)\n")
+    result = CliRunner().invoke(app, [*words.split(), "partition:gpu"])
+    assert f"{here} is drained: soractl: gpu.xid (79)" in result.stderr
