@@ -93,6 +93,11 @@ class NodeWatch:
             self._take_in(self._answers.result(), progress)
             self._answers = None
 
+    def ask_soon(self) -> int:
+        """Begin the next look without delay; `looks` once one has ended that began after this."""
+        self._next_look = time.monotonic()
+        return self.looks + (1 if self._answers is None else 2)
+
     def confirm(self) -> None:
         """Ask all nodes now: one that is silent while others fail is why they fail.
 

@@ -38,6 +38,7 @@ class Look:
     step: int | None = None
     phase: Phase = "training"
     failed: tuple[str, str] | None = None  # node and words of the first sign of a failure
+    confirmed: bool = True  # all nodes were asked since the last sign of a failure
     stopped: bool = False  # ranks saved and left at a signal, or a person asked for that
     second_sign: str = ""  # such as "collectives stand still": a witness beside the step clock
     head_fault: str = ""  # this machine cannot read the run's folder: what it shows is no news
@@ -172,6 +173,8 @@ def _lost(memory: Memory, look: Look, limits: Limits) -> Verdict | None:
 
 def _crashed(memory: Memory, look: Look) -> Verdict | None:
     if memory.failed_s is None or look.at_s - memory.failed_s < PEER_GRACE_S:
+        return None
+    if not look.confirmed:
         return None
     # Who gave no answer since may be why the others fail: it is lost once it was silent for long.
     if any(node.fault and 0.0 < _silent_s(memory, node) <= SILENT_S for node in look.nodes):

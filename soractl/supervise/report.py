@@ -18,13 +18,13 @@ from trainer.run_dir import RunDir
 def supervisor_rows(run: RunDir) -> list[tuple[str, str]]:
     """`supervisor  acting on n0 3 s ago: training`; nothing if there never was one."""
     holder, age_s = read_holder(run.supervisor), lease_age_s(run.supervisor)
-    if holder is None or age_s is None:
+    if holder is None:
         return []
     state = ": ".join(part for part in (holder.state, holder.reason) if part) or "begins"
     if holder.ended:
         return [("supervisor", f"has left, {state}")]
-    ago = f"{text.duration(age_s)} ago"
-    if age_s > LEASE_S:
+    ago = "last beat -" if age_s is None else f"{text.duration(age_s)} ago"
+    if age_s is not None and age_s > LEASE_S:
         again = f"`{to_type('supervise', run.name)}` takes over"
         where = f"{holder.host} (process {holder.pid}), the last {ago}, {state}"
         return [("supervisor", f"no sign of life from {where}; {again}")]
@@ -33,10 +33,12 @@ def supervisor_rows(run: RunDir) -> list[tuple[str, str]]:
 
 
 def supervisor_json(run: RunDir) -> dict[str, Any] | None:
-    """The same for programs."""
+    """The same for programs; age and life are null where nobody can date the last beat."""
     holder, age_s = read_holder(run.supervisor), lease_age_s(run.supervisor)
-    if holder is None or age_s is None:
+    if holder is None:
         return None
+    if age_s is None:
+        return {**holder.as_json(), "age_s": None, "alive": False if holder.ended else None}
     alive = not holder.ended and age_s <= LEASE_S
     return {**holder.as_json(), "age_s": round(age_s, 1), "alive": alive}
 

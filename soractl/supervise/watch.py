@@ -54,7 +54,8 @@ class Watcher:
         self._logs = _Logs(attempt, [node.name for node in self.record.nodes], self.record.ranks)
         self._stops = _Stops(run, attempt)
         self._looks = 0
-        self._confirmed: set[str] = set()  # nodes whose bad end the others were asked about
+        self._asked_about: set[str] = set()  # nodes whose bad end the others are asked about
+        self._confirmed_at = 0  # number of looks after which all were asked about it
         self._showed_ranks: set[str] = set()
         self._orphaned: set[str] = set()  # nodes of which that was written
         self._first_step: int | None = None
@@ -86,7 +87,8 @@ class Watcher:
         failed = self._failed()
         if not self.nodes.ended and self._is_news(failed):
             # A node that is silent may be why, and ranks may train on without their launcher.
-            self.nodes.confirm()
+            # Without a wait: a dead node takes many seconds, which nobody would look meanwhile.
+            self._confirmed_at = self.nodes.ask_soon()
         fresh = self.nodes.looks > self._looks
         self._looks = self.nodes.looks
         answers = {state.node: state for state in self.nodes.answers}
@@ -100,13 +102,10 @@ class Watcher:
             step=step,
             phase=self._phase(step),
             failed=failed,
+            confirmed=self.nodes.ended or self._looks >= self._confirmed_at,
             stopped=self._stops.look(),
             second_sign=self._second_sign(progress.heartbeat_age_s),
         )
-
-    def confirm(self) -> None:
-        """Ask all nodes once more, before anything is done about a failure."""
-        self.nodes.confirm()
 
     def _write_orphaned(self, step: int | None) -> None:
         for name, count in self.nodes.orphaned.items():
@@ -124,8 +123,8 @@ class Watcher:
     def _is_news(self, failed: tuple[str, str] | None) -> bool:
         bad = {state.node for state in self.nodes.states if state.exit_code}
         bad |= {failed[0]} if failed else set()
-        is_news = not bad <= self._confirmed
-        self._confirmed |= bad
+        is_news = not bad <= self._asked_about
+        self._asked_about |= bad
         return is_news
 
     def _node(self, state: NodeState, answer: NodeState | None, fresh: bool) -> NodeLook:

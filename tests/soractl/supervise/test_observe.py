@@ -112,6 +112,13 @@ def test_a_crash_waits_only_for_a_node_that_gives_no_answer():
     assert story[-1][1:] == (State.BLIND, None)
 
 
+def test_a_crash_waits_until_all_nodes_were_asked_about_it():
+    sign = {"failed": ("n1", "rank 0: ValueError: no")}
+    unconfirmed = standing(60, 76, 1, confirmed=False, **sign)
+    story, _, _ = seen([*HEALTHY, *unconfirmed, *standing(76, 80, 1, **sign)])
+    assert [event[:2] for event in story] == [(0.0, State.TRAINING), (76.0, State.CRASHED)]
+
+
 def test_an_exit_code_alone_is_a_crash():
     ended = nodes(n3={"exit_code": 1})
     story, last, _ = seen([*HEALTHY, *standing(60, 70, 1, nodes=ended)])

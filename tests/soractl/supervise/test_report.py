@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from soractl.supervise import lease
 from soractl.supervise.lease import Holder
 from soractl.supervise.quarantine import Book, Quarantined, Strike
 from soractl.supervise.report import (
@@ -54,6 +55,15 @@ def test_status_shows_a_supervisor_that_has_left_or_gives_no_sign_of_life(run):
         ("supervisor", "no sign of life from n0 (process 47), the last 2 min 00 s ago, training; "
          "`soractl supervise 001-smoke` takes over")
     ]  # fmt: skip
+    assert supervisor_json(run)["alive"] is False
+
+
+def test_a_beat_that_nobody_can_date_leaves_its_supervisor_in_status(run, monkeypatch):
+    monkeypatch.setattr(lease, "file_time", lambda folder: None)  # root may write everywhere
+    assert held(run) == [("supervisor", "acting on n0 (process 47), last beat -: training")]
+    found = supervisor_json(run)
+    assert (found["host"], found["age_s"], found["alive"]) == ("n0", None, None)
+    assert held(run, ended=True) == [("supervisor", "has left, training")]
     assert supervisor_json(run)["alive"] is False
 
 

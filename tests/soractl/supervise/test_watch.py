@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 
 import pytest
@@ -30,23 +31,37 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def watcher(run):
-    """A watcher whose nodes all answer that two ranks run."""
+def start(run):
+    """Starts a watcher whose nodes all answer that two ranks run, at once while `open` is set."""
 
     def remote(node, request, deadline_s):
-        if node.name in watcher.silent:
+        assert start.open.wait(60)
+        if node.name in start.watcher.silent:
             return NodeResult(node, fault=Fault(FaultKind.UNREACHABLE, "no route"))
         text = "=== processes 4\n=== ranks 2\n=== age 9\n=== clock 1000\n"
         return NodeResult(node, stdout=text, exit_code=0)
 
-    log = EventLog(run, "supervisor")
-    attempt = run.attempts()[0]
-    record = read_record(attempt)
-    watcher = Watcher(
-        run, attempt, lambda: ask_states(attempt, record, remote), log, look_every_s=0.0
-    )
-    watcher.silent = set()
-    return watcher
+    def start(look_every_s):
+        log = EventLog(run, "supervisor")
+        attempt = run.attempts()[0]
+        record = read_record(attempt)
+
+        def ask():
+            return ask_states(attempt, record, remote)
+
+        start.watcher = Watcher(run, attempt, ask, log, look_every_s=look_every_s)
+        start.watcher.silent = set()
+        return start.watcher
+
+    start.open = threading.Event()
+    start.open.set()
+    yield start
+    start.open.set()
+
+
+@pytest.fixture
+def watcher(start):
+    return start(look_every_s=0.0)
 
 
 def settled(watcher, asks=2):
@@ -111,18 +126,36 @@ def test_a_ranks_account_comes_before_a_bare_exit_code_and_after_a_kill(run, wat
     assert watcher.look().failed == ("n2", "rank 3: killed by SIGSEGV")
 
 
-def test_all_nodes_are_asked_as_soon_as_a_rank_has_failed(run, watcher):
-    settled(watcher)
-    watcher.silent = {"n2"}
+def fail(run):
     account = {"rank": 0, "node": "n1", "error": "closed by peer", "time_unix_s": time.time()}
     run.attempts()[0].rank_failure(0).write_text(json.dumps(account))
-    asked = watcher.nodes.looks
-    look = watcher.look()
-    assert watcher.nodes.looks > asked
+
+
+def test_all_nodes_are_asked_as_soon_as_a_rank_has_failed(run, start):
+    watcher = start(look_every_s=600.0)
+    watcher.silent = {"n2"}
+    fail(run)
+    look = settled(watcher, asks=1)
+    assert (watcher.nodes.looks, look.confirmed) == (1, True)
     assert look.failed == ("n1", "rank 0: closed by peer")
     assert [(node.name, node.fault) for node in look.nodes] == [
         ("n1", ""), ("n2", "unreachable: no route"),
     ]  # fmt: skip
+
+
+def test_a_failure_is_confirmed_without_a_wait_by_answers_to_a_later_question(run, start):
+    watcher = start(look_every_s=0.0)
+    settled(watcher)
+    start.open.clear()
+    watcher.look()
+    watcher.look()  # a question is under way, or begins with this look
+    fail(run)
+    for _ in range(3):
+        look = watcher.look()
+        assert (look.failed, look.confirmed) == (("n1", "rank 0: closed by peer"), False)
+    start.open.set()
+    settled(watcher, asks=1)
+    assert settled(watcher, asks=1).confirmed
 
 
 def test_torchruns_own_term_to_its_ranks_is_no_failure(run, watcher):
