@@ -105,6 +105,8 @@ def _root(text: str) -> dict[str, Any]:
         whole, _ = json.JSONDecoder().raw_decode(text[max(text.find("{"), 0) :])
     except ValueError:
         return {}
+    if not isinstance(whole, dict):  # a line of a log may begin with a number
+        return {}
     found: Any = next((whole[name] for name in ROOTS if name in whole), {})
     return found if isinstance(found, dict) else {}
 
@@ -112,7 +114,7 @@ def _root(text: str) -> dict[str, Any]:
 def _listed(of: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     """The objects in a list of an object; older forms have `null` between them."""
     listed = of.get(name)
-    yield from (one for one in listed or () if isinstance(one, dict))
+    yield from (one for one in listed if isinstance(one, dict)) if isinstance(listed, list) else ()
 
 
 def _entity(result: Mapping[str, Any]) -> str:
@@ -123,7 +125,8 @@ def _entity(result: Mapping[str, Any]) -> str:
 
 def _fields(result: Mapping[str, Any]) -> dict[str, str] | None:
     status = str(result.get("status", "")).lower()
-    warnings = result.get("warnings") or []
+    found = result.get("warnings") or []
+    warnings = found if isinstance(found, list) else [found]
     listed = [one if isinstance(one, dict) else {"warning": str(one)} for one in warnings]
     if status.startswith(("skip", "not run")):
         return None

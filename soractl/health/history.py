@@ -1,9 +1,11 @@
-"""Verdicts of `health` that changed, in SQLite on this machine: since when, and how often.
+"""Verdicts of `health` that changed, in SQLite, a file for each machine that asks.
 
 A row is written when a check of a thing turns bad or good again; what never was bad has none.
-Unknown is neither: what was known before it stands.
+Unknown is neither: what was known before it stands. Times of two machines are never compared: a
+home may lie on NFS, so the machine is in the file's name.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 from soractl.health.check import Level
 from soractl.health.examine import COUNTED_DAYS, Health, NodeHealth, Past, Since
 
-FILE = Path("~/.local/state/soractl/health.db")
+FOLDER = Path("~/.local/state/soractl")
 DAY_S = 86400
 KEPT_DAYS = 30
 BUSY_S = 2.0  # another look writes
@@ -40,9 +42,9 @@ DELETE FROM change WHERE unix_s < ? AND (NOT is_bad OR EXISTS (
 Key = tuple[str, str, str]  # node, check, thing
 
 
-def with_past(found: Health, file: Path = FILE) -> Health:
+def with_past(found: Health, folder: Path = FOLDER) -> Health:
     """The same with what is known of its findings; a note where nothing can be kept."""
-    now = int(time.time())
+    now, file = int(time.time()), folder / f"health-{os.uname().nodename}.db"
     try:
         return replace(found, past=remember(found.rows, now, file.expanduser()))
     except UNUSABLE as error:
@@ -55,18 +57,25 @@ def remember(rows: Sequence[NodeHealth], now_unix_s: int, file: Path) -> Past:
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, timeout=BUSY_S)) as kept:
         kept.executescript(TABLES)
+        kept.execute("BEGIN IMMEDIATE")  # or two looks at once would count one event twice
         first = {
             tuple(key): at for *key, at in kept.execute("SELECT node, name, unix_s FROM first")
         }
         latest = {tuple(key): (at, bool(bad)) for *key, at, bad in kept.execute(LATEST)}
         now = dict(_states(rows))
-        changed = [k for k, is_bad in now.items() if latest.get(k, (0, False))[1] is not is_bad]
+        # A clock that stepped back does not put a change before the one it follows.
+        changed = {
+            key: max(now_unix_s, latest[key][0] + 1) if key in latest else now_unix_s
+            for key, is_bad in now.items()
+            if latest.get(key, (0, False))[1] is not is_bad
+        }
         new = {key[:2] for key in now} - first.keys()
         if changed or new:
-            _write(kept, [(*key, now_unix_s, now[key]) for key in changed], new, now_unix_s)
+            _write(kept, [(*key, at, now[key]) for key, at in changed.items()], new, now_unix_s)
+        kept.commit()
         since = now_unix_s - COUNTED_DAYS * DAY_S
         times = {tuple(key): count for *key, count in kept.execute(TIMES, [since])}
-    latest |= {key: (now_unix_s, now[key]) for key in changed}
+    latest |= {key: (at, now[key]) for key, at in changed.items()}
     first |= dict.fromkeys(new, now_unix_s)
     return Past(
         now_unix_s,
@@ -93,7 +102,6 @@ def _write(
     new: set[tuple[str, str]],
     now: int,
 ) -> None:
-    with kept:
-        kept.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?, ?)", changes)
-        kept.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", [(*n, now) for n in new])
-        kept.execute(FORGET, [now - KEPT_DAYS * DAY_S])
+    kept.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?, ?)", changes)
+    kept.executemany("INSERT OR IGNORE INTO first VALUES (?, ?, ?)", [(*n, now) for n in new])
+    kept.execute(FORGET, [now - KEPT_DAYS * DAY_S])

@@ -60,6 +60,10 @@ CASES = {
         printed(("software", result(1, "Fail", PERSISTENCE, ("Xid 79", 2)))),
         {("gpu.dcgm", Level.BAD, f"software of GPU 1: {PERSISTENCE[0]}; Xid 79")},
     ),
+    "one warning that is no list": (
+        printed(("memory", {"gpu_id": 1, "status": "Fail", "warnings": "Page retirement"})),
+        {("gpu.dcgm", Level.BAD, "memory of GPU 1: Page retirement")},
+    ),
     "of DCGM 3": (
         printed(
             ("Denylist", {"gpu_ids": "0,1", "status": "PASS"}),
@@ -101,6 +105,18 @@ def test_an_answer_in_a_public_form_is_judged(name):
             "dcgmi diag ran no test: Error: unable to connect to host engine",
         ),
         (
+            "2026-11-30 12:00:00 ERROR no host engine",
+            "dcgm",
+            1,
+            "dcgmi diag ran no test: 2026-11-30 12:00:00 ERROR no host engine",
+        ),
+        (
+            '{"DCGM Diagnostic": {"test_categories": true}}',
+            "dcgm",
+            1,
+            'dcgmi diag ran no test: {"DCGM Diagnostic": {"test_categories": true}}',
+        ),
+        (
             '{"DCGM Diagnostic": {"runtime_error": "no EUD"}}',
             "dcgm",
             1,
@@ -130,7 +146,18 @@ def test_a_node_that_says_nothing_is_a_fault():
 
 
 @pytest.fixture
-def run(tmp_path):
+def programs(tmp_path):
+    """A folder with this machine's programs except dcgmi, which would run for minutes."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for program in Path("/usr/bin").iterdir():
+        if program.name != "dcgmi":
+            (folder / program.name).symlink_to(program)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, programs):
     """The node's program with a dcgmi that notes its arguments, and a driver that prints this."""
 
     def play(used, *, has_dcgmi=True):
@@ -144,7 +171,7 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"},
+            env={**os.environ, "PATH": f"{tmp_path}:{programs}"},
         )
         asked = tmp_path / "asked"
         return answer.stdout, asked.read_text() if asked.exists() else None
@@ -161,7 +188,8 @@ def test_nothing_is_started_beside_a_process_or_without_dcgmi(run):
     assert run("", has_dcgmi=False) == ("=== absent 0\n", None)
 
 
-def test_nodes_without_dcgmi_are_unknown_and_no_fault(workplace):
+def test_nodes_without_dcgmi_are_unknown_and_no_fault(workplace, programs, monkeypatch):
+    monkeypatch.setenv("PATH", str(programs))
     workplace.write("hostfiles/here.txt", f"{os.uname().nodename}\n")
     found = diagnose("hostfiles/here.txt", 1, {**os.environ})
     [row] = found.rows

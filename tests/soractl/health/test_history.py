@@ -1,9 +1,13 @@
+import os
 import sqlite3
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from soractl.cli import app
 from soractl.errors import Fault, FaultKind
+from soractl.health import history
 from soractl.health.check import Finding, Level
 from soractl.health.examine import CHECKS, Health, NodeHealth, Since
 from soractl.health.history import DAY_S, KEPT_DAYS, remember, with_past
@@ -53,6 +57,26 @@ def test_what_is_good_again_has_no_past_of_its_own(look):
     assert look(Level.BAD, Level.GOOD) == {}
 
 
+def test_a_clock_that_steps_back_puts_no_change_before_the_one_it_follows(look):
+    look(Level.GOOD, Level.BAD)
+    assert look(Level.GOOD, Level.GOOD, Level.GOOD, begin=NOON - 3600) == {}
+    assert look(Level.BAD, begin=NOON - 3000) == {KEY: Since(NOON + 62, times=2)}
+
+
+def test_a_look_waits_until_another_has_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "BUSY_S", 0.0)
+    file = tmp_path / "health.db"
+
+    class Rows(tuple):
+        def __iter__(self):
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                remember([row(Level.BAD)], NOON, file)
+            return super().__iter__()
+
+    past = remember(Rows([row(Level.BAD)]), NOON + 1, file)
+    assert past.since == {KEY: Since(NOON + 1, is_first_look=True)}
+
+
 def test_a_count_forgets_what_is_a_week_old(look):
     look(Level.GOOD, Level.BAD, Level.GOOD)
     later = NOON + 8 * DAY_S
@@ -86,15 +110,28 @@ def test_a_silenced_finding_has_a_past_and_a_lost_node_none(tmp_path):
 
 @pytest.mark.parametrize("damage", ["a folder", "no database", "no home"])
 def test_health_goes_on_where_nothing_can_be_kept(tmp_path, damage):
-    file = tmp_path / "health.db"
+    folder, name = tmp_path, f"health-{os.uname().nodename}.db"
+    file = folder / name
     if damage == "a folder":
         file.mkdir()
     elif damage == "no database":
         file.write_text("no database " * 100)
     else:
-        file = Path("~nobody-of-that-name/health.db")
+        folder = Path("~nobody-of-that-name")
     found = Health(NodeSource((), "one.txt"), (row(Level.BAD),), CHECKS)
-    with_note = with_past(found, file)
+    with_note = with_past(found, folder)
     assert (with_note.past, with_note.rows) == (None, found.rows)
     [note] = with_note.notes
-    assert note.startswith(f"the history of verdicts cannot be kept in {file}: ")
+    assert note.startswith(f"the history of verdicts cannot be kept in {folder / name}: ")
+
+
+def test_health_keeps_its_history_in_the_home_in_a_file_of_this_machine(workplace, monkeypatch):
+    monkeypatch.setenv("HOME", str(workplace.folder / "home"))
+    hosts = workplace.write("hostfiles/here.txt", f"{os.uname().nodename}\n")
+    done = CliRunner().invoke(app, ["health", str(hosts), "--only", "disk", "--timeout", "60"])
+    assert done.exit_code in (0, 1), done.output  # 1: a disk of this machine is full
+    file = workplace.folder / f"home/.local/state/soractl/health-{os.uname().nodename}.db"
+    with sqlite3.connect(file) as kept:
+        nodes = kept.execute("SELECT DISTINCT node FROM first").fetchall()
+    kept.close()
+    assert nodes == [(os.uname().nodename,)]
