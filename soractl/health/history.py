@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from soractl.files.home import in_home
 from soractl.health.check import Level
 from soractl.health.examine import COUNTED_DAYS, Health, NodeHealth, Past, Since
 
@@ -20,7 +21,7 @@ FOLDER = Path("~/.local/state/soractl")
 DAY_S = 86400
 KEPT_DAYS = 30
 BUSY_S = 2.0  # another look writes
-UNUSABLE = (OSError, RuntimeError, sqlite3.Error)  # RuntimeError: an account without a home
+UNUSABLE = (OSError, sqlite3.Error)
 TABLES = """
 CREATE TABLE IF NOT EXISTS first
   (node TEXT, name TEXT, unix_s INTEGER, PRIMARY KEY (node, name)) WITHOUT ROWID;
@@ -46,7 +47,7 @@ def with_past(found: Health, folder: Path = FOLDER) -> Health:
     """The same with what is known of its findings; a note where nothing can be kept."""
     now, file = int(time.time()), folder / f"health-{os.uname().nodename}.db"
     try:
-        return replace(found, past=remember(found.rows, now, file.expanduser()))
+        return replace(found, past=remember(found.rows, now, in_home(file)))
     except UNUSABLE as error:
         note = f"the history of verdicts cannot be kept in {file}: {error}"
         return replace(found, notes=(*found.notes, note))

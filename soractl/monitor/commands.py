@@ -56,6 +56,7 @@ def monitor(
 
     With --json it is one look.
     """
+    from soractl.files.home import in_home
     from soractl.monitor import once, report, service
     from soractl.monitor.store import DEFAULT_FOLDER
     from soractl.queue.hosts import named
@@ -70,7 +71,7 @@ def monitor(
     options = service.MonitorOptions(
         source=source,
         run=found,
-        folder=(store or DEFAULT_FOLDER).expanduser(),
+        folder=in_home(store or DEFAULT_FOLDER),
         every_s=every,
         keep_days=keep,
         bind=bind,

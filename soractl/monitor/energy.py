@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from soractl.errors import SoractlError
+from soractl.files.home import in_home
 from soractl.monitor import store
 from soractl.monitor.record import numbers, unpack
 from soractl.runs.record import read_record
@@ -54,7 +55,7 @@ def energy_of(
     """
     try:
         spans = _spans(run, begin_unix_s, end_unix_s)
-        parts = [energy_between(folder.expanduser(), *span) for span in spans]
+        parts = [energy_between(in_home(folder), *span) for span in spans]
     except (SoractlError, RunDirError, OSError):
         return None
     kwh, known_s = (sum(part[i] for part in parts) for i in (0, 1))

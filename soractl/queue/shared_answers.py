@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from soractl.files.home import in_home
 from soractl.files.lock import locked
 from trainer.atomic_files import file_time
 
@@ -49,6 +50,6 @@ class SharedAnswers:
 def answers_file(environ: Mapping[str, str]) -> Path:
     """The file for the Slurm that this environment reaches."""
     squeue = shutil.which("squeue", path=environ.get("PATH"))
-    cache = environ.get("XDG_CACHE_HOME") or f"{Path.home()}/.cache"
+    cache = environ.get("XDG_CACHE_HOME") or in_home(Path("~/.cache"))
     slurm = f"{environ.get('SLURM_CONF', '')} {squeue} {os.getuid()}"
     return Path(cache) / "soractl" / f"squeue-{hashlib.sha256(slurm.encode()).hexdigest()[:8]}"

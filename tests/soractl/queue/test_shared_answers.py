@@ -1,4 +1,5 @@
 import os
+import pwd
 
 from soractl.queue.shared_answers import SharedAnswers, answers_file
 
@@ -23,6 +24,12 @@ def test_an_answer_is_shared_for_half_a_minute(tmp_path):
 def test_where_nothing_can_be_kept_each_command_asks(tmp_path):
     (tmp_path / "file").write_text("")
     assert SharedAnswers(tmp_path / "file" / "squeue", 30).get(lambda: "answer") == "answer"
+
+
+def test_an_account_without_a_home_asks_each_time(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # KeyError: no such account
+    assert SharedAnswers(answers_file({}), 30).get(lambda: "answer") == "answer"
 
 
 def test_two_slurms_share_nothing(tmp_path):
