@@ -47,14 +47,23 @@ class _Jobs:
         self._processes = processes
         self._lock = threading.Lock()
         self._by_node: dict[str, str] = {}
+        self._fault = ""
         self._until_s = -math.inf
 
     def on(self, node: Node, deadline: Deadline) -> tuple[str | None, float]:
-        """The job that runs on a node, and until when by the monotonic clock that counts."""
+        """The job that runs on a node, and until when by the monotonic clock that counts.
+
+        SshFailure with squeue's words where it refuses.
+        """
         with self._lock:
             if time.monotonic() >= self._until_s:
-                self._by_node = self._running(deadline)
+                try:
+                    self._by_node, self._fault = self._running(deadline), ""
+                except SshFailure as failure:  # one node's question is enough for all
+                    self._fault = str(failure)
                 self._until_s = time.monotonic() + JOBS_AGE_S
+            if self._fault:
+                raise SshFailure(self._fault)
             return self._by_node.get(node.name), self._until_s
 
     def _running(self, deadline: Deadline) -> dict[str, str]:

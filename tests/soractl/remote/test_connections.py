@@ -32,7 +32,7 @@ exec "$@"
 """
 SQUEUE = """#!/bin/sh
 echo asked >> "$HERE/asked"
-cat "$HERE/jobs"
+exec cat "$HERE/jobs"
 """
 
 
@@ -71,6 +71,15 @@ def test_a_node_without_a_job_of_ours_is_not_reached(steps):
         "no job of yours runs there, and client = srun reaches no other node",
     )
     assert [answer.fault for answer in answers] == [fault] * 3
+    assert (steps / "asked").read_text() == "asked\n"
+
+
+def test_a_queue_that_refuses_is_asked_once_for_all_nodes(steps):
+    (steps / "jobs").unlink()
+    with Connections(SshOptions(client="srun")) as remote:
+        answers = [remote(Node(name), Request(("true",)), 10) for name in ("n1", "n2")]
+    assert [answer.fault.kind for answer in answers] == [FaultKind.UNREACHABLE] * 2
+    assert all("No such file" in answer.fault.message for answer in answers)
     assert (steps / "asked").read_text() == "asked\n"
 
 
