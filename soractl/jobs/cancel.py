@@ -119,9 +119,10 @@ def stop_job(run: RunDir, queue: Queue, *, timeout_s: float) -> Stopped | None:
     asked = sum(planned.ranks) if planned else 0
     left: tuple[tuple[str, int], ...] = ()
     silent: tuple[str, ...] = ()
-    if _in_queue(job.job_id, queue):
+    entry = _in_queue(job.job_id, queue)
+    if entry and entry.phase != "completing":
         left = ((f"job {job.job_id}", asked),)
-    elif planned:  # without cgroups, processes outlive their job
+    elif planned:  # without cgroups, processes outlive their job, or keep it completing
         which = Selection(run_id=planned.run_id)
         left, silent = left_on(planned.nodes, queue.remote, which, ORPHANS_S)
     complete = run.checkpoints()

@@ -84,9 +84,9 @@ def test_a_full_disk_of_the_controller_is_slurms_own_sentence(site, slurm_cluste
     state = slurm_cluster.folder / "state"
     full = f"mount -t tmpfs -o size=64k tmpfs {state}; dd if=/dev/zero of={state}/full bs=1k"
     slurm_cluster.run("sh", "-c", f"{full} 2>&1 || true")
-    said = refusal(slurm_cluster, workplace.folder, *LAUNCH)
-    assert "I/O error writing script" in said
-    assert "the disk of Slurm's controller is full" in said
+    shown = refusal(slurm_cluster, workplace.folder, *LAUNCH)
+    assert "I/O error writing script" in shown
+    assert "the disk of Slurm's controller is full" in shown
     assert not site.run.path.exists()
 
 
@@ -120,7 +120,7 @@ ORPHAN = """
 """
 
 
-def test_stop_says_what_its_job_left_on_the_nodes_and_kill_ends_it(site, slurm_cluster, workplace):
+def test_stop_names_what_its_job_left_on_the_nodes_and_kill_ends_it(site, slurm_cluster, workplace):
     soractl = site("")
     before, after = RANKS.split('    if "RANK" not in os.environ:', 1)
     workplace.ranks(f'{before}{ORPHAN.lstrip(chr(10))}    if "RANK" not in os.environ:{after}')
