@@ -127,9 +127,10 @@ def test_stop_names_what_its_job_left_on_the_nodes_and_kill_ends_it(site, slurm_
     soractl(*LAUNCH)
     wait_for_step(site.run, 3)
     shown = soractl("stop", code=124)
-    assert "still there: 1 process on n1" in shown
-    assert sum(processes(slurm_cluster)) == 1
-    soractl("kill")
+    # its launcher's step, which waits for it, may be there too
+    assert re.search(r"still there: \d process(es)? on n1\n", shown)
+    assert processes(slurm_cluster)[0] > 0
+    soractl("kill", site.run.name)
     assert processes(slurm_cluster) == [0, 0, 0]
 
 
