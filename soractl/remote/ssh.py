@@ -96,6 +96,8 @@ class SshConnection:
         with contextlib.suppress(OSError, EOFError):  # it is closed already
             self._transport.sock.shutdown(socket.SHUT_RDWR)
         self._transport.close()
+        # What it sends last may go through a jump host's connection, which is closed next.
+        self._transport.join(IDLE_S)
 
 
 class SshClient:
@@ -138,8 +140,11 @@ class SshClient:
         return self._known(route).has_authority(route.key_name)
 
     def close(self) -> None:
-        """Ends the connections to jump hosts; the others belong to the caller."""
-        for connection in self._jumps.values():
+        """Ends the connections to jump hosts; the others belong to the caller.
+
+        The last one first: it goes through those before it.
+        """
+        for connection in reversed(self._jumps.values()):
             connection.close()
 
     def _open(self, route: Route, deadline: Deadline, *, depth: int) -> SshConnection:

@@ -2,6 +2,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -299,6 +300,8 @@ def test_a_node_behind_two_jump_hosts_is_reached_through_them(start_sshd, sshd, 
     assert (result.fault, result.stdout != "") == (None, True)
     logs = [(jump.folder / "log").read_text() for jump in jumps]
     assert ["Accepted publickey" in log for log in logs] == [True, True]
+    # one that goes on could write to a jump host that is closed, and fail with a traceback
+    assert not [t for t in threading.enumerate() if type(t).__name__ == "Transport"]
 
 
 def test_all_nodes_behind_a_jump_host_share_one_connection_to_it(start_sshd, sshd, tmp_path):
