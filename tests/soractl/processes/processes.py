@@ -2,9 +2,10 @@
 
 import getpass
 import os
+import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from soractl.processes.selection import Process
 from soractl.processes.stop import stop
@@ -33,7 +34,7 @@ elif "saves" in name:
     signal.signal(signal.SIGTERM, rank)
 worker = subprocess.Popen(["sleep", "4720"], start_new_session="torchrun" not in name)
 stripped = subprocess.Popen(["sleep", "4721"], env={"PATH": os.environ["PATH"]})
-print("up", flush=True)
+print(worker.pid, stripped.pid, flush=True)
 time.sleep(600)
 """
 
@@ -48,11 +49,14 @@ def running(tmp_path, run_id, name="rank"):
         stdout=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        process.stdout.readline()
+        children = [int(pid) for pid in process.stdout.readline().split()]
         try:
             yield process
         finally:
             process.kill()
+            for child in children:
+                with suppress(ProcessLookupError):  # the test has ended it
+                    os.kill(child, signal.SIGKILL)
 
 
 def stop_here(which, grace_s):
