@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.local import at_this_terminal
+from soractl.remote.ssh_answer import need_ssh
 from soractl.remote.ssh_command import for_any_shell
 
 NOT_REACHED = 255  # ssh's own exit code
@@ -18,6 +19,7 @@ def run_there(login: str, argv: Sequence[str]) -> int:
 
     SoractlError where the node is not reached, exit code 4, or has no soractl in that folder.
     """
+    need_ssh()
     # A terminal there mixes stderr into stdout and changes lines: not where a pipe reads them.
     is_terminal = all(one.isatty() for one in (sys.stdin, sys.stdout, sys.stderr))
     code = at_this_terminal(ssh_command(login, argv, is_terminal=is_terminal))

@@ -87,3 +87,9 @@ def test_a_terminal_there_belongs_to_three_terminals_here(login_node, monkeypatc
         monkeypatch.undo()
     os.close(ours)
     assert (login_node / "terminal").read_text() == ("--\n" if piped else "-t\n")
+
+
+def test_a_machine_without_ssh_is_the_reason_and_not_the_login_node(login_node, monkeypatch):
+    monkeypatch.setenv("PATH", str(login_node))
+    with pytest.raises(SoractlError, match="no `ssh` on this machine"):
+        run_there("ana@login:there", ["status"])
