@@ -14,12 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-CLUSTER_SH = REPOSITORY / "tests" / "cluster" / "cluster.sh"
+from fanout import CLUSTER_SH, REPOSITORY, cluster
+
 STATE = Path(f"/tmp/soractl-judging-{os.getpid()}")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 COMMANDS = ("gpus", "health", "doctor")
@@ -32,19 +31,6 @@ class Run:
     wall_s: float
     client_s: float  # processor time of the command and of its ssh clients
     nodes_s: float
-
-
-def cluster_sh(*argv: str) -> None:
-    subprocess.run([CLUSTER_SH, *argv], check=True, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def cluster(size: int) -> Iterator[None]:
-    cluster_sh("up", str(size))
-    try:
-        yield
-    finally:
-        cluster_sh("down")
 
 
 def nodes_cpu_s() -> float:

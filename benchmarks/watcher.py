@@ -18,17 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from fanout import CLUSTER_SH, REPOSITORY, cluster
+
 sys.path.insert(0, str(REPOSITORY))
 
-from soractl.remote.nodes import Node  # noqa: E402 - after the path
-from soractl.remote.ssh_command import SshOptions  # noqa: E402 - after the path
-from soractl.runs.events import Event, EventKind, read_events  # noqa: E402 - after the path
-from soractl.runs.record import node_as_json  # noqa: E402 - after the path
-from trainer.atomic_files import write_json  # noqa: E402 - after the path
-from trainer.run_dir import RunDir, create_run  # noqa: E402 - after the path
+from soractl.remote.nodes import Node
+from soractl.remote.ssh_command import SshOptions
+from soractl.runs.events import Event, EventKind, read_events
+from soractl.runs.record import node_as_json
+from trainer.atomic_files import write_json
+from trainer.run_dir import RunDir, create_run
 
-CLUSTER_SH = REPOSITORY / "tests" / "cluster" / "cluster.sh"
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 SETTLED_S = 15.0  # connections are open, first looks are over
 MOST_S = 150.0  # for a verdict
@@ -39,19 +39,6 @@ from trainer.rank_trace import answer_signals
 answer_signals({run!r})
 time.sleep(3600)
 """
-
-
-def cluster_sh(*argv: str) -> None:
-    subprocess.run([CLUSTER_SH, *argv], check=True, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def cluster(size: int) -> Iterator[None]:
-    cluster_sh("up", str(size))
-    try:
-        yield
-    finally:
-        cluster_sh("down")
 
 
 def on_head(*argv: str) -> subprocess.CompletedProcess[str]:

@@ -204,7 +204,7 @@ def test_only_remote_starts_processes_and_only_output_prints():
 
 def test_what_is_not_linted_or_not_run_has_its_reason_on_its_line():
     bare = re.compile(r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^\]]*\])?)\s*$")
-    roots = ("soractl", "trainer", "tests")
+    roots = ("soractl", "trainer", "tests", "benchmarks")
     files = [path for root in roots for path in (REPOSITORY / root).rglob("*.py")]
     lines = [
         f"{file.name}: {line}"

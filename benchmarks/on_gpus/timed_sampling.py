@@ -99,7 +99,7 @@ class Sampling:
         for plain in (False, True):
             if plain:
                 for block in model.blocks:
-                    block.forward = PlainBlock(block)  # type: ignore[method-assign]
+                    block.forward = PlainBlock(block)  # type: ignore[method-assign] - to compare
             seconds.append(self.step_s(model, (1, 4, *size), (height, width), device))
         _, rows, columns = size
         tokens = 2 * size[0] * -(-rows // 2) * -(-columns // 2)
