@@ -14,6 +14,9 @@ from soractl.supervise.step_clock import Limits, Phase, StepClock
 GAP_S = 15.0  # between two looks: this process was stopped, or its machine asleep
 PEER_GRACE_S = 3.0  # after one node failed the others usually follow
 SILENT_S = 15.0  # nodes are asked every five seconds
+# TCP doubles the time between its tries (RFC 6298): a connection that lost all packets for a while
+# goes on within as long again after they pass, and Linux waits two minutes at most.
+MENDING_MOST_S = 120.0
 BREAKER_S = 600.0
 BREAKER_NODES = 3
 
@@ -61,6 +64,7 @@ class Memory:
     looked_s: float
     answered_s: Mapping[str, float] = field(default_factory=dict)  # by node
     turned_bad_s: Mapping[str, float] = field(default_factory=dict)  # by node, while it is bad
+    mended_s: float = 0.0  # when connections of nodes that were silent must have gone on
     failed_s: float | None = None  # the first sign of a failure
     phase: Phase | None = None  # at the last look: the time since then belongs to it
 
@@ -110,6 +114,7 @@ def _remembered(memory: Memory, look: Look) -> Memory:
         clock=memory.clock.at(now_s, look.step, memory.phase),
         looked_s=now_s,
         phase=look.phase,
+        mended_s=max(memory.mended_s, *(_mended_s(memory, name, now_s) for name in answered), 0.0),
         answered_s={**memory.answered_s, **answered},
     )
     bad = {node.name for node in look.nodes if node.vanished or _silent_s(memory, node) > SILENT_S}
@@ -121,6 +126,12 @@ def _remembered(memory: Memory, look: Look) -> Memory:
     return replace(
         memory, turned_bad_s={**left_out, **turned}, failed_s=failed_s if is_failed else None
     )
+
+
+def _mended_s(memory: Memory, node: str, now_s: float) -> float:
+    """When the connections of a node that answers again must have gone on."""
+    silent_s = now_s - memory.answered_s.get(node, now_s)
+    return now_s + min(silent_s, MENDING_MOST_S) if silent_s > SILENT_S else 0.0
 
 
 def _silent_s(memory: Memory, node: NodeLook) -> float:
@@ -191,7 +202,8 @@ def _silent_or_still(memory: Memory, look: Look, limits: Limits) -> Verdict:
     if silent and len(silent) == len(look.nodes) and age_s > SILENT_S:
         return Verdict(State.BLIND, f"no node answers ({silent[0].fault})")
     no_step = f"no step for {age_s:.0f} s"
-    if not silent and memory.failed_s is None and not look.stopped:
+    is_mending = look.at_s < memory.mended_s
+    if not (silent or is_mending or look.stopped) and memory.failed_s is None:
         if look.second_sign and age_s > still_s:
             return Verdict(State.HUNG, f"{no_step}, and {look.second_sign}")
         if age_s > clock.hung_after_s(look.phase, limits):

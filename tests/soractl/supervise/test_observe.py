@@ -149,6 +149,30 @@ def test_a_silent_node_is_suspect_and_sixty_seconds_without_packets_pass_unharme
     ]
 
 
+def test_connections_of_a_node_that_was_silent_have_as_long_again_to_go_on():
+    sign = {"second_sign": "collectives stand still", "step": 30}
+    cut_off = [*HEALTHY, *standing(60, 120, nodes=nodes(n2=silent()))]
+    story, _, _ = seen([*cut_off, *standing(120, 300, **sign)])
+    assert story == [
+        (0.0, State.TRAINING, None),
+        (74.0, State.SUSPECT, "n2"),
+        (120.0, State.SUSPECT, None),
+        (182.0, State.HUNG, None),  # its last answer was at 58 s
+    ]
+    late = looks_of(range(180, 240, 2))
+    assert states([*cut_off, *standing(120, 180, **sign), *late])[-2:] == [
+        State.SUSPECT,
+        State.TRAINING,
+    ]
+
+
+def test_connections_go_on_two_minutes_after_a_long_silence_at_the_latest():
+    alone = looks_of(range(60, 360, 2), nodes=nodes(n2=silent()))
+    sign = {"second_sign": "collectives stand still"}
+    story, _, _ = seen([*HEALTHY, *alone, *standing(360, 600, **sign)])
+    assert story[-1] == (480.0, State.HUNG, None)
+
+
 def test_a_silent_node_is_lost_after_ninety_seconds_without_a_step():
     quiet = nodes(n2=silent())
     story, last, _ = seen([*HEALTHY, *standing(60, 400, nodes=quiet)])
