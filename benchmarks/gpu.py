@@ -1,15 +1,14 @@
 """The real networks on GPUs: a launched run, and steps of every bucket beside the plain arithmetic.
 
-    python benchmarks/gpu.py [--only run|steps|sampling] [--toy] [--folder DIR]
+    python benchmarks/gpu.py [--only run|steps] [--toy] [--folder DIR]
 
 `run` is stage 1 on all GPUs with STDiT3-XL/2, random weights and random cached features: launch,
 two checkpoints, resume, `gpus`, `kill`. `steps` are timed on 1, 2, 4, ... GPUs: bf16, ZeRO-2,
 captions of random length; model FLOPs are three forward passes by `trainer.model.flops`, without
 what is recomputed, against 989 TFLOP/s of an H100 or H200. "Plain" is the reference's arithmetic in
 the same blocks: both modulations of every token, fp32 scores of the temporal attention in memory,
-averages and norms tensor by tensor. `sampling` makes videos on one GPU, by the process that `eval`
-keeps, with random weights of all three networks; "plain" is the same arithmetic as for steps.
-Without GPUs, or with `--toy`, toy networks do the same, to see that it runs.
+averages and norms tensor by tensor. Sampling is timed by `sampling.py`. Without GPUs, or with
+`--toy`, toy networks do the same, to see that it runs.
 """
 
 import argparse
@@ -24,7 +23,6 @@ from torch.distributed.run import main as torchrun
 
 from benchmarks.on_gpus.launched_run import Launched
 from benchmarks.on_gpus.shapes import REAL, TOY
-from benchmarks.on_gpus.timed_sampling import Sampling
 from benchmarks.on_gpus.timed_steps import Steps
 from trainer.config import load_stage
 from trainer.distributed.parallel import process_group
@@ -32,7 +30,7 @@ from trainer.distributed.parallel import process_group
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=("run", "steps", "sampling"))
+    parser.add_argument("--only", choices=("run", "steps"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--toy", action="store_true", default=not torch.cuda.is_available())
     parser.add_argument("--folder", type=Path, help="on the disk to measure; else temporary")
@@ -46,12 +44,10 @@ def main() -> None:
         return
     gpus = torch.cuda.device_count()
     print(f"{gpus} GPUs, {os.cpu_count()} cores, torch {torch.__version__}", flush=True)
-    parts = {arguments.only} if arguments.only else {"run", "steps", "sampling"}
+    parts = {arguments.only} if arguments.only else {"run", "steps"}
     with tempfile.TemporaryDirectory(prefix="soractl-gpu-", dir=arguments.folder) as folder:
         if "run" in parts:
             Launched(size, Path(folder), gpus or 2).run()
-        if "sampling" in parts:
-            Sampling(size, Path(folder) / "sampled").run()
     if "steps" in parts:
         time_steps(arguments, gpus or 2)
 

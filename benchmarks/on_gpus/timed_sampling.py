@@ -1,19 +1,16 @@
-"""Seconds of videos by a process that samples, as `eval` keeps one; a step beside the plain one."""
+"""Seconds of videos by a process that samples, as `eval` keeps one."""
 
-import gc
 import json
-import time
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import save
 
 from benchmarks.on_gpus.shapes import TOY, Size
 from benchmarks.on_gpus.timed_encoders import T5
-from benchmarks.on_gpus.trained import PlainBlock
 from soractl.evaluation.samplers import Sampler
 from tests.making import make_manifest, publish_files
 from tests.rehearsal import published
@@ -21,17 +18,13 @@ from trainer.atomic_files import write_json
 from trainer.checkpoint_dir import Checkpoint
 from trainer.checkpoints.checkpoint import INDEX, lay_out
 from trainer.config import TrainConfig, load_stage
-from trainer.data.resolutions import frame_count, image_size
 from trainer.model import build as networks
-from trainer.model.latent_size import latent_size
-from trainer.rectified_flow import RectifiedFlow
 from trainer.run_dir import RunDir, create_run
 from trainer.settings import dump
 
 PROMPT = "a cat runs over wet grass in the evening sun, filmed from the side"
 RATIO = "9:16"
 SHORT = ("--steps=2",)
-STEPS = 3  # of ours and of the plain arithmetic
 
 
 class Sampling:
@@ -40,7 +33,7 @@ class Sampling:
     def __init__(self, size: Size, folder: Path) -> None:
         self.size, self.folder = size, folder
         weights = []
-        if size is not TOY:
+        if size.stage != TOY.stage:
             write_t5(folder / "t5")
             weights = ["vae.weights=none", f"text_encoder.weights={folder / 't5'}"]
         self.config = load_stage(size.stage, weights).config
@@ -61,11 +54,6 @@ class Sampling:
                     cells = self.video(sampler, checkpoint, film, *more)
                     name = " ".join((*film, *more))
                     print(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
-        columns = ("OURS S/STEP", "PLAIN S/STEP", "TOKENS")
-        print(f"\n{'':16}" + "".join(f"{name:>14}" for name in columns), flush=True)
-        for film in self.size.films:
-            cells = self.steps(film)
-            print(f"{' '.join(film):16}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
 
     def video(
         self, sampler: Sampler, checkpoint: Checkpoint, film: tuple[str, str], *more: str
@@ -87,62 +75,9 @@ class Sampling:
         [task] = sampler.ask({"plan": words})["tasks"]
         return dict(task)
 
-    def steps(self, film: tuple[str, str]) -> list[str]:
-        """Seconds of a step with its guidance, by our blocks and by the plain ones."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with device:
-            model = networks.build_model(self.config)
-        model = model.to(torch.bfloat16).eval().requires_grad_(False)
-        height, width = image_size(film[1], RATIO)
-        size = latent_size((frame_count(film[0]), height, width))
-        seconds = []
-        for plain in (False, True):
-            if plain:
-                for block in model.blocks:
-                    block.forward = PlainBlock(block)  # type: ignore[method-assign] - to compare
-            seconds.append(self.step_s(model, (1, 4, *size), (height, width), device))
-        _, rows, columns = size
-        tokens = 2 * size[0] * -(-rows // 2) * -(-columns // 2)
-        del model
-        gc.collect()
-        torch.cuda.empty_cache()
-        return [*(f"{one:.3f}" for one in seconds), str(tokens)]
-
-    def step_s(
-        self, model: Any, shape: tuple[int, ...], pixels: tuple[int, int], device: torch.device
-    ) -> float:
-        """The fastest step but the first, which builds kernels."""
-        moments: list[float] = []
-
-        def note(*_: int) -> None:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            moments.append(time.perf_counter())
-
-        null, (height, width) = model.null_caption, pixels
-        with torch.no_grad():
-            RectifiedFlow(self.config.flow).sample(
-                model,
-                torch.randn(shape, device=device, dtype=torch.bfloat16),
-                {
-                    "y": torch.randn_like(null)[None, None],
-                    "mask": torch.ones(1, len(null), dtype=torch.long),
-                    "fps": torch.tensor([24.0], device=device, dtype=torch.bfloat16),
-                    "height": torch.tensor([float(height)]),
-                    "width": torch.tensor([float(width)]),
-                },
-                null,
-                height=height,
-                width=width,
-                latent_frames=shape[2],
-                steps=STEPS,
-                progress=note,
-            )
-        return min(end - start for start, end in pairwise(moments))
-
 
 class Peak:
-    """Most memory of the first GPU in use, by looks at every step."""
+    """Most memory in use, of the first GPU or of the sampling processes, by looks at each step."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -150,6 +85,8 @@ class Peak:
     def look(self, *_: int) -> None:
         """Look once."""
         if not torch.cuda.is_available():
+            used = sum(one.memory_info().rss for one in psutil.Process().children(recursive=True))
+            self.bytes = max(self.bytes, used)
             return
         import pynvml
 
