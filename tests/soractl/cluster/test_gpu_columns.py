@@ -1,5 +1,5 @@
 from soractl.cluster import gpu_columns, gpu_report
-from soractl.cluster.gpu_columns import NUMBERS, Number
+from soractl.cluster.gpu_columns import Number
 from tests.soractl.cluster.test_gpus import (
     MIB,
     RECORDED,
@@ -12,7 +12,7 @@ from tests.soractl.cluster.test_gpus import (
 
 def test_sums_and_means_are_over_the_gpus_that_answer():
     row = read(node_that_says((RECORDED / "unknown-error.txt").read_text()))
-    found = {number.key: combined_of(row, number.key, sum) for number in NUMBERS}
+    found = {number.key: combined_of(row, number.key, sum) for number in gpu_columns.NUMBERS}
     assert found == {
         "util_pct": 98.0,
         "mem_used_bytes": 71234 * MIB,
@@ -26,7 +26,7 @@ def test_a_new_number_is_one_line_from_the_question_to_the_table(stand_in, monke
     fan = Number(
         key="fan_pct", query="fan.speed", most=100, columns={"FAN %": max}, nvml=lambda *_: 30
     )
-    monkeypatch.setattr(gpu_columns, "NUMBERS", (*NUMBERS, fan))
+    monkeypatch.setattr(gpu_columns, "NUMBERS", (*gpu_columns.NUMBERS, fan))
     (stand_in / "gpus.csv").write_text(
         "index, uuid, name, utilization.gpu, memory.used, memory.total, power.draw, "
         "temperature.gpu, mig.mode.current, fan.speed\n"
