@@ -6,13 +6,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from soractl.errors import INTERRUPTED, ExitCode, SoractlError
+from soractl.errors import ExitCode, SoractlError
 from soractl.runs.lost_nodes import (
     MIN_SILENCE_S,
-    VANISHED,
     lost_nodes,
-    silence,
     silence_limit_s,
+    silent_while_others_fail,
 )
 from soractl.runs.node_states import NodeState, read_states
 from soractl.runs.progress import Progress
@@ -105,11 +104,7 @@ class NodeWatch:
         """
         answers = self._ask()
         self._keep(answers)
-        for state in answers:
-            if state.vanished:
-                self.lost[state.node] = VANISHED
-            elif state.fault and state.fault != INTERRUPTED and not state.ended:
-                self.lost[state.node] = silence(state)
+        self.lost |= silent_while_others_fail(answers)
 
     def _take_in(self, answers: list[NodeState], progress: Progress) -> None:
         now_s, timing = time.monotonic(), self._timing

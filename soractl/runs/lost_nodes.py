@@ -3,6 +3,7 @@
 A node is lost when it answers and no process of the run is left on it, though nothing says how it
 ended; or when it does not answer and
 
+- another node has failed, and all were asked once more (`silent_while_others_fail`); or
 - all other nodes have ended: nobody is left whom it could train with; or
 - it has been silent for `limit_s` seconds, no step was finished in as long, and another node does
   answer. To lose sight of a node is not to lose it: a finished step proves every node alive, since
@@ -48,7 +49,18 @@ def lost_nodes(
         overdue = min(silent_s.get(state.node, 0.0), without_step_s) > limit_s
         answered = any(other.fault is None for other in others)
         if all(other.ended for other in others) or (overdue and answered):
-            lost[state.node] = silence(state)
+            lost[state.node] = _silence(state)
+    return lost
+
+
+def silent_while_others_fail(states: Sequence[NodeState]) -> dict[str, str]:
+    """Lost nodes once another has failed: who does not answer then is why."""
+    lost = {}
+    for state in states:
+        if state.vanished:
+            lost[state.node] = VANISHED
+        elif state.fault and state.fault != INTERRUPTED and not state.ended:
+            lost[state.node] = _silence(state)
     return lost
 
 
@@ -62,6 +74,6 @@ def resume_on(run: str, left: Sequence[Node]) -> str:
     return to_type("resume", run, "--hostfile", nodes)
 
 
-def silence(state: NodeState) -> str:
+def _silence(state: NodeState) -> str:
     """Reason of a failure: the node does not answer."""
     return f"the node does not answer ({state.fault})"

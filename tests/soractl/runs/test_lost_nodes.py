@@ -1,7 +1,7 @@
 import pytest
 
 from soractl.errors import INTERRUPTED, Fault, FaultKind
-from soractl.runs.lost_nodes import lost_nodes, silence_limit_s
+from soractl.runs.lost_nodes import lost_nodes, silence_limit_s, silent_while_others_fail
 from soractl.runs.node_states import NodeState
 from soractl.runs.progress import Progress
 
@@ -33,6 +33,14 @@ BOTH_SILENT = NodeState("n1", fault=Fault(FaultKind.UNREACHABLE))
 def test_one_rule_says_which_nodes_are_lost(first, second, silent_s, without_step_s, lost):
     found = lost_nodes([first, second], {"n2": silent_s}, without_step_s, 60)
     assert list(found) == lost
+
+
+@pytest.mark.parametrize(
+    ("second", "lost"),
+    [(GONE, ["n2"]), (SILENT, ["n2"]), (ENDED, []), (HIDDEN, []), (STOPPED_ASKING, [])],
+)
+def test_once_a_node_has_failed_who_does_not_answer_is_why(second, lost):
+    assert list(silent_while_others_fail([FAILED, second])) == lost
 
 
 @pytest.mark.parametrize(
