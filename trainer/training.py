@@ -14,7 +14,7 @@ from trainer.data.dataset import ClipTable
 from trainer.data.epoch import plan_rest_of_epoch
 from trainer.data.fingerprint import fingerprint
 from trainer.data.loader import ClipLoader
-from trainer.data.position import Position
+from trainer.data.position import Position, noted
 from trainer.distributed.consensus import SAVE, StopSaveConsensus
 from trainer.distributed.parallel import Ranks
 from trainer.manifest import Manifest
@@ -147,18 +147,11 @@ class Training:
     def _save(self, ended: Position | None = None) -> None:
         """Here, or at the end of an epoch, which gives the checkpoint its name."""
         position, guard = self.position, self.train_step.state.optimizer.guard
-        place = ended or position
+        draw = self.features.draw_of(position.epoch)
         manifest = Manifest(
-            epoch=place.epoch,
-            step=place.step,
-            global_step=place.global_step,
+            **noted(position, ended),
             world_size=self.ranks.world_size,
-            consumed=place.consumed,
-            epoch_is_over=ended is not None,
-            data_fingerprint=fingerprint(
-                self.clips, self.train_step.config, self.features.draw_of(position.epoch)
-            ),
-            costs=position.costs,
+            data_fingerprint=fingerprint(self.clips, self.train_step.config, draw),
             recent_grad_norms=tuple(guard.recent_norms),
             skipped_steps=int(guard.counts[0]),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trainer.manifest import Manifest
 
@@ -47,6 +48,15 @@ class Position:
 def beginning(world_size: int) -> Position:
     """Before the first step."""
     return Position(0, 0, 0, ((world_size, 0),))
+
+
+def noted(position: Position, ended: Position | None = None) -> dict[str, Any]:
+    """The fields of a manifest that hold a position, as `resumed` reads them.
+
+    `ended` is the last position of the epoch before, whose end gives the checkpoint its name.
+    """
+    place = {**vars(ended or position), "costs": position.costs}
+    return {**place, "epoch_is_over": ended is not None}
 
 
 def resumed(manifest: Manifest, world_size: int) -> Position:
