@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soractl.clips import clip_queue
+from soractl.clips.journal import Journal
 from soractl.cluster import settings as cluster_settings
-from soractl.data import clip_queue
 from soractl.data import table as data_table
-from soractl.data.journal import Journal
 from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import NodeSource, find_nodes

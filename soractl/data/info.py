@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from soractl.data import clip_queue
+from soractl.clips import clip_queue
+from soractl.clips.journal import Journal
 from soractl.data import table as data_table
-from soractl.data.journal import Journal
 from soractl.errors import ExitCode, Fault, SoractlError, exit_code_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soractl.data.odd_files import write_odd_files
+from tests.soractl.clips.conftest import odd  # noqa: F401 - a fixture
 from tests.soractl.data.seven_clips import ROWS, WHOLE
 
 REPOSITORY = Path(__file__).parent.parent.parent.parent
@@ -26,11 +26,6 @@ frames = [1, 17]
 @pytest.fixture
 def table(workplace):
     return workplace.write("in.csv", f"{WHOLE}\n{ROWS}")
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory):
-    return write_odd_files(tmp_path_factory.mktemp("clips") / "odd")
 
 
 @pytest.fixture

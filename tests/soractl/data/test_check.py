@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas
 import pytest
 
+from soractl.clips.clip_queue import QueueTiming
 from soractl.data.check import CheckOptions, check
-from soractl.data.clip_queue import QueueTiming
 from soractl.data.report import check_lines
 from tests.soractl.data.odd_files import write_video
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from soractl.data.clip_queue import QueueTiming
+from soractl.clips.clip_queue import QueueTiming
 from soractl.data.info import InfoOptions, info
 from tests.soractl.data.odd_files import write_video
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from soractl.data.clip_facts import decode, measure
+from soractl.clips.clip_facts import decode, measure
 from tests.trainer.data.odd_films import SIZE, TICKS, remux, shown, turn, write
 from trainer.data import film
 from trainer.data.decode import read_frames

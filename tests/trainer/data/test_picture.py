@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soractl.data.clip_facts import decode, measure
+from soractl.clips.clip_facts import decode, measure
 from trainer.data import picture
 from trainer.data.decode import read_frames
 from trainer.data.formats import Unfit

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from soractl.data.clip_reader import read_all
+from soractl.clips.clip_reader import read_all
 
 
 def misbehave(path, _):
@@ -56,7 +56,7 @@ def test_the_program_answers_in_lines_of_json(odd):
         [
             sys.executable,
             "-m",
-            "soractl.data.clip_reader",
+            "soractl.clips.clip_reader",
             "check",
             "--seconds=9",
             "--stuck-after=9",

@@ -1,4 +1,4 @@
-"""`python -m soractl.data.clip_reader info|check`: clips on stdin, an answer for each on stdout.
+"""`python -m soractl.clips.clip_reader info|check`: clips on stdin, an answer for each on stdout.
 
 Forks of this process read the clips, so that no file can stop the others: if one crashes the
 decoder or hangs it, the waiting process reports that clip, and a new fork continues.
@@ -124,7 +124,7 @@ def main() -> int:
     if any(importlib.util.find_spec(module) is None for module in ("av", "PIL")):
         output.note(NO_DECODER)
         return ExitCode.BAD_REQUEST
-    from soractl.data import clip_facts  # now, and not anew in each of the processes
+    from soractl.clips import clip_facts  # now, and not anew in each of the processes
 
     end = time.monotonic() + arguments.seconds
     answers = read_all(

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from soractl.data.journal import Journal
+from soractl.clips.journal import Journal
 from soractl.errors import SoractlError
 
 ENTRIES = [{"path": "a", "ok": True}, {"path": "b", "ok": False}]

@@ -1,6 +1,6 @@
 import math
 
-from soractl.data.clip_facts import decode, measure
+from soractl.clips.clip_facts import decode, measure
 from trainer.data.formats import Unfit
 
 NO_INDEX = "Invalid data found when processing input: mov,mp4,m4a,3gp,3g2,mj2: moov atom not found"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from soractl.clips.journal import Journal
 from soractl.cluster.node_python import python_on
 from soractl.cluster.settings import Cluster
-from soractl.data.journal import Journal
 from soractl.errors import Fault, FaultKind
 from soractl.remote.fan_out import everywhere
 from soractl.remote.nodes import Node
@@ -60,7 +60,7 @@ class ClipReading:
             "--stuck-after": self.stuck_after_s,
         }
         words = [str(word) for option in options.items() for word in option]
-        program = ("-m", "soractl.data.clip_reader", self.what)
+        program = ("-m", "soractl.clips.clip_reader", self.what)
         argv = python_on(node, self.cluster, *program, *words)
         return Request(argv, "".join(f"{json.dumps(task)}\n" for task in tasks))
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from soractl.data.clip_queue import ClipReading, QueueTiming, Readers, read_clips
-from soractl.data.journal import Journal
+from soractl.clips.clip_queue import ClipReading, QueueTiming, Readers, read_clips
+from soractl.clips.journal import Journal
 from soractl.errors import INTERRUPTED, Fault, FaultKind, SoractlError
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
