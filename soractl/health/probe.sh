@@ -16,12 +16,10 @@ smi() { # SECTION OPTION...
 hardware='NVRM|Out of memory|oom-kill|I/O error|Hardware Error|mce:|blocked for more than'
 hardware="$hardware|Link (is )?[Dd]own|Remounting filesystem|EXT4-fs error|clock throttled"
 kernel() { # messages about hardware alone, with seconds since the start of the kernel
-  text=$({ dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic; } 2> /dev/null \
-    < /dev/null)
-  code=$?
-  printf '%s\n' "$text" | grep -E "$hardware" \
-    | tail -n 400
-  printf '=== kernel %s\n' $code
+  {
+    dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic
+    printf '=== kernel %s\n' $?
+  } 2> /dev/null < /dev/null | grep -E "$hardware|^=== kernel [0-9]+$" | tail -n 401
 }
 
 disks() {
@@ -43,59 +41,65 @@ put() { # KIND ITEM FOLDER FILE...: the first line of each file
 
 fact() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
 
-parameters() ( # not by `read`, which asks byte by byte: the kernel answers the first one alone
-  cd "$root/proc/sys" && grep -Hs . kernel/osrelease kernel/pid_max kernel/numa_balancing \
-    vm/swappiness vm/max_map_count vm/overcommit_memory vm/zone_reclaim_mode fs/file-nr \
-    | while IFS=: read -r field value; do fact system '' "$field" "$value"; done
-)
+# Not by `read`, which asks the kernel for each byte.
+tables() {
+  { cd "$root/proc" && grep -Hs '' meminfo self/limits mdstat [0-9]*/stat sys/kernel/osrelease \
+    sys/kernel/pid_max sys/kernel/numa_balancing sys/vm/swappiness sys/vm/max_map_count \
+    sys/vm/overcommit_memory sys/vm/zone_reclaim_mode sys/fs/file-nr; } | awk '
+    function fact(kind, item, field, value) {
+      printf "%s\t%s\t%s\t%s\n", kind, item, field, value
+    }
+    function set(its, names, name, i) {
+      split(names, name, " ")
+      for (i in name) its[name[i]]
+    }
+    BEGIN {
+      set(keeps_time, "chronyd ntpd ntpsec openntpd systemd-timesyn ptp4l")
+      set(of_memory, "MemTotal MemAvailable SwapTotal SwapFree HardwareCorrupted HugePages_Free")
+      of_memory["Hugepagesize"]
+      manager = "no"
+    }
+    {
+      file = substr($0, 1, index($0, ":") - 1)
+      line = substr($0, length(file) + 2)
+      count = split(line, word, " ")
+    }
+    file == "meminfo" && sub(/:$/, "", word[1]) && (word[1] in of_memory) {
+      fact("memory", "", word[1], word[2])
+    }
+    file == "self/limits" && match(line, /^Max (open files|locked memory|processes) /) {
+      name = substr(line, 5, RLENGTH - 5)
+      split(substr(line, RLENGTH + 1), word, " ") # soft limit, hard limit, unit
+      fact("limits", "", name, word[1])
+      if (name == "open files") fact("limits", "", "open files, hard", word[2])
+    }
+    file == "mdstat" && line ~ /^md/ { array = word[1]; next }
+    file == "mdstat" && line ~ / blocks / { fact("raid", array, "members", word[count]) }
+    file ~ /^sys/ && line != "" { fact("system", "", substr(file, 5), line) }
+    file ~ /^[0-9]/ && file != before {
+      before = file # a name may have more lines
+      processes++
+      name = state = line
+      sub(/.*\) /, "", state)
+      sub(/^[^(]*\(/, "", name)
+      sub(/\)[^)]*$/, "", name)
+      if (state ~ /^Z/) zombies++
+      if (state ~ /^D/) { stuck++; stuck_names = stuck_names " " name }
+      if (name in keeps_time) daemons = daemons " " name
+      if (name ~ /^nv-fabricmanage/) manager = "yes"
+    }
+    END {
+      fact("system", "", "zombies", processes ? zombies + 0 : "?")
+      fact("system", "", "stuck", processes ? stuck + 0 stuck_names : "?")
+      fact("system", "", "daemons", processes ? (daemons ? substr(daemons, 2) : "none") : "?")
+      fact("system", "", "manager", processes ? manager : "?")
+    }'
+}
 
-memory() {
-  while read -r name value _; do
-    case $name in
-      MemTotal: | MemAvailable: | SwapTotal: | SwapFree: | HardwareCorrupted: | HugePages_Free: | \
-        Hugepagesize:) fact memory '' "${name%:}" "$value" ;;
-    esac
-  done < "$root/proc/meminfo"
+edac() {
   for folder in "$root"/sys/devices/system/edac/mc/mc[0-9]*; do
     [ -d "$folder" ] && put edac "${folder##*/}" "$folder" ue_count ce_count
   done
-}
-
-limits() {
-  while read -r line; do
-    for name in 'open files' 'locked memory' 'processes'; do
-      case $line in
-        "Max $name "*)
-          # shellcheck disable=SC2086  # split into words: soft limit, hard limit, unit
-          set -- ${line#"Max $name"}
-          fact limits '' "$name" "$1"
-          [ "$name" != 'open files' ] || fact limits '' 'open files, hard' "$2"
-          ;;
-      esac
-    done
-  done < "$root/proc/self/limits"
-}
-
-processes() {
-  zombies=0 stuck=0 stuck_names='' daemons='' manager=no
-  for file in "$root"/proc/[0-9]*/stat; do
-    read -r line < "$file" || continue
-    name=${line#*\(} name=${name%)*}
-    case ${line##*) } in
-      Z*) zombies=$((zombies + 1)) ;;
-      D*) stuck=$((stuck + 1)) stuck_names="$stuck_names $name" ;;
-    esac
-    case $name in
-      chronyd | ntpd | ntpsec | openntpd | systemd-timesyn | ptp4l) daemons="$daemons $name" ;;
-      nv-fabricmanage*) manager=yes ;;
-    esac
-  done
-  [ -n "$name" ] || zombies='?' stuck='?' daemons='?' manager='?'
-  fact system '' zombies "$zombies"
-  fact system '' stuck "$stuck$stuck_names"
-  daemons=${daemons:-none}
-  fact system '' daemons "${daemons# }"
-  fact system '' manager "$manager"
 }
 
 cpus() {
@@ -135,12 +139,6 @@ mounts() {
   for folder in "$root"/sys/class/nvme/nvme[0-9]*; do
     [ -e "$folder" ] && put nvme "${folder##*/}" "$folder" state
   done
-  while read -r line; do
-    case $line in
-      md*) array=${line%% *} ;;
-      *' blocks '*) fact raid "$array" members "${line##* }" ;;
-    esac
-  done < "$root/proc/mdstat"
 }
 
 pci() { # GPUs and switches of NVIDIA
@@ -192,10 +190,8 @@ facts() {
   fact system '' uptime "${up:-?}"
   read -r load _ < "$root/proc/loadavg"
   fact system '' load "${load:-?}"
-  parameters
-  memory
-  limits
-  processes
+  tables
+  edac
   cpus
   mounts
   pci
@@ -207,11 +203,9 @@ facts() {
 smi nvidia -q | {
   smi links nvlink -s | {
     smi linkerrors nvlink -e | {
-      kernel | {
-        disks
-        facts
-        cat
-      }
+      disks
+      facts
+      kernel
       cat
     }
     cat

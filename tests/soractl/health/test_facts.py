@@ -67,6 +67,14 @@ def test_processes_are_counted_by_their_state(tmp_path):
     ]
 
 
+def test_a_process_that_ends_while_it_is_read_hides_no_other(tmp_path):
+    changes = {"proc/79/stat": "", "proc/92/stat": "92 (two\nlines) D 1 92 92"}
+    system = probed(tmp_path, changes)
+    assert [system.one("system", name) for name in ("zombies", "stuck", "daemons")] == [
+        *("0", "0", "chronyd")
+    ]
+
+
 def test_a_node_on_which_nothing_can_be_read_says_so(tmp_path):
     node = probed(tmp_path, dict.fromkeys(planted.files()))
     assert [node.one("system", name) for name in ("uptime", "zombies", "gpus_on_bus")] == ["?"] * 3
