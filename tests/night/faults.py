@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from soractl.runs.events import EventKind
 from tests.night.stand import CLOCK, FragileStand
 
+STEPS_A_FAULT = 12  # beside one for each second that it lasts
 ENDS = frozenset({EventKind.HUNG, EventKind.CRASHED, EventKind.LOST})
 
 # On a node: sends a signal to its rank.
@@ -46,6 +47,7 @@ class Fault:
     heal: Act = _nothing
     lasts_s: float = 0.0  # until it is healed; of one that ends attempts, after the kill
     takes_s: float = 0.0  # to make it, while the run trains
+    halts: bool = False  # no step is made while it lasts
     verdict: EventKind | None = None  # None: the attempt must go on
     attempts: int = 1  # that it ends
     cause: str = ""  # in the cause that `why` names, or in its words
@@ -129,6 +131,7 @@ FAULTS = (
         lambda stand, n: stand.cluster("lose", str(n)),
         lambda stand, n: stand.cluster("find", str(n)),
         lasts_s=60.0,
+        halts=True,
         story=(EventKind.SUSPECT,),
     ),
     Fault(
@@ -186,6 +189,12 @@ FAULTS = (
         story=(EventKind.EVIDENCE,),
     ),
 )
+
+
+def steps_during(faults: Sequence[Fault]) -> int:
+    """More steps than a run makes while it suffers these faults, at a step a second."""
+    lasting_s = sum(fault.takes_s + (not fault.halts) * fault.lasts_s for fault in faults)
+    return STEPS_A_FAULT * len(faults) + int(lasting_s)
 
 
 def draw(seed: int, count: int) -> list[tuple[Fault, int]]:

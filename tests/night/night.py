@@ -20,11 +20,10 @@ from typing import Any
 
 from soractl.runs.events import Event, EventKind
 from tests.night import ledger
-from tests.night.faults import ENDS, FAULTS, Fault, draw
+from tests.night.faults import ENDS, FAULTS, Fault, draw, steps_during
 from tests.night.stand import FragileStand
 
 RIGHT, UNKNOWN, WRONG = "right", "unknown", "WRONG"
-STEPS_A_FAULT = 12  # beside one for each second that it lasts
 WALL_SHARE = 0.01
 COLUMNS = "{:28} {:4} {:>5}  {:8} {:>7} {:>8}  {:8} {}"
 HEADER = COLUMNS.format("FAULT", "NODE", "STEP", "VERDICT", "SEEN", "TRAINED", "WHY", "ITS WORDS")
@@ -119,7 +118,7 @@ def judge(fault: Fault, number: int, attempt: int, found: Any) -> tuple[str, str
 
 def spend(drawn: Sequence[tuple[Fault, int]], say: Callable[[str], None]) -> list[str]:
     """A night with these faults on these nodes: everything that was wrong with it."""
-    planned = sum(STEPS_A_FAULT + int(fault.lasts_s + fault.takes_s) for fault, _ in drawn) + 10
+    planned = steps_during([fault for fault, _ in drawn]) + 10
     suffered: list[Suffered] = []
     with tempfile.TemporaryDirectory(prefix="night-") as name, FragileStand(Path(name)) as stand:
         stand.launch(planned)

@@ -1,4 +1,4 @@
-from tests.night.faults import FAULTS, draw
+from tests.night.faults import FAULTS, draw, steps_during
 
 
 def names(seed, count):
@@ -21,3 +21,9 @@ def test_no_fault_comes_twice_before_all_have_come():
 def test_each_fault_comes_on_one_of_its_nodes():
     for seed in range(20):
         assert all(number in fault.on for fault, number in draw(seed, 14))
+
+
+def test_steps_are_planned_for_what_lasts_while_the_run_trains():
+    faults = {fault.name: fault for fault in FAULTS}
+    lost, slow = faults["packets lost for 60 s"], faults["slow link"]
+    assert steps_during([lost, slow, slow]) == 3 * 12 + 2 * 30
