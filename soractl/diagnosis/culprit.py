@@ -38,7 +38,7 @@ class Verdict:
     """Result of comparing two looks."""
 
     kind: VerdictKind
-    ranks: tuple[int, ...] = ()  # who is waited for; of SYMMETRIC, who waits in `collective`
+    ranks: tuple[int, ...] = ()  # who is waited for (of MOVING, by a save); SYMMETRIC: who waits
     nodes: tuple[str, ...] = ()  # theirs
     collective: Collective | None = None  # never entered by them; of SYMMETRIC, not completed
     is_inferred: bool = False  # the collective is the oldest one that the others wait in
@@ -65,11 +65,11 @@ def verdict(first: Look, second: Look) -> Verdict:
         return _blame(VerdictKind.GONE, gone, ranks, reason=reason)
     before = {one.rank: one for one in first.ranks}
     main = _main_groups(ranks)
+    side = {group for one in ranks for group in one.enqueued} - main
     if any(_moved(before[one.rank], one, main) for one in ranks):
-        return Verdict(VerdictKind.MOVING)
+        return _moving(ranks, before, side)
     if silent := [one for one in ranks if not one.answered]:
         return _blame(VerdictKind.SILENT, silent, ranks, reason=_why_silent(silent[0]))
-    side = {group for one in ranks for group in one.enqueued} - main
     lagging = _least(ranks, main)
     if not any(_place(one, main) for one in ranks):
         return _in_the_start(ranks, before)
@@ -85,6 +85,16 @@ def verdict(first: Look, second: Look) -> Verdict:
     if behind := _least(ranks, side):
         return _blame(VerdictKind.SAVING, behind, ranks, groups=side)
     return _symmetric(ranks)
+
+
+def _moving(ranks: Sequence[RankLook], before: Mapping[int, RankLook], side: set[str]) -> Verdict:
+    """Training goes on; the save beside it may wait for a rank all the same."""
+    stands = not any(_moved(before[one.rank], one, side) for one in ranks)
+    if stands and all(one.answered for one in ranks) and (behind := _least(ranks, side)):
+        found = _blame(VerdictKind.MOVING, behind, ranks, groups=side)
+        if found.collective is not None and not found.collective.is_complete:
+            return found
+    return Verdict(VerdictKind.MOVING)
 
 
 def _main_groups(ranks: Sequence[RankLook]) -> set[str]:
@@ -219,7 +229,7 @@ def _symmetric(ranks: Sequence[RankLook]) -> Verdict:
 
 
 def _where(rank: RankLook, kind: VerdictKind) -> tuple[str, ...]:
-    saver = _saver_stack(rank) if kind is VerdictKind.SAVING else ()
+    saver = _saver_stack(rank) if kind in (VerdictKind.SAVING, VerdictKind.MOVING) else ()
     return shown(saver or rank.main_stack)
 
 
@@ -274,6 +284,12 @@ def _waited_for(found: Verdict) -> str:
     return f"{_who(found)} never entered {found.collective}, in which the others wait"
 
 
+def _movement(found: Verdict) -> str:
+    if found.collective is None:
+        return "collectives go on; nothing hangs"
+    return f"training goes on; for its save, {_waited_for(found)}"
+
+
 def _silence(found: Verdict) -> str:
     waiting = f"; the others wait in {found.collective}" if found.collective else ""
     return f"{_who(found)} {_verb(found, 'gives', 'give')} no answer: {found.reason}{waiting}"
@@ -292,7 +308,7 @@ _SENTENCES: Mapping[VerdictKind, Callable[[Verdict], str]] = {
     VerdictKind.LAGGING: _waited_for,
     VerdictKind.SAVING: _waited_for,
     VerdictKind.SYMMETRIC: _stand,
-    VerdictKind.MOVING: lambda found: "collectives go on; nothing hangs",
+    VerdictKind.MOVING: _movement,
     VerdictKind.UNSEEN: lambda found: (
         f"{text.count(len(found.nodes), 'node')} could not be asked, so nothing follows: "
         f"{found.nodes[0]}: {found.reason}"

@@ -194,6 +194,23 @@ def test_a_rank_whose_saving_thread_holds_up_its_training_lags_because_of_that_t
     assert verdict(second, second).kind is VerdictKind.LAGGING
 
 
+def test_a_save_that_stands_still_beside_a_training_that_goes_on_names_whom_it_waits_for():
+    """A thread that spins slows its rank's training, which goes on nevertheless."""
+    waiting = {"save": 3, "pending": {(SAVE, 3)}}
+    first = Look((rank(0, 5, **waiting), rank(1, 5, 2)), 0.0)
+    second = Look((rank(0, 6, **waiting), rank(1, 6, 2)), 2.0)
+    found = verdict(first, second)
+    expected = collective(SAVE, 3, complete=False)
+    assert found == Verdict(VerdictKind.MOVING, (1,), ("n2",), expected, where=IN_SAVER)
+    assert not found.names_somebody  # nobody is to be stopped for it
+    assert str(found) == (
+        "training goes on; for its save, rank 1 on n2 never entered all_reduce 3 of the save group,"
+        " in which the others wait"
+    )
+    saved = Look((rank(0, 6, 3), rank(1, 6, 2)), 2.0)  # nobody waits for the last one
+    assert verdict(Look((rank(0, 5, 3), rank(1, 5, 2)), 0.0), saved) == Verdict(VerdictKind.MOVING)
+
+
 def test_a_save_that_goes_on_is_no_hang():
     first = Look((rank(0, 7, 3), rank(1, 7, 2)), 0.0)
     second = Look((rank(0, 7, 4), rank(1, 7, 3)), 2.0)
