@@ -202,6 +202,18 @@ def test_only_remote_starts_processes_and_only_output_prints():
             assert not {c for c in called if c.startswith(("sys.stdout", "sys.stderr"))}, name
 
 
+def test_times_in_a_runs_folder_are_of_the_clock_that_dates_its_files():
+    rooms = ("runs", "launch", "supervise", "jobs", "diagnosis", "account")
+    asked = {
+        name
+        for room in rooms
+        for name, tree in modules(f"soractl/{room}").items()
+        if {"time.time", "datetime.now"} & calls(tree)
+    }
+    # the one exception: to measure a node's offset
+    assert asked == {"soractl.launch.preflight", "soractl.diagnosis.node_facts"}
+
+
 def test_what_is_not_linted_or_not_run_has_its_reason_on_its_line():
     bare = re.compile(r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^\]]*\])?)\s*$")
     roots = ("soractl", "trainer", "tests", "benchmarks")

@@ -32,6 +32,28 @@ def file_time(folder: Path) -> float | None:
         return None
 
 
+def folder_time(folder: Path) -> float:
+    """The same, by this machine's clock where nothing can be written.
+
+    All times that stand in a run's folder are of this clock: several machines write there, and
+    what they wrote is compared. (Heartbeats alone have the head node's own clock, for whoever asks
+    that node how late it is.)
+    """
+    now_s = file_time(folder)
+    return time.time() if now_s is None else now_s
+
+
+class FolderClock:
+    """The clock of a folder's files, asked once; from then on by what passes on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ahead_s = folder_time(folder) - time.monotonic()
+
+    def __call__(self) -> float:
+        """Seconds since 1970, also after this machine's time of day was put right."""
+        return time.monotonic() + self._ahead_s
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file with one object; else RunDirError."""
     try:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from torch.distributed.checkpoint import CheckpointException
 
 from trainer import config
-from trainer.atomic_files import KeptRoom
+from trainer.atomic_files import KeptRoom, folder_time
 from trainer.distributed.parallel import process_group
 from trainer.metrics.sinks import best_effort
 from trainer.rehearsal import rehearse
@@ -43,7 +42,7 @@ def main(run_path: str) -> None:
             signal_number = _train(run, attempt)
         except (Exception, CheckpointException) as error:  # torch's is no Exception
             with best_effort("why this rank failed"):
-                account.write_json(_failure(rank, error))
+                account.write_json(_failure(rank, error, attempt.path))
             if isinstance(error, UserError):
                 sys.exit(f"error: {error}")
             raise
@@ -63,19 +62,19 @@ def _train(run: RunDir, attempt: AttemptDir) -> int:
         training.run_to_the_end()
         if note and training.signal:
             with best_effort("the signal at which training ended"):
-                note.write_json(_stop(training))
+                note.write_json(_stop(training, attempt.path))
     return training.signal
 
 
-def _stop(training: Training) -> dict[str, Any]:
+def _stop(training: Training, folder: Path) -> dict[str, Any]:
     return {
         "signal": signal.Signals(training.signal).name,
         "global_step": training.position.global_step,
-        "time_unix_s": time.time(),
+        "time_unix_s": folder_time(folder),
     }
 
 
-def _failure(rank: int, error: BaseException) -> dict[str, Any]:
+def _failure(rank: int, error: BaseException, folder: Path) -> dict[str, Any]:
     """The error that ends this rank, and its remedy, for the launcher to show."""
     is_user_error, remedy = isinstance(error, UserError), remedy_of(error)
     return {
@@ -84,5 +83,5 @@ def _failure(rank: int, error: BaseException) -> dict[str, Any]:
         "error": str(error) if is_user_error else f"{type(error).__name__}: {error}",
         "remedy": remedy.as_json() if remedy else None,
         "traceback": None if is_user_error else traceback.format_exc(),
-        "time_unix_s": time.time(),
+        "time_unix_s": folder_time(folder),
     }

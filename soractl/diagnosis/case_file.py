@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from soractl.runs.node_log import tail
 from soractl.runs.post_mortem import Failure, read_outcome
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.status import read_status
-from trainer.atomic_files import RunDirError, read_json
+from trainer.atomic_files import RunDirError, folder_time, read_json
 from trainer.run_dir import AttemptDir, RunDir
 
-CLOCKS_S = 300.0  # how far a node's clock may be off for its messages to count
+AROUND_S = 300.0  # messages from so long before an attempt and after it count
 OPERATORS = {"kill", "stop"}  # who writes events of an operator's commands
 
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[,.]\d+)?([+-]\d\d:?\d\d|Z)?")
@@ -66,7 +66,8 @@ def read_case(
 ) -> CaseFile:
     """All that is known of an attempt's end; nodes that did not answer add nothing."""
     ended = max([_ended_unix_s(attempt), record.started_unix_s])
-    span = record.started_unix_s - CLOCKS_S, ended + CLOCKS_S
+    span = record.started_unix_s - AROUND_S, ended + AROUND_S
+    now = folder_time(attempt.path)
     folder, verdict = newest_evidence(attempt)
     if verdict is not None and _went_on(run, attempt, verdict):
         verdict = None  # what it saw was over
@@ -78,7 +79,7 @@ def read_case(
             for account in attempt.rank_failures()
         ],
         logs={node.name: tail(attempt.node_log(node.name)) for node in record.nodes},
-        kernel={one.node: within(one.kernel, *span) for one in facts},
+        kernel={one.node: _kernel_of(one, span, now) for one in facts},
         verdict=verdict,
         watched=_watched(run, attempt),
         full_disks={one.node: one.full_disks for one in facts if one.full_disks},
@@ -87,6 +88,12 @@ def read_case(
         stopped_unix_s=stop.time_unix_s if stop else None,
         evidence=str(folder) if folder else None,
     )
+
+
+def _kernel_of(one: NodeFacts, span: tuple[float, float], now: float) -> tuple[str, ...]:
+    """A node's messages of a span of the run's time; `now` by its clock, the node's is its own."""
+    ahead_s = 0.0 if one.clock_unix_s is None else one.clock_unix_s - now
+    return within(one.kernel, *(at + ahead_s for at in span))
 
 
 def within(lines: Sequence[str], begin_unix_s: float, end_unix_s: float) -> tuple[str, ...]:
@@ -114,10 +121,10 @@ def _went_on(run: RunDir, attempt: AttemptDir, verdict: Mapping[str, Any]) -> bo
 
 
 def _ended_unix_s(attempt: AttemptDir) -> float:
-    """When the attempt ended, or now."""
+    """When the attempt ended, or now, by the clock of its folder."""
     with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
         return float(read_json(attempt.exit)["ended_unix_s"])
-    return datetime.now(UTC).timestamp()
+    return folder_time(attempt.path)
 
 
 def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Event | None:

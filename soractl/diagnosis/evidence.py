@@ -30,7 +30,7 @@ from soractl.remote.nodes import Node
 from soractl.remote.requests import Remote, Request
 from soractl.remote.scripts import script
 from soractl.runs.record import AttemptRecord
-from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.atomic_files import RunDirError, folder_time, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
 MANIFEST = "manifest.json"
@@ -139,7 +139,7 @@ def verdict_json(found: Verdict) -> dict[str, Any]:
 
 def _new_folder(attempt: AttemptDir) -> Path:
     attempt.evidence.mkdir(exist_ok=True)
-    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(folder_time(attempt.evidence)))
     for number in range(1, 100):
         folder = attempt.evidence / (name if number == 1 else f"{name}-{number}")
         try:
@@ -173,5 +173,9 @@ def _write(found: Evidence, ras: str) -> None:
     }
     write_json(
         found.folder / MANIFEST,
-        {"taken_unix_s": time.time(), "seconds": round(found.seconds, 2), "files": sizes},
+        {
+            "taken_unix_s": folder_time(found.folder),
+            "seconds": round(found.seconds, 2),
+            "files": sizes,
+        },
     )

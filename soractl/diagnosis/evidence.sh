@@ -15,6 +15,7 @@ timeout 3 df -P -i -- "$folder" 2>&1
 echo "=== disk 0"
 ss -tinoH state established 2>&1
 echo "=== sockets $?"
+echo "=== clock $(date +%s)"
 uptime
 head -n 5 /proc/meminfo
 echo "=== load 0"

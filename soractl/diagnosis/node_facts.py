@@ -44,6 +44,7 @@ class NodeFacts:
     node: str
     texts: Mapping[str, str] = field(default_factory=dict)
     fault: Fault | None = None
+    clock_unix_s: float | None = None  # the node's own, when it answered
 
     @property
     def kernel(self) -> tuple[str, ...]:
@@ -73,8 +74,10 @@ def ask(nodes: Sequence[Node], folder: Path, remote: Remote) -> list[NodeFacts]:
 
 def facts_of(result: NodeResult) -> NodeFacts:
     """The answer of `evidence.sh`."""
-    texts = {name: printed for name, (printed, _) in sections(result.stdout).items()}
-    return NodeFacts(result.node.name, texts, result.problem)
+    found = sections(result.stdout)
+    texts = {name: printed for name, (printed, _) in found.items()}
+    clock_unix_s = found["clock"][1] if "clock" in found else None
+    return NodeFacts(result.node.name, texts, result.problem, clock_unix_s)
 
 
 def bad_links(facts: Sequence[NodeFacts]) -> list[Link]:

@@ -32,7 +32,7 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.supervise.lease import Lease
 from soractl.supervise.process import cluster_of
 from soractl.terminal import output
-from trainer.atomic_files import RunDirError
+from trainer.atomic_files import RunDirError, folder_time
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import ConfigError
 
@@ -96,7 +96,9 @@ def _refused(way: Way, error: SoractlError) -> int:
         attempt, _ = found
         if read_outcome(attempt) is None:
             failure = Failure(way.given.nodes[0].name, error.message)
-            attempts.note_end(way.run, attempt, Outcome(error.exit_code, time.time(), failure))
+            attempts.note_end(
+                way.run, attempt, Outcome(error.exit_code, folder_time(attempt.path), failure)
+            )
         way.close(attempt)
     return error.exit_code
 

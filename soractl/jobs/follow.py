@@ -12,7 +12,7 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
 from soractl.terminal.meter import Display
-from trainer.atomic_files import write_json
+from trainer.atomic_files import folder_time, write_json
 from trainer.run_dir import AttemptDir, RunDir
 
 TICK_S = 0.5
@@ -99,4 +99,4 @@ def without_account(attempt: AttemptDir, job_id: int, entry: QueueEntry | None) 
     text = f"{why} job {job_id} ({entry.state if entry else 'it has left the queue'})"
     if not is_cancelled and not attempt.job_log.exists():
         text += f"; it wrote no log: its nodes may not share {attempt.path}"
-    return Outcome(code, time.time(), Failure(where, text, stopped=is_cancelled))
+    return Outcome(code, folder_time(attempt.path), Failure(where, text, stopped=is_cancelled))

@@ -25,7 +25,7 @@ from soractl.runs.post_mortem import Failure
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.meter import Display, Measured
-from trainer.atomic_files import read_json, write_json
+from trainer.atomic_files import folder_time, read_json, write_json
 from trainer.config import TrainConfig
 from trainer.run_dir import RunDir, rehearsal_path
 from trainer.settings import dump, parse_override, resolve, without_nulls
@@ -176,7 +176,7 @@ class _Rehearsing:
         plan = self.prepared.plan
         return Rehearsal(
             stage=self.prepared.stage,
-            created_unix_s=time.time(),
+            created_unix_s=folder_time(self.run.path),
             commit=commit(self.remote),
             nodes=tuple(node.node.name for node in plan.nodes),
             world_size=plan.world_size,
@@ -223,11 +223,12 @@ class _Rehearsing:
         if refused:
             faults = [f"{one.node.name}: {one.reason}" for one in refused]
             raise SoractlError("\n".join(faults), exit_code=ExitCode.REFUSED)
+        began_s = time.monotonic()
         timing = replace(timing_of(attempt), deadline_s=self.deadline_s)
         outcome, _ = follow(self.run, attempt, self.remote, _Named(self.display, heading), timing)
         if outcome.first_failure is None and attempt.rehearsed.exists():
             return read_json(attempt.rehearsed), Failure("", "")
-        if time.time() - started.started_unix_s >= self.deadline_s:
+        if time.monotonic() - began_s >= self.deadline_s:
             return {}, Failure("", f"did not end within {self.deadline_s / 60:.0f} min")
         return {}, outcome.first_failure or Failure("", "its ranks left no measurements")
 

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from soractl.runs.record import read_record
 from soractl.runs.start_lock import start_lock
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
-from trainer.atomic_files import write_json
+from trainer.atomic_files import folder_time, write_json
 from trainer.run_dir import AttemptDir, RunDir, create_run
 from trainer.settings import dump
 
@@ -49,7 +48,6 @@ class Started:
     run: RunDir
     attempt: AttemptDir
     plan: LaunchPlan
-    started_unix_s: float
 
 
 def launch(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> Started:
@@ -120,11 +118,11 @@ def write_attempt(prepared: Prepared, run: RunDir, attempt: AttemptDir) -> Start
         write_json(run.config_json, dump(prepared.config))
     write_json(attempt.config_json, dump(prepared.config))
     plan = prepared.plan.at(run.path, attempt.number)
-    started = Started(run, attempt, plan, time.time())
+    started_unix_s = folder_time(attempt.path)
     for node in plan.nodes:
         attempt.node_script(node.node.name).write_text(node_script(plan, node, attempt))
-    write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started.started_unix_s})
-    return started
+    write_json(attempt.plan, {**plan.as_json(), "started_unix_s": started_unix_s})
+    return Started(run, attempt, plan)
 
 
 @contextmanager
@@ -162,7 +160,10 @@ def _rolled_back(
     name, hint = started.run.name, None
     if unsure := fold_names([node.node.name for node in stopped if not node.ok]):
         failure = Failure(refused[0].node.name, f"did not start: {refused[0].reason}")
-        write_json(started.attempt.exit, Outcome(code, time.time(), failure).as_json())
+        write_json(
+            started.attempt.exit,
+            Outcome(code, folder_time(started.attempt.path), failure).as_json(),
+        )
         hint = f"{unsure} may still run it; `{to_type('kill', name)}` stops that"
     else:
         shutil.rmtree(started.run.path if is_new else started.attempt.path, ignore_errors=True)
@@ -181,7 +182,7 @@ def create(prepared: Prepared, command_line: Sequence[str], remote: Remote) -> R
         "start": prepared.plan.start.as_json(),
         "command": shlex.join(command_line),
         "commit": commit(remote),
-        "created_unix_s": time.time(),
+        "created_unix_s": folder_time(run.path),
         "nodes": [node.node.name for node in prepared.plan.nodes],
         "hostfile": str(hostfile.absolute()) if hostfile else None,
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from soractl.runs.progress import number, whole
+from trainer.atomic_files import folder_time
 from trainer.run_dir import AttemptDir, RunDir
 
 POLL_S = 0.5
@@ -58,7 +59,7 @@ class EventKind(StrEnum):
 class Event:
     """Something that happened to a run; None = not known, or it has none."""
 
-    time_unix_s: float  # by the writer's clock
+    time_unix_s: float  # by the clock that dates the run's files
     kind: str  # an EventKind, or one of a later version
     by: str  # launch, follow, supervisor, kill, stop, eval, trainer
     attempt: int | None = None
@@ -81,7 +82,7 @@ class EventLog:
 
     def write(self, kind: EventKind, **values: Any) -> None:
         """Append an event with the fields of Event; what cannot be written is lost."""
-        event = Event(time_unix_s=time.time(), kind=kind, by=self.by, **values)
+        event = Event(time_unix_s=folder_time(self.run.path), kind=kind, by=self.by, **values)
         with suppress(OSError):
             _append(self.run.events, json.dumps(event.as_json()))
 

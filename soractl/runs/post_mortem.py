@@ -3,7 +3,6 @@
 import math
 import re
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
-from trainer.atomic_files import RunDirError, read_json
+from trainer.atomic_files import RunDirError, folder_time, read_json
 from trainer.run_dir import AttemptDir
 
 TAIL_LINES = 15
@@ -94,7 +93,7 @@ def settle(
     if any(state.exit_code != 0 for state in states):
         failure = first_failure(attempt, record, states, lost)
         code = ExitCode.TERMINATED if failure.stopped else ExitCode.FAILED
-    return Outcome(code, time.time(), failure)
+    return Outcome(code, folder_time(attempt.path), failure)
 
 
 def first_failure(

@@ -5,7 +5,6 @@ the run's newest. Stopping and starting hold the run's start lock as `launch` an
 """
 
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from soractl.supervise.decide import Cause, PastAttempt
 from soractl.supervise.lease import Lease, LeaseLostError
 from soractl.supervise.observe import Verdict
 from soractl.supervise.states import State
-from trainer.atomic_files import RunDirError, read_json, write_json
+from trainer.atomic_files import RunDirError, folder_time, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import ConfigError
 
@@ -79,7 +78,9 @@ class Actor:
     def settle(self, attempt: AttemptDir, failure: Failure | None, exit_code: int) -> None:
         """Note how an attempt ended, unless a follower already has."""
         if not attempt.exit.exists():
-            write_json(attempt.exit, Outcome(exit_code, time.time(), failure).as_json())
+            write_json(
+                attempt.exit, Outcome(exit_code, folder_time(attempt.path), failure).as_json()
+            )
 
     def unfit_spares(self) -> dict[str, str]:
         """Why spares that wait cannot take a place in the attempt that runs, by their names."""
@@ -163,7 +164,7 @@ def new_past(run: RunDir, attempt: AttemptDir, cause: Cause, step: int | None) -
     return PastAttempt(
         number=attempt.number,
         started_unix_s=read_record(attempt).started_unix_s,
-        ended_unix_s=time.time(),
+        ended_unix_s=folder_time(attempt.path),
         cause=cause,
         step=step,
         new_checkpoint=newest > start_step(attempt),

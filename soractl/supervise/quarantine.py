@@ -1,16 +1,16 @@
 """Quarantine: nodes that no supervisor starts on for a while, and the strikes that lead there.
 
-One file beside the runs, so that all runs of a cluster share it: `runs/.quarantine.json`.
+One file beside the runs, so that all runs of a cluster share it: `runs/.quarantine.json`. Its times
+are of the clock that dates the files there, since supervisors run on several machines.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soractl.files.lock import locked
-from trainer.atomic_files import read_json, write_json
+from trainer.atomic_files import folder_time, read_json, write_json
 
 STRIKE_HOLDS_S = 86_400.0
 QUARANTINE_S = 86_400.0
@@ -61,7 +61,7 @@ class Book:
 
 def read_book(root: Path, now_unix_s: float | None = None) -> Book:
     """Strikes of the last day and nodes whose quarantine is not over."""
-    now = time.time() if now_unix_s is None else now_unix_s
+    now = folder_time(root) if now_unix_s is None else now_unix_s
     try:
         values = read_json(root / FILE)
     except FileNotFoundError:
@@ -88,7 +88,8 @@ def add_strike(root: Path, strike: Strike) -> Book:
 def set_apart(root: Path, reasons: Mapping[str, str], evidence: str | None) -> None:
     """Quarantine nodes for a day."""
     with _changing(root):
-        book, now = read_book(root), time.time()
+        now = folder_time(root)
+        book = read_book(root, now)
         added = {
             node: Quarantined(node, reason, now, now + QUARANTINE_S, evidence)
             for node, reason in reasons.items()

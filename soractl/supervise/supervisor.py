@@ -44,6 +44,7 @@ from soractl.supervise.spares import Spares
 from soractl.supervise.states import ALIVE, FAILED, State
 from soractl.supervise.step_clock import Limits
 from soractl.supervise.watch import SecondSign, Watcher
+from trainer.atomic_files import folder_time
 from trainer.run_dir import AttemptDir
 
 TICK_S = 1.0
@@ -228,8 +229,8 @@ class Supervisor:
         past = (*past_attempts(self._run, attempt), newest)
         if cause.node:
             name, number = self._run.name, attempt.number
-            strike = Strike(cause.node, time.time(), name, number, cause.text)
-            add_strike(self._run.path.parent, strike)
+            root = self._run.path.parent
+            add_strike(root, Strike(cause.node, folder_time(root), name, number, cause.text))
         return self._go_on(attempt, watcher, past, stopped, found, checkpoint_to_use(failure))
 
     def _everyone(self, watcher: Watcher) -> list[Node]:

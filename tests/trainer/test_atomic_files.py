@@ -5,7 +5,41 @@ from pathlib import Path
 
 import pytest
 
-from trainer.atomic_files import KeptRoom, append_jsonl, read_json, write_json
+from trainer import atomic_files
+from trainer.atomic_files import (
+    FolderClock,
+    KeptRoom,
+    append_jsonl,
+    folder_time,
+    read_json,
+    write_json,
+)
+
+HOUR_S = 3600.0
+
+
+def dated(folder):
+    """When a file that is written now is dated."""
+    (folder / "now").touch()
+    return (folder / "now").stat().st_mtime
+
+
+def test_the_time_of_a_folder_is_that_of_its_files_whatever_this_machines_clock(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(atomic_files.time, "time", lambda: dated(tmp_path) + HOUR_S)
+    clock = FolderClock(tmp_path)
+    for now in (folder_time(tmp_path), clock()):
+        assert abs(now - dated(tmp_path)) < HOUR_S / 2
+    nowhere = tmp_path / "nowhere"
+    assert abs(folder_time(nowhere) - dated(tmp_path) - HOUR_S) < HOUR_S / 2
+
+
+def test_a_clock_of_a_folder_goes_on_while_the_time_of_day_is_put_right(tmp_path, monkeypatch):
+    clock = FolderClock(tmp_path)
+    before = clock()
+    monkeypatch.setattr(atomic_files.time, "time", lambda: before - HOUR_S)
+    assert 0 <= clock() - before < HOUR_S / 2
 
 
 def test_json_is_replaced_whole_and_leaves_no_draft(tmp_path):

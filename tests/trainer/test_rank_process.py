@@ -39,6 +39,16 @@ def test_a_fault_of_the_user_is_left_for_the_launcher_as_one_sentence(attempt):
     }
 
 
+def test_accounts_of_ranks_have_the_time_of_the_folder_that_they_share(attempt, monkeypatch):
+    (attempt.path / "now").touch()
+    shared_s = (attempt.path / "now").stat().st_mtime
+    monkeypatch.setattr("time.time", lambda: shared_s - 3600)  # of this node, an hour late
+    with pytest.raises(FileNotFoundError):
+        rank_process.main(str(attempt.path.parent.parent))
+    [found] = attempt.rank_failures()
+    assert abs(found["time_unix_s"] - shared_s) < 1800
+
+
 def test_a_bug_is_left_with_its_traceback_and_raised(attempt):
     with pytest.raises(FileNotFoundError):
         rank_process.main(str(attempt.path.parent.parent))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from trainer.atomic_files import append_jsonl
+from trainer.atomic_files import FolderClock, append_jsonl
 from trainer.data.position import Position
 from trainer.distributed.parallel import Ranks
 from trainer.metrics.bucket_seconds import BucketSeconds
@@ -46,6 +46,7 @@ class TrainLog:
         self._seen_buckets: set[str] = set()
         self._skipped_clips = 0
         self._since = time.monotonic()
+        self._clock = FolderClock(run.path)
         self.skips_in_a_row = 0  # steps that the guard had left out at the last line
 
     def step(
@@ -107,7 +108,7 @@ class TrainLog:
             "skipped_clips": sum(skipped for _, skipped in gathered),
             "skipped_steps": skipped_steps,
             "attempt": self._attempt.number,
-            "time_unix_s": time.time(),
+            "time_unix_s": self._clock(),
         }
         for sink in self._sinks:
             with best_effort("the numbers of a step"):

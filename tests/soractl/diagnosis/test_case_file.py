@@ -1,3 +1,5 @@
+from datetime import UTC, datetime
+
 import pytest
 
 from soractl.diagnosis import node_facts
@@ -10,7 +12,7 @@ from soractl.remote.ssh_command import SshOptions
 from soractl.runs.events import EventKind, EventLog
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.record import node_as_json, read_record
-from trainer.atomic_files import write_json
+from trainer.atomic_files import folder_time, read_json, write_json
 from trainer.run_dir import create_run
 
 NODES = (Node("n1"), Node("n2"))
@@ -53,6 +55,25 @@ def case_of(run, attempt):
 def test_messages_of_other_times_and_without_a_time_do_not_count():
     assert within(KERNEL, AT - 60, AT + 60) == KERNEL[:1]
     assert within(["2026-11-30T03:00:00+02:00 x"], AT - 1, AT + 1) != ()
+
+
+@pytest.mark.parametrize("ahead_s", [-7200, 7200])
+def test_kernel_messages_count_by_their_nodes_own_clock(run, ahead_s):
+    now = folder_time(run.path)
+    failure = Failure("n1", "killed by SIGKILL", 0)
+    attempt = attempt_of(run, failure, ended_unix_s=now - 60)
+    plan = read_json(attempt.plan)
+    write_json(attempt.plan, {**plan, "started_unix_s": now - 1200})
+    at = [datetime.fromtimestamp(now + ahead_s - ago_s, UTC) for ago_s in (3600, 600)]
+    lines = [f"{when.isoformat(timespec='seconds')} NVRM: Xid (PCI:06): 79, lost" for when in at]
+
+    def remote(node, request, deadline_s):
+        text = "\n".join([*lines, "=== kernel 0", f"=== clock {int(now + ahead_s)}", ""])
+        return NodeResult(node, stdout=text, exit_code=0)
+
+    facts = node_facts.ask(NODES[:1], run.path, remote)
+    case = read_case(run, attempt, read_record(attempt), failure, facts)
+    assert case.kernel == {"n1": (lines[1],)}
 
 
 def test_a_case_file_holds_what_is_on_disk_and_what_kernels_say(run):

@@ -34,7 +34,15 @@ def test_a_node_gives_its_facts_and_one_that_does_not_answer_a_fault(tmp_path):
     with Connections() as remote:
         [facts] = ask([HERE], tmp_path, remote)
     assert facts.fault is None
-    assert facts.texts.keys() == {"addresses", "nvidia", "kernel", "disk", "sockets", "load"}
+    assert facts.texts.keys() == {
+        "addresses",
+        "nvidia",
+        "kernel",
+        "disk",
+        "sockets",
+        "clock",
+        "load",
+    }
     assert str(tmp_path) not in facts.texts["kernel"]
     assert "% " in facts.texts["disk"]
     fault = Fault(FaultKind.UNREACHABLE)

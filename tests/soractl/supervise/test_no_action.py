@@ -74,5 +74,5 @@ def test_a_wall_clock_that_steps_by_five_minutes_changes_nothing(supervised, tmp
         clock.write_text(offset)
         time.sleep(5)
     ends_well(run)
-    times = [event.time_unix_s for event in read_events(run) if event.by == "supervisor"]
-    assert max(abs(at - time.time()) for at in times) > 200  # its clock did step
+    times = [event.time_unix_s for event in read_events(run)]
+    assert max(abs(at - time.time()) for at in times) < 200  # of the folder, not its own
