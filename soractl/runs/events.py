@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from soractl.files.growing import GrowingFile
 from soractl.runs.progress import number, whole
 from trainer.atomic_files import folder_time
 from trainer.run_dir import AttemptDir, RunDir
@@ -89,7 +90,7 @@ class EventLog:
 
 def read_events(run: RunDir) -> list[Event]:
     """The recorded events in the order of their lines; damaged and half lines are passed over."""
-    return list(_parsed(_lines_from(run.events, 0)[0]))
+    return list(_parsed(GrowingFile(run.events).new_lines()))
 
 
 def all_events(run: RunDir, rows: Sequence[Mapping[str, Any]] | None = None) -> list[Event]:
@@ -106,10 +107,9 @@ def all_events(run: RunDir, rows: Sequence[Mapping[str, Any]] | None = None) -> 
 
 def new_events(run: RunDir, known: int = 0) -> Iterator[Event]:
     """Events as they come, after the first `known` recorded ones, for ever."""
-    offset, seen = 0, 0
+    file, seen = GrowingFile(run.events), 0
     while True:
-        lines, offset = _lines_from(run.events, offset)
-        for event in _parsed(lines):
+        for event in _parsed(file.new_lines()):
             seen += 1
             if seen > known:
                 yield event
@@ -167,7 +167,7 @@ def metrics_rows(run: RunDir) -> list[dict[str, Any]]:
     files = [*(attempt.superseded_metrics for attempt in run.attempts()), run.metrics]
     rows = []
     for file in files:
-        for line in _lines_from(file, 0)[0]:
+        for line in GrowingFile(file).new_lines():
             with suppress(ValueError):
                 row = json.loads(line)
                 if _is_row(row):
@@ -187,17 +187,6 @@ def _append(path: Path, line: str) -> None:
         os.write(descriptor, f"{chr(10) * is_cut}{line}\n".encode())
     finally:
         os.close(descriptor)
-
-
-def _lines_from(path: Path, offset: int) -> tuple[list[bytes], int]:
-    """Whole lines after an offset, and the offset of what follows them."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-    except OSError:
-        return [], offset
-    return whole.splitlines(), offset + len(whole) + len(newline)
 
 
 def _parsed(lines: list[bytes]) -> Iterator[Event]:

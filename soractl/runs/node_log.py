@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from soractl.errors import ExitCode, SoractlError
+from soractl.files.growing import GrowingFile
 from soractl.runs.find import last_attempt
 from soractl.runs.record import AttemptRecord, read_record
 from trainer.run_dir import AttemptDir, RunDir
@@ -37,10 +38,9 @@ class NodeLog:
     def __init__(self, attempt: AttemptDir, node: str, rank: int | None = None) -> None:
         self.node = node
         self._path = attempt.node_log(node)
+        self._file = GrowingFile(self._path)
         self._ends = (attempt.exit, attempt.node_exit(node))
         self._is_kept = re.compile(_lines_of_rank(rank) if rank is not None else "")
-        self._offset = 0
-        self._rest = b""
 
     @property
     def ended(self) -> bool:
@@ -51,7 +51,8 @@ class NodeLog:
         """The last lines that are not empty, at most so many; `new` goes on after them."""
         try:
             with self._path.open("rb") as file:
-                size = self._offset = file.seek(0, 2)
+                size = file.seek(0, 2)
+                self._file.go_on_from(size)
                 length = min(size, FIRST_READ_BYTES)
                 while True:
                     file.seek(size - length)
@@ -67,15 +68,7 @@ class NodeLog:
 
     def new(self) -> list[str]:
         """The whole lines that came since."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                added = file.read()
-        except OSError:  # not there, or not to be read just now: the next look may
-            return []
-        self._offset += len(added)
-        *lines, self._rest = (self._rest + added).split(b"\n")
-        return self._kept(lines)
+        return self._kept(self._file.new_lines())
 
     def _kept(self, lines: Sequence[bytes]) -> list[str]:
         return [line for line in map(_shown, lines) if line.strip() and self._is_kept.match(line)]

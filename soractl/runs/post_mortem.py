@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from soractl.errors import ExitCode
+from soractl.remote.folding import fold_names
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
+from soractl.terminal import text
 from trainer.atomic_files import RunDirError, folder_time, read_json
 from trainer.run_dir import AttemptDir
 
@@ -160,11 +162,14 @@ def _silent_rank(
         return None
     world_size = sum(record.ranks)
     missing = sorted(set(range(world_size)) - {int(account["rank"]) for account in accounts})
-    if len(missing) * 2 >= world_size:
+    if len(missing) * 2 > world_size:
         return None  # too few accounts to say who was waited for
     rank = missing[0] if missing else int(accounts[-1]["rank"])
     node = record.node_of_rank(rank)
     error = "the other ranks waited for it until the collective timeout"
+    if others := missing[1:]:
+        nodes = fold_names(list(map(record.node_of_rank, others)))
+        error += f", and for {text.count(len(others), 'rank')} more on {nodes}"
     return Failure(node, error, rank=rank, log_tail=_without_epilogue(logs[node]))
 
 

@@ -1,7 +1,6 @@
 """Progress of a training: its heartbeat and the new lines of its metrics."""
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soractl.files.growing import GrowingFile
 from soractl.runs.node_log import last_line
 from soractl.terminal.text import duration
 from trainer.atomic_files import RunDirError, read_json
@@ -17,6 +17,7 @@ from trainer.run_dir import RunDir
 RECENT_STEPS = 20  # whose mean says how long a step takes
 STALLED_STEPS = 3  # without a new one: then the run counts as stalled
 MOST = 10.0**11  # steps, bytes a second; seconds since 1970 until the year 5138
+BETWEEN_S = 10.0  # at most, from a node's answer to the reading of its heartbeat
 STALLED_LEAST_S = 20.0  # a save or a validation may take as long
 
 
@@ -113,8 +114,7 @@ class ProgressReader:
         self._began_s = clock()
         self._step_seen_s = self._began_s
         self._beat: dict[str, Any] = {}
-        self._offset = 0
-        self._file_number: int | None = None
+        self._metrics = GrowingFile(run.metrics)  # a resumed run writes it anew, and shorter
         self._first_loss: float | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT_STEPS)
 
@@ -131,9 +131,16 @@ class ProgressReader:
     def look(self, head_unix_s: float | None, elapsed_s: float | None) -> Progress:
         """Progress now, for one look; `head_unix_s`: the head node's clock, if it answered."""
         self._read()
-        known = head_unix_s is not None and self._beat.get("time_unix_s") is not None
-        age_s = max(0.0, (head_unix_s or 0) - self._beat["time_unix_s"]) if known else None
-        return self._progress(elapsed_s, age_s)
+        return self._progress(elapsed_s, self._age_s(head_unix_s, elapsed_s))
+
+    def _age_s(self, head_unix_s: float | None, elapsed_s: float | None) -> float | None:
+        """Age of the last step by the head node's clock; None if that was put right since."""
+        beat_unix_s = self._beat.get("time_unix_s")
+        if head_unix_s is None or beat_unix_s is None:
+            return None
+        age_s = float(head_unix_s - beat_unix_s)
+        is_older = elapsed_s is not None and age_s > elapsed_s + BETWEEN_S
+        return None if age_s < -BETWEEN_S or is_older else max(0.0, age_s)
 
     def _progress(self, elapsed_s: float | None, age_s: float | None) -> Progress:
         newest = self._recent[-1] if self._recent else {}
@@ -155,7 +162,7 @@ class ProgressReader:
         )
 
     def _read(self) -> None:
-        for line in self._new_lines():
+        for line in self._metrics.new_lines():
             try:
                 row = json.loads(line)
                 step = whole(row, "global_step")
@@ -181,20 +188,6 @@ class ProgressReader:
     def _is_mine(self, values: dict[str, Any]) -> bool:
         """Written by this attempt; the trainer of version 0.1 does not say by which."""
         return bool(values.get("attempt", self._attempt) == self._attempt)
-
-    def _new_lines(self) -> list[bytes]:
-        try:
-            with self._run.metrics.open("rb") as file:
-                file_number = os.fstat(file.fileno()).st_ino
-                if file_number != self._file_number:  # a resumed run writes it anew, and shorter
-                    self._file_number, self._offset = file_number, 0
-                file.seek(self._offset)
-                new = file.read()
-        except OSError:  # not there, or not to be read just now
-            return []
-        whole, newline, _ = new.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return whole.splitlines()
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:

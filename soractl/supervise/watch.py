@@ -8,9 +8,9 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from soractl.files.growing import GrowingFile
 from soractl.launch.node_watch import NodeWatch, Timing
 from soractl.runs.events import EventKind, EventLog, TrainerEvents, read_events
 from soractl.runs.node_states import NodeState
@@ -165,9 +165,8 @@ class _Logs:
     """New lines of the nodes' logs, in which torchrun says which of its ranks is gone."""
 
     def __init__(self, attempt: AttemptDir, nodes: list[str], ranks: tuple[int, ...]) -> None:
-        self._paths = {node: attempt.node_log(node) for node in nodes}
+        self._files = {node: GrowingFile(attempt.node_log(node)) for node in nodes}
         self._first_rank = {node: sum(ranks[:i]) for i, node in enumerate(nodes)}
-        self._offsets = dict.fromkeys(nodes, 0)
         self._gone: list[tuple[str, int, int]] = []  # node, rank, exit code
         self._given_up: list[tuple[int, str]] = []  # step, reason
 
@@ -192,9 +191,8 @@ class _Logs:
         return found
 
     def _read(self) -> None:
-        for node, path in self._paths.items():
-            new = _new_bytes(path, self._offsets[node])
-            self._offsets[node] += len(new)
+        for node, file in self._files.items():
+            new = b"\n".join(file.new_lines())
             for code, local_rank in _RANK_GONE.findall(new):
                 self._gone.append((node, self._first_rank[node] + int(local_rank), int(code)))
             for step, reason in _GIVEN_UP.findall(new):
@@ -227,13 +225,3 @@ def _settings(attempt: AttemptDir) -> dict[str, Any]:
         return read_json(attempt.config_json)
     except (OSError, RunDirError):
         return {}
-
-
-def _new_bytes(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-    except OSError:
-        return b""
-    return whole + newline

@@ -130,6 +130,7 @@ def test_an_outcome_is_read_back_as_it_was_written(attempt):
     [
         ([0, 1, 3], 2, "n2"),  # the others say that they waited, it says nothing
         ([3, 0, 1, 2], 2, "n2"),  # it came last
+        ([0, 1], 2, "n2"),  # half of them
         ([1], 1, "n1"),  # too few to tell
     ],
 )
@@ -138,6 +139,14 @@ def test_at_the_collective_timeout_the_suspect_is_who_was_waited_for(attempt, ac
         tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
     code, first = failure(attempt, 1, 1)
     assert (code, first.rank, first.node) == (1, rank, node)
+
+
+def test_of_several_who_were_waited_for_all_are_named(attempt):
+    for order, one in enumerate((0, 1)):
+        tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
+    _, first = failure(attempt, 1, 1)
+    words = "the other ranks waited for it until the collective timeout, and for 1 rank more on n2"
+    assert (first.error, first.rank) == (words, 2)
 
 
 ODD = [

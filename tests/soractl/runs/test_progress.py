@@ -72,6 +72,39 @@ def test_no_clock_of_another_machine_is_compared_with_ours(run, tmp_path, offset
     assert reader.look(None, None).heartbeat_age_s is None
 
 
+@pytest.mark.parametrize(
+    ("head_unix_s", "elapsed_s", "age_s"),
+    [
+        (1e9 - 3600, 900.0, None),  # set back since the step
+        (1e9 + 3600, 900.0, None),  # set forward: no step is older than the attempt
+        (1e9 + 3600, 4000.0, 3600.0),
+        (1e9 + 3600, None, 3600.0),
+        (1e9 - 1, 900.0, 0.0),  # the step ended after the node had answered
+        (0, 900.0, None),
+        (10**18, 900.0, None),
+    ],
+)
+def test_an_age_that_cannot_be_is_unknown(run, tmp_path, head_unix_s, elapsed_s, age_s):
+    beat(run, 1, 1, 1e9)
+    reader = ProgressReader(run, tmp_path / "n.log", 1)
+    assert reader.look(head_unix_s, elapsed_s).heartbeat_age_s == age_s
+
+
+def test_a_heartbeat_of_an_earlier_attempt_that_names_none_has_no_age(run, tmp_path):
+    write_json(run.heartbeat, {"global_step": 7, "total_steps": 9, "time_unix_s": 1e9})
+    progress = ProgressReader(run, tmp_path / "n.log", 2).look(1e9 + 7200, 60.0)
+    assert (progress.heartbeat_age_s, progress.is_stalled) == (None, False)
+
+
+def test_metrics_that_were_emptied_are_read_from_their_begin(run, tmp_path):
+    reader = ProgressReader(run, tmp_path / "n.log", 1, Clock())
+    append_jsonl(run.metrics, [row(1, 1), row(2, 1), row(3, 1)])
+    assert reader.follow().loss == 1 / 3
+    run.metrics.write_bytes(b"")
+    append_jsonl(run.metrics, [row(4, 1)])
+    assert reader.follow().loss == 0.25
+
+
 def test_lines_are_read_as_they_come_and_half_a_line_later(run, tmp_path):
     reader = ProgressReader(run, tmp_path / "n.log", 1, Clock())
     append_jsonl(run.metrics, [row(1, 1), row(2, 1, s_per_step=4.0)])
