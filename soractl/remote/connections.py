@@ -55,6 +55,10 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
+class StreamEnded(SshFailure):
+    """A program that was kept on a node is gone, or the way to it."""
+
+
 class Dialogue:
     """A program on a node that answers each line with one line, for as long as it is asked.
 
@@ -64,8 +68,9 @@ class Dialogue:
     b'ready'
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, own: Connection | None = None) -> None:
         self._stream = stream
+        self._own = own  # a connection for it alone
         self._rest = b""
 
     def ask(self, line: bytes, within_s: float) -> bytes:
@@ -79,7 +84,7 @@ class Dialogue:
             self._stream.settimeout(within_s)
             self._stream.sendall(line + b"\n")
         except OSError:
-            raise SshFailure("connection lost") from None
+            raise StreamEnded("connection lost") from None
 
     def read_line(self, within_s: float) -> bytes:
         """The next line, which may need no question."""
@@ -88,18 +93,20 @@ class Dialogue:
             while b"\n" not in self._rest:
                 self._stream.settimeout(deadline.left())
                 if not (chunk := self._stream.recv(2**16)):
-                    raise SshFailure("the program on the node has ended")
+                    raise StreamEnded("the program on the node has ended")
                 self._rest += chunk
         except (TimeoutError, DeadlinePassed):
             raise SshFailure(f"no answer within {span(within_s)}") from None
         except OSError:
-            raise SshFailure("connection lost") from None
+            raise StreamEnded("connection lost") from None
         line, _, self._rest = self._rest.partition(b"\n")
         return line
 
     def close(self) -> None:
         """Ends the program's stdin, and with it the program."""
         self._stream.close()
+        if self._own is not None:
+            self._own.close()
 
 
 @dataclass
@@ -158,13 +165,23 @@ class Connections(AbstractContextManager["Connections"]):
         if node.local:
             return self._keep(Dialogue(self._processes.start_channel(argv)))
         try:
-            stream = self._connection(node, deadline).open(_READ_PROGRAM, deadline)
-            dialogue = self._keep(Dialogue(stream))
-            line = dialogue.ask(as_line(argv).encode(errors="surrogateescape"), deadline.left())
-            while line + b"\n" != BEGIN:  # what a login file prints
-                line = dialogue.read_line(deadline.left())
+            connection = self._connection(node, deadline)
+            try:
+                return self._begun(
+                    Dialogue(connection.open(_READ_PROGRAM, deadline)), argv, deadline
+                )
+            except (NoChannel, StreamEnded):  # ssh's client ends where it gets no channel
+                another, own = self._another(node, connection, deadline)
+                stream = another.open(_READ_PROGRAM, deadline)
+                return self._begun(Dialogue(stream, own), argv, deadline)
         except DeadlinePassed:
             raise SshFailure(f"no answer within {span(within_s)}") from None
+
+    def _begun(self, dialogue: Dialogue, argv: Sequence[str], deadline: Deadline) -> Dialogue:
+        self._keep(dialogue)
+        line = dialogue.ask(as_line(argv).encode(errors="surrogateescape"), deadline.left())
+        while line + b"\n" != BEGIN:  # what a login file prints
+            line = dialogue.read_line(deadline.left())
         return dialogue
 
     def _keep(self, dialogue: Dialogue) -> Dialogue:
@@ -193,13 +210,20 @@ class Connections(AbstractContextManager["Connections"]):
         try:
             _ask(connection, request, captured, deadline)
         except NoChannel:
-            if not connection.alive:  # which nobody had noticed
-                _ask(self._connection(node, deadline), request, captured, deadline)
-                return
-            # The node's sshd lets it carry no more requests: another one, as of plain ssh.
-            assert self._clients is not None
-            with contextlib.closing(self._clients.connect(node, deadline)) as another:
+            another, own = self._another(node, connection, deadline)
+            with contextlib.closing(own) if own else contextlib.nullcontext():
                 _ask(another, request, captured, deadline)
+
+    def _another(
+        self, node: Node, connection: Connection, deadline: Deadline
+    ) -> tuple[Connection, Connection | None]:
+        """A connection in place of one that gave no channel; twice, where the caller closes it."""
+        if not connection.alive:  # which nobody had noticed
+            return self._connection(node, deadline), None
+        # The node's sshd lets it carry no more requests: one more, as of plain ssh.
+        assert self._clients is not None
+        own = self._clients.connect(node, deadline)
+        return own, own
 
     def _connection(self, node: Node, deadline: Deadline) -> Connection:
         with self._lock:

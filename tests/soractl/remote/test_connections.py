@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from soractl.remote import reaching
 from soractl.remote.connections import Connections, SshOptions
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import Request
+from soractl.remote.ssh_command import SshFailure
 
 HERE = this_machine()
 
@@ -103,3 +105,22 @@ def test_what_srun_says_is_why_a_node_is_not_reached(steps):
         answer = remote(Node("n1"), Request(("true",)), 10)
     assert answer.fault.kind is FaultKind.UNREACHABLE
     assert "Access denied" in answer.fault.message
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("client", ["auto", "openssh"])
+def test_programs_are_kept_also_where_a_connection_carries_but_one(start_sshd, client):
+    server = start_sshd("127.0.77.1", "MaxSessions 1")
+    with Connections(replace(server.options, client=client)) as remote:
+        kept = [remote.dialogue(server.node, ("cat",), 20) for _ in range(3)]
+        assert [one.ask(b"%d" % i, 10) for i, one in enumerate(kept)] == [b"0", b"1", b"2"]
+        assert remote(server.node, Request(("echo", "and", "asked")), 20).stdout == "and asked\n"
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("client", ["auto", "openssh"])
+def test_a_program_that_ends_at_once_is_a_failure_of_its_node(start_sshd, client):
+    server = start_sshd("127.0.77.1", "ForceCommand true")
+    remote = Connections(replace(server.options, client=client))
+    with remote, pytest.raises(SshFailure, match=r"has ended|connection lost"):
+        remote.dialogue(server.node, ("cat",), 10)
