@@ -80,7 +80,7 @@ def settings(config: object) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file's tables; ConfigError says why it cannot be read."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -40,9 +40,9 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Entry))
 
 def read_entries(path: Path) -> list[Entry]:
     """The prompts of a file in its order; ConfigError names every fault, with its prompt."""
-    if path.suffix == ".toml":
+    if path.suffix.lower() == ".toml":
         rows = read_toml(path).get("prompt", [])
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         rows = _csv_rows(path)
     else:
         return [Entry(line) for line in read_prompts(path)]
@@ -66,9 +66,13 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
     """Rows without their empty cells."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, restkey="(beyond the header)"))
+            # strict: a quote that nothing closes takes no prompt along
+            table = csv.DictReader(file, restkey="(beyond the header)", strict=True)
+            names, rows = Counter(table.fieldnames or ()), list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from None
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError([f"{path} has two columns {twice[0]!r}"])
     return [{key: value for key, value in row.items() if value or key == "text"} for row in rows]
 
 

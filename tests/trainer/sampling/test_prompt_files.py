@@ -25,7 +25,10 @@ ENTRIES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "text"), [("p.toml", TOML), ("p.csv", CSV)])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("p.toml", TOML), ("p.csv", CSV), ("P.CSV", CSV), ("P.TOML", f"\ufeff{TOML}")],
+)
 def test_toml_and_csv_give_the_same_prompts(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
@@ -56,6 +59,8 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
         ),
         ("p.csv", "text,seed\na,x\n", "{path}, prompt 1: seed 'x'; expected a whole number"),
         ("p.csv", "text\na,b\n", "{path}, prompt 1: no column '(beyond the header)'"),
+        ("p.csv", 'text,seed\n"a,1\nb,2\n', "{path} cannot be read: unexpected end of data"),
+        ("p.csv", "text,text\na,b\n", "{path} has two columns 'text'"),
         ("p.csv", "id,text\nx,a\nx,b\n", "{path}: 2 prompts have the id 'x'"),
     ],
 )
