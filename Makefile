@@ -54,7 +54,7 @@ night: install system-packages data/smoke/clips.csv
 # preemption, lost nodes, chains, spares, accounts and faults of the site under a real Slurm
 slurm: SYSTEM_PACKAGES += slurmdbd mariadb-server-core
 slurm: install system-packages
-	$(BIN)/python -m pytest -q tests/soractl/queue/long_slurm.py tests/soractl/queue/long_sites.py
+	$(BIN)/python -m pytest -q tests/soractl/queue/long_*.py
 
 # sshd, namespaces, rsync and Slurm for the tests that need real nodes, zsh for completion; root on Debian installs them
 SYSTEM_PACKAGES := openssh-server tini iproute2 rsync zsh tcsh slurm-wlm munge chromium fuse3 nftables

@@ -64,7 +64,7 @@ def health(
         bool, typer.Option("--nagios", help="Lines and exit codes as Nagios reads them.")
     ] = False,
     prolog: Annotated[
-        bool, typer.Option("--prolog", help="For slurm.conf: this node; drains it, ends with 1.")
+        bool, typer.Option("--prolog", help="For slurm.conf: this node; drains it, ends with 5.")
     ] = False,
     epilog: Annotated[bool, typer.Option("--epilog", help="The same after a job.")] = False,
     hcprogram: Annotated[

@@ -1,9 +1,9 @@
 """`soractl health --prolog | --epilog | --hcprogram`: what slurm.conf calls on a node.
 
-A node is drained for what is BAD, and a prolog or epilog then ends with 1, also where Slurm does
+A node is drained for what is BAD, and a prolog or epilog then ends with 5, also where Slurm does
 not answer: no job may begin there. Whatever else breaks here ends with 0: a check that does not
-work must not empty a cluster. All of it takes ten seconds at most; it prints nothing but what
-broke.
+work must not empty a cluster. A program that cannot even begin ends with 1, as Python does, which
+is why BAD is another code. All of it takes ten seconds at most; it prints nothing but what broke.
 """
 
 import os
@@ -34,7 +34,7 @@ PROBE_S = 6.0
 
 
 def run_hook(hook: Hook, hosts: str | None, environ: Mapping[str, str]) -> int:
-    """Judge this node, drain or undrain it; 1 where a job must not run here, else 0.
+    """Judge this node, drain or undrain it; 5 where a job must not run here, else 0.
 
     `hosts`: a host file, for the silences in the settings beside it.
     """
@@ -62,7 +62,7 @@ def _judge(hook: Hook, hosts: str | None, environ: Mapping[str, str], known: lis
         [row] = judge_nodes(answers, checks, muted)
         bad = bad_checks(row)
         if bad and hook != "hcprogram":
-            known.append(ExitCode.FAILED)
+            known.append(ExitCode.REFUSED)
         if hook == "hcprogram" or bad:
             slurm = Slurm(remote)
             reason = follow_findings(slurm.node(name), bad, good_checks(row))

@@ -72,21 +72,30 @@ def main(run_path: str, spares: int | None = None) -> int:
     shell = Shell(run, given, signals, spares)
     with Connections() as here:
         way = Way(run, given, QUEUES[given.kind](here))
-        try:
-            attempt, start = attempts.next_attempt(run, given, way.queue)
-            ssh = cluster_of(run).ssh
-            first = replace(given, nodes=shell.nodes)
-            prepared = prepare_in_job(run, first, attempt, start, os.environ)
-            write_attempt(prepared, run, attempt)
-        except SoractlError as error:
-            return _refused(way, error)
-        except (ConfigError, RunDirError) as error:
-            return _refused(way, SoractlError(str(error)))
-        names = ", ".join(node.name for node in shell.nodes)
-        text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
-        EventLog(run, "slurm").write(EventKind.STARTED, attempt=attempt.number, text=text)
-        with Connections(ssh) as remote:
-            return _train(shell, attempt, way, remote)
+        code = _begin(shell, way)
+        if code and signals.terminated_at is None:  # else the queue decides
+            way.stay_out()
+        return code
+
+
+def _begin(shell: Shell, way: Way) -> int:
+    """Plan the attempt of this start and train."""
+    run, given = shell.run, shell.given
+    try:
+        attempt, start = attempts.next_attempt(run, given, way.queue)
+        ssh = cluster_of(run).ssh
+        first = replace(given, nodes=shell.nodes)
+        prepared = prepare_in_job(run, first, attempt, start, os.environ)
+        write_attempt(prepared, run, attempt)
+    except SoractlError as error:
+        return _refused(way, error)
+    except (ConfigError, RunDirError) as error:
+        return _refused(way, SoractlError(str(error)))
+    names = ", ".join(node.name for node in shell.nodes)
+    text = f"{start.kind.replace('_', ' ')} on {names}, job {given.job_id}"
+    EventLog(run, "slurm").write(EventKind.STARTED, attempt=attempt.number, text=text)
+    with Connections(ssh) as remote:
+        return _train(shell, attempt, way, remote)
 
 
 def _refused(way: Way, error: SoractlError) -> int:

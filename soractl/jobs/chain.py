@@ -49,6 +49,12 @@ class Way:
                 output.error(error)
         record.note_end(attempt, "ended")
 
+    def stay_out(self) -> None:
+        """Have the queue let go of a job that failed, where it would hold it for a new start."""
+        with suppress(SoractlError):  # it then is held, and `squeue` shows why
+            if self.queue.holds_failed(self.given.job_id):
+                self.queue.cancel(self.given.job_id)
+
 
 def forge(run: RunDir, attempt: AttemptDir, queue: Queue, length: int | None) -> None:
     """Jobs behind the one just submitted: as many as asked for, or where it may not be requeued."""

@@ -206,6 +206,10 @@ class Queue(Protocol):
         """A job may go back into the queue."""
         ...
 
+    def holds_failed(self, job_id: int) -> bool:
+        """A job that ends with another code than 0 is kept in the queue and has to be cancelled."""
+        ...
+
     def kill_wait_s(self) -> float:
         """Seconds from TERM to KILL."""
         ...

@@ -20,7 +20,6 @@ from soractl.queue.slurm_answers import (
     parse_all,
     parse_sinfo,
     parse_squeue,
-    parse_version,
 )
 from soractl.remote.nodes import this_machine
 from soractl.remote.requests import NodeResult, Remote, Request
@@ -30,7 +29,7 @@ ASK_EVERY_S = 30.0  # SchedMD asks not to poll the controller
 ASK_AT_LEAST_EVERY_S = 300.0
 ENDED_BY_SLURM = (143, 137)  # TERM, KILL
 KILL_WAIT_S = 30.0  # Slurm's default
-EXPEDITE_SINCE = (25, 11)
+EXPEDITES = "enable_expedited_requeue"  # in SlurmctldParameters, of 25.11 and later
 HINTS = {
     "Invalid partition": "`sinfo -s` lists the partitions; [slurm] partition in the cluster's file",
     "Invalid account": "`sacctmgr show associations user=$USER` lists yours; [slurm] account",
@@ -94,8 +93,8 @@ class Slurm:
         return slurm_script.on_one_node(node, program)
 
     def script(self, job: Job) -> str:
-        """The script that `sbatch` takes; expedited where this version of Slurm knows that."""
-        expedite = job.expedite and self.version >= EXPEDITE_SINCE
+        """The script that `sbatch` takes; expedited where this Slurm allows it, else it refuses."""
+        expedite = job.expedite and EXPEDITES in self._setting("SlurmctldParameters")
         return slurm_script.sbatch_text(replace(job, expedite=expedite))
 
     def check(self, script: str) -> str:
@@ -109,21 +108,30 @@ class Slurm:
         result = self._run("sbatch", "--parsable", *behind, stdin=script)
         return int(_last_line(result.stdout).partition(";")[0])
 
-    @cached_property
-    def version(self) -> tuple[int, int]:
-        """Year and month of Slurm's version; SoractlError without Slurm."""
-        return parse_version(self._run("sbatch", "--version").stdout)
-
     def may_requeue(self, job_id: int) -> bool:
         """Whether a job may go back into the queue; the cluster may have forbidden it."""
-        answer = self._run("scontrol", "--oneliner", "show", "job", str(job_id)).stdout
-        return " Requeue=0 " not in answer
+        return " Requeue=0 " not in self._shown(job_id)
+
+    def holds_failed(self, job_id: int) -> bool:
+        """Whether a job that fails is held in the queue: an expedited one, by a healthy epilog."""
+        return "ExpeditedRequeue=Yes" in self._shown(job_id)
+
+    def _shown(self, job_id: int) -> str:
+        return self._run("scontrol", "--oneliner", "show", "job", str(job_id)).stdout
 
     def kill_wait_s(self) -> float:
         """Seconds from TERM to KILL; Slurm's default where it does not answer."""
-        answer = self._ask("scontrol", "show", "config").stdout
-        found = re.search(r"^KillWait\s*=\s*(\d+)", answer, re.M)
-        return float(found[1]) if found else KILL_WAIT_S
+        found = re.match(r"\d+", self._setting("KillWait"))
+        return float(found[0]) if found else KILL_WAIT_S
+
+    def _setting(self, name: str) -> str:
+        """A setting of slurm.conf; '' where Slurm does not answer or does not know it."""
+        found = re.search(rf"^{name}\s*=\s*(.*)$", self._settings, re.M)
+        return found[1] if found else ""
+
+    @cached_property
+    def _settings(self) -> str:
+        return self._ask("scontrol", "show", "config").stdout
 
     def entry(self, job_id: int) -> SlurmEntry | None:
         """A job in the queue, asked for at most once in 30 s; None: it has left the queue.

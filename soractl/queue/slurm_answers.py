@@ -14,11 +14,13 @@ NODE_FIELDS = "%N|%T|%E"  # of sinfo
 DRAINED = ("drain", "drng", "down", "fail")  # begins of states of nodes
 AT_LIMIT = "TimeLimit"  # the reason of a job that Slurm ends for it
 
+# EXPEDITING is of 25.11; a state that a later version adds is neither an end nor a wait for nodes.
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-SUSPENDED = ("STAGE_OUT", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING")
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL")
+ENDED += ("DEADLINE", "OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL")
 PHASES: Mapping[str, Phase] = {
-    **dict.fromkeys(WAITING, "waiting"),
-    **dict.fromkeys(SUSPENDED, "suspended"),
+    **dict.fromkeys((*WAITING, "EXPEDITING"), "waiting"),
+    **dict.fromkeys(ENDED, "ended"),
     "RUNNING": "running",
     "COMPLETING": "completing",
 }
@@ -67,7 +69,7 @@ class SlurmEntry(QueueEntry):
     @property
     def phase(self) -> Phase:
         """Where it stands."""
-        return PHASES.get(self.state, "ended")
+        return PHASES.get(self.state.partition(" ")[0], "suspended")
 
     @property
     def is_cancelled(self) -> bool:
@@ -115,16 +117,6 @@ class SlurmNode(QueueNode):
     def state_in_words(self) -> str:
         """Without the signs that Slurm adds."""
         return self.state.rstrip("*~#$@+-")
-
-
-def parse_version(text: str) -> tuple[int, int]:
-    """Year and month of a version, as `sbatch --version` says it.
-
-    >>> parse_version("slurm-wlm 22.05.8\\n"), parse_version("slurm 25.11.0-0rc1")
-    ((22, 5), (25, 11))
-    """
-    found = re.search(r"(\d+)\.(\d+)", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def parse_squeue(text: str) -> SlurmEntry | None:

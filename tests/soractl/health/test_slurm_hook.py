@@ -48,7 +48,7 @@ def test_equal_findings_of_several_gpus_are_one_detail():
     assert good_checks(row) == set()
 
 
-@pytest.mark.parametrize(("hook", "code"), [("prolog", 1), ("epilog", 1), ("hcprogram", 0)])
+@pytest.mark.parametrize(("hook", "code"), [("prolog", 5), ("epilog", 5), ("hcprogram", 0)])
 def test_what_is_bad_drains_the_node_with_check_and_detail(node, monkeypatch, hook, code):
     answer(monkeypatch, bad=["gpu.xid"])
     assert run_hook(hook, None, ENVIRON) == code
@@ -80,7 +80,7 @@ def test_a_hook_that_breaks_ends_with_0(node, monkeypatch, capsys, hook):
     assert f"health --{hook}: ZeroDivisionError: odd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("bad", "code"), [(["gpu.xid"], 1), ([], 0)])
+@pytest.mark.parametrize(("bad", "code"), [(["gpu.xid"], 5), ([], 0)])
 @pytest.mark.parametrize("program", ["sinfo", "scontrol"])
 def test_a_bad_node_is_kept_from_jobs_though_slurm_does_not_answer(
     node, monkeypatch, program, bad, code
@@ -99,7 +99,7 @@ def test_a_bad_node_is_kept_from_jobs_though_slurm_hangs(node):
         "hook.run_hook('prolog', None, {})"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=30)
-    assert done.returncode == 1
+    assert done.returncode == 5
 
 
 def test_it_ends_in_time_whatever_hangs(node, tmp_path):

@@ -4,14 +4,13 @@ import pytest
 
 STAND_INS = {
     "sbatch": 'echo "$*" >> "$BIN/submitted"\n'
-    'is=$(cat "$BIN/version" 2> /dev/null || echo 22.05.8)\n'
-    '[ "$1" = --version ] && { echo "slurm $is"; exit; }\n'
     'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
     "*) echo $((10 + $(wc -l < $BIN/submitted) - 1)) ;; esac",
     "squeue": 'cat "$BIN/queue" 2> /dev/null',
     "sinfo": 'cat "$BIN/nodes" 2> /dev/null || true',
     "scancel": 'echo "$*" >> "$BIN/scancelled"',
-    "scontrol": 'case $1 in requeue) echo "$*" >> "$BIN/scontrolled" ;; '
+    "scontrol": 'case $* in requeue*) echo "$*" >> "$BIN/scontrolled" ;; '
+    '"show config") cat "$BIN/config" 2> /dev/null || true ;; '
     '*) cat "$BIN/job" 2> /dev/null || true ;; esac',
     "srun": "while [[ $1 == --* ]]; do shift; done\n"
     'for node in n1 n2; do SLURMD_NODENAME=$node "$@" & done\nwait',

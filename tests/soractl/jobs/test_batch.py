@@ -134,6 +134,17 @@ def test_a_failed_run_is_not_requeued(job):
     assert not (job.workplace.bin / "scontrolled").exists()
 
 
+@pytest.mark.parametrize(("ranks", "code"), [("sys.exit(3)", 1), ("", 0)])
+def test_an_expedited_job_that_failed_is_cancelled_since_slurm_would_hold_it(job, ranks, code):
+    job.workplace.write("bin/job", "JobId=12 Requeue=1 Restarts=0 ExpeditedRequeue=Yes\n")
+    job.workplace.ranks(ranks)
+    assert job().wait(60) == code
+    cancelled = job.workplace.bin / "scancelled"
+    assert cancelled.exists() == bool(code)
+    if code:
+        assert cancelled.read_text() == "12\n"
+
+
 def test_an_attempt_that_slurm_cut_off_is_settled_by_the_next_start(job):
     job.workplace.ranks("")
     assert job().wait(60) == 0
@@ -173,7 +184,7 @@ def test_ranks_that_were_ended_before_they_could_save_come_back(job):
 
 def test_what_slurm_ends_at_the_limit_comes_back_before_it_is_killed(job):
     job.workplace.ranks("(run.path / 'ready').touch()\nif attempt.number == 1: time.sleep(60)")
-    job.workplace.write("bin/job", "KillWait = 4 sec\n")
+    job.workplace.write("bin/config", "KillWait = 4 sec\n")
     shell = job()
     wait_for((job.run.path / "ready").exists)
     job.workplace.write("bin/queue", "12|COMPLETING|N/A|n[1-2]|TimeLimit\n")
@@ -184,7 +195,7 @@ def test_what_slurm_ends_at_the_limit_comes_back_before_it_is_killed(job):
 
 def test_what_an_administrator_cancels_does_not_come_back(job):
     job.workplace.ranks("(run.path / 'ready').touch()\ntime.sleep(60)")
-    job.workplace.write("bin/job", "KillWait = 4 sec\n")
+    job.workplace.write("bin/config", "KillWait = 4 sec\n")
     shell = job()
     wait_for((job.run.path / "ready").exists)
     job.workplace.write("bin/queue", "12|COMPLETING|N/A|n[1-2]|None\n")

@@ -66,7 +66,7 @@ def test_a_supervised_job_holds_spares_and_outlives_its_nodes(slurm_here):
 
 
 def test_nodes_set_apart_are_left_out_and_then_nothing_is_expedited(slurm_here):
-    slurm_here.write("bin/version", "25.11.1")
+    slurm_here.write("bin/config", "SlurmctldParameters     = enable_expedited_requeue\n")
     assert "#SBATCH --requeue=expedite\n" in script()
     (slurm_here.folder / "runs").mkdir()
     set_apart(slurm_here.folder / "runs", {"n7": "2 strikes"}, None)
@@ -76,10 +76,14 @@ def test_nodes_set_apart_are_left_out_and_then_nothing_is_expedited(slurm_here):
 
 
 @pytest.mark.parametrize(
-    ("version", "line"), [("22.05.8", "--requeue"), ("25.11.1", "--requeue=expedite")]
+    ("setting", "line"),
+    [
+        ("SlurmctldParameters     = (null)", "--requeue"),
+        ("SlurmctldParameters     = cloud_dns,enable_expedited_requeue", "--requeue=expedite"),
+    ],
 )
-def test_the_way_back_is_the_best_that_this_slurm_has(slurm_here, version, line):
-    slurm_here.write("bin/version", version)
+def test_the_way_back_is_the_best_that_this_slurm_allows(slurm_here, setting, line):
+    slurm_here.write("bin/config", f"KillWait                = 30 sec\n{setting}\n")
     assert f"#SBATCH {line}\n" in submitted().attempt.job_script.read_text()
 
 

@@ -108,12 +108,15 @@ class User:
             path.write_text(head + program)
             path.chmod(0o755)
 
-    def soractl(self, *words: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """The command as this user, from its home."""
+    def soractl(
+        self, *words: str, timeout_s: float = 60, **environ: object
+    ) -> subprocess.CompletedProcess[str]:
+        """The command as this user, from its home; `environ` comes on top of its environment."""
         become = ("setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups")
         own = {"HOME": self.home, "USER": self.name, "PYTHONPATH": self.place.path}
         own |= {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
-        environment = ("env", "-i", "-C", str(self.home), *(f"{k}={v}" for k, v in own.items()))
+        variables = (f"{name}={value}" for name, value in {**own, **environ}.items())
+        environment = ("env", "-i", "-C", str(self.home), *variables)
         program = (str(self.place.python), "-m", "soractl.cli", *words)
         done = subprocess.run(
             [CLUSTER_SH, "head", *become, *environment, *program],

@@ -1,10 +1,14 @@
-"""Sites of a real Slurm that are not as they should be, or keep accounts; ranks that only save.
+"""Sites of a real Slurm that are not as they should be, keep accounts or have two users.
+
+Ranks only save.
 
 `make slurm` runs it with long_slurm.py.
 """
 
 import re
 import sys
+import tempfile
+import textwrap
 from pathlib import Path
 
 import libfaketime
@@ -12,20 +16,22 @@ import pytest
 
 from soractl.queue.record import read_record
 from tests.missing import give_up
-from tests.soractl.queue.long_slurm import RANKS, processes, wait_for_step
+from tests.soractl.launch.accounts import Place, User
+from tests.soractl.queue.long_slurm import RANKS, processes, steps_of, wait_for_step
 from tests.soractl.queue.long_slurm import site as site
 from tests.soractl.queue.test_real_slurm import workplace_of as workplace_of
 from tests.waiting import wait_for
+from trainer.run_dir import RunDir
 
 pytestmark = [pytest.mark.ssh]
 FAKETIME = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketime.so.1"
+SORACTL = Path(sys.executable).with_name("soractl")
 LAUNCH = ("launch", "smoke", "--slurm", "--detach")
 
 
 def refusal(slurm_cluster, folder, *words):
     """What soractl answers to words that Slurm refuses."""
-    soractl = Path(sys.executable).with_name("soractl")
-    done = slurm_cluster.run(soractl, *words, cwd=folder, check=False)
+    done = slurm_cluster.run(SORACTL, *words, cwd=folder, check=False)
     assert done.returncode == 5, done.stdout + done.stderr
     return done.stderr
 
@@ -61,10 +67,75 @@ def test_a_login_node_whose_clock_is_wrong_is_refused_with_a_hint(site, slurm_cl
     slurm_cluster.munge(*late, socket="late.sock")
     conf = slurm_cluster.folder / "late.conf"
     conf.write_text(slurm_cluster.conf.read_text().replace("munge.sock", "late.sock"))
-    words = ("env", f"SLURM_CONF={conf}", Path(sys.executable).with_name("soractl"), *LAUNCH)
+    words = ("env", f"SLURM_CONF={conf}", SORACTL, *LAUNCH)
     done = slurm_cluster.run(*words, cwd=workplace.folder, check=False)
     assert done.returncode == 5
     assert "their clocks or munge's keys differ" in done.stderr
+
+
+def test_an_unknown_key_in_slurm_conf_is_named_and_runs_are_shown_by_their_files(
+    site, slurm_cluster, workplace
+):
+    soractl = site("")
+    soractl(*LAUNCH)
+    wait_for_step(site.run, 2)
+    good = slurm_cluster.conf.read_text()
+    slurm_cluster.conf.write_text(f"{good}PreemptParameters=reclaim\n")  # of a later version
+    shown = refusal(slurm_cluster, workplace.folder, *LAUNCH)
+    assert "PreemptParameters" in shown
+    assert "a key in slurm.conf is not known to this version of Slurm" in shown
+    assert re.search(r"^at +step \d+/30", soractl("status"), re.M)
+    slurm_cluster.conf.write_text(good)
+    soractl("kill")
+    assert slurm_cluster.queue() == []
+
+
+def never_requeue(slurm):
+    """The site's default is that jobs do not come back."""
+    slurm.conf.write_text(f"JobRequeue=0\n{slurm.conf.read_text()}")
+
+
+@pytest.mark.parametrize("before_start", [never_requeue])
+def test_a_job_asks_to_be_requeued_where_the_site_does_not(site, slurm_cluster):
+    soractl = site("")
+    soractl(*LAUNCH)
+    wait_for_step(site.run, 2)
+    first = site.run.attempts()[0]
+    job = read_record(first).job_id
+    slurm_cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    wait_for(lambda: len(site.run.attempts()) == 2)
+    soractl("kill")
+    assert [read_record(one).job_id for one in site.run.attempts()] == [job, job]
+    assert read_record(first).then == "requeued"
+
+
+def test_arrays_and_heterogeneous_jobs_are_refused_in_a_sentence(site, slurm_cluster, workplace):
+    site("")
+    inside = f"{SORACTL} launch smoke --slurm --force"
+    log = workplace.folder / "array.log"
+    array = ("sbatch", "--array=1-1", f"--output={log}", f"--wrap={inside}; echo code $?")
+    slurm_cluster.run(*array, cwd=workplace.folder)
+    wait_for(lambda: log.exists() and "code" in log.read_text())
+    assert "is part of a job array, whose tasks would train the same run" in log.read_text()
+    assert log.read_text().endswith("code 2\n")
+    two = ("salloc", "--nodes=1", ":", "--nodes=1", *inside.split())
+    done = slurm_cluster.run(*two, cwd=workplace.folder, check=False)
+    assert "is a heterogeneous allocation; a run needs nodes of one kind" in done.stderr
+    assert done.returncode == 2
+    assert not site.run.path.exists()
+
+
+def test_a_folder_of_runs_that_nodes_do_not_share_is_named(site, slurm_cluster, workplace):
+    runs = workplace.folder / "runs"
+    runs.mkdir()
+    for number in ("1", "2", "3"):
+        own = ("mount", "-t", "tmpfs", "tmpfs", str(runs))
+        slurm_cluster.cluster.do("node", number, *own)
+    site("")
+    words = (SORACTL, "launch", "smoke", "--slurm")
+    done = slurm_cluster.run(*words, cwd=workplace.folder, check=False)
+    assert done.returncode == 1
+    assert f"its nodes may not share {site.run.attempts()[0].path}" in done.stdout + done.stderr
 
 
 def test_a_full_spool_of_a_node_is_a_reason_in_words(site, slurm_cluster):
@@ -88,6 +159,46 @@ def test_a_full_disk_of_the_controller_is_slurms_own_sentence(site, slurm_cluste
     assert "I/O error writing script" in shown
     assert "the disk of Slurm's controller is full" in shown
     assert not site.run.path.exists()
+
+
+def test_two_users_train_side_by_side_and_leave_each_other_alone(make_slurm):
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        slurm = make_slurm(Path(folder) / "slurm")
+        place = Place(slurm.cluster, Path(folder))
+        ana, ben = User("ana", 4001, place), User("ben", 4002, place)
+        place.set_up([ana, ben])
+        slurm.start()
+        shared = place.folder / "runs"
+        shared.mkdir()
+        shared.chmod(0o1777)
+
+        def soractl(user, *words, code=0):
+            words = (*words, "--runs", str(shared))
+            done = user.soractl(*words, timeout_s=300, SLURM_CONF=slurm.conf)
+            assert done.returncode == code, done.stdout + done.stderr
+            return done.stdout + done.stderr
+
+        for user in (ana, ben):  # on the same nodes, each with two GPUs of eight
+            user.ranks(textwrap.dedent(RANKS))
+            job = "[slurm]\nnodes = 2\ngpus_per_node = 2\nexclusive = false\n[env]\nLAST = 60\n"
+            settings = f'environment = "{user.home}/bin"\n{job}'
+            (user.home / "hostfiles/slurm.toml").write_text(settings)
+            soractl(user, *LAUNCH)
+        hers, his = RunDir(shared / "001-smoke"), RunDir(shared / "002-smoke")
+        wait_for_step(hers, 3)
+        wait_for_step(his, 3)
+        assert slurm.queue() == ["RUNNING", "RUNNING"]
+        assert "001-smoke belongs to ana" in soractl(ben, "kill", "1", code=5)
+        assert "001-smoke belongs to ana" in soractl(ben, "stop", "1", code=5)
+        assert re.search(r"^owner +ana", soractl(ben, "status", "1"), re.M)
+        assert re.search(r"^queue +running as job", soractl(ben, "status", "1"), re.M)
+        soractl(ben, "kill")  # his own
+        soractl(ana, "follow", "1")
+        assert steps_of(hers) == list(range(1, 61))
+        assert max(steps_of(his)) < 60
+        assert his.checkpoints() != []
+        assert slurm.queue() == []
+        assert processes(slurm) == [0, 0, 0]
 
 
 def test_nodes_that_nobody_may_log_in_to_are_asked_by_steps_of_the_job(

@@ -1,7 +1,6 @@
 """Interruptions of a run in Slurm's queue, and what each one cost."""
 
 import json
-import time
 from dataclasses import dataclass
 
 from soractl.queue.record import read_record
@@ -15,14 +14,10 @@ class Requeue:
     """Seconds from the last step of an attempt to the first of the next, in parts."""
 
     save_s: float  # from the last step to the save's end
+    over_s: float  # from there to the requeue: what none of the others explains
     queue_s: float  # from the requeue to the next start of the job
-    start_s: float  # from there to the first step
+    start_s: float  # from there to the end of the first step
     wall_s: float
-
-    @property
-    def overhead_s(self) -> float:
-        """What none of these explains."""
-        return self.wall_s - self.save_s - self.queue_s - self.start_s
 
 
 def interrupt(run, slurm_cluster, after_steps, *, by_limit=False, timeout_s=900.0):
@@ -64,26 +59,26 @@ def minutes_of(slurm_cluster, job):
 
 def requeues(run):
     """The cost of each requeue between two attempts that made steps, from files alone."""
-    rows = [(int(row["attempt"]), float(row["time_unix_s"])) for row in metrics_rows(run)]
-    events = {}
-    for event in read_events(run):
-        if event.by == "slurm":
-            events[event.attempt, event.kind] = event.time_unix_s
+    events = {(one.attempt, one.kind): one for one in read_events(run) if one.by == "slurm"}
+    steps = {}
+    for row in metrics_rows(run):
+        steps.setdefault(int(row["attempt"]), []).append(float(row["time_unix_s"]))
     found = []
-    with_steps = {number for number, _ in rows}
     for attempt in run.attempts():
         number = attempt.number
-        if not {number, number + 1} <= with_steps:
+        if not {number, number + 1} <= set(steps):
             continue
-        last = max(at for one, at in rows if one == number)
-        first = min(at for one, at in rows if one == number + 1)
-        begun = events[number + 1, EventKind.STARTED]
+        last, following = steps[number][-1], steps[number + 1]
+        back = events[number, EventKind.REQUEUED].time_unix_s
+        begun = events[number + 1, EventKind.STARTED].time_unix_s
+        saved = read_json(attempt.stopped)["time_unix_s"]
         found.append(
             Requeue(
-                save_s=read_json(attempt.stopped)["time_unix_s"] - last,
-                queue_s=begun - events[number, EventKind.REQUEUED],
-                start_s=first - begun,
-                wall_s=first - last,
+                save_s=saved - last,
+                over_s=back - saved,
+                queue_s=begun - back,
+                start_s=following[0] - begun,
+                wall_s=following[0] - last,
             )
         )
     return found
@@ -103,6 +98,6 @@ def lines(costs):
     """A table to print."""
     for one in costs:
         yield (
-            f"wall {one.wall_s:5.1f} = save {one.save_s:5.1f} + queue {one.queue_s:5.1f} "
-            f"+ start {one.start_s:5.1f} + {one.overhead_s:4.1f} s   ({time.strftime('%H:%M:%S')})"
+            f"wall {one.wall_s:5.1f} = save {one.save_s:4.1f} + over {one.over_s:4.1f} "
+            f"+ queue {one.queue_s:4.1f} + start {one.start_s:5.1f} s"
         )

@@ -97,6 +97,9 @@ class SecondQueue:
     def may_requeue(self, job_id: int) -> bool:
         return True
 
+    def holds_failed(self, job_id: int) -> bool:
+        return False
+
     def kill_wait_s(self) -> float:
         return 5.0
 

@@ -37,6 +37,10 @@ def test_a_running_job_has_its_nodes_and_its_start():
             "3|PENDING|N/A||JobHeldUser",
             "waiting as job 3: it is held; `scontrol release 3` lets it start",
         ),
+        (  # the reason as a site's page of 2024 shows it, with Slurm's own comma and underscores
+            "3|PENDING|N/A||ReqNodeNotAvail,_Reserved_for_maintenance",
+            "waiting as job 3: nodes that it needs are down, drained or reserved",
+        ),
         ("3|PENDING|N/A||SomethingOf2029", "waiting as job 3: SomethingOf2029"),
         ("3|PENDING|N/A||None", "waiting as job 3"),
     ],
@@ -49,6 +53,23 @@ def test_a_known_reason_becomes_words_and_an_unknown_one_stays(answer, words):
 def test_a_job_that_has_ended_neither_waits_nor_runs(state):
     entry = parse_squeue(f"1|{state}|2026-11-30T10:07:35|n1|None\n")
     assert (entry.is_waiting, entry.is_active) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        ("PENDING", "waiting"),
+        ("EXPEDITING", "waiting"),  # of 25.11, as Slurm's own tests of expedited requeues name it
+        ("REQUEUE_HOLD", "waiting"),
+        ("RUNNING", "running"),
+        ("COMPLETING", "completing"),
+        ("SUSPENDED", "suspended"),
+        ("CANCELLED by 0", "ended"),
+        ("SOMETHING_OF_2029", "suspended"),  # nobody takes the run for ended before it has left
+    ],
+)
+def test_a_state_is_a_phase_and_one_that_is_not_known_no_end(state, phase):
+    assert parse_squeue(f"1|{state}|N/A||None\n").phase == phase
 
 
 def test_an_empty_answer_is_no_job():
