@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from soractl.errors import ExitCode
+from soractl.jobs import attempts
 from soractl.queue.interface import Queue, QueueEntry
 from soractl.queue.kinds import queue_of
 from soractl.queue.record import newest_job, note_end
@@ -12,7 +13,7 @@ from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
 from soractl.terminal.meter import Display
-from trainer.atomic_files import folder_time, write_json
+from trainer.atomic_files import folder_time
 from trainer.run_dir import AttemptDir, RunDir
 
 TICK_S = 0.5
@@ -83,7 +84,7 @@ def follow_job(run: RunDir, queue: Queue, display: Display) -> JobEnd:
             gone_at = time.monotonic()
         elif time.monotonic() - gone_at > PATIENCE_S:
             outcome = without_account(attempt, job.job_id, entry or queue.accounted(job.job_id))
-            write_json(attempt.exit, outcome.as_json())
+            attempts.note_end(run, attempt, outcome)
             note_end(attempt, "ended")
             return JobEnd(attempt, job.job_id, outcome, last)
         time.sleep(TICK_S)

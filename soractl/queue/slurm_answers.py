@@ -16,8 +16,10 @@ AT_LIMIT = "TimeLimit"  # the reason of a job that Slurm ends for it
 
 # EXPEDITING is of 25.11; a state that a later version adds is neither an end nor a wait for nodes.
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
-ENDED = ("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL")
-ENDED += ("DEADLINE", "OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL")
+ENDED = (
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL"),
+    *("DEADLINE", "OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"),
+)
 PHASES: Mapping[str, Phase] = {
     **dict.fromkeys((*WAITING, "EXPEDITING"), "waiting"),
     **dict.fromkeys(ENDED, "ended"),

@@ -5,7 +5,7 @@ import pytest
 STAND_INS = {
     "sbatch": 'echo "$*" >> "$BIN/submitted"\n'
     'cat > "$BIN/script.$1"\ncase $1 in --test-only) echo "sbatch: fine" >&2 ;; '
-    "*) echo $((10 + $(wc -l < $BIN/submitted) - 1)) ;; esac",
+    "*) echo $((10 + $(wc -l < $BIN/submitted))) ;; esac",
     "squeue": 'cat "$BIN/queue" 2> /dev/null',
     "sinfo": 'cat "$BIN/nodes" 2> /dev/null || true',
     "scancel": 'echo "$*" >> "$BIN/scancelled"',

@@ -6,7 +6,7 @@ from soractl.queue.record import JobRecord, open_job, write_record
 from soractl.queue.slurm import Slurm
 from soractl.queue.slurm_answers import SlurmEntry
 from soractl.remote.connections import Connections
-from soractl.runs.events import EventKind, EventLog
+from soractl.runs.events import EventKind, EventLog, read_events
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome
 from soractl.terminal.progress_bar import PlainDisplay
 from trainer.atomic_files import write_json
@@ -43,6 +43,7 @@ def test_a_job_that_was_cancelled_while_it_waited_is_noted_as_stopped(
     failure = Failure("Slurm", "Slurm cancelled job 12 (CANCELLED)", stopped=True)
     assert (end.outcome.exit_code, end.outcome.first_failure) == (143, failure)
     assert read_outcome(attempt) == end.outcome
+    assert [(one.kind, one.text) for one in read_events(run)] == [("ended", "exit code 143")]
     assert open_job(run) is None
 
 

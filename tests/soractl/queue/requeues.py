@@ -16,7 +16,8 @@ class Requeue:
     save_s: float  # from the last step to the save's end
     over_s: float  # from there to the requeue: what none of the others explains
     queue_s: float  # from the requeue to the next start of the job
-    start_s: float  # from there to the end of the first step
+    start_s: float  # from there to the beginning of the first step
+    step_s: float  # that step, with the first read of clips
     wall_s: float
 
 
@@ -62,23 +63,24 @@ def requeues(run):
     events = {(one.attempt, one.kind): one for one in read_events(run) if one.by == "slurm"}
     steps = {}
     for row in metrics_rows(run):
-        steps.setdefault(int(row["attempt"]), []).append(float(row["time_unix_s"]))
+        steps.setdefault(int(row["attempt"]), []).append(row)
     found = []
     for attempt in run.attempts():
         number = attempt.number
         if not {number, number + 1} <= set(steps):
             continue
-        last, following = steps[number][-1], steps[number + 1]
+        last, first = steps[number][-1], steps[number + 1][0]
         back = events[number, EventKind.REQUEUED].time_unix_s
         begun = events[number + 1, EventKind.STARTED].time_unix_s
         saved = read_json(attempt.stopped)["time_unix_s"]
         found.append(
             Requeue(
-                save_s=saved - last,
+                save_s=saved - last["time_unix_s"],
                 over_s=back - saved,
                 queue_s=begun - back,
-                start_s=following[0] - begun,
-                wall_s=following[0] - last,
+                start_s=first["time_unix_s"] - first["s_per_step"] - begun,
+                step_s=first["s_per_step"],
+                wall_s=first["time_unix_s"] - last["time_unix_s"],
             )
         )
     return found
@@ -99,5 +101,5 @@ def lines(costs):
     for one in costs:
         yield (
             f"wall {one.wall_s:5.1f} = save {one.save_s:4.1f} + over {one.over_s:4.1f} "
-            f"+ queue {one.queue_s:4.1f} + start {one.start_s:5.1f} s"
+            f"+ queue {one.queue_s:4.1f} + start {one.start_s:5.1f} + step {one.step_s:4.1f} s"
         )
