@@ -16,7 +16,7 @@ PORTS_HEADERS = ("PAIR", "GB/s", "OF PORTS", "VERDICT")
 LEAST_OF_PORTS = 0.5
 
 
-def table(found: Pairs) -> Table:
+def lines(found: Pairs) -> Table:
     """A row for each pair that was measured, the slowest first."""
     slow = slow_pairs(found.speeds)
     rows = sorted(found.speeds.items(), key=lambda item: item[1])

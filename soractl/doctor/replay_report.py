@@ -15,7 +15,7 @@ REMEDIES = {
 }
 
 
-def table(found: Replay) -> Table:
+def lines(found: Replay) -> Table:
     """A row for each rank that is not good; all of them where none is."""
     shown = [one for one in found.states if one[1] != "good"] or found.states
     rows = [

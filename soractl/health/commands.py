@@ -1,7 +1,8 @@
 """Commands that judge the nodes: `clock` and `health`."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -16,7 +17,11 @@ from soractl.terminal.options import (
 )
 
 if TYPE_CHECKING:
+    from soractl.doctor.measure_pairs import Pairs
+    from soractl.doctor.replay import Replay
+    from soractl.health.examine import Health
     from soractl.health.slurm_hook import Hook
+    from soractl.queue.hosts import Hosts as ChosenHosts
 
 app = typer.Typer()
 
@@ -102,60 +107,58 @@ def health(
 
         raise typer.Exit(run_hook(hook, hosts, os.environ))
     if pairs:
-        return _pairs(hosts, as_json)
+        _pairs(hosts, as_json)
     if replay:
-        return _replay(hosts, as_json)
+        _replay(hosts, as_json)
     if dcgm:
-        return _dcgm(hosts, dcgm, as_json)
+        _dcgm(hosts, dcgm, as_json)
     checks = choose(only or (), skip or (), context)
     if listed:
-        return output.report(report.list_table(checks), report.list_json(checks), as_json)
+        output.report(report.list_table(checks), report.list_json(checks), as_json)
+        return
     chosen = named(hosts)
     found = with_past(check_health(chosen.names, checks, deadline_s=timeout, environ=os.environ))
     if nagios:
         code, lines = report.nagios(found)
         output.verbatim(lines)
         raise typer.Exit(code)
-    output.report(report.lines(found), report.as_json(found), as_json)
-    output.note([*report.notes(found), *chosen.notes])
-    raise typer.Exit(found.exit_code)
+    _end(found, report, chosen, as_json)
 
 
-def _pairs(hosts: str | None, as_json: bool) -> None:
+def _pairs(hosts: str | None, as_json: bool) -> NoReturn:
     from soractl.doctor import pairs_report
     from soractl.doctor.measure_pairs import measure
     from soractl.queue.hosts import named
-    from soractl.terminal import output
 
     chosen = named(hosts)
-    found = measure(chosen.names, "runs", os.environ)
-    output.report(pairs_report.table(found), pairs_report.as_json(found), as_json)
-    output.note([*pairs_report.notes(found), *chosen.notes])
-    raise typer.Exit(found.exit_code)
+    _end(measure(chosen.names, "runs", os.environ), pairs_report, chosen, as_json)
 
 
-def _replay(hosts: str | None, as_json: bool) -> None:
+def _replay(hosts: str | None, as_json: bool) -> NoReturn:
     from soractl.doctor import replay_report
     from soractl.doctor.replay import replay
     from soractl.queue.hosts import named
-    from soractl.terminal import output
 
     chosen = named(hosts)
-    found = replay(chosen.names, "runs", os.environ)
-    output.report(replay_report.table(found), replay_report.as_json(found), as_json)
-    output.note([*replay_report.notes(found), *chosen.notes])
-    raise typer.Exit(found.exit_code)
+    _end(replay(chosen.names, "runs", os.environ), replay_report, chosen, as_json)
 
 
-def _dcgm(hosts: str | None, level: int, as_json: bool) -> None:
+def _dcgm(hosts: str | None, level: int, as_json: bool) -> NoReturn:
     from soractl.doctor.dcgm import diagnose
-    from soractl.health import health_report as report
+    from soractl.health import health_report
     from soractl.health.history import with_past
     from soractl.queue.hosts import named
-    from soractl.terminal import output
 
     chosen = named(hosts)
-    found = with_past(diagnose(chosen.names, level, os.environ))
+    _end(with_past(diagnose(chosen.names, level, os.environ)), health_report, chosen, as_json)
+
+
+def _end(
+    found: "Health | Pairs | Replay", report: ModuleType, chosen: "ChosenHosts", as_json: bool
+) -> NoReturn:
+    """Show what was found, as its report has it, and end with its exit code."""
+    from soractl.terminal import output
+
     output.report(report.lines(found), report.as_json(found), as_json)
     output.note([*report.notes(found), *chosen.notes])
     raise typer.Exit(found.exit_code)

@@ -189,7 +189,7 @@ def _refuse_slow_pairs(prepared: "Prepared") -> None:
 
     if len(prepared.plan.nodes) > 1 and not prepared.site.is_queued:
         found = measure_planned(prepared.plan, prepared.site)
-        output.note([pairs_report.table(found), *pairs_report.notes(found)])
+        output.note([pairs_report.lines(found), *pairs_report.notes(found)])
         if found.exit_code is not ExitCode.OK:
             raise SoractlError(
                 "not started: slow nodes or links",

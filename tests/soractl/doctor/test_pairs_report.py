@@ -6,7 +6,7 @@ FOUND = Pairs("nodes.txt", SPEEDS, {("n3", "n1"): "Connection reset"}, 12.3)
 
 
 def test_pairs_are_shown_with_the_slowest_first():
-    assert pairs_report.table(FOUND).lines() == [
+    assert pairs_report.lines(FOUND).lines() == [
         "PAIR     GB/s  VERDICT",
         "n3 - n1  0.00  Connection reset",
         "n3 - n4  0.20  slow",
@@ -45,7 +45,7 @@ def test_speeds_stand_beside_what_the_ports_carry():
     known = Pairs("two.txt", {("n1", "n2"): 360e9, ("n2", "n3"): 350e9}, carried={
         ("n1", "n2"): 400e9, ("n2", "n3"): 0.0,
     })  # fmt: skip
-    assert pairs_report.table(known).lines() == [
+    assert pairs_report.lines(known).lines() == [
         "PAIR     GB/s    OF PORTS  VERDICT",
         "n2 - n3  350.00  -         good",
         "n1 - n2  360.00  90%       good",
@@ -58,5 +58,5 @@ def test_speeds_stand_beside_what_the_ports_carry():
 
 def test_a_very_slow_pair_is_told_from_one_that_did_not_get_through():
     speeds = {("n1", "n2"): 2.4e6, ("n1", "n3"): 0.0, ("n2", "n3"): 0.9e9}
-    rows = pairs_report.table(Pairs("three.txt", speeds)).rows
+    rows = pairs_report.lines(Pairs("three.txt", speeds)).rows
     assert [row[1] for row in rows] == ["0.00", "0.0024", "0.90"]
