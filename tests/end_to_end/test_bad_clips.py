@@ -10,21 +10,13 @@ import pandas as pd
 import pytest
 
 from tests.end_to_end.forked import Trainer
+from tests.soractl.data.odd_files import write_audio
 from trainer import rank_process
 from trainer.data import loader
 from trainer.data.clip_workers import read_here
 from trainer.model.pretrained import read_tensors
 
 WHOLE_BATCH = (22, 28, 35)  # rows that are rank 1's second micro batch
-
-
-def write_sound(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def write_one_frame(path):
@@ -42,7 +34,7 @@ def test_unreadable_clips_are_named_and_training_takes_all_its_steps(tmp_path, c
     bad = {row: tmp_path / f"bad-{row}.mp4" for row in (0, 1, 3, 7, 8, *WHOLE_BATCH)}
     for row, size in {0: 0, 3: 6000, 7: 14000, **dict.fromkeys(WHOLE_BATCH, 2000)}.items():
         bad[row].write_bytes(Path(table.path[row]).read_bytes()[:size])
-    write_sound(bad[1])
+    write_audio(bad[1])
     write_one_frame(bad[8])
     for row, path in bad.items():
         table.loc[row, "path"] = str(path)

@@ -42,6 +42,26 @@ def write_video():
     return write
 
 
+@pytest.fixture(scope="session")
+def write_table(write_video):
+    """Write films of so many frames, one of them broken, and their table."""
+
+    def write(folder, lengths, *, size, broken):
+        import pandas as pd
+
+        paths = [
+            write_video(folder / f"{row}.mp4", length, size=size)
+            for row, length in enumerate(lengths)
+        ]
+        Path(paths[broken]).write_bytes(b"no film")
+        columns = {"path": paths, "text": [f"film {'x' * row}" for row in range(len(paths))]}
+        numbers = {"num_frames": lengths, "height": size[0], "width": size[1]}
+        pd.DataFrame({**columns, **numbers}).to_csv(folder / "clips.csv", index=False)
+        return folder / "clips.csv"
+
+    return write
+
+
 @pytest.fixture
 def t5_folder(tmp_path):
     """A T5 encoder of one narrow layer that knows two words, as a folder on disk."""

@@ -3,32 +3,8 @@
 Only so does a night break the same steps on every machine. `$PLANT_FOLDER/pace` asks for it.
 """
 
-import importlib.abc
-import importlib.util
 import os
-import sys
 import time
-
-STEP = "trainer.step"
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, pace):
-        self.pace = pace
-
-    def find_spec(self, name, path, target=None):
-        if name != STEP:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def load_and_wrap(module):
-            load(module)
-            module.TrainStep.run = _paced(module.TrainStep.run, self.pace)
-
-        spec.loader.exec_module = load_and_wrap
-        return spec
 
 
 def _paced(run, pace):
@@ -44,6 +20,10 @@ def _paced(run, pace):
 
 if "PLANT_FOLDER" in os.environ and "RANK" in os.environ:
     import plant
+    from on_load import on_load
+
+    def _slow_down(module):
+        module.TrainStep.run = _paced(module.TrainStep.run, f"{os.environ['PLANT_FOLDER']}/pace")
 
     plant.install(os.environ["PLANT_FOLDER"], os.environ["RANK"])
-    sys.meta_path.insert(0, _Finder(f"{os.environ['PLANT_FOLDER']}/pace"))
+    on_load("trainer.step", _slow_down)

@@ -8,8 +8,6 @@ the rank's own counts, and the collective that it stands before.
 
 import ctypes
 import gc
-import importlib.abc
-import importlib.util
 import json
 import os
 import signal
@@ -19,6 +17,8 @@ import threading
 import time
 from functools import wraps
 from pathlib import Path
+
+from on_load import on_load
 
 MODULE = "torch.distributed.distributed_c10d"
 CALLS = (
@@ -147,27 +147,13 @@ def _place(group):
 
 def install(folder, rank):
     """Wrap the collectives as soon as torch has loaded them."""
-    sys.meta_path.insert(0, _Finder(_Planter(folder, rank)))
+    planter = _Planter(folder, rank)
 
+    def wrap(module):
+        for call in CALLS:
+            setattr(module, call, _wrapped(getattr(module, call), call, planter))
 
-class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, planter):
-        self.planter = planter
-
-    def find_spec(self, name, path, target=None):
-        if name != MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        load = spec.loader.exec_module
-
-        def load_and_wrap(module):
-            load(module)
-            for call in CALLS:
-                setattr(module, call, _wrapped(getattr(module, call), call, self.planter))
-
-        spec.loader.exec_module = load_and_wrap
-        return spec
+    on_load(MODULE, wrap)
 
 
 def _wrapped(function, call, planter):

@@ -1,9 +1,7 @@
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -30,18 +28,10 @@ SMOKE = (
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory, write_video):
+def table(tmp_path_factory, write_table):
     """Films, one of which is broken."""
     folder = tmp_path_factory.mktemp("films")
-    paths = [
-        write_video(folder / f"{row}.mp4", length, size=(160, 208))
-        for row, length in enumerate(LENGTHS)
-    ]
-    Path(paths[BAD_ROW]).write_bytes(b"no film")
-    columns = {"path": paths, "text": [f"film {'x' * row}" for row in range(len(paths))]}
-    numbers = {"num_frames": LENGTHS, "height": 160, "width": 208}
-    pd.DataFrame({**columns, **numbers}).to_csv(folder / "clips.csv", index=False)
-    return folder / "clips.csv"
+    return write_table(folder, LENGTHS, size=(160, 208), broken=BAD_ROW)
 
 
 def train(group, settings, folder):

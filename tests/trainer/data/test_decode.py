@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.soractl.data.odd_files import write_audio
 from trainer.data import smoke_clips
 from trainer.data.decode import DecodeError, read_clip, read_frames
 from trainer.data.film import Film
@@ -199,12 +200,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 
 def test_sound_without_a_picture_is_an_error(tmp_path):
     path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_audio(path)
     assert reason_of(path) == "no video stream"
 
 

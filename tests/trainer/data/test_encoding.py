@@ -2,7 +2,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 
@@ -24,18 +23,10 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.bfloat16}
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory, write_video):
+def table(tmp_path_factory, write_table):
     """Films of many lengths, one of which is broken."""
     folder = tmp_path_factory.mktemp("films")
-    paths = [
-        write_video(folder / f"{row}.mp4", length, size=(144, 256))
-        for row, length in enumerate(LENGTHS)
-    ]
-    Path(paths[BAD_ROW]).write_bytes(b"no film")
-    columns = {"path": paths, "text": [f"film {'x' * row}" for row in range(len(paths))]}
-    numbers = {"num_frames": LENGTHS, "height": 144, "width": 256}
-    pd.DataFrame({**columns, **numbers}).to_csv(folder / "clips.csv", index=False)
-    return folder / "clips.csv"
+    return write_table(folder, LENGTHS, size=(144, 256), broken=BAD_ROW)
 
 
 @pytest.fixture
