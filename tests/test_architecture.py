@@ -22,7 +22,7 @@ TABLES = {"trainer.model.latent_size"} | {
 }
 # Read clips and tables of them for both: what is measured is what is trained on.
 READERS = {
-    "trainer.data.film": {"av", "numpy"},
+    "trainer.data.video_file": {"av", "numpy"},
     "trainer.data.picture": {"PIL", "numpy"},
     "trainer.data.table_columns": {"pandas", "numpy"},
 }

@@ -17,8 +17,8 @@ from trainer.run_dir import RunDir
 from trainer.settings import UserError, dump
 
 with packages.needed():
-    from trainer.metrics.eval_uploads import unsent, upload_lock
     from trainer.metrics.sinks import WandbSink
+    from trainer.metrics.wandb_videos import unsent, upload_lock
 
 
 def main(arguments: list[str] | None = None) -> None:

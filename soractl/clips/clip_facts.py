@@ -9,9 +9,9 @@ from typing import Any
 import av
 from PIL import Image
 
-from trainer.data import film, picture
-from trainer.data.film import Film
+from trainer.data import picture, video_file
 from trainer.data.formats import Unfit, is_image
+from trainer.data.video_file import Film
 
 Complaint = tuple[int, str, str]  # level, component, message
 
@@ -132,7 +132,7 @@ def _opened(path: str) -> Iterator[tuple[Film, list[Complaint]]]:
     av.logging.set_skip_repeated(False)  # "repeated" may mean by the file before
     with av.logging.Capture(local=False) as complaints:
         try:
-            with film.opened(path) as video:
+            with video_file.opened(path) as video:
                 yield video, complaints
         except (av.error.FFmpegError, OSError) as error:
             reasons = [_first_line(error), *map(_worded, complaints[:1])]

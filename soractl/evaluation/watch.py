@@ -15,7 +15,7 @@ from soractl.evaluation.find_new import passed_over
 from soractl.evaluation.origin import Here, There
 from soractl.evaluation.outside_metrics import OutsideMetrics
 from soractl.evaluation.publish import Publisher
-from soractl.evaluation.uploads import Uploads
+from soractl.evaluation.wandb_uploads import Uploads
 from soractl.gallery.serve import gallery_server, url_of
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import find_nodes

@@ -8,8 +8,8 @@ import pytest
 
 from trainer.atomic_files import write_json
 from trainer.config import load_stage
-from trainer.metrics.eval_uploads import upload_lock
 from trainer.metrics.wandb_files import media_of, offline_files
+from trainer.metrics.wandb_videos import upload_lock
 from trainer.run_dir import create_run
 from trainer.settings import dump
 from trainer.upload import send_rest

@@ -10,9 +10,9 @@ import torch
 from av.video.frame import VideoFrame
 from torch import Tensor
 
-from trainer.data import film, picture, transforms
-from trainer.data.film import Film
+from trainer.data import picture, transforms, video_file
 from trainer.data.formats import Unfit, is_image
+from trainer.data.video_file import Film
 
 IMAGE_FPS = 120.0  # the model's frame rate for a picture
 _DEFAULT_FPS = 24.0
@@ -47,7 +47,7 @@ def read_clip(path: str, height: int, width: int) -> Tensor:
     with _decoding(path):
         if is_image(path):
             return _read_image(path, 1, target)[0]
-        with film.opened(path) as video:
+        with video_file.opened(path) as video:
             frames = [_transformed(video, frame, target) for frame in video.frames()]
         if not frames:
             raise Unfit("no frames")
@@ -76,9 +76,9 @@ def _read_image(path: str, count: int, target: tuple[int, int]) -> tuple[Tensor,
 
 def _read_video(path: str, start: int, count: int, target: tuple[int, int]) -> tuple[Tensor, float]:
     if start > 0:
-        with film.opened(path) as video, contextlib.suppress(_TimesMislead):
+        with video_file.opened(path) as video, contextlib.suppress(_TimesMislead):
             return _collect(video, _by_time(video, start), count, target), _fps(video.rate)
-    with film.opened(path) as video:
+    with video_file.opened(path) as video:
         frames = _by_number(video.frames(), start, count)
         return _collect(video, frames, count, target), _fps(video.rate)
 

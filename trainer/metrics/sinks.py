@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from trainer.atomic_files import append_jsonl, append_whole
 from trainer.config import LogConfig
-from trainer.metrics.eval_uploads import EVALUATIONS_S, EvalUploads
+from trainer.metrics.wandb_videos import EVALUATIONS_S, EvalUploads
 from trainer.run_dir import RunDir
 
 log = logging.getLogger("trainer")

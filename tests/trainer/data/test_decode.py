@@ -11,8 +11,8 @@ from PIL import Image
 from tests.soractl.data.odd_files import write_audio
 from trainer.data import smoke_clips
 from trainer.data.decode import DecodeError, read_clip, read_frames
-from trainer.data.film import Film
 from trainer.data.transforms import image, video_frame
+from trainer.data.video_file import Film
 
 
 def all_frames(path, target):

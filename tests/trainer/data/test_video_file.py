@@ -8,7 +8,7 @@ from av.stream import Disposition
 
 from soractl.clips.clip_facts import decode, measure
 from tests.trainer.data.odd_films import SIZE, TICKS, remux, shown, turn, write
-from trainer.data import film
+from trainer.data import video_file
 from trainer.data.decode import read_frames
 from trainer.data.formats import Unfit
 
@@ -22,7 +22,7 @@ def base(tmp_path_factory):
 
 
 def frames_of(path):
-    with film.opened(str(path)) as video:
+    with video_file.opened(str(path)) as video:
         return np.stack([video.pixels(frame) for frame in video.frames()])
 
 

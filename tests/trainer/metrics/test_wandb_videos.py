@@ -7,8 +7,8 @@ import pytest
 
 from tests.waiting import wait_for
 from trainer.atomic_files import append_jsonl, write_json
-from trainer.metrics.eval_uploads import EvalUploads
 from trainer.metrics.wandb_files import media_in, records
+from trainer.metrics.wandb_videos import EvalUploads
 from trainer.run_dir import RunDir
 
 

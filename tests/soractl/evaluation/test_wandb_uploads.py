@@ -3,7 +3,7 @@ import json
 import pytest
 
 from soractl.cluster.settings import Cluster
-from soractl.evaluation.uploads import Uploads
+from soractl.evaluation.wandb_uploads import Uploads
 from soractl.remote.nodes import Node
 from soractl.remote.requests import NodeResult
 from trainer.atomic_files import write_json
