@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from soractl.health.facts import Facts
 
@@ -33,8 +33,7 @@ class Unreadable(Exception):
     """What a rule needs is not there."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A field of one thing on one node, and what it may be compared with."""
 
     value: str
@@ -80,8 +79,7 @@ class Check:
     by_name: bool = False  # the fleet is compared thing by thing of the same name
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check found out about one thing of a node."""
 
     check: Check
@@ -108,7 +106,7 @@ def judge(
         name = item if check.by_name else ""
         seen = Seen(value, item, fields, facts, most.get(name))
         if recorded and name in recorded:
-            seen = replace(seen, most=recorded[name], basis=basis)
+            seen = seen._replace(most=recorded[name], basis=basis)
         if (finding := _judge(check, seen)) is not None:
             yield finding
 

@@ -3,8 +3,6 @@
 Xids are classed by what NVIDIA's catalogue asks for (`cluster/xids`).
 """
 
-import statistics
-
 from soractl.cluster.xids import XIDS, Action, Subject
 from soractl.health.check import (
     NO_JOB,
@@ -146,7 +144,9 @@ def _power(seen: Seen) -> str:
     busy = [g for g in gpus.values() if number(g.get("Utilization/GPU", "?")) >= BUSY_PCT]
     if len(gpus) < 4 or len(busy) < len(gpus):
         return ""  # nothing to compare with
-    usual = statistics.median(number(g.get(seen_power, "?")) for g in gpus.values())
+    from statistics import median  # loads fractions and decimals: not where no GPU works
+
+    usual = median(number(g.get(seen_power, "?")) for g in gpus.values())
     own = number(seen.value)
     if own >= usual * ODD_POWER_SHARE or usual - own <= ODD_POWER_W:
         return ""

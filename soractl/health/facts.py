@@ -109,13 +109,16 @@ def _gpus(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     gpus: dict[str, dict[str, str]] = {}
     fields, path = head, list[str]()
     for line in text.splitlines():
-        if line.startswith("GPU ") and (begin := _GPU.match(line)):
-            fields = gpus.setdefault(str(len(gpus)), {"bus": begin[1], "processes": "0"})
-            continue
         depth, name, value = _line(line)
-        if not name:
-            continue
-        path[max(depth - (fields is not head), 0) :] = [name]
+        if not depth:
+            if begin := _GPU.match(line):
+                fields = gpus.setdefault(str(len(gpus)), {"bus": begin[1], "processes": "0"})
+                continue
+            if not name:
+                continue
+        elif fields is not head:
+            depth -= 1
+        path[depth:] = [name]
         if name == "Process ID":
             fields["processes"] = str(int(fields["processes"]) + 1)
         elif value is not None:
