@@ -105,6 +105,11 @@ def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     append_whole(path, data if _ends_a_line(path) else b"\n" + data)
 
 
+def is_disk_full(error: OSError) -> bool:
+    """There is no room left, or none within the user's quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def append_whole(path: Path, data: bytes) -> None:
     """Add bytes to a file in one write: all of them, or on a full disk none and OSError."""
     with path.open("ab", buffering=0) as file:

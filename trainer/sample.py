@@ -4,7 +4,8 @@
 `{"plan": [arguments as above]}` gives `{"tasks": [...]}`, each with how many of its kind are best
 performed `together`; `{"perform": [task, ...]}` gives `{"step", "steps"}` as it goes and `{"made":
 [file, ...], "seconds": [...], "loading_s"}`; `{"contact_sheet": [[file, caption], ...]}` gives
-`{"made"}`. What fails gives `{"error", "exit_code"}`, and the next follows.
+`{"made"}`. What fails gives `{"error", "exit_code"}`, of files with `disk_full`, and the next
+follows.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import packages
+from trainer.atomic_files import is_disk_full
 from trainer.run_dir import run_of
 from trainer.settings import ConfigError, UserError
 
@@ -75,7 +77,8 @@ def _serve() -> None:
             answer({"error": str(error), "exit_code": _exit_code(error)})
         except OSError as error:  # a full disk, a checkpoint that was removed just now
             where = f": {error.filename}" if error.filename else ""
-            answer({"error": f"{error.strerror or error}{where}", "exit_code": 1})
+            reason = f"{error.strerror or error}{where}"
+            answer({"error": reason, "exit_code": 1, "disk_full": is_disk_full(error)})
 
 
 def _end_with(parent: int) -> None:

@@ -1,7 +1,6 @@
 """`soractl eval`: samples every new checkpoint of runs, once, and publishes what it made."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -15,13 +14,14 @@ from soractl.evaluation.claims import Claims
 from soractl.evaluation.find_new import Item, find_new, is_done
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Origin, Published, Publisher
+from soractl.evaluation.retries import Retries
 from soractl.evaluation.sample import made_of
-from soractl.evaluation.samplers import Made, Sampler, devices
+from soractl.evaluation.samplers import DiskFull, Made, Sampler, devices
 from soractl.remote.connections import Connections
 from soractl.remote.nodes import this_machine as this_node
 from soractl.terminal.meter import Show
+from trainer.atomic_files import is_disk_full
 
-MOST_TRIES = 3  # of one checkpoint, by one server
 GPU_DEADLINE_S = 10.0
 
 
@@ -51,6 +51,7 @@ class Evaluated:
     seconds: float = 0.0
     reason: str = ""
     tries_left: int = 0
+    wait_s: float = 0.0  # until the next of them
     published: Published = field(default_factory=Published)
 
 
@@ -73,7 +74,7 @@ class Server:
         self._options, self._origin = options, origin
         self._publisher, self._show = publisher, show
         self._devices = devices(environ, this_machine(environ).gpus)
-        self._tries: Counter[tuple[Path, str]] = Counter()
+        self.retries = Retries()
         self._claims = claims or Claims()
         self._stack = ExitStack()
         self._samplers: list[Sampler] = []
@@ -109,7 +110,7 @@ class Server:
                 newest_first=options.newest_first,
                 first_of_epoch=options.first_of_epoch,
             )
-            if item.checkpoint.path not in seen and self._tries[item.key] < MOST_TRIES
+            if item.checkpoint.path not in seen and self.retries.may_try(item)
         )
         return next(new, None)
 
@@ -120,7 +121,7 @@ class Server:
                 # another server may have been quicker
                 return self._evaluated(item) if is_ours and not is_done(item) else None
         except OSError as error:  # a full disk, a folder that is another's
-            return self._failed(item, str(error), 0.0)
+            return self._failed(item, str(error), 0.0, disk_full=is_disk_full(error))
 
     def _evaluated(self, item: Item) -> Evaluated:
         began = time.monotonic()
@@ -130,19 +131,20 @@ class Server:
             if not lost:
                 published = self._publisher.publish(item, tasks)
                 seconds = time.monotonic() - began
+                self.retries.worked(item)
                 return Evaluated(item, len(tasks), seconds, published=published)
-            reason = lost[0].reason
+            first = next((one for one in lost if one.disk_full), lost[0])
+            reason, is_full = first.reason, first.disk_full
         except EndOfServer:
             raise
         except (SoractlError, OSError) as error:
-            reason = str(error)
+            reason, is_full = str(error), _is_disk_full(error)
         self._restart()
-        return self._failed(item, reason, time.monotonic() - began)
+        return self._failed(item, reason, time.monotonic() - began, disk_full=is_full)
 
-    def _failed(self, item: Item, reason: str, seconds: float) -> Evaluated:
-        self._tries[item.key] += 1
-        left = MOST_TRIES - self._tries[item.key]
-        return Evaluated(item, 0, seconds, reason, left)
+    def _failed(self, item: Item, reason: str, seconds: float, *, disk_full: bool) -> Evaluated:
+        wait_s = self.retries.failed(item, disk_full=disk_full)
+        return Evaluated(item, 0, seconds, reason, self.retries.left(item), wait_s)
 
     def _made(self, item: Item, tasks: Sequence[Mapping[str, Any]]) -> list[Made]:
         there = [task for task in tasks if task["done"]]
@@ -180,6 +182,10 @@ class Server:
         """A process that failed may have ended, or hold memory: new ones take its place."""
         self._stack.close()
         self._samplers = []
+
+
+def _is_disk_full(error: Exception) -> bool:
+    return isinstance(error, DiskFull) or (isinstance(error, OSError) and is_disk_full(error))
 
 
 def _refuse_busy_gpus() -> None:

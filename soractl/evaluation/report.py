@@ -43,8 +43,8 @@ def evaluated_line(end: Evaluated, *, once: bool = False) -> str:
         alarms = "".join(f"  ALARM {alarm}" for alarm in end.published.alarms)
         faults = "".join(f"  {fault}" for fault in end.published.faults)
         return f"{end.item}  {videos} in {time}  {end.item.folder}{alarms}{faults}"
-    more = text.count(end.tries_left, "more time")
-    again = f"tried {more}" if end.tries_left and not once else "not tried again"
+    more = f"{text.count(end.tries_left, 'try', 'tries')} left, next in {text.duration(end.wait_s)}"
+    again = more if end.tries_left and not once else "not tried again"
     return f"{end.item}  failed, {again}: {end.reason}"
 
 

@@ -26,6 +26,10 @@ class SamplerEnded(SoractlError):
     """A sampler's process ended before it answered; its last line says why."""
 
 
+class DiskFull(SoractlError):
+    """There was no room for a file: that is no fault of the checkpoint."""
+
+
 @dataclass(frozen=True)
 class Made:
     """The end of one task: a video, or the reason why there is none."""
@@ -34,6 +38,7 @@ class Made:
     seconds: float = 0.0
     loading_s: float = 0.0
     reason: str = ""
+    disk_full: bool = False
 
 
 class Sampler:
@@ -57,7 +62,7 @@ class Sampler:
             yield cls(program)
 
     def ask(self, request: Answer, on_step: OnStep | None = None) -> Answer:
-        """The answer; SoractlError if the request fails, SamplerEnded if the process does."""
+        """The answer; SoractlError or DiskFull for a fault, SamplerEnded where the process ends."""
         self._program.send(json.dumps(request))
         for line in self._answers:
             answer: Answer = json.loads(line)
@@ -65,7 +70,8 @@ class Sampler:
                 if on_step:
                     on_step(answer["step"], answer["steps"])
             elif "error" in answer:
-                raise SoractlError(answer["error"], exit_code=ExitCode(answer["exit_code"]))
+                kind = DiskFull if answer.get("disk_full") else SoractlError
+                raise kind(answer["error"], exit_code=ExitCode(answer["exit_code"]))
             else:
                 return answer
         raise SamplerEnded(f"the sampling process {self._end()}", exit_code=ExitCode.FAILED)
@@ -133,7 +139,8 @@ class _Work:
 
     def _fail(self, group: Group, error: SoractlError) -> None:
         for one in group:
-            self._end(one, Made(one.task, reason=str(error)))
+            reason, is_full = str(error), isinstance(error, DiskFull)
+            self._end(one, Made(one.task, reason=reason, disk_full=is_full))
 
     def _end(self, one: _Numbered, made: Made) -> None:
         self.made[one.number] = made

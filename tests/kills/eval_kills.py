@@ -29,6 +29,7 @@ from soractl.evaluation.evaluate import EvalOptions, Server
 from soractl.evaluation.origin import Here
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
+from soractl.evaluation.retries import Retries
 from soractl.supervise.lease import read_holder
 from tests.making import publish_random_weights
 from trainer import sample
@@ -111,6 +112,7 @@ def serve(run: RunDir, prompts: Path) -> None:
     claims = Claims(lease_s=LEASE_S, beat_s=BEAT_S)
     with Server(options, origin, publisher, {}, lambda _: None, claims) as server:
         server._devices = [None, None]  # two processes that sample
+        server.retries = Retries(lambda: 100 * time.monotonic())  # waits of a third of a second
         while True:
             for _ in server.round():
                 pass

@@ -146,7 +146,11 @@ def test_a_task_that_fails_is_one_error_and_the_next_one_is_made(
     *failed, made = served(*({"perform": [task]} for task in (gone, blocked, good)))
     assert failed == [
         {"error": f"{removed} is no complete checkpoint: no checkpoint.json", "exit_code": 6},
-        {"error": f"Not a directory: {tmp_path / 'file' / 'below'}", "exit_code": 1},
+        {
+            "error": f"Not a directory: {tmp_path / 'file' / 'below'}",
+            "exit_code": 1,
+            "disk_full": False,
+        },
     ]
     assert made["made"] == [good["file"]]
 
@@ -157,4 +161,4 @@ def test_a_full_disk_is_one_error(served, random_checkpoint, small_disk):
     task = planned(served, random_checkpoint.path, disk / "out")
     (answer,) = served({"perform": [task]})
     assert answer["error"].startswith("No space left on device")
-    assert answer["exit_code"] == 1
+    assert (answer["exit_code"], answer["disk_full"]) == (1, True)

@@ -23,10 +23,11 @@ from trainer.model.latent_size import MICRO_FRAMES, latent_frames
 from trainer.run_dir import RunDir, run_of, runs
 from trainer.sampling.films import poster_of, write_poster, write_video
 from trainer.sampling.judge import measures_of
+from trainer.sampling.memory import TooLarge, available_bytes, refuse_too_large, smaller
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Prompt, Scores, parse_prompt
 from trainer.sampling.sampler import Preset, Sampler, Shot, read_reference
-from trainer.settings import ConfigError, UserError
+from trainer.settings import ConfigError
 
 SCHEMA_VERSION = 1
 NO_SCORES = Scores()
@@ -38,10 +39,6 @@ _PACKAGES = ("soractl", "torch", "diffusers", "transformers", "av")
 
 class NoCheckpoint(ConfigError):
     """There is nothing to sample from; soractl's exit code for that is 6."""
-
-
-class TooLarge(UserError):
-    """A video does not fit the device's memory."""
 
 
 @dataclass(frozen=True)
@@ -232,12 +229,9 @@ def _too_large(task: Task, sampler: Sampler) -> TooLarge:
 
 def _what_fits(task: Task, sampler: Sampler) -> str:
     """The largest length of this size that fits, which is tried: one step and the decoding."""
-    frames = task.frames
-    while frames := frames // 2:
-        frames -= frames % MICRO_FRAMES if frames > MICRO_FRAMES else 0
-        less = replace(task.preset, frames=frames, loops=1, steps=1)
+    for less in smaller(replace(task.preset, loops=1, steps=1)):
         if _fits(task, less, sampler):
-            return f"--frames {frames} does"
+            return f"--frames {less.frames} does"
     return "not even one frame does, take a smaller --resolution"
 
 
@@ -277,11 +271,18 @@ class Worker:
         if self._loaded != (tasks[0].digest, tasks[0].weights):
             self._load(tasks[0])
         assert self._sampler is not None
+        self._refuse_too_large(tasks[0], self._sampler.settings)
         return time.monotonic() - began, perform(tasks, self._sampler, progress)
+
+    def _refuse_too_large(self, task: Task, settings: config.TrainConfig) -> None:
+        """Where there is no GPU, whose own error says it later, and no process is killed for it."""
+        if self._device.type == "cpu":
+            refuse_too_large(task.preset, settings, available_bytes())
 
     def _load(self, task: Task) -> None:
         checkpoint = find_checkpoint(task.checkpoint, Path())
         settings = config.read(run_of(checkpoint.path).config_json)
+        self._refuse_too_large(task, settings)
         with checkpoint.being_read():
             refuse_damaged(checkpoint, files_of(checkpoint, checkpoint.path / task.weights))
             self._loaded = ("", "")

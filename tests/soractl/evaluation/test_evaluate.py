@@ -7,11 +7,12 @@ from typer.testing import CliRunner
 
 from soractl.cli import app
 from soractl.errors import ExitCode
-from soractl.evaluation.evaluate import MOST_TRIES, EndOfServer, EvalOptions, Server
+from soractl.evaluation.evaluate import EndOfServer, EvalOptions, Server
 from soractl.evaluation.origin import Here
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.report import evaluated_line
+from soractl.evaluation.retries import FIRST_WAIT_S, MOST_TRIES, Retries
 from trainer.run_dir import RunDir, run_of
 
 TINY = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
@@ -46,6 +47,15 @@ def server_of(options, *runs):
     return Server(options, origin, publisher, os.environ, lambda reading: None)
 
 
+def rounds_of(server, count, every_s=3600):
+    """Ends of rounds between which the waits of all failures pass."""
+    now_s = 0.0
+    server.retries = Retries(lambda: now_s)
+    for _ in range(count):
+        now_s += every_s
+        yield from server.round()
+
+
 def round_of(options, *runs):
     with server_of(options, *runs) as server:
         return list(server.round())
@@ -73,7 +83,7 @@ def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(option
     (checkpoint,) = run.checkpoints()
     flip_a_bit(checkpoint.path / "ema" / "weights.safetensors")
     with server_of(options, run) as server:
-        ends = [end for _ in range(MOST_TRIES + 1) for end in server.round()]
+        ends = list(rounds_of(server, MOST_TRIES + 1))
     assert [end.tries_left for end in ends] == [2, 1, 0]
     assert all("is damaged" in end.reason for end in ends)
     assert not run.evaluation_result("tiny", 1).exists()
@@ -82,12 +92,30 @@ def test_a_damaged_checkpoint_is_tried_a_few_times_and_the_server_goes_on(option
 def test_a_folder_that_cannot_be_written_is_a_failure_of_each_checkpoint(options, run):
     run.evaluations.write_text("no folder")
     with server_of(options, run) as server:
-        ends = [end for _ in range(MOST_TRIES + 1) for end in server.round()]
+        ends = list(rounds_of(server, MOST_TRIES + 1))
     assert [(end.tries_left, end.videos) for end in ends] == [(2, 0), (1, 0), (0, 0)]
     assert all("Not a directory" in end.reason for end in ends)
     failed = f"{ends[0].item}  failed, %s: {ends[0].reason}"
-    assert evaluated_line(ends[0]) == failed % "tried 2 more times"
+    assert evaluated_line(ends[0]) == failed % "2 tries left, next in 30 s"
     assert evaluated_line(ends[0], once=True) == failed % "not tried again"
+
+
+def test_a_checkpoint_that_failed_waits_before_it_is_tried_again(options, run):
+    run.evaluations.write_text("no folder")
+    with server_of(options, run) as server:
+        ends = list(rounds_of(server, 4, every_s=FIRST_WAIT_S / 2))
+    assert [end.wait_s for end in ends] == [30.0, 120.0]
+
+
+def test_a_full_disk_uses_up_no_try_and_lets_the_run_wait(options, run, small_disk):
+    disk = small_disk("8k")
+    (disk / "filler").write_bytes(bytes(8192))
+    run.evaluations.symlink_to(disk)
+    with server_of(options, run) as server:
+        ends = list(rounds_of(server, 6))
+    assert [end.tries_left for end in ends] == [MOST_TRIES] * 6
+    assert all("No space left on device" in end.reason for end in ends)
+    assert [end.wait_s for end in ends] == [30.0, 120.0, 480.0, 600.0, 600.0, 600.0]
 
 
 @pytest.mark.slow  # a process loads torch

@@ -18,8 +18,10 @@ for line in sys.stdin:
     for step in (1, 2):
         print(json.dumps({"step": step, "steps": 2}), flush=True)
     made = {"made": names, "seconds": [1.5 / len(names)] * len(names), "loading_s": 0.5}
-    fault = {"error": f"{names} cannot be", "exit_code": 2}
-    print(json.dumps(fault if "wrong" in names else made), flush=True)
+    wrong = {"error": f"{names} cannot be", "exit_code": 2}
+    full = {"error": "no room", "exit_code": 1, "disk_full": True}
+    answer = wrong if "wrong" in names else full if "full" in names else made
+    print(json.dumps(answer), flush=True)
 """
 
 
@@ -67,6 +69,12 @@ def test_a_failed_task_is_a_row_and_the_others_are_made(sampler):
         Made(dog, 1.5, 0.5),
     ]
     assert seen == made
+
+
+def test_a_full_disk_is_marked_in_the_end_of_its_task(sampler):
+    full, cat = task("full"), task("cat")
+    made = perform([full, cat], [sampler], lambda one: None, lambda *_: None)
+    assert made == [Made(full, reason="no room", disk_full=True), Made(cat, 1.5, 0.5)]
 
 
 def test_tasks_that_no_process_is_left_for_are_rows(sampler):

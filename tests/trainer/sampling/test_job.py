@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trainer.atomic_files import describe_file
-from trainer.sampling.job import Choices, Task, TooLarge, Worker, perform, plan, together
+from trainer.sampling.job import Choices, Task, Worker, perform, plan, together
+from trainer.sampling.memory import TooLarge
 from trainer.sampling.prompt_files import Entry
 from trainer.sampling.prompts import Scores
 from trainer.settings import ConfigError
@@ -108,6 +109,15 @@ def test_a_video_that_does_not_fit_the_memory_says_what_would(random_checkpoint,
     assert str(caught.value).startswith(
         f"68 frames of 144x256 do not fit this GPU's memory; {words}"
     )
+
+
+def test_a_video_that_no_machine_holds_is_refused_before_networks_are_loaded(random_checkpoint):
+    worker = Worker()
+    choices = replace(SMALL, frames="408", resolution="1080p", loops=2_000)
+    (task,) = plan(random_checkpoint, [Entry("a cat")], choices, None)
+    with pytest.raises(TooLarge, match=r"408 frames of 1080x1920 in 2000 loops take at least \d+"):
+        worker.perform([task])
+    assert worker._sampler is None
 
 
 class Full:
