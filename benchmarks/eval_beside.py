@@ -1,9 +1,13 @@
 """Seconds of a training step with an evaluation on the same machine, and without.
 
-    python -m benchmarks.eval_beside [--rounds 5] [--seconds 20]
+    python -m benchmarks.eval_beside [--elsewhere] [--rounds 5] [--seconds 20]
 
 One rank trains steps of one size on the first core. A real `soractl eval`, with its sampler, works
-on another core without a pause, as on a spare GPU of a node; it is stopped and continued in turns.
+on the second without a pause, as on a spare GPU of a node; it is stopped and continued in turns.
+
+With `--elsewhere` they are on two of three nodes of tests/cluster that share no folder: checkpoints
+are copied and results sent back over ssh, and what serves that on the training's node (sshd, rsync)
+has to share the training's core. Both modes share this machine's caches and memory.
 """
 
 import argparse
@@ -15,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from benchmarks.eval_latency import PROMPTS, TINY
+from benchmarks.fanout import CLUSTER_SH, cluster, cluster_sh
 from tests.kills.eval_kills import publish_again
 from tests.making import publish_random_weights
 from trainer.atomic_files import write_json
@@ -31,8 +37,21 @@ from trainer.run_dir import RunDir, create_run
 from trainer.settings import dump
 
 REPOSITORY = Path(__file__).parent.parent
-GIVE_UP_S = 180.0
+GIVE_UP_S = 300.0
 CHECKPOINTS = 150  # more than are sampled
+COPIES = 500  # of a short table: the end of an epoch saves a checkpoint
+FIRST_STEPS = 5  # of the training, before anything is measured
+TORCHRUN = (
+    *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"),
+    str(REPOSITORY / "trainer" / "train.py"),
+)
+EVAL = (
+    *("-m", "soractl.cli", "eval", "2", "--prompts=prompts.txt", "--preset=tiny.toml"),
+    "--every=1",
+)
+NODES = 3
+TRAINING, EVALUATION = 1, 2  # nodes, each on a core of its own
+LAST_LINES = 5  # of a log, where a program does not begin
 SETTINGS = (
     "epochs=1000",
     "buckets.frames=[17]",
@@ -48,44 +67,59 @@ SETTINGS = (
 def training_of(root: Path) -> RunDir:
     """A run that trains one clip again and again."""
     smoke_clips.make(root / "data")
+    header, *clips = (root / "data" / "one-clip.csv").read_text().splitlines(keepends=True)
+    table = root / "data" / "long.csv"
+    table.write_text(header + "".join(clips * COPIES))
     run = create_run(root / "runs", "smoke")
     run.run_json.write_text("{}")
-    settings = [f"data.path={root / 'data' / 'one-clip.csv'}", *SETTINGS]
+    settings = [f"data.path={table}", *SETTINGS]
     for path in (run.config_json, run.new_attempt().config_json):
         write_json(path, dump(load_stage("smoke", settings).config))
     return run
 
 
-def evaluated_of(root: Path) -> RunDir:
-    """A run with checkpoints to sample for as long as it takes."""
-    run = create_run(root / "runs", "smoke")
+def evaluated_of(there: Path, here: Path) -> RunDir:
+    """A run with checkpoints to sample for as long as it takes, and how to, in `here`."""
+    run = create_run(there / "runs", "smoke")
     run.run_json.write_text("{}")
     first = publish_random_weights(run, "log.wandb=false")
     for step in range(2, CHECKPOINTS):
         publish_again(run, first, step)
-    (root / "tiny.toml").write_text(TINY)
-    (root / "prompts.txt").write_text(PROMPTS)
+    here.mkdir()
+    (here / "tiny.toml").write_text(TINY)
+    (here / "prompts.txt").write_text(PROMPTS)
     return run
 
 
-@contextmanager
-def on_core(core: int, words: Sequence[str], folder: Path, name: str) -> Iterator[int]:
-    """A Python program and its children on one core, killed in the end; its process group."""
-    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    with (folder / name).open("wb") as log:
-        program = subprocess.Popen(
-            ["taskset", "-c", str(core), sys.executable, *words],
-            cwd=folder,
-            env=environ,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield program.pid
-    finally:
-        send(program.pid, signal.SIGKILL)
-        program.wait()
+@dataclass(frozen=True)
+class Core:
+    """One core for a program and its children: of this machine, or of one of its nodes."""
+
+    number: int
+    folder: Path
+    node: int | None = None
+
+    @contextmanager
+    def running(self, words: Sequence[str], log: Path) -> Iterator[int]:
+        """A Python program, killed in the end; its process."""
+        environ = ("PYTHONPATH", REPOSITORY), ("OMP_NUM_THREADS", "1"), ("SORACTL_HOSTFILE", "")
+        where = [str(CLUSTER_SH), "node", str(self.node)] if self.node else []
+        wanted = ["env", *(f"{name}={value}" for name, value in environ)]
+        pinned = ["taskset", "-c", str(self.number), sys.executable]
+        with log.open("wb") as output:
+            program = subprocess.Popen(
+                [*where, *wanted, *pinned, *words],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            yield program.pid
+        finally:
+            send(program.pid, signal.SIGKILL)
+            program.wait()
 
 
 def send(program: int, number: int) -> None:
@@ -104,11 +138,14 @@ def rows(run: RunDir) -> list[float]:
     return [float(json.loads(line)["s_per_step"]) for line in lines]
 
 
-def wait_until(what: str, is_so: bool, began_s: float) -> bool:
-    """False while it is not so; the benchmark ends where that takes too long."""
-    assert time.monotonic() - began_s < GIVE_UP_S, what
-    time.sleep(0 if is_so else 0.2)
-    return is_so
+def wait_for(happened: Callable[[], bool], log: Path) -> None:
+    """Return once it has; the benchmark ends where that takes too long, with the end of a log."""
+    began_s = time.monotonic()
+    while not happened():
+        if time.monotonic() - began_s > GIVE_UP_S:
+            end = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
+            sys.exit(f"nothing after {GIVE_UP_S:.0f} s; {log.name} ends:\n{end}")
+        time.sleep(0.2)
 
 
 def block(run: RunDir, seconds: float) -> list[float]:
@@ -120,43 +157,51 @@ def block(run: RunDir, seconds: float) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--elsewhere", action="store_true", help="on another node; needs root")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays behind
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        run, evaluated = training_of(root), evaluated_of(root)
-        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
-        train = (*torchrun, str(REPOSITORY / "trainer" / "train.py"), str(run.path))
-        sample = ("-m", "soractl.cli", "eval", "2", "--prompts=prompts.txt", "--preset=tiny.toml")
-        with (
-            on_core(0, train, root, "train.log"),
-            on_core(1, sample, root, "eval.log") as evaluation,
-        ):
-            began_s = time.monotonic()
-            while not wait_until("training", len(rows(run)) > 5, began_s):
-                pass
-            while not wait_until("eval", bool(evaluated.evaluation_results()), began_s):
-                pass
-            found: dict[bool, list[float]] = {True: [], False: []}
-            ratios = []
-            for _ in range(options.rounds):
-                of_round = {}
-                for beside in (True, False):
-                    send(evaluation, signal.SIGCONT if beside else signal.SIGSTOP)
-                    of_round[beside] = block(run, options.seconds)
-                    found[beside] += of_round[beside]
-                ratios.append(
-                    statistics.median(of_round[True]) / statistics.median(of_round[False])
-                )
-        sampled = len(evaluated.evaluation_results())
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {sampled} checkpoints sampled")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        there, here = Path(name) / "there", Path(name) / "here"
+        run, evaluated = training_of(there), evaluated_of(there, here)
+        train, sample = Core(0, there), Core(1, here)
+        origin = ["--runs", str(there / "runs")]
+        if options.elsewhere:
+            os.environ["SORACTL_CLUSTER"] = str(Path(name) / "cluster")
+            stack.enter_context(cluster(NODES))
+            cluster_sh("node", str(EVALUATION), "mount", "-t", "tmpfs", "tmpfs", str(there))
+            cluster_sh("node", str(TRAINING), "taskset", "-cp", "0", "1")  # its sshd
+            train, sample = Core(0, there, TRAINING), Core(1, here, EVALUATION)
+            origin = ["--from", f"n{TRAINING}:{there / 'runs'}"]
+        training, evaluation = there / "train.log", here / "eval.log"
+        stack.enter_context(train.running([*TORCHRUN, str(run.path)], training))
+        program = stack.enter_context(sample.running([*EVAL, *origin], evaluation))
+        wait_for(lambda: len(rows(run)) > FIRST_STEPS, training)
+        wait_for(lambda: bool(evaluated.evaluation_results()), evaluation)
+        report(run, lambda number: send(program, number), options.rounds, options.seconds)
+        print(f"{len(evaluated.evaluation_results())} checkpoints sampled")
+
+
+def report(run: RunDir, to_evaluation: Callable[[int], None], rounds: int, seconds: float) -> None:
+    """Steps beside an evaluation and without one, in turns."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    ratios = []
+    for _ in range(rounds):
+        of_round = {}
+        for beside in (True, False):
+            to_evaluation(signal.SIGCONT if beside else signal.SIGSTOP)
+            of_round[beside] = block(run, seconds)
+            found[beside] += of_round[beside]
+        ratios.append(statistics.mean(of_round[True]) / statistics.mean(of_round[False]))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     for beside, title in ((True, "beside an evaluation"), (False, "alone")):
         steps = found[beside]
-        print(f"{title}: median {statistics.median(steps):.4f} s a step, n = {len(steps)}")
+        middle, mean = statistics.median(steps), statistics.mean(steps)
+        print(f"{title}: median {middle:.4f} s, mean {mean:.4f} s a step, n = {len(steps)}")
     spread = ", ".join(f"{100 * (ratio - 1):+.2f}" for ratio in ratios)
-    print(f"slower by {100 * (statistics.median(ratios) - 1):+.2f} % (rounds: {spread})")
+    slower = f"{100 * (statistics.median(ratios) - 1):+.2f}"
+    print(f"slower by {slower} % (means of the rounds: {spread})")
 
 
 if __name__ == "__main__":
