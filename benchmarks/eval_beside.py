@@ -39,7 +39,7 @@ from trainer.settings import dump
 REPOSITORY = Path(__file__).parent.parent
 GIVE_UP_S = 300.0
 CHECKPOINTS = 150  # more than are sampled
-COPIES = 500  # of a short table: the end of an epoch saves a checkpoint
+COPIES = 50  # of a short table: the end of an epoch saves a checkpoint
 FIRST_STEPS = 5  # of the training, before anything is measured
 TORCHRUN = (
     *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"),
@@ -51,7 +51,7 @@ EVAL = (
 )
 NODES = 3
 TRAINING, EVALUATION = 1, 2  # nodes, each on a core of its own
-LAST_LINES = 5  # of a log, where a program does not begin
+FIRST_LINES = 30  # of a log, where a program does not work
 SETTINGS = (
     "epochs=1000",
     "buckets.frames=[17]",
@@ -73,7 +73,9 @@ def training_of(root: Path) -> RunDir:
     run = create_run(root / "runs", "smoke")
     run.run_json.write_text("{}")
     settings = [f"data.path={table}", *SETTINGS]
-    for path in (run.config_json, run.new_attempt().config_json):
+    attempt = run.new_attempt()
+    write_json(attempt.plan, {"start": {"kind": "fresh"}})
+    for path in (run.config_json, attempt.config_json):
         write_json(path, dump(load_stage("smoke", settings).config))
     return run
 
@@ -138,13 +140,15 @@ def rows(run: RunDir) -> list[float]:
     return [float(json.loads(line)["s_per_step"]) for line in lines]
 
 
-def wait_for(happened: Callable[[], bool], log: Path) -> None:
-    """Return once it has; the benchmark ends where that takes too long, with the end of a log."""
+def wait_for(happened: Callable[[], bool], program: int, log: Path) -> None:
+    """Return once it has; the benchmark ends where the program does, or where that takes long."""
     began_s = time.monotonic()
     while not happened():
-        if time.monotonic() - began_s > GIVE_UP_S:
-            end = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
-            sys.exit(f"nothing after {GIVE_UP_S:.0f} s; {log.name} ends:\n{end}")
+        waited_s = time.monotonic() - began_s
+        has_ended = psutil.Process(program).status() == psutil.STATUS_ZOMBIE
+        if has_ended or waited_s > GIVE_UP_S:
+            begins = "\n".join(log.read_text().splitlines()[:FIRST_LINES])
+            sys.exit(f"nothing after {waited_s:.0f} s; {log.name} begins:\n{begins}")
         time.sleep(0.2)
 
 
@@ -175,10 +179,10 @@ def main() -> None:
             train, sample = Core(0, there, TRAINING), Core(1, here, EVALUATION)
             origin = ["--from", f"n{TRAINING}:{there / 'runs'}"]
         training, evaluation = there / "train.log", here / "eval.log"
-        stack.enter_context(train.running([*TORCHRUN, str(run.path)], training))
+        trainer = stack.enter_context(train.running([*TORCHRUN, str(run.path)], training))
         program = stack.enter_context(sample.running([*EVAL, *origin], evaluation))
-        wait_for(lambda: len(rows(run)) > FIRST_STEPS, training)
-        wait_for(lambda: bool(evaluated.evaluation_results()), evaluation)
+        wait_for(lambda: len(rows(run)) > FIRST_STEPS, trainer, training)
+        wait_for(lambda: bool(evaluated.evaluation_results()), program, evaluation)
         report(run, lambda number: send(program, number), options.rounds, options.seconds)
         print(f"{len(evaluated.evaluation_results())} checkpoints sampled")
 
