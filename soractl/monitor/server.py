@@ -83,7 +83,7 @@ class Server:
             raise SoractlError(
                 f"port {self._port} of {self._address or 'this machine'} cannot be used: "
                 f"{getattr(error, 'strerror', None) or error}",
-                hint="port 0 takes a free one",
+                hint="port 0 takes a free one" if self._port else "name an address of this machine",
                 exit_code=ExitCode.REFUSED,
             ) from None
 

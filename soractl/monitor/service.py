@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ DAY_S = 86400.0
 FORGET_EVERY_S = 3600.0
 RANGES_S = (900.0, 3600.0, 21600.0, DAY_S)  # as the page's buttons have them
 LEAST_SPAN_S, MOST_SPAN_S = 60.0, 8 * DAY_S
+ALL_ADDRESSES = ("", "0.0.0.0", "::")
 LAST_UNIX_S = 2**33  # later than any look; the store's keys have room for it
 
 
@@ -110,7 +112,7 @@ class Monitor(AbstractContextManager["Monitor"]):
 
         host, _, digits = where.rpartition(":")
         address = host.strip("[]")
-        if not (digits.isascii() and digits.isdecimal()):
+        if not (digits.isascii() and digits.isdecimal() and int(digits) <= 65535):
             raise SoractlError(f"--prometheus {where}: no port", hint="--prometheus :9460")
         application = server.metrics_application(
             lambda: prometheus.text(self.live.snapshot), address
@@ -118,42 +120,49 @@ class Monitor(AbstractContextManager["Monitor"]):
         serving = server.Server(application, address, int(digits))
         port = serving.start()
         self._stack.callback(serving.stop)
-        return f"{_url(address or this_machine().name, port)}metrics"
+        return f"{_url(address, port)}metrics"
 
     def snapshots(self, for_s: float | None = None) -> Iterator[Snapshot]:
         """All nodes again and again, each once it is stored; at least one."""
         assert self._collector is not None
         end_s = None if for_s is None else time.monotonic() + for_s
         for found in self._collector.rounds():
-            self._keep(found)
+            self._report(partial(self._keep, found))
             odd = self._recent.add(self.live.update(found))
             snapshot = self.live.mark_odd(odd)
             self._publish({"now": snapshot.as_json()})
             yield snapshot
             if end_s is not None and time.monotonic() >= end_s:
                 break
-        self._store.close_minutes(int(time.time()))
+        self._report(lambda: self._store.close_minutes(int(time.time())))
+
+    def _report(self, write: Callable[[], None]) -> None:
+        """Store something; the reason if it cannot be, once. A full disk does not end the page."""
+        try:
+            write()
+        except SoractlError as error:
+            problem = str(error)
+        except (sqlite3.Error, OSError) as error:
+            problem = f"{self.options.folder}: {error}"
+        else:
+            problem = ""
+        if problem and problem != self._problem:
+            self._problems(f"{problem}; looks are shown, but not kept")
+        self._problem = problem
 
     def _keep(self, found: Round) -> None:
         by_time: dict[int, dict[str, Any]] = {}
         for look in found.looks:
             if look.values is not None:
                 by_time.setdefault(look.unix_s, {})[look.node.name] = look.values
-        try:
-            for unix_s, values in by_time.items():
-                self._store.add(unix_s, values)
-            self._keep_clocks(found)
-            # looks of a minute's end may still be on their way
-            self._store.close_minutes(int(found.unix_s - ANSWER_S - self.options.every_s))
-            if time.monotonic() - self._forgotten_s > FORGET_EVERY_S:
-                self._forgotten_s = time.monotonic()
-                self._store.forget(found.unix_s)
-            self._problem = ""
-        except (sqlite3.Error, OSError) as error:  # a full disk: the page goes on
-            problem = f"{self.options.folder}: {error}; looks are shown, but not kept"
-            if problem != self._problem:
-                self._problems(problem)
-            self._problem = problem
+        for unix_s, values in by_time.items():
+            self._store.add(unix_s, values)
+        self._keep_clocks(found)
+        # looks of a minute's end may still be on their way
+        self._store.close_minutes(int(found.unix_s - ANSWER_S - self.options.every_s))
+        if time.monotonic() - self._forgotten_s > FORGET_EVERY_S:
+            self._forgotten_s = time.monotonic()
+            self._store.forget(found.unix_s)
 
     def _keep_clocks(self, found: Round) -> None:
         for row in found.clocks:
@@ -287,6 +296,8 @@ def _refuse(given: Mapping[str, bool], reason: str) -> None:
 
 
 def _url(address: str, port: int) -> str:
+    if address in ALL_ADDRESSES:  # which no browser can be sent to
+        address = this_machine().name
     return f"http://[{address}]:{port}/" if ":" in address else f"http://{address}:{port}/"
 
 

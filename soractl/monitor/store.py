@@ -328,8 +328,9 @@ def _opened(file: Path, tables: str) -> sqlite3.Connection:
 
 
 def _unusable(path: Path, error: Exception) -> SoractlError:
+    is_file = isinstance(error, FileExistsError)  # where a folder was to be made
     return SoractlError(
-        f"{path}: {error}",
+        f"{path}: {'no folder' if is_file else getattr(error, 'strerror', None) or error}",
         hint="--store FOLDER takes another folder, best on a disk of this machine",
         exit_code=ExitCode.FAILED,
     )

@@ -182,8 +182,9 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy():
 @pytest.mark.parametrize("address", ["a..b", f"{'n' * 64}.example"])
 def test_an_address_that_is_no_name_is_an_error_and_nothing_hangs(address):
     application = server.page_application(answers(), server.Feed(), address, "secret")
-    with pytest.raises(SoractlError, match=f"of {address} cannot be used"):
+    with pytest.raises(SoractlError, match=f"of {address} cannot be used") as error:
         server.Server(application, address, 0).start()
+    assert error.value.hint == "name an address of this machine"
 
 
 def metrics_for(address):

@@ -3,6 +3,8 @@ import random
 import re
 import sqlite3
 import urllib.request
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +68,12 @@ def test_a_second_monitor_of_a_store_is_refused(options):
     assert error.value.exit_code == 5
 
 
+def test_a_page_on_all_addresses_is_named_by_this_machine(options):
+    with Monitor(replace(options, bind="0.0.0.0"), print) as monitor:
+        url = monitor.serve()
+    assert re.fullmatch(rf"http://{this_machine().name}:[1-9]\d*/\?token=[\w-]+", url)
+
+
 def test_a_span_that_is_none_is_a_bad_request(options):
     with Monitor(options, print) as monitor:
         url = monitor.serve()
@@ -112,12 +120,26 @@ def test_a_full_disk_is_reported_and_the_monitor_goes_on(options, monkeypatch):
         raise sqlite3.OperationalError("database or disk is full")
 
     with Monitor(options, problems.append) as monitor:
-        monkeypatch.setattr(monitor._store, "add", full)
-        for number, _ in enumerate(monitor.snapshots(), start=1):
-            if number == 2:
-                break
+        for name in ("add", "close_minutes"):
+            monkeypatch.setattr(monitor._store, name, full)
+        list(monitor.snapshots(0.1))
     assert len(problems) == 1
     assert "disk is full" in problems[0]
+
+
+def test_a_store_with_other_tables_is_reported_and_stays_as_it_is(options):
+    options.folder.mkdir()
+    file, problems = options.folder / "minutes.db", []
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE minute (other)")
+        other.execute("INSERT INTO minute VALUES (7)")
+        other.commit()
+    with Monitor(options, problems.append) as monitor:
+        list(monitor.snapshots(0.1))
+    reason = "no such column: id; looks are shown, but not kept"
+    assert problems == [f"{options.folder}: {reason}"]
+    with closing(sqlite3.connect(file)) as other:
+        assert other.execute("SELECT * FROM minute").fetchall() == [(7,)]
 
 
 def test_an_end_after_some_seconds_summarises_what_is_over(options):
@@ -190,6 +212,6 @@ def test_without_runs_the_nodes_are_watched_alone(tmp_path):
 
 def test_a_port_of_prometheus_that_is_none_is_a_bad_request(options):
     with Monitor(options, print) as monitor:
-        for where in ("localhost", ":", ":²", ":-1"):
+        for where in ("localhost", ":", ":²", ":-1", ":65536"):
             with pytest.raises(SoractlError, match="no port"):
                 monitor.serve_metrics(where)

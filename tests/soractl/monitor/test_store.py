@@ -137,6 +137,8 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(SoractlError, match="file") as error:
         Store(tmp_path / "file" / "store")
     assert "--store" in error.value.hint
+    with pytest.raises(SoractlError, match=r"file: no folder$"):
+        Store(tmp_path / "file")
 
 
 def test_an_empty_folder_has_no_last_look(tmp_path):
