@@ -20,8 +20,8 @@ def first_round(names: Sequence[str]) -> list[list[Pair]]:
         one, two, three = names
         return [[(one, two)], [(two, three)], [(one, three)]]
     pairs = list(zip(names[::2], names[1::2], strict=False))
-    left_over = [(names[-1], names[0])] if len(names) % 2 and len(names) > 1 else []
-    return [turn for turn in (pairs, left_over) if turn]
+    remainder = [(names[-1], names[0])] if len(names) % 2 and len(names) > 1 else []
+    return [turn for turn in (pairs, remainder) if turn]
 
 
 def second_round(names: Sequence[str], speeds: Speeds) -> list[list[Pair]]:

@@ -58,7 +58,7 @@ class Evaluated:
 class Server:
     """Samplers whose networks stay loaded from checkpoint to checkpoint.
 
-    >>> with Server(options, Here([run]), publisher, os.environ, display.show) as server:
+    >>> with Server(options, LocalRuns([run]), publisher, os.environ, display.show) as server:
     ...     ends = list(server.round())
     """
 

@@ -20,7 +20,7 @@ LOOK_S = 10.0  # between two looks at another machine
 Say = Callable[[str], None]
 
 
-class Here:
+class LocalRuns:
     """Runs in folders that this machine writes to."""
 
     def __init__(self, runs: Iterable[RunDir]) -> None:
@@ -38,7 +38,7 @@ class Here:
 
 
 @dataclass
-class There:
+class RemoteRuns:
     """Runs on another machine: checkpoints are copied here, what was made of them goes back."""
 
     source: str  # HOST:DIR, a folder of runs

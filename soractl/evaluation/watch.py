@@ -12,7 +12,7 @@ from soractl.cluster.notify import Notifier
 from soractl.errors import SoractlError
 from soractl.evaluation.evaluate import EvalOptions, Evaluated, Server
 from soractl.evaluation.find_new import passed_over
-from soractl.evaluation.origin import Here, There
+from soractl.evaluation.origin import LocalRuns, RemoteRuns
 from soractl.evaluation.outside_metrics import OutsideMetrics
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.wandb_uploads import Uploads
@@ -85,10 +85,10 @@ def _origin(
     options: WatchOptions,
     environ: Mapping[str, str],
     display: Display,
-) -> Here | There:
+) -> LocalRuns | RemoteRuns:
     if options.source is None:
-        return Here(dict.fromkeys(find_run(options.runs, name) for name in options.names))
-    return There(
+        return LocalRuns(dict.fromkeys(find_run(options.runs, name) for name in options.names))
+    return RemoteRuns(
         options.source,
         options.names,
         options.runs,
@@ -100,7 +100,7 @@ def _origin(
 
 
 def _show_passed_over(
-    origin: Here | There, weights: str, shown: set[Path], display: Display
+    origin: LocalRuns | RemoteRuns, weights: str, shown: set[Path], display: Display
 ) -> None:
     """Each checkpoint that is never sampled, once: a silent gap would look like a slow server."""
     for run in origin.runs:
@@ -110,7 +110,7 @@ def _show_passed_over(
                 display.say(f"{run.name} {path.name} is not sampled: {reason}")
 
 
-def _shown(origin: Here | There, port: int, stack: ExitStack) -> str:
+def _shown(origin: LocalRuns | RemoteRuns, port: int, stack: ExitStack) -> str:
     """The address of the gallery, which is served in a thread until the end of `stack`."""
     server = stack.enter_context(gallery_server(lambda: origin.runs, port))
     threading.Thread(target=server.serve_forever, daemon=True).start()

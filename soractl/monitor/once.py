@@ -17,7 +17,7 @@ from soractl.remote.connections import Connections
 from soractl.remote.nodes import Node, NodeSource
 
 EVERY_S = 1.0
-PATIENCE_S = 12.0
+MOST_WAIT_S = 12.0  # for nodes that do not answer
 CLOCKS_S = 180  # a clock is measured once a minute
 LATE = 3  # looks that a node may have missed at the end
 
@@ -35,7 +35,7 @@ def look_once(source: NodeSource) -> Snapshot:
             for look in found.looks:
                 looks[look.node.name] = looks.get(look.node.name, 0) + 1
             snapshot = live.update(found)
-            late = time.monotonic() - began_s > PATIENCE_S
+            late = time.monotonic() - began_s > MOST_WAIT_S
             if late or all(_is_known(node, looks) for node in snapshot.nodes):
                 break
         collector.stop()

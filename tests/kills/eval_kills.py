@@ -26,7 +26,7 @@ import torch
 from soractl.evaluation import samplers
 from soractl.evaluation.claims import Claims
 from soractl.evaluation.evaluate import EvalOptions, Server
-from soractl.evaluation.origin import Here
+from soractl.evaluation.origin import LocalRuns
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.retries import Retries
@@ -106,7 +106,7 @@ def _forked_sampler(_: object) -> Iterator[samplers.Sampler]:
 def serve(run: RunDir, prompts: Path) -> None:
     """One server in this process, until it is killed."""
     setattr(samplers.Sampler, "on", _forked_sampler)  # noqa: B010 - mypy knows another type
-    origin = Here([run])
+    origin = LocalRuns([run])
     options = EvalOptions("toy", PRESET, prompts)
     publisher = Publisher(origin, "ema")
     claims = Claims(lease_s=LEASE_S, beat_s=BEAT_S)

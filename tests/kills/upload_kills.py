@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from soractl.evaluation.find_new import Item
-from soractl.evaluation.origin import Here
+from soractl.evaluation.origin import LocalRuns
 from soractl.evaluation.publish import Publisher
 from tests.making import make_manifest
 from trainer.atomic_files import describe_file, write_json
@@ -59,7 +59,7 @@ def train(run: RunDir, seconds: float) -> None:
 
 def evaluate(run: RunDir, film: Path) -> None:
     """Checkpoint after checkpoint gets its videos, from the first that has none."""
-    publisher = Publisher(Here([run]), "ema")
+    publisher = Publisher(LocalRuns([run]), "ema")
     step = 0
     while True:
         if len(run.evaluation_results()) >= PER_ATTEMPT * len(run.attempts()):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from soractl.cli import app
 from soractl.errors import ExitCode
 from soractl.evaluation.evaluate import EndOfServer, EvalOptions, Server
-from soractl.evaluation.origin import Here
+from soractl.evaluation.origin import LocalRuns
 from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.report import evaluated_line
@@ -42,7 +42,7 @@ def flip_a_bit(file):
 
 
 def server_of(options, *runs):
-    origin = Here(runs)
+    origin = LocalRuns(runs)
     publisher = Publisher(origin, options.weights)
     return Server(options, origin, publisher, os.environ, lambda reading: None)
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from soractl.errors import SoractlError
-from soractl.evaluation.origin import Here, There
+from soractl.evaluation.origin import LocalRuns, RemoteRuns
 from soractl.remote.nodes import this_machine
 
 
@@ -29,13 +29,13 @@ def there(lab, monkeypatch):
     def make(*, watches=True, source=None):
         source = source or f"{lab.node}:{lab.there}/runs"
         runs = lab.here / "runs"
-        return There(source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches)
+        return RemoteRuns(source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches)
 
     return make
 
 
 def test_runs_here_are_where_they_belong(run):
-    here = Here([run])
+    here = LocalRuns([run])
     here.fetch()
     here.send(run)
     assert here.runs == (run,)

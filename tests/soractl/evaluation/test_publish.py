@@ -4,7 +4,7 @@ import pytest
 
 from soractl.cluster.notify import Notifier, NotifySettings
 from soractl.cluster.settings import EvalSettings
-from soractl.evaluation.origin import Here
+from soractl.evaluation.origin import LocalRuns
 from soractl.evaluation.outside_metrics import OutsideMetrics
 from soractl.evaluation.publish import Publisher
 from soractl.remote.requests import NodeResult
@@ -19,7 +19,7 @@ def columns(run):
 
 @pytest.fixture
 def publisher(run):
-    return Publisher(Here([run]), "ema")
+    return Publisher(LocalRuns([run]), "ema")
 
 
 def test_the_first_video_is_in_the_gallery_while_the_others_are_being_made(
@@ -77,7 +77,7 @@ def test_an_alarm_is_an_event_and_a_notification(run, item, film):
         return NodeResult(node, exit_code=0)
 
     notifier = Notifier(NotifySettings(command="/bin/notify"), remote, {})
-    publisher = Publisher(Here([run]), "ema", notifier=notifier)
+    publisher = Publisher(LocalRuns([run]), "ema", notifier=notifier)
     published = publisher.publish(item, [film(0, frozen=True), film(1)])
     assert [str(alarm) for alarm in published.alarms] == ["frozen: 1 of 2"]
     (event,) = read_events(run)
@@ -98,7 +98,7 @@ def test_outside_metrics_stand_with_the_measures_of_each_video(run, item, film):
         return NodeResult(node, stdout=json.dumps(answer), exit_code=0)
 
     outside = OutsideMetrics(EvalSettings(command=("/envs/vbench/bin/measure",)), remote)
-    Publisher(Here([run]), "ema", outside).publish(item, [film(0), film(1)])
+    Publisher(LocalRuns([run]), "ema", outside).publish(item, [film(0), film(1)])
     result = read_json(item.result)
     assert [video["measures"]["clip"] for video in result["videos"]] == [0.25, 0.5]
     assert result["metrics"] == {"fvd": {"value": 90.0, "n": 300}}
@@ -112,7 +112,7 @@ def test_alarms_are_of_our_measures_though_outside_metrics_stand_beside_them(run
     tasks = [film(0, frozen=True), film(1)]
     (item.folder / "sample_0001.json").write_text("{")  # a manifest that cannot be read
     outside = OutsideMetrics(EvalSettings(command=("/envs/vbench/bin/measure",)), remote)
-    published = Publisher(Here([run]), "ema", outside).publish(item, tasks)
+    published = Publisher(LocalRuns([run]), "ema", outside).publish(item, tasks)
     assert [str(alarm) for alarm in published.alarms] == ["frozen: 1 of 1"]
     assert read_json(item.result)["videos"][1]["measures"] == {"clip": 0.5}
 
