@@ -14,9 +14,10 @@ from soractl.queue import record
 from soractl.queue.interface import Allocation, Queue
 from soractl.queue.kinds import queue_of
 from soractl.queue.record import JobRecord, newest_job
-from soractl.runs.events import EventKind, EventLog
+from soractl.runs.events import EventLog
 from soractl.runs.node_states import NodeState, read_states
-from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
+from soractl.runs.post_mortem import Failure, Outcome, log_end, read_outcome, settle
+from soractl.runs.progress import ProgressReader
 from soractl.runs.record import read_record
 from trainer.atomic_files import read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir
@@ -92,10 +93,11 @@ def settled(
 
 
 def note_end(run: RunDir, attempt: AttemptDir, outcome: Outcome) -> None:
-    """Write down how an attempt ended."""
+    """Write down how an attempt ended, in its folder and as events."""
     write_json(attempt.exit, outcome.as_json())
-    text = f"exit code {int(outcome.exit_code)}"
-    EventLog(run, "slurm").write(EventKind.ENDED, attempt=attempt.number, text=text)
+    lost = outcome.first_failure.lost if outcome.first_failure else ()
+    step = ProgressReader(run, attempt.job_log, attempt.number).follow().global_step
+    log_end(EventLog(run, "slurm"), attempt.number, step, outcome, lost)
 
 
 def attempts_without_checkpoint(run: RunDir) -> int:

@@ -10,11 +10,11 @@ from soractl.processes.selection import Selection
 from soractl.processes.stop import stop
 from soractl.remote.folding import fold_names
 from soractl.remote.requests import Remote
-from soractl.runs.events import EventKind, EventLog, TrainerEvents
+from soractl.runs.events import EventLog, TrainerEvents
 from soractl.runs.find import last_attempt
 from soractl.runs.node_states import ask_states, read_states
 from soractl.runs.owner import other_owner
-from soractl.runs.post_mortem import Outcome, read_outcome, settle
+from soractl.runs.post_mortem import Outcome, log_end, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader
 from soractl.runs.record import read_record
 from soractl.runs.start_lock import is_starting, start_lock
@@ -156,16 +156,9 @@ class _Follower:
             write_json(self._attempt.exit, outcome.as_json())
         except OSError as error:
             self._display.say(f"{self._attempt.exit} cannot be written: {error.strerror}")
-        self._log_end(outcome)
+        step = self._reader.follow().global_step
+        log_end(self._log, self._attempt.number, step, outcome, self._watch.lost)
         return outcome
-
-    def _log_end(self, outcome: Outcome) -> None:
-        step, failure = self._reader.follow().global_step, outcome.first_failure
-        about = {"attempt": self._attempt.number, "step": step}
-        if failure and not failure.stopped:
-            kind = EventKind.LOST if failure.node in self._watch.lost else EventKind.CRASHED
-            self._log.write(kind, **about, node=failure.node, text=failure.error)
-        self._log.write(EventKind.ENDED, **about, text=f"exit code {int(outcome.exit_code)}")
 
     def _is_newest(self) -> bool:
         """No later attempt has begun, whose processes have the same run id."""

@@ -3,13 +3,14 @@
 import math
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.remote.folding import fold_names
+from soractl.runs.events import EventKind, EventLog
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
@@ -72,6 +73,18 @@ def read_outcome(attempt: AttemptDir) -> Outcome | None:
         return Outcome(**values)
     except (OSError, RunDirError, KeyError, TypeError):
         return None
+
+
+def log_end(
+    log: EventLog, number: int, step: int | None, outcome: Outcome, lost: Container[str]
+) -> None:
+    """Note the end of an attempt, its last step and what it failed of; `lost`: names of nodes."""
+    failure = outcome.first_failure
+    if failure and not failure.stopped:
+        kind = EventKind.LOST if failure.node in lost else EventKind.CRASHED
+        log.write(kind, attempt=number, step=step, node=failure.node, text=failure.error)
+    text = f"exit code {int(outcome.exit_code)}"
+    log.write(EventKind.ENDED, attempt=number, step=step, text=text)
 
 
 def _can_be(values: Mapping[str, Any], first: Any) -> bool:

@@ -127,9 +127,13 @@ def test_a_stop_on_request_saves_and_is_not_requeued(job):
     assert not (job.workplace.bin / "scontrolled").exists()
 
 
-def test_a_failed_run_is_not_requeued(job):
-    job.workplace.ranks("sys.exit(3)")
+def test_a_failed_run_is_not_requeued_and_has_the_events_of_bare_metal(job):
+    job.workplace.ranks("train(7, 9)\nsys.exit(3)")
     assert job().wait(60) == 1
+    _, crashed, ended = (event for event in read_events(job.run) if event.by == "slurm")
+    assert (crashed.kind, crashed.text) == ("crashed", "`colossalai run` ended with exit code 3")
+    assert (ended.kind, ended.text) == ("ended", "exit code 1")
+    assert (crashed.step, ended.step) == (7, 7)
     assert read_record(job.run.attempts()[0]).then == "ended"
     assert not (job.workplace.bin / "scontrolled").exists()
 
@@ -154,6 +158,7 @@ def test_an_attempt_that_slurm_cut_off_is_settled_by_the_next_start(job):
     assert job(SLURM_RESTART_COUNT="1").wait(60) == 0
     failure = read_json(first.exit)["first_failure"]
     assert (failure["node"], failure["error"]) == ("n2", "Slurm ended it: it left no exit code")
+    assert kinds(job.run) == ["started", "ended", "lost", "ended", "started", "ended"]
     assert len(job.run.attempts()) == 2
 
 
