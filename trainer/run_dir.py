@@ -79,7 +79,7 @@ class AttemptDir:
 
     @property
     def job_log(self) -> Path:
-        """What the batch shell of the job printed."""
+        """Output of the job's batch shell."""
         return self.path / "slurm.log"
 
     @property
@@ -203,7 +203,7 @@ class RunDir:
 
     @property
     def supervisor_log(self) -> Path:
-        """What the run's supervisors printed."""
+        """Output of the run's supervisors."""
         return self.path / "supervisor.log"
 
     @property

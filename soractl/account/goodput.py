@@ -27,7 +27,7 @@ from trainer.run_dir import AttemptDir, RunDir
 
 
 class Part(StrEnum):
-    """Where time goes."""
+    """Parts of a run's time."""
 
     TRAINING = "training"
     FIRST_STEP = "first step"
@@ -147,7 +147,7 @@ class Account:
 
     @property
     def timeout_alone_s(self) -> float:
-        """How much longer the hangs and silent nodes would have taken to end by the timeout."""
+        """Seconds longer that hangs and silent nodes would have taken to end by the timeout."""
         waits = (one for one in self.interruptions if one.state in ("hung", "lost"))
         return sum(max(0.0, self.collective_timeout_s - one.detected_s) for one in waits)
 
@@ -255,7 +255,7 @@ class _Story:
         return found
 
     def interruption(self, run: RunDir, parts: Sequence[Segment]) -> Interruption | None:
-        """Why it ended before the run did, if it did."""
+        """Reason of its end before the run's, if it ended so."""
         verdict = self._event(EventKind.HUNG, EventKind.CRASHED, EventKind.LOST)
         failure = self._outcome.first_failure if self._outcome else None
         if failure is None and verdict is None:

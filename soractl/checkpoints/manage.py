@@ -45,7 +45,7 @@ class Verified:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which checkpoints stay; None = as the run's settings say."""
+    """Rule for checkpoints that stay; None = as the run's settings say."""
 
     keep_last: int | None = None
     keep_every: int | None = None  # steps

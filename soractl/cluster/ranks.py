@@ -13,7 +13,7 @@ def ranks_of(node: Node, cluster: Cluster, machine: Machine) -> int:
 
 
 def working_directory(cluster: Cluster, machine: Machine) -> Path:
-    """Where the ranks run, on every node."""
+    """Folder in which ranks run, on every node."""
     return Path(cluster.workdir) if cluster.workdir else machine.workdir
 
 

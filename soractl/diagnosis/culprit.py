@@ -56,7 +56,7 @@ class Verdict:
 
 
 def verdict(first: Look, second: Look) -> Verdict:
-    """What two looks, some seconds apart and both with full traces, say together."""
+    """Verdict of two looks, some seconds apart and both with full traces."""
     if unseen := tuple({**first.faults, **second.faults}):
         return Verdict(VerdictKind.UNSEEN, nodes=unseen, reason=_fault(first, second, unseen[0]))
     ranks = second.ranks

@@ -41,7 +41,7 @@ STACKS_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen, and the folder that holds it."""
+    """Looks that were taken, and the folder that holds them."""
 
     folder: Path
     examination: Examination
@@ -54,7 +54,7 @@ class Evidence:
 
     @property
     def verdict(self) -> Verdict:
-        """Who is waited for; a rank that gave no answer is read from outside."""
+        """Rank that is waited for; one that gave no answer is read from outside."""
         found = self.examination.verdict
         if found.where or not found.names_somebody:
             return found

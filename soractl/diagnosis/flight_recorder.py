@@ -135,7 +135,7 @@ def look_of(record: AttemptRecord, results: list[NodeResult], taken_s: float) ->
 
 
 def rank_of_trace(trace: Mapping[str, Any], **known: Any) -> RankLook:
-    """What a rank's trace says; `known` are the other fields of RankLook."""
+    """A rank by its trace; `known` are the other fields of RankLook."""
     main = str(trace["main_thread"])
     recorders = trace["recorders"]
     collectives = [

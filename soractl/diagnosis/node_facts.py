@@ -39,7 +39,7 @@ class Link:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What one node printed, by section; see `evidence.sh`."""
+    """Output of one node, by section; see `evidence.sh`."""
 
     node: str
     texts: Mapping[str, str] = field(default_factory=dict)

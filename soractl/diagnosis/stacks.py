@@ -154,7 +154,7 @@ def odd_processes(processes: Sequence[ProcessStacks]) -> list[ProcessStacks]:
 
 
 def stacks_of(results: Sequence[NodeResult]) -> Stacks:
-    """What `stacks.sh` printed with py-spy on each node."""
+    """Stacks of each node, as `stacks.sh` printed them with py-spy."""
     processes: list[ProcessStacks] = []
     faults = {r.node.name: r.problem for r in results if r.problem is not None}
     notes = []

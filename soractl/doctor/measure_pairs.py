@@ -28,7 +28,7 @@ TIMES = 3
 
 @dataclass(frozen=True)
 class Pairs:
-    """What was measured, and what follows from it."""
+    """Speeds of the pairs that were measured, and the verdict."""
 
     origin: str
     speeds: Mapping[Pair, float]  # bytes a second and rank

@@ -34,7 +34,7 @@ def lines(found: Pairs) -> Table:
 
 
 def notes(found: Pairs) -> Iterator[str]:
-    """Who is to blame, and the count."""
+    """Nodes and links to blame, and the count."""
     if found.nodes:
         yield (
             f"slow with every partner: {fold_names(found.nodes)}; look at its ports with "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GpuRates:
-    """What one GPU does in a second, in bf16."""
+    """Work of one GPU in a second, in bf16."""
 
     name: str
     dense_flops: float

@@ -18,7 +18,7 @@ _COLUMNS = ("BUCKET", "BATCH", "S/STEP", "FIRST", "DATA", "ENCODERS", "PEAK", "L
 def plan(
     stage: str, shapes: Sequence["Shape"], missing: Sequence[str]
 ) -> tuple[list[str | Table], dict[str, Any]]:
-    """What would be rehearsed, as lines and for programs."""
+    """The rehearsal to come, as lines and for programs."""
     rows = [(shape.name, shape.batch_size, shape.tokens) for shape in shapes]
     last = [f"missing: {what}" for what in missing] or ["ready to rehearse"]
     buckets = [

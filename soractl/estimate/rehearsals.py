@@ -11,7 +11,7 @@ from trainer.run_dir import make_shared, rehearsal_path
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """What one bucket took; None where it did not end or is not known."""
+    """Time and memory of one bucket; None where it did not end or is not known."""
 
     name: str  # 240p/51/0.56
     batch_size: int

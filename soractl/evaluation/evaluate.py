@@ -26,7 +26,7 @@ GPU_DEADLINE_S = 10.0
 
 
 class EndOfServer(SoractlError):
-    """What would be the same at every checkpoint: prompts or preset, GPUs in use."""
+    """An error that every checkpoint would have: prompts or preset, GPUs in use."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Item:
 
     @property
     def folder(self) -> Path:
-        """Where its videos go."""
+        """Folder of its videos."""
         return self.run.evaluation(self.preset, self.checkpoint.manifest.global_step)
 
     @property

@@ -9,7 +9,7 @@ from trainer.settings import load_toml
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What a video is like; None leaves a choice to the sampler, as for `soractl sample`."""
+    """Size and length of a video; None leaves a choice to the sampler, as for `soractl sample`."""
 
     frames: str
     resolution: str

@@ -24,7 +24,7 @@ Task = Mapping[str, Any]
 
 
 class Origin(Protocol):
-    """Where the watched runs come from."""
+    """Source of the watched runs."""
 
     @property
     def runs(self) -> tuple[RunDir, ...]:
@@ -33,7 +33,7 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class Published:
-    """What came of publishing: alarms, and what others do not get to see."""
+    """Result of publishing: alarms, and what others do not get to see."""
 
     alarms: tuple[Alarm, ...] = ()
     faults: tuple[str, ...] = ()  # the videos count all the same

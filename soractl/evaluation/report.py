@@ -69,7 +69,7 @@ def evaluated_json(ends: Sequence[Evaluated]) -> dict[str, Any]:
 
 
 def evaluated_summary(ends: Sequence[Evaluated]) -> str:
-    """How many checkpoints got videos."""
+    """Number of checkpoints that got videos."""
     if not ends:
         return "no new checkpoint"
     failed = sum(bool(end.reason) for end in ends)

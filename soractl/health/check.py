@@ -30,7 +30,7 @@ class Level(StrEnum):
 
 
 class Unreadable(Exception):
-    """What a rule needs is not there."""
+    """A value that a rule needs is not there."""
 
 
 class Seen(NamedTuple):
@@ -80,7 +80,7 @@ class Check:
 
 
 class Finding(NamedTuple):
-    """What one check found out about one thing of a node."""
+    """Finding of one check about one thing of a node."""
 
     check: Check
     level: Level

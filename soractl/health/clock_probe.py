@@ -44,7 +44,7 @@ def read_time() -> dict[str, int]:
 
 
 def read_daemon() -> dict[str, Any]:
-    """What keeps the node's clock."""
+    """The daemon that keeps the node's clock."""
     found = {"boot_id": read(Path("/proc/sys/kernel/random/boot_id")), "running": running()}
     return found | dict(zip(("chrony", "ntpq"), sys.argv[1:], strict=False)) | kernel()
 

@@ -34,7 +34,7 @@ def remedies(found: ClockRound) -> list[str]:
 
 
 def notes(found: ClockRound) -> Iterator[str]:
-    """What concerns more than one node, and the count of all."""
+    """Notes about more than one node, and the count of all."""
     for step in found.own_steps:
         yield f"this machine's clock stepped by {_ms(step.size)} ms {_at(step)}"
     offsets = [row.offset for row in found.rows if row.offset]

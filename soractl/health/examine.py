@@ -64,7 +64,7 @@ class Since:
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier looks found out about all that is bad now."""
+    """History of all that is bad now, by earlier looks."""
 
     now_unix_s: int
     since: Mapping[tuple[str, str, str], Since]  # by node, check and thing

@@ -26,7 +26,7 @@ _LINK_FAULTS = re.compile(r"Link \d+: .*(?:Replay|Recovery|CRC)[^:]*: (\d+)")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a node.
+    """All that is known of a node.
 
     >>> facts = Facts({"gpu": {"0": {"ECC Mode/Current": "Enabled"}}})
     >>> facts.of("gpu"), facts.of("ib")

@@ -82,7 +82,7 @@ def notes(found: Health) -> Iterator[str]:
 
 
 def remedies(found: Health) -> Iterator[str]:
-    """What to do about each check that is not good, once."""
+    """Remedies of checks that are not good, each once."""
     ill = {
         finding.check.id: finding.check
         for level in (Level.BAD, Level.WARNING)

@@ -17,7 +17,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class TimeDaemon:
-    """What keeps a node's clock.
+    """The daemon that keeps a node's clock.
 
     >>> TimeDaemon(("chrony",), kept=True, source="10.0.0.1").text
     'chrony from 10.0.0.1'

@@ -62,7 +62,7 @@ echo $code 1<>{exit}.draft && mv {exit}.draft {exit}
 
 @dataclass(frozen=True)
 class NodePlan:
-    """What one node starts."""
+    """Start of one node."""
 
     node: Node
     node_rank: int
@@ -79,7 +79,7 @@ class NodePlan:
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """What an attempt starts where; nothing is made yet."""
+    """Starts of an attempt on all nodes; nothing is made yet."""
 
     run: Path  # absolute, the same on every node
     workdir: Path
@@ -99,7 +99,7 @@ class LaunchPlan:
         return replace(self, run=run, nodes=tuple(_at(node, run, attempt) for node in self.nodes))
 
     def reservation(self, node: NodePlan, attempt: int) -> Reservation:
-        """What one node uses: its GPUs or rank slots and, on the head, the port."""
+        """The use of one node: its GPUs or rank slots and, on the head, the port."""
         return Reservation(
             run=str(self.run),
             attempt=attempt,
@@ -138,7 +138,7 @@ def plan(
     machine: Machine,
     environ: Mapping[str, str],
 ) -> LaunchPlan:
-    """What each node starts; SoractlError when nodes, paths or environment cannot work."""
+    """The plan of an attempt; SoractlError when nodes, paths or environment cannot work."""
     nodes = [node for node in nodes if not node.spare]
     workdir = working_directory(cluster, machine)
     _check(nodes, (workdir, run, TRAIN_SCRIPT))

@@ -67,7 +67,7 @@ stamp left
 
 @dataclass(frozen=True)
 class Findings:
-    """What speaks against starting, a sentence each, and what is odd."""
+    """Faults against starting, a sentence each, and what is odd."""
 
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of the nodes of a plan."""
+    """Questions to the nodes of a plan."""
 
     plan: LaunchPlan
     marker: Path  # a file that was written here just now, ...
@@ -144,7 +144,7 @@ def unfit_to_join(plan: LaunchPlan, remote: Remote) -> dict[str, str]:
 def judge_joining(
     plan: LaunchPlan, answers: Sequence[NodeAnswer], rows: Sequence[NodeGpus]
 ) -> dict[str, str]:
-    """What speaks against each node but the head, which is in use and only compared with."""
+    """Faults of each node but the head, which is in use and only compared with."""
     joining = replace(plan, nodes=plan.nodes[1:])
     muted, _ = silences(plan.cluster.health.silence, date.today())
     head = [answers[0].facts] if answers[0].facts else []
@@ -177,7 +177,7 @@ def ask(asked: Asked, remote: Remote) -> list[NodeAnswer]:
 def judge(
     plan: LaunchPlan, answers: Sequence[NodeAnswer], muted: Muted
 ) -> tuple[list[str], list[str]]:
-    """What speaks against starting, and what is odd; equal ones of many nodes are one line."""
+    """Faults against starting, and what is odd; equal ones of many nodes are one line."""
     rows = judge_nodes(answers, CHECKS, muted)
     faults: list[tuple[str, str]] = []
     notes: list[tuple[str, str]] = []
@@ -375,7 +375,7 @@ def marker_in(folder: Path) -> Iterator[Path]:
 
 
 def hint_of(plan: LaunchPlan, answers: Sequence[NodeAnswer]) -> str | None:
-    """What to type next; some faults are in the way of `--force` too."""
+    """The next thing to type; some faults are in the way of `--force` too."""
     lost = [one.node.name for one in answers if one.fault and one.fault.kind in LOST]
     left = [one.node for one in answers if one.node.name not in lost]
     if plan.start.kind == "resume" and lost and left:

@@ -50,7 +50,7 @@ class LaunchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where it runs."""
+    """Nodes and cluster on which it runs."""
 
     source: NodeSource
     cluster: Cluster
@@ -65,7 +65,7 @@ class Site:
         return working_directory(self.cluster, self.machine)
 
     def plan(self, run: Path, start: StartPoint) -> LaunchPlan:
-        """What each node would start."""
+        """The plan of an attempt there."""
         return launch_plan.plan(
             run,
             start,
@@ -235,7 +235,7 @@ def site_of(
     run_nodes: Sequence[Node] = (),
     run_hostfile: Path | None = None,
 ) -> Site:
-    """Where it runs: on nodes that are named or allocated, or on those that a queue will give."""
+    """The site: nodes that are named or allocated, or those that a queue will give."""
     source = find_nodes(options.hostfile, run_nodes=run_nodes, environ=environ)
     source = replace(source, nodes=tuple(_with_slots(node, run_nodes) for node in source.nodes))
     given = None if options.hostfile else allocation(environ)

@@ -29,7 +29,7 @@ LABELS = len("workdir")
 
 
 def summary(prepared: Prepared) -> list[str]:
-    """What is about to start, in a few lines."""
+    """The start to come, in a few lines."""
     plan, source = prepared.plan, prepared.site.source
     ranks = text.count(plan.world_size, "rank")
     nodes = text.count(len(plan.nodes), "node")
@@ -155,7 +155,7 @@ def detached(run: RunDir) -> str:
 
 
 def outcome(run: RunDir, attempt: AttemptDir, ended: Outcome, progress: Progress) -> list[str]:
-    """How an attempt ended, why, and what to do next."""
+    """An attempt's end, its reason, and the next thing to do."""
     failure = ended.first_failure
     step = f" at step {progress.global_step}" if progress.global_step is not None else ""
     took = ""

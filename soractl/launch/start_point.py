@@ -21,7 +21,7 @@ _FILES = (".pt", ".pth", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class StartPoint:
-    """What the trainer loads before its first step."""
+    """State that the trainer loads before its first step."""
 
     kind: Literal["fresh", "init_from", "resume"]
     path: Path | None = None

@@ -51,7 +51,7 @@ class NodeLook:
 
 @dataclass(frozen=True)
 class Round:
-    """What came in since the round before."""
+    """Looks that came in since the round before."""
 
     unix_s: int
     looks: tuple[NodeLook, ...]
@@ -161,7 +161,7 @@ class Collector:
                 thread.join(deadline.left())
 
     def rounds(self) -> Iterator[Round]:
-        """What comes in, about every period: at once when all nodes have answered."""
+        """Rounds of looks, about every period: at once when all nodes have answered."""
         while not self._stopped.is_set():
             looks = self._gather()
             if looks:

@@ -1,4 +1,4 @@
-"""What is odd against its siblings now, by the looks of the last twenty minutes."""
+"""Things that are odd against their siblings now, by the looks of the last twenty minutes."""
 
 import time
 import warnings
@@ -55,7 +55,7 @@ class Recent:
 
 
 def numbers_of(nodes: Sequence[NodeNow]) -> Numbers:
-    """What the rule compares: of GPUs, of ports, and of each node; NaN where unknown."""
+    """Numbers that the rule compares: of GPUs, of ports, and of each node; NaN where unknown."""
     return {
         name: [[_known(one) for one in read(node)] for node in nodes] for name, read in READ.items()
     }

@@ -28,7 +28,7 @@ def page(data: Mapping[str, Any]) -> str:
 
 @cache
 def policy() -> str:
-    """What the page may load: its own style and program by their checksums, its own server."""
+    """Policy of the page: it loads its style and program by their checksums, and its own server."""
     style, program = (_checksum(_joined(names)) for names in (STYLES, PROGRAMS))
     return (
         f"default-src 'none'; script-src '{program}'; style-src '{style}'; "

@@ -43,7 +43,7 @@ def summary(snapshot: Snapshot) -> str:
 
 
 def address_hints(address: str) -> list[str]:
-    """How to reach the page from elsewhere, and how to end it."""
+    """Hints to reach the page from elsewhere, and to end it."""
     lines = ["Ctrl-C ends it; what was collected stays"]
     host, port = urlsplit(address).hostname or "", urlsplit(address).port
     if is_loopback(host):

@@ -33,7 +33,7 @@ SERIES = {
 
 
 def view_of(run: RunDir, begin: float, end: float) -> dict[str, Any]:
-    """What the page shows of a run in a span of time."""
+    """View of a run in a span of time."""
     rows = [row for row in metrics_rows(run) if begin <= float(row.get("time_unix_s", 0)) < end]
     shown = _thinned(rows)
     newest = rows[-1].get("attempt") if rows else None  # its ranks only: others ran elsewhere

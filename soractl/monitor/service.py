@@ -40,7 +40,7 @@ LAST_UNIX_S = 2**33  # later than any look; the store's keys have room for it
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorOptions:
-    """What was asked for."""
+    """Options of `monitor`."""
 
     source: NodeSource
     run: RunDir | None = None
@@ -220,7 +220,7 @@ class PageAnswers:
 def window_data(
     folder: Path, names: Sequence[str], run: RunDir | None, begin: float, end: float, every_s: float
 ) -> dict[str, Any]:
-    """What the page draws of a span: maps, lines, the run and its marks."""
+    """Data of a span for the page: maps, lines, the run and its marks."""
     marks: list[dict[str, Any]] = []
     view = None
     if run is not None:
@@ -240,7 +240,7 @@ def window_data(
 
 
 def node_data(folder: Path, name: str) -> dict[str, Any]:
-    """What is known of one node beside its newest numbers: its facts and counters."""
+    """Data of one node beside its newest numbers: its facts and counters."""
     return {
         "node": name,
         "facts": store.read_facts(folder, name),

@@ -225,7 +225,7 @@ def read_counters(folder: Path, node: str) -> list[tuple[str, int, int]]:
 
 
 def read_facts(folder: Path, node: str) -> dict[str, Any]:
-    """What is known of a node's GPUs, ports and interfaces in words."""
+    """Facts of a node's GPUs, ports and interfaces, in words."""
     with _reading(folder) as minutes:
         query = "SELECT facts FROM node WHERE name = ?"
         found = minutes.execute(query, (node,)).fetchone()

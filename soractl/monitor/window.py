@@ -130,7 +130,7 @@ class _Table:
         return Grid(tuple(items), _reduced(found, self.fine_columns, reduce))
 
     def missing(self) -> NDArray[np.uint8]:
-        """How many stored columns of each of the span lack a node: [nodes, columns]."""
+        """Numbers of stored columns, for each of the span, that lack a node: [nodes, columns]."""
         there: Any = np.zeros((len(self._names), self._span.columns * self.fine_columns), np.uint8)
         index = {name: i for i, name in enumerate(self._names)}
         for rows, places in zip(self._rows, self._places, strict=True):

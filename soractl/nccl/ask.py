@@ -22,7 +22,7 @@ from soractl.remote.scripts import script
 
 @dataclass(frozen=True)
 class NodesEnvironment:
-    """What the ranks of each node would get, and what the nodes that answered have."""
+    """Environment that ranks of each node would get, and hardware of the nodes that answered."""
 
     source: NodeSource
     file: Path | None  # of the cluster
@@ -100,7 +100,7 @@ def ask(hosts: str | None, environ: Mapping[str, str], *, deadline_s: float) -> 
 
 
 def propose(found: NodesEnvironment) -> Proposal:
-    """What fits the nodes that answered; SoractlError where none did."""
+    """Proposal for the nodes that answered; SoractlError where none did."""
     if not found.hardware:
         raise SoractlError("no node answered", exit_code=found.exit_code)
     return detect(found.hardware)

@@ -12,7 +12,7 @@ Env = dict[str, str | int]
 
 @dataclass(frozen=True)
 class Proposal:
-    """What all nodes get, what single ones get instead, and why."""
+    """Settings for all nodes, others for single ones, and reasons."""
 
     common: Env
     of_nodes: Mapping[str, Env]

@@ -19,7 +19,7 @@ Env = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one setting, or odd about it.
+    """Fault of one setting, or an oddity.
 
     >>> str(Finding("error", "NCCL_P2P_LEVEL", "nvl is no level; did you mean NVL?"))
     'NCCL_P2P_LEVEL: nvl is no level; did you mean NVL?'

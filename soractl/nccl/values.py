@@ -11,7 +11,7 @@ from soractl.nccl.names import Version
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be; words by the first version that knows them, where that is documented."""
+    """Kind of a value; words by the first version that knows them, where that is documented."""
 
     low: int | None = None
     high: int | None = None

@@ -40,7 +40,7 @@ def refuse(sentence: str) -> NoReturn:
 
 
 def lock_folder() -> Path:
-    """Where the locks of this machine lie, for all users the same."""
+    """Folder of this machine's locks, for all users the same."""
     if named := os.environ.get("SORACTL_LOCKS"):
         return Path(named)
     usual = Path("/run/lock")
@@ -131,7 +131,7 @@ def gpu_places(chosen: Sequence[str], there: dict[str, str]) -> dict[str, str]:
 
 
 def read_holder(descriptor: int) -> dict[str, Any]:
-    """What the last holder wrote of itself."""
+    """Note that the last holder wrote of itself."""
     with suppress(ValueError, OSError):
         record = json.loads(os.pread(descriptor, 4096, 0))
         if isinstance(record, dict) and isinstance(record.get("run"), str):
@@ -152,7 +152,7 @@ def has_processes(run: str) -> bool:
 
 
 def holder_of(descriptor: int) -> dict[str, Any] | None:
-    """Who uses a place; None when this process has locked it just now."""
+    """Holder of a place; None when this process has locked it just now."""
     record = read_holder(descriptor)
     if not try_lock(descriptor):
         return record

@@ -36,7 +36,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which processes: those of one run, of every run of mine, or those that match a pattern."""
+    """Selection of processes: of one run, of every run of mine, or by a pattern."""
 
     run_id: str | None = None
     pattern: str | None = None  # a regular expression on the command line; run ids do not matter

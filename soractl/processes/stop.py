@@ -21,7 +21,7 @@ STOP = script("soractl.processes", "stop.sh")
 
 @dataclass(frozen=True)
 class StopResult:
-    """What became of the selected processes of one node."""
+    """Result of stopping the selected processes of one node."""
 
     node: Node
     found: tuple[Process, ...] = ()

@@ -1,4 +1,4 @@
-"""What follows an attempt in a job: decided by how it ended, not by the signal that came."""
+"""The step after an attempt in a job: decided by how it ended, not by the signal that came."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ MOST_WITHOUT_CHECKPOINT = 3  # attempts in a row that end before their first sav
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How an attempt ended, and which signals its batch shell had."""
+    """An attempt's end, and the signals that its batch shell had."""
 
     outcome: Ended
     warned: bool = False  # USR1: a limit or a preemption comes
@@ -21,7 +21,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Next:
-    """Whether the job goes back into the queue, and why."""
+    """Decision about the way back into the queue, and its reason."""
 
     requeue: bool
     reason: str

@@ -57,7 +57,7 @@ class AfterLine:
 
 @dataclass
 class Captured:
-    """What a program printed and ended with; `begin` is the line before its own stdout, if any."""
+    """Output of a program and its exit code; `begin` is the line before its own stdout, if any."""
 
     begin: bytes = b""
     stdout: Stream = field(default_factory=Stream)
@@ -72,7 +72,7 @@ class Captured:
 
     @property
     def before(self) -> str:
-        """What stood before the line `begin`."""
+        """Text before the line `begin`."""
         return self._stdout.before.decode(errors="replace") if self._stdout else ""
 
     def reading(

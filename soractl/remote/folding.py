@@ -24,7 +24,7 @@ class Group:
 
     @property
     def lines(self) -> list[str]:
-        """What they printed, and how it ended if not well."""
+        """Lines that they printed, and the end if it was bad."""
         printed = [*self.answer.stdout.splitlines(), *self.answer.stderr.splitlines()]
         if self.answer.dropped_bytes:
             printed.append(f"({self.answer.dropped_bytes} more bytes were not kept)")
@@ -95,7 +95,7 @@ def group(results: Sequence[NodeResult]) -> list[Group]:
 
 
 def differences(groups: Sequence[Group]) -> list[str]:
-    """What the smaller groups printed otherwise than the largest."""
+    """Lines of smaller groups that differ from the largest's."""
     first, *others = groups
     shown = [f"{first.title}: {len(first.lines)} lines, to which the others are compared"]
     for other in others:

@@ -130,7 +130,7 @@ def address(node: Node) -> str:
 
 
 def is_hostfile(name: str) -> bool:
-    """Whether this names a host file that is there, and no program."""
+    """True if this names a host file that is there, and no program."""
     there = [path for path in _candidates(name) if path.is_file()]
     if not there or os.access(there[0], os.X_OK):
         return False

@@ -50,7 +50,7 @@ class NodeResult:
 
     @property
     def reason(self) -> str:
-        """Why the request failed: the fault, else what stderr says, else the exit code.
+        """Reason of the failure: the fault, else what stderr says, else the exit code.
 
         Of stderr it is the line that our own programs begin with `error: `, or the last line.
         """

@@ -81,7 +81,7 @@ class Route:
 
 
 def ask_ssh(argv: list[str], processes: Processes, deadline: Deadline) -> Answer:
-    """What `ssh -G` prints; SshFailure in ssh's words, also when it hangs (`Match exec`)."""
+    """Output of `ssh -G`; SshFailure in ssh's words, also when it hangs (`Match exec`)."""
     captured = Captured()
     try:
         processes.run(Request(tuple(argv)), captured, deadline)

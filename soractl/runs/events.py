@@ -76,7 +76,7 @@ class Event:
 
 @dataclass(frozen=True)
 class EventLog:
-    """Where one program appends the events of a run."""
+    """Log to which one program appends the events of a run."""
 
     run: RunDir
     by: str

@@ -16,7 +16,7 @@ MOST_UNIX_S = 1e11  # the year 5138: what lies beyond is damage
 
 @dataclass(frozen=True)
 class AttemptRecord:
-    """Where an attempt runs: its nodes, their ranks, and the way to reach them."""
+    """Record of an attempt: its nodes, their ranks, and the way to reach them."""
 
     run_id: str  # SORACTL_RUN_ID of its processes
     nodes: tuple[Node, ...]

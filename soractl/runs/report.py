@@ -261,7 +261,7 @@ def failure_line(failure: Failure) -> str:
 
 
 def next_lines(run: RunDir, failure: Failure) -> list[str]:
-    """What to type after a failure, and how to go on without nodes that do not answer."""
+    """Commands to type after a failure, and to go on without nodes that do not answer."""
     command, attempt = next_command(run, failure.remedy or {}), last_attempt(run)
     if command is None or attempt is None:
         return []
@@ -276,7 +276,7 @@ def next_lines(run: RunDir, failure: Failure) -> list[str]:
 
 
 def next_command(run: RunDir, remedy: Mapping[str, Any]) -> str | None:
-    """What to type after a failure, with the options that the trainer's remedy asks for."""
+    """Command to type after a failure, with the options that the trainer's remedy asks for."""
     if folder := remedy.get("encode_features"):
         return to_type("data", "encode", stage_of(run), "--out", folder)
     if not run.checkpoints():

@@ -83,7 +83,7 @@ class Actor:
             )
 
     def unfit_spares(self) -> dict[str, str]:
-        """Why spares that wait cannot take a place in the attempt that runs, by their names."""
+        """Reasons for which waiting spares cannot join the attempt that runs, by their names."""
         attempt = last_attempt(self.run)
         running = read_record(attempt).nodes if attempt else ()
         names = {node.name for node in running}

@@ -33,7 +33,7 @@ _CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True)
 class Cause:
-    """Why an attempt ended, as far as it decides what follows."""
+    """Cause of an attempt's end, as far as it decides what follows."""
 
     state: str  # hung, crashed or lost
     kind: CauseKind
@@ -96,7 +96,7 @@ Decision = Restart | Wait | GiveUp
 
 
 def decide(situation: Situation) -> Decision:
-    """What follows a failed attempt."""
+    """Decision after a failed attempt."""
     if reason := reason_to_give_up(situation):
         return GiveUp(reason)
     barred = {*situation.quarantined, *situation.unusable}
@@ -116,7 +116,7 @@ def decide(situation: Situation) -> Decision:
 
 
 def reason_to_give_up(situation: Situation) -> str:
-    """Why another attempt would fail as well, or nothing."""
+    """Reason for which another attempt would fail as well, or nothing."""
     attempts = situation.attempts
     last = attempts[-1]
     cause = last.cause

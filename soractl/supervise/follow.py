@@ -42,7 +42,7 @@ def follow_supervised(
 
 
 def given_up(run: RunDir) -> str | None:
-    """Why the run's supervisor has given up, if it has."""
+    """Reason for which the run's supervisor has given up, if it has."""
     holder = read_holder(run.supervisor)
     return holder.reason if holder and holder.ended and holder.state == "given up" else None
 

@@ -166,7 +166,7 @@ def age_s(path: Path) -> float | None:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds the lease, also one that has ended; None if nobody ever did."""
+    """Holder of the lease, also one that has ended; None if nobody ever did."""
     try:
         return Holder(**read_json(path))
     except (OSError, RunDirError, TypeError):

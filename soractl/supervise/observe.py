@@ -23,7 +23,7 @@ BREAKER_NODES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class NodeLook:
-    """What is known of one node in one look."""
+    """One node in one look."""
 
     name: str
     exit_code: int | None = None
@@ -34,7 +34,7 @@ class NodeLook:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one look at a run shows."""
+    """One look at a run."""
 
     at_s: float  # monotonic
     nodes: tuple[NodeLook, ...]
@@ -58,7 +58,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Memory:
-    """What earlier looks left behind."""
+    """Memory of earlier looks."""
 
     clock: StepClock
     looked_s: float

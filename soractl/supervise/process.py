@@ -101,7 +101,7 @@ def main(run_path: str, *, watch_only: bool) -> int:
 
 
 def notifier_of(run: RunDir, remote: Connections, cluster: Cluster) -> Notifier:
-    """Who is notified of a run's changes; what was sent, or could not be, is an event."""
+    """Notifier of a run's changes; what was sent, or could not be, is an event."""
     log = EventLog(run, "supervisor")
 
     def on_sent(kind: str, way: str, fault: str) -> None:

@@ -67,7 +67,7 @@ def started_json(started: StartedSupervisor) -> dict[str, Any]:
 
 
 def stopped_lines(stopped: Stopped) -> list[str]:
-    """What became of the ranks that were asked to save and leave."""
+    """Result of asking ranks to save and leave."""
     name = stopped.run.name
     ranks = text.count(stopped.asked, "rank")
     where = f"{fold_names(stopped.silent)} gave no answer"

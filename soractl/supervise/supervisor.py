@@ -64,7 +64,7 @@ Witnesses = Callable[[AttemptDir], SecondSign]
 
 @dataclass(frozen=True)
 class Found:
-    """What evidence was gathered: its folder, and whom it names."""
+    """Gathered evidence: its folder, and whom it names."""
 
     path: str | None = None
     text: str = ""
@@ -85,7 +85,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What the supervisor is given beside its run: who is notified, and other witnesses."""
+    """Parts of a supervisor beside its run: who is notified, and other witnesses."""
 
     notify: Notify = lambda kind, text: None
     saw: Callable[[], object] = lambda: None  # after each look that could see

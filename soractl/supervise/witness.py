@@ -61,7 +61,7 @@ class Witness:
         self._asked_s = 0.0
 
     def sign(self, without_step_s: float | None) -> str:
-        """What stands still, such as `collectives stand still`, once seen for long enough."""
+        """Sign such as `collectives stand still`, once it was seen for long enough."""
         if without_step_s is None or without_step_s < BEGINS_S:
             self._answers.clear()
             self._asking = None  # an answer that is under way is of before the step

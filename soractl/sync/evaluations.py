@@ -19,7 +19,7 @@ _LAST = (_RUN.evaluation_result("", 0).name, _RUN.gallery.name, _RUN.gallery_dat
 
 
 def fetch(planned: SyncPlan) -> None:
-    """What other servers evaluated comes here, results last; what is here stays as it is."""
+    """Fetch what other servers evaluated, results last; what is here stays as it is."""
     made = _excluded([*_OWN, _RUN.gallery.name, _RUN.gallery_data.name])
     with suppress(SourceGone):  # nothing was evaluated yet
         for without in (made + _excluded(_LAST[:1]), made):
@@ -27,7 +27,7 @@ def fetch(planned: SyncPlan) -> None:
 
 
 def send(planned: SyncPlan) -> None:
-    """What was evaluated here goes to the run's own folder, results and the gallery last."""
+    """Send what was evaluated here to the run's own folder, results and the gallery last."""
     for without in ([*_OWN, *_LAST], _OWN):
         _copy(planned, _excluded(without), back=True)
 

@@ -26,7 +26,7 @@ class Measured(Protocol):
 
 
 class Display(Protocol):
-    """Where progress is shown; `terminal.output` has one for terminals and one for logs."""
+    """Display of progress; `terminal.output` has one for terminals and one for logs."""
 
     def show(self, measured: Measured) -> None:
         """Draw the newest numbers."""

@@ -209,7 +209,7 @@ def _write(task: Task, video: Tensor, sampled_s: float) -> float:
 
 
 def together(task: Task, *, on_gpu: bool) -> int:
-    """How many videos of a task's size are best sampled together.
+    """Number of videos of a task's size that are best sampled together.
 
     A GPU is full from about so many tokens on; more at once only take memory. On CPUs one: sums
     of a product depend on its size in their last bits, and files shall be equal to the bit.

@@ -20,7 +20,7 @@ _TILE = 4096  # values that a program holds
 
 
 def moments(x: Tensor) -> Tensor:
-    """What `scales` takes of x [B, C, *size], channels last: [B, chunks, 2, C]."""
+    """Sums that `scales` takes of x [B, C, *size], channels last: [B, chunks, 2, C]."""
     return _sum_up(x, None, None, x)
 
 
@@ -51,7 +51,7 @@ def add_into(
 
 
 def scales(found: Tensor, norm: torch.nn.GroupNorm, bias: Tensor | None, places: int) -> Tensor:
-    """What a group norm multiplies each channel with and then adds, [B, 2, C] in fp32.
+    """Factors and addends of a group norm for each channel, [B, 2, C] in fp32.
 
     `found` are the moments of `places` places a channel, to which `bias` [C] is still to be added.
     """

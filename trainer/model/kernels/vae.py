@@ -28,7 +28,7 @@ _Add = Callable[[Tensor, Tensor, Tensor | None], _Values]
 
 
 def encode_frames(encoder: nn.Module, frames: Tensor) -> Tensor:
-    """What diffusers' encoder makes of frames [N, 3, H, W]."""
+    """Result of diffusers' encoder for frames [N, 3, H, W]."""
     x = _convolve(encoder.conv_in, frames.contiguous(memory_format=torch.channels_last))
     for block in encoder.down_blocks:
         down = block.downsamplers
@@ -39,7 +39,7 @@ def encode_frames(encoder: nn.Module, frames: Tensor) -> Tensor:
 
 
 def decode_frames(decoder: nn.Module, latents: Tensor) -> Tensor:
-    """What diffusers' decoder makes of latents [N, C, h, w]."""
+    """Result of diffusers' decoder for latents [N, C, h, w]."""
     x = _convolve(decoder.conv_in, latents.contiguous(memory_format=torch.channels_last))
     x = _middle(decoder.mid_block, x)
     for block in decoder.up_blocks:
@@ -51,7 +51,7 @@ def decode_frames(decoder: nn.Module, latents: Tensor) -> Tensor:
 
 
 def encode_chunks(encoder: nn.Module, x: Tensor) -> Tensor:
-    """What the temporal part's encoder makes of [B, C, T, H, W]."""
+    """Result of the temporal part's encoder for [B, C, T, H, W]."""
     x = encoder.conv_in(x).contiguous(memory_format=torch.channels_last_3d)
     values = _Values(x)
     for level, blocks in enumerate(encoder.block_res_blocks):
@@ -66,7 +66,7 @@ def encode_chunks(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def decode_chunks(decoder: nn.Module, z: Tensor) -> Tensor:
-    """What the temporal part's decoder makes of [B, C, t, H, W]."""
+    """Result of the temporal part's decoder for [B, C, t, H, W]."""
     x = decoder.conv1(z).contiguous(memory_format=torch.channels_last_3d)
     values = _run(decoder.res_blocks, _Values(x), _add)
     for level in reversed(range(len(decoder.block_res_blocks))):
