@@ -62,8 +62,22 @@ tables() {
     {
       file = substr($0, 1, index($0, ":") - 1)
       line = substr($0, length(file) + 2)
-      count = split(line, word, " ")
     }
+    /^[0-9]/ && file == before { next } # a name may have more lines
+    /^[0-9]/ {
+      before = file
+      processes++
+      name = state = line
+      sub(/.*\) /, "", state)
+      sub(/^[^(]*\(/, "", name)
+      sub(/\)[^)]*$/, "", name)
+      if (state ~ /^Z/) zombies++
+      if (state ~ /^D/) { stuck++; stuck_names = stuck_names " " name }
+      if (name in keeps_time) daemons = daemons " " name
+      if (name ~ /^nv-fabricmanage/) manager = "yes"
+      next
+    }
+    { count = split(line, word, " ") }
     file == "meminfo" && sub(/:$/, "", word[1]) && (word[1] in of_memory) {
       fact("memory", "", word[1], word[2])
     }
@@ -76,18 +90,6 @@ tables() {
     file == "mdstat" && line ~ /^md/ { array = word[1]; next }
     file == "mdstat" && line ~ / blocks / { fact("raid", array, "members", word[count]) }
     file ~ /^sys/ && line != "" { fact("system", "", substr(file, 5), line) }
-    file ~ /^[0-9]/ && file != before {
-      before = file # a name may have more lines
-      processes++
-      name = state = line
-      sub(/.*\) /, "", state)
-      sub(/^[^(]*\(/, "", name)
-      sub(/\)[^)]*$/, "", name)
-      if (state ~ /^Z/) zombies++
-      if (state ~ /^D/) { stuck++; stuck_names = stuck_names " " name }
-      if (name in keeps_time) daemons = daemons " " name
-      if (name ~ /^nv-fabricmanage/) manager = "yes"
-    }
     END {
       fact("system", "", "zombies", processes ? zombies + 0 : "?")
       fact("system", "", "stuck", processes ? stuck + 0 stuck_names : "?")
