@@ -82,10 +82,9 @@ def measure_gpus(command: tuple[str, ...]) -> Run:
 def measure(command: tuple[str, ...]) -> Run:
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    run = Run(*fanout.spent(process, started), 0)
     assert process.returncode == 0, f"ended with {process.returncode}"
-    return Run(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, 0)
+    return run
 
 
 def compare(

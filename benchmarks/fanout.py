@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTER_SH = REPOSITORY / "tests" / "cluster" / "cluster.sh"
@@ -155,11 +156,15 @@ def measure(tool: Tool) -> Run:
     started = time.perf_counter()
     process = on_head(tool.argv)
     output = process.stdout.read()
-    _, _, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = 0
     nodes = set(re.findall(r"\bn[0-9]+\b", output))
-    return Run(wall, usage.ru_utime + usage.ru_stime, len(nodes))
+    return Run(*spent(process, started), len(nodes))
+
+
+def spent(process: "subprocess.Popen[Any]", started: float) -> tuple[float, float]:
+    """Wall clock until a process has ended, and CPU time of it and its children, in seconds."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
 
 
 def compare(size: int, repeat: int) -> None:

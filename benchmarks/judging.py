@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanout import CLUSTER_SH, REPOSITORY, cluster
+from fanout import CLUSTER_SH, REPOSITORY, cluster, spent
 
 STATE = Path(f"/tmp/soractl-judging-{os.getpid()}")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -47,11 +47,9 @@ def measure(command: str) -> Run:
     argv = [str(CLUSTER_SH), "head", sys.executable, "-m", "soractl.cli", command]
     before, began = nodes_cpu_s(), time.perf_counter()
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
-    wall_s = time.perf_counter() - began
-    process.returncode = 0
+    wall_s, client_s = spent(process, began)
     time.sleep(0.3)  # for the last connections to end
-    return Run(wall_s, usage.ru_utime + usage.ru_stime, nodes_cpu_s() - before)
+    return Run(wall_s, client_s, nodes_cpu_s() - before)
 
 
 def table(runs: dict[str, list[Run]]) -> Iterator[str]:

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 
+from soractl.cluster.settings import load
 from soractl.nccl.lint import Finding, Versions, alarms, lint
 
+EXAMPLE = Path(__file__).parents[3] / "hostfiles" / "example-24xh100.txt"
 NEW = Versions(nccl=(2, 28), torch=(2, 11))
 
 E, W = "error", "warning"
@@ -267,15 +271,7 @@ TCPX = {
 # Settings as facts, without what their authors had left over from debugging.
 PUBLISHED = {
     "the tutorial's 24 nodes of 8 H100": {
-        "NCCL_P2P_LEVEL": "NVL",
-        "NCCL_NET_GDR_LEVEL": "PIX",
-        "NCCL_IB_HCA": "=mlx5_1,mlx5_2,mlx5_3,mlx5_4,mlx5_5,mlx5_6,mlx5_7,mlx5_8",
-        "NCCL_IB_PCI_RELAXED_ORDERING": "1",
-        "NCCL_SOCKET_IFNAME": "eno1",
-        "NCCL_DEBUG": "WARN",
-        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
-        "TORCH_NCCL_ENABLE_MONITORING": "1",
-        "OMP_NUM_THREADS": "16",
+        name: str(value) for name, value in load(EXAMPLE)[0].env.items()
     },
     "Oracle's BM.GPU.H100.8": {
         **OCI,
