@@ -41,7 +41,7 @@ def refuse_too_large(preset: Preset, settings: TrainConfig, available: int | Non
     loops = f" in {preset.loops} loops" if preset.loops > 1 else ""
     raise TooLarge(
         f"{preset.frames} frames of {preset.height}x{preset.width}{loops} take at least "
-        f"{least / 1e9:.3g} GB of memory, and {available / 1e9:.3g} GB are available; "
+        f"{least / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are available; "
         + _advice(preset, next(fitting, None))
     )
 

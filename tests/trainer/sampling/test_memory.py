@@ -31,11 +31,11 @@ def test_what_does_not_fit_is_refused_with_what_may(loops, gb, advice):
     with pytest.raises(TooLarge) as caught:
         refuse_too_large(replace(LONG, loops=loops), SMOKE, int(gb * 1e9))
     said, _, found = str(caught.value).partition("; ")
-    size = f"{13.534 * loops:.3g}"
+    size = f"{13.534 * loops:.1f}"
     in_loops = f" in {loops} loops" if loops > 1 else ""
     assert said == (
         f"408 frames of 720x1280{in_loops} take at least {size} GB of memory, "
-        f"and {gb:.3g} GB are available"
+        f"and {gb:.1f} GB are available"
     )
     assert found == advice
 
