@@ -284,6 +284,23 @@ def test_no_module_is_too_long():
             assert len(file.read_text().splitlines()) <= MOST_LINES, file
 
 
+QUESTION = re.compile(r"(What|How|Where|Which|Why|Whether|Who)\b")
+
+
+def docstrings_that_ask(root=REPOSITORY):
+    """Docstrings of both packages that begin with a question's word, not with the thing."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for package in ("soractl", "trainer"):
+        for name, tree in modules(package, root).items():
+            for node in nodes_of(tree, kinds):
+                if QUESTION.match(ast.get_docstring(node) or ""):
+                    yield f"{name}.{getattr(node, 'name', '')}"
+
+
+def test_a_docstring_begins_with_the_thing_that_it_describes():
+    assert list(docstrings_that_ask()) == []
+
+
 TYPED = {"commands", "options"}  # in tests/soractl/test_cli.py, test_completion.py, or their room's
 # No test file of their own name, and why.
 CHECKS = "a list: each line is tested by tests/soractl/health/test_checks.py"
@@ -338,6 +355,11 @@ def planted(tmp_path):
 
 
 ROOMS = ["left", "right", "cli"]
+
+
+def test_a_docstring_that_asks_is_found(planted):
+    root = planted("soractl.right.top", 'class Row:\n    """What one row shows."""')
+    assert list(docstrings_that_ask(root)) == ["soractl.right.top.Row"]
 
 
 def test_what_keeps_the_rules_passes(planted):

@@ -131,7 +131,7 @@ class Notifier:
 
 
 def _fetch(url: str, body: bytes | None = None) -> str:
-    """Why it failed, without the URL, or nothing."""
+    """Reason of a failure, without the URL, or nothing."""
     import urllib.error
     import urllib.request  # with http, ssl and email: a fifth of what `gpus` would load
 

@@ -133,7 +133,7 @@ def _row(clip: Clip) -> str:
 
 
 def _shades(clip: Clip) -> str:
-    """What is cut off at the four sides."""
+    """Parts that are cut off at the four sides."""
     if clip.kept is None:
         return ""
     top, left, bottom, right = clip.kept

@@ -138,7 +138,7 @@ def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Ev
 
 
 def _requeued(run: RunDir, attempt: AttemptDir) -> str:
-    """Why the attempt's job went back into Slurm's queue, or nothing."""
+    """Reason for which the attempt's job went back into Slurm's queue, or nothing."""
     found = (e for e in read_events(run) if e.kind is EventKind.REQUEUED)
     return next((one.text for one in found if one.attempt == attempt.number), "")
 

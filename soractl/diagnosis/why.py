@@ -330,7 +330,7 @@ def _lost(case: CaseFile) -> Iterator[Finding]:
 
 
 def _logs(case: CaseFile) -> Iterator[Finding]:
-    """What stands in logs alone is a root only where no rank gave an account."""
+    """Findings in logs; one alone there is a root only where no rank gave an account."""
     for node, lines in case.logs.items():
         for line in lines:
             if one := next(matching(line, LOGS), None):

@@ -65,7 +65,7 @@ def answer_of(result: NodeResult) -> NodeAnswer:
 
 
 def _why_none(found: Mapping[str, tuple[str, int]]) -> str:
-    """Why nothing is known of a node that answered; empty where it did not."""
+    """Reason for which nothing is known of a node that answered; empty where it did not."""
     if "absent" in found:
         return "there is no dcgmi"
     if "used" in found:

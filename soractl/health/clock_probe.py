@@ -56,7 +56,7 @@ def running() -> list[str]:
 
 
 def kernel() -> dict[str, Any]:
-    """Whether the kernel counts its clock as kept, its error in us, its frequency in ppm."""
+    """The kernel's word on its clock: kept or not, its error in us, its frequency in ppm."""
     state = Timex()
     code = ctypes.CDLL(None).adjtimex(ctypes.byref(state))
     if code < 0:

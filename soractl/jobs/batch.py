@@ -62,7 +62,7 @@ class Shell:
 
 
 def main(run_path: str, spares: int | None = None) -> int:
-    """What this start of the job does; its exit code, or that of a refusal."""
+    """One start of the job; its exit code, or that of a refusal."""
     signals = Signals()
     run = RunDir(Path(run_path))
     given = allocation(os.environ)

@@ -47,7 +47,7 @@ class Cancelled:
         return {"job_id": self.job_id, "before": self.before.as_json(), "left": left}
 
     def lines(self) -> list[str]:
-        """What was found in the queue, and what became of it."""
+        """Jobs that were found in the queue, and what became of them."""
         if self.is_dry:
             return [f"would cancel job {self.job_id} of {self.run.name}: {self.before.in_words}"]
         if self.left:

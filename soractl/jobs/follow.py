@@ -50,7 +50,7 @@ class JobEnd:
     progress: Progress | None
 
     def gave_up(self, run: RunDir) -> str:
-        """Why the job does not come back though it was not finished; '' if that is not so."""
+        """Reason for which an unfinished job does not come back; '' if it comes."""
         known = (one for one in read_events(run) if one.kind == EventKind.GAVE_UP)
         return next((one.text for one in known if one.attempt == self.attempt.number), "")
 

@@ -61,7 +61,7 @@ def submitted_json(submitted: Submitted) -> dict[str, Any]:
 
 
 def end_lines(run: RunDir, end: JobEnd) -> list[str]:
-    """How the job's last attempt ended; that of a job that never started is all the queue's."""
+    """End of the job's last attempt; that of a job that never started is all the queue's."""
     if end.attempt.plan.exists() and end.progress is not None:
         return report.outcome(run, end.attempt, end.outcome, end.progress)
     failure = end.outcome.first_failure

@@ -128,7 +128,7 @@ def examine(plan: LaunchPlan, remote: Remote) -> Findings:
 
 
 def unfit_to_join(plan: LaunchPlan, remote: Remote) -> dict[str, str]:
-    """Why nodes of a plan cannot take a place in what its head runs already, by their names.
+    """Reasons for which nodes of a plan cannot join what its head runs already, by their names.
 
     A folder that cannot be written is this machine's fault: then nothing is known of theirs.
     """

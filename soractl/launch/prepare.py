@@ -95,7 +95,7 @@ class Prepared:
 
     @property
     def where_data_come_from(self) -> str | None:
-        """What to type where the data set is not there."""
+        """The command to type where the data set is not there."""
         if self._data.exists():
             return None
         if self.config.data.path == SMOKE_TABLE:

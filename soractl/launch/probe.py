@@ -252,7 +252,7 @@ def fault_in(path: str, sizes: dict[str, int]) -> str:
 
 
 def fault_of(folder: str, name: str, sizes: dict[str, int]) -> str:
-    """Why a file, or what it lists, is not whole; whatever is in it, the node's facts go on."""
+    """Fault of a file, or of what it lists; whatever is in it, the node's facts go on."""
     try:
         return lack_of(folder, name, sizes)
     except OSError:

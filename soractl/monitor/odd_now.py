@@ -109,7 +109,7 @@ def _memory(node: NodeNow) -> list[float | None]:
 
 
 def _downs(node: NodeNow) -> list[float | None]:
-    """How often each port has gone down since the node started."""
+    """Times that each port has gone down since the node started."""
     if node.values is None:
         return []
     counters = node.values.counters
@@ -141,6 +141,6 @@ def _array(looks: Sequence[Sequence[Sequence[float]]]) -> Any:
 
 
 def _risen(totals: Any) -> Any:
-    """How much counters rose since the look before; a reset or an unknown one is no event."""
+    """Rise of counters since the look before; a reset or an unknown one is no event."""
     rise = np.diff(totals, axis=0, prepend=totals[:1])
     return np.where(np.isfinite(rise) & (rise > 0), rise, 0.0)

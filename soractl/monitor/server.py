@@ -182,7 +182,7 @@ def needs_token(address: str) -> bool:
 
 
 def _in_thread(answer: Callable[[web.Request], web.Response]) -> Answer:
-    """What reads files holds up no stream."""
+    """An answer by a thread: reading files holds up no stream."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:

@@ -214,7 +214,7 @@ def _between_nodes(envs: Mapping[str, Env], nodes: Mapping[str, Hardware]) -> It
 
 
 def _own_files(hardware: Hardware, env: Env) -> str:
-    """What NCCL takes of its files, where the environment says nothing."""
+    """Settings that NCCL takes of its files, where the environment says nothing."""
     kept = [f"{name}={value}" for _, name, value in hardware.files if name not in env]
     return " ".join(sorted(kept)) or "nothing"
 

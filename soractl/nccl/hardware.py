@@ -72,7 +72,7 @@ class Hardware:
 
 
 def parse(text: str) -> Hardware:
-    """What hardware.sh printed; ValueError where its end is missing."""
+    """Hardware as hardware.sh printed it; ValueError where its end is missing."""
     lines = [line.split("|") for line in text.splitlines()]
     if ["end"] not in lines:
         raise ValueError("the answer ends too early")

@@ -176,7 +176,7 @@ _MOST_HCAS = 32
 
 
 def _left_over(env: Env) -> Iterator[Finding]:
-    """What is set for a hunt after a fault, and slows every step."""
+    """Settings left over from a hunt after a fault, which slow every step."""
     for name, value, effect in _FOR_DEBUGGING:
         if env.get(name, "").upper() == value:
             yield Finding("warning", name, f"{value} is for debugging: {effect}")

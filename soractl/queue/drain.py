@@ -35,7 +35,7 @@ def reason_for(check: str, detail: str) -> str:
 
 
 def follow_findings(node: QueueNode, bad: dict[str, str], good: set[str]) -> str | None:
-    """What to do with a node: a reason to drain it for, '' to undrain it, None for nothing. Pure.
+    """The step for a node: a reason to drain it for, '' to undrain it, None for nothing. Pure.
 
     `bad`: details by check; `good`: checks that found nothing wrong. What others drained stays
     as it is; what soractl drained comes back when that check, which may also be unknown, is good.

@@ -67,7 +67,7 @@ class QueueEntry(ABC):
     @property
     @abstractmethod
     def phase(self) -> Phase:
-        """Where it stands."""
+        """Its phase."""
 
     @property
     @abstractmethod
@@ -87,7 +87,7 @@ class QueueEntry(ABC):
     @property
     @abstractmethod
     def reason_in_words(self) -> str | None:
-        """Why it waits; a reason that is not known is shown as it is."""
+        """Reason of its wait; one that is not known is shown as it is."""
 
     @property
     def is_waiting(self) -> bool:

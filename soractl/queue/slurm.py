@@ -109,11 +109,11 @@ class Slurm:
         return int(_last_line(result.stdout).partition(";")[0])
 
     def may_requeue(self, job_id: int) -> bool:
-        """Whether a job may go back into the queue; the cluster may have forbidden it."""
+        """True if a job may go back into the queue; the cluster may have forbidden it."""
         return " Requeue=0 " not in self._shown(job_id)
 
     def holds_failed(self, job_id: int) -> bool:
-        """Whether a job that fails is held in the queue: an expedited one, by a healthy epilog."""
+        """True if a job that fails is held in the queue: an expedited one, by a healthy epilog."""
         return "ExpeditedRequeue=Yes" in self._shown(job_id)
 
     def _shown(self, job_id: int) -> str:

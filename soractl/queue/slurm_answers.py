@@ -70,7 +70,7 @@ class SlurmEntry(QueueEntry):
 
     @property
     def phase(self) -> Phase:
-        """Where it stands."""
+        """Its phase."""
         return PHASES.get(self.state.partition(" ")[0], "suspended")
 
     @property
@@ -90,7 +90,7 @@ class SlurmEntry(QueueEntry):
 
     @property
     def reason_in_words(self) -> str | None:
-        """Why it waits; a reason that is not known is shown as it is."""
+        """Reason of its wait; one that is not known is shown as it is."""
         if not self.reason:
             return None
         known = REASONS.get(self.reason) or REASONS.get(self.reason.partition(",")[0].strip("()"))

@@ -46,7 +46,7 @@ class Spares:
         self._take_in(asked.result())
 
     def _ask(self, answer: "Future[Unfit]") -> None:
-        """What cannot be asked leaves the last answer as it is."""
+        """A spare that cannot be asked leaves the last answer as it is."""
         try:
             answer.set_result(self._examine())
         except (*UNUSABLE, OSError):

@@ -146,7 +146,7 @@ def _address(location: Location) -> str:
 
 
 def _unfit(job: RsyncJob, code: int, stderr: str) -> str:
-    """Which end has no rsync, or one that lacks an option; else nothing."""
+    """The end that has no rsync, or one that lacks an option; else nothing."""
     there = job.remote.node.name if job.remote else "this machine"
     if code == 127 or "rsync: command not found" in stderr or "rsync: not found" in stderr:
         here = stderr.startswith("rsync: No such file")

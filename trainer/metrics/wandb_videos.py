@@ -175,7 +175,7 @@ def _videos(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sent_before(run: RunDir, own: Path | None = None) -> set[Key]:
-    """What offline files hold, once those of others stand still, and what the journal says."""
+    """Media in offline files, once those of others stand still, and in the journal."""
     _wait_until_still(run.path / "wandb", own)
     sent = media_in(run.path / "wandb")
     if run.sent_evaluations.exists():

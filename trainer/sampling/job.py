@@ -275,7 +275,7 @@ class Worker:
         return time.monotonic() - began, perform(tasks, self._sampler, progress)
 
     def _refuse_too_large(self, task: Task, settings: config.TrainConfig) -> None:
-        """Where there is no GPU, whose own error says it later, and no process is killed for it."""
+        """On CPUs alone: a GPU has an error of its own for it, and kills no process."""
         if self._device.type == "cpu":
             refuse_too_large(task.preset, settings, available_bytes())
 

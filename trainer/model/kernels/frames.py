@@ -120,7 +120,7 @@ def _bound_scores(q_weight, k_weight, bound, factor, width, W: tl.constexpr):
 
 @triton.jit
 def _line(number, tokens, R: tl.constexpr):
-    """Where a frame's and head's logarithms begin: a multiple of R, as the compiler sees."""
+    """Begin of a frame's and head's logarithms: a multiple of R, as the compiler sees."""
     return number.to(tl.int64) * (tl.cdiv(tokens, R) * R)
 
 

@@ -185,7 +185,7 @@ def _scales(
     moments, weight, bias, shift, scale, eps, places, chunks, channels, width,
     size: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """What each channel is multiplied with and what is added to it."""
+    """Factor and addend of each channel."""
     sample, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     chunk, column = tl.arange(0, K)[:, None], tl.arange(0, C)[None, :]
     inside = (chunk < chunks) & (column < width)
