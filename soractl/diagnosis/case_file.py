@@ -14,7 +14,7 @@ from soractl.diagnosis.examination import started
 from soractl.diagnosis.node_facts import NodeFacts
 from soractl.diagnosis.why import CaseFile, Explanation, explain
 from soractl.remote.requests import Remote
-from soractl.runs.events import Event, EventKind, read_events
+from soractl.runs.events import Event, EventKind, operators_stops, read_events
 from soractl.runs.node_log import tail
 from soractl.runs.post_mortem import Failure, read_outcome
 from soractl.runs.record import AttemptRecord, read_record
@@ -23,7 +23,6 @@ from trainer.atomic_files import RunDirError, folder_time, read_json
 from trainer.run_dir import AttemptDir, RunDir
 
 AROUND_S = 300.0  # messages from so long before an attempt and after it count
-OPERATORS = {"kill", "stop"}  # who writes events of an operator's commands
 
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:[,.]\d+)?([+-]\d\d:?\d\d|Z)?")
 
@@ -71,7 +70,8 @@ def read_case(
     folder, verdict = newest_evidence(attempt)
     if verdict is not None and _went_on(run, attempt, verdict):
         verdict = None  # what it saw was over
-    stop = _operators_stop(run, attempt, ended)
+    stops = operators_stops(run, attempt.number)
+    stop = next((one for one in stops if one.time_unix_s <= ended), None)  # not after its end
     return CaseFile(
         failure=failure,
         accounts=[
@@ -125,16 +125,6 @@ def _ended_unix_s(attempt: AttemptDir) -> float:
     with suppress(OSError, RunDirError, KeyError, TypeError, ValueError):
         return float(read_json(attempt.exit)["ended_unix_s"])
     return folder_time(attempt.path)
-
-
-def _operators_stop(run: RunDir, attempt: AttemptDir, ended_unix_s: float) -> Event | None:
-    """The first command that stopped the attempt; one that came after its end did not."""
-    for event in read_events(run):
-        is_stop = event.kind in (EventKind.KILLED, EventKind.STOP_REQUESTED)
-        is_his = event.attempt == attempt.number and event.by in OPERATORS
-        if is_stop and is_his and event.time_unix_s <= ended_unix_s:
-            return event
-    return None
 
 
 def _requeued(run: RunDir, attempt: AttemptDir) -> str:

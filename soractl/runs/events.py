@@ -21,6 +21,7 @@ from trainer.atomic_files import folder_time
 from trainer.run_dir import AttemptDir, RunDir
 
 POLL_S = 0.5
+OPERATORS = {"kill", "stop"}  # who writes events of an operator's commands
 
 
 class EventKind(StrEnum):
@@ -103,6 +104,16 @@ def all_events(run: RunDir, rows: Sequence[Mapping[str, Any]] | None = None) -> 
     found = _derived(run, metrics_rows(run) if rows is None else rows)
     derived = [event for event in found if (event.kind, event.step) not in known]
     return sorted([*recorded, *derived], key=lambda event: event.time_unix_s)
+
+
+def operators_stops(run: RunDir, attempt: int) -> list[Event]:
+    """The begins and ends of an operator's commands that stop an attempt, the first one first."""
+    kinds = (EventKind.KILLED, EventKind.STOP_REQUESTED)
+    return [
+        event
+        for event in read_events(run)
+        if event.kind in kinds and event.attempt == attempt and event.by in OPERATORS
+    ]
 
 
 def new_events(run: RunDir, known: int = 0) -> Iterator[Event]:

@@ -10,16 +10,17 @@ from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.remote.folding import fold_names
-from soractl.runs.events import EventKind, EventLog
+from soractl.runs.events import Event, EventKind, EventLog, operators_stops
 from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_log import tail
 from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
 from soractl.terminal import text
 from trainer.atomic_files import RunDirError, folder_time, read_json
-from trainer.run_dir import AttemptDir
+from trainer.run_dir import AttemptDir, RunDir
 
 TAIL_LINES = 15
+STOPPING_S = 300.0  # ranks end their step, and save
 
 # What torchrun and colossalai add once a rank has failed: nothing about the cause.
 _TORCHRUN_EPILOGUE = re.compile(
@@ -117,9 +118,13 @@ def first_failure(
     """A lost node, else a killed rank, else who stopped it, else a rank's account, else the log.
 
     Where one node is lost or one rank killed, the others only complain of a broken connection.
+    After an operator's command ranks complain of it, and no node without processes is lost.
     """
+    stop = _operators_stop(attempt)
     logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
     for node, reason in lost.items():
+        if stop and reason == VANISHED:
+            continue
         silent = tuple(name for name, why in lost.items() if why != VANISHED)
         return Failure(node, reason, log_tail=_without_epilogue(logs[node]), lost=silent)
     failed = _earliest_first(attempt, [state for state in states if state.exit_code != 0])
@@ -128,13 +133,31 @@ def first_failure(
             return killed
     if attempt.stopped.exists():
         return Failure(failed[0].node, _signal(attempt), stopped=True)
-    if accounts := attempt.rank_failures():
+    stopped_unix_s = stop.time_unix_s if stop else math.inf
+    accounts = [one for one in attempt.rank_failures() if one["time_unix_s"] < stopped_unix_s]
+    if accounts:
         return _silent_rank(accounts, record, logs) or _from_account(accounts[0], record, logs)
     node, code = failed[0].node, failed[0].exit_code
     if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
+    if stop:
+        return Failure(node, f"`soractl {stop.by}`", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
     return Failure(node, error, log_tail=_without_epilogue(logs[node]))
+
+
+def _operators_stop(attempt: AttemptDir) -> Event | None:
+    """The operator's command that ended an attempt; one after which steps went on did not."""
+    run = RunDir(attempt.path.parent.parent)
+    requests = [
+        event
+        for event in operators_stops(run, attempt.number)
+        if event.kind == EventKind.STOP_REQUESTED
+    ]
+    with suppress(OSError):
+        stepped_unix_s = run.heartbeat.stat().st_mtime
+        requests = [one for one in requests if stepped_unix_s < one.time_unix_s + STOPPING_S]
+    return requests[0] if requests else None
 
 
 def _signal(attempt: AttemptDir) -> str:

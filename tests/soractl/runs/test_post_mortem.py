@@ -1,12 +1,16 @@
+import os
+
 import pytest
 
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_command import SshOptions
+from soractl.runs.events import EventKind, EventLog, read_events
+from soractl.runs.lost_nodes import VANISHED
 from soractl.runs.node_states import NodeState
 from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
 from soractl.runs.record import AttemptRecord
 from trainer.atomic_files import write_json
-from trainer.run_dir import create_run
+from trainer.run_dir import RunDir, create_run
 
 RECORD = AttemptRecord("/runs/001-x", (Node("n1"), Node("n2")), (2, 2), SshOptions(), 0.0)
 
@@ -147,6 +151,48 @@ def test_of_several_who_were_waited_for_all_are_named(attempt):
     _, first = failure(attempt, 1, 1)
     words = "the other ranks waited for it until the collective timeout, and for 1 rank more on n2"
     assert (first.error, first.rank) == (words, 2)
+
+
+def killed_by_an_operator(attempt):
+    """The time at which `soractl kill` began."""
+    run = RunDir(attempt.path.parent.parent)
+    EventLog(run, "kill").write(EventKind.STOP_REQUESTED, attempt=attempt.number)
+    return read_events(run)[0].time_unix_s
+
+
+def test_an_attempt_whose_processes_an_operator_killed_was_stopped(attempt):
+    killed_by_an_operator(attempt)
+    code, first = failure(attempt, None, None, lost={"n1": VANISHED, "n2": VANISHED})
+    assert (code, first.error, first.stopped) == (143, "`soractl kill`", True)
+
+
+def test_an_attempt_that_had_failed_before_it_was_killed_has_failed(attempt):
+    at_s = killed_by_an_operator(attempt)
+    for rank, error in enumerate(("Timed out after 60 s",) * 3):
+        tell(attempt, rank, error, at_s - 5)
+    code, first = failure(attempt, None, None, lost={"n1": VANISHED})
+    assert (code, first.rank, first.stopped) == (1, 3, False)
+
+
+def test_what_ranks_complain_of_after_a_kill_is_no_failure(attempt):
+    at_s = killed_by_an_operator(attempt)
+    tell(attempt, 1, "ConnectionError: closed by peer", at_s + 5)
+    code, first = failure(attempt, 1, 1)
+    assert (code, first.error) == (143, "`soractl kill`")
+
+
+def test_a_kill_after_which_steps_went_on_is_not_why_a_node_is_lost(attempt):
+    at_s = killed_by_an_operator(attempt)
+    run = RunDir(attempt.path.parent.parent)
+    run.beat(9, 100, attempt.number)
+    os.utime(run.heartbeat, (at_s + 3600, at_s + 3600))
+    assert failure(attempt, 0, None, lost={"n2": VANISHED}) == (1, Failure("n2", VANISHED))
+
+
+def test_a_node_that_does_not_answer_amid_a_kill_is_lost(attempt):
+    killed_by_an_operator(attempt)
+    code, first = failure(attempt, 143, None, lost={"n2": "the node does not answer (x)"})
+    assert (code, first.node, first.stopped) == (1, "n2", False)
 
 
 ODD = [
