@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from trainer import config
 from trainer.atomic_files import KeptRoom, folder_time
+from trainer.checkpoints.saver import Saver
 from trainer.distributed.parallel import process_group
 from trainer.metrics.sinks import best_effort
 from trainer.rehearsal import rehearse
@@ -22,6 +24,10 @@ from trainer.run_dir import AttemptDir, RunDir
 from trainer.settings import UserError
 from trainer.setup import prepare
 from trainer.training import Training
+
+_OF_A_COLLECTIVE = re.compile(
+    r"gloo|NCCL|[Cc]onnection (closed|reset)|[Tt]imed out (after|waiting)"
+)
 
 
 def main(run_path: str) -> None:
@@ -37,12 +43,15 @@ def main(run_path: str) -> None:
     )
     run = RunDir(Path(run_path))
     attempt = run.attempts()[-1]
+    begun: list[Training] = []
     with KeptRoom(attempt.rank_failure(rank)) as account:
         try:
-            signal_number = _train(run, attempt)
+            signal_number = _train(run, attempt, begun)
         except (Exception, CheckpointException) as error:  # torch's is no Exception
             with best_effort("why this rank failed"):
                 account.write_json(_failure(rank, error, attempt.path))
+            for training in begun:
+                _leave_unfinished_save(training.saver, error, _timeout_s(training))
             if isinstance(error, UserError):
                 sys.exit(f"error: {error}")
             raise
@@ -50,7 +59,24 @@ def main(run_path: str) -> None:
         sys.exit(128 + signal_number)
 
 
-def _train(run: RunDir, attempt: AttemptDir) -> int:
+def _timeout_s(training: Training) -> float:
+    return training.train_step.config.trainer.collective_timeout_s
+
+
+def _leave_unfinished_save(saver: Saver, error: BaseException, timeout_s: float) -> None:
+    """End this process where Python would wait for a save that other ranks have left.
+
+    They take part in it until they too fail: for want of this rank, when a collective's time is
+    over. An error of a collective says that they have left already.
+    """
+    is_alone = bool(_OF_A_COLLECTIVE.search(str(error)))
+    if not saver.ends_within(0.0 if is_alone else timeout_s):
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _train(run: RunDir, attempt: AttemptDir, begun: list[Training]) -> int:
     """The signal at which all ranks saved and left, or 0 at the end of the stage."""
     settings = config.read(attempt.config_json)
     with process_group(settings.trainer) as ranks, ExitStack() as held:
@@ -59,6 +85,7 @@ def _train(run: RunDir, attempt: AttemptDir) -> int:
             return 0
         note = held.enter_context(KeptRoom(attempt.stopped)) if ranks.is_first else None
         training = prepare(run, attempt, settings, ranks)
+        begun.append(training)
         training.run_to_the_end()
         if note and training.signal:
             with best_effort("the signal at which training ended"):

@@ -125,7 +125,7 @@ def start(world_size, program, *arguments):
 
 def run(world_size, action, *arguments, ranks_per_node=None):
     """`action(ranks, *arguments)` on every rank in a process group, to its end."""
-    context = start(world_size, _in_group, ranks_per_node or world_size, action, arguments)
+    context = start(world_size, in_group, ranks_per_node or world_size, action, arguments)
     while not context.join():
         pass
 
@@ -138,7 +138,8 @@ def _play(rank, world_size, port, program, arguments):
     program(*arguments)
 
 
-def _in_group(ranks_per_node, action, arguments):
+def in_group(ranks_per_node, action, arguments):
+    """`action(ranks, *arguments)` in a process group, as the program of a rank."""
     os.environ["LOCAL_RANK"] = str(int(os.environ["RANK"]) % ranks_per_node)
     with process_group(TrainerConfig(dtype="bf16", compile=False, collective_timeout_s=60)) as it:
         try:

@@ -1,11 +1,14 @@
 import json
+import time
 
 import pytest
 
+from tests.trainer import ranks
+from tests.trainer.ranks import Rank
 from trainer import rank_process
 from trainer.atomic_files import write_json
 from trainer.config import load_stage
-from trainer.run_dir import create_run
+from trainer.run_dir import RunDir, create_run
 from trainer.settings import dump
 
 
@@ -56,3 +59,29 @@ def test_a_bug_is_left_with_its_traceback_and_raised(attempt):
     assert found.pop("traceback").splitlines()[-1] == found["error"]
     assert (found["rank"], found["remedy"]) == (3, None)
     assert found["error"].startswith("FileNotFoundError: ")
+
+
+def fail_while_a_checkpoint_is_written(group, folder, words, with_all):
+    rank = Rank(group, folder)
+    rank.train(1)
+    if not group.is_first and not with_all:
+        time.sleep(1000)  # as a rank that hangs: the other's save lacks its part
+    rank.save()
+    error = RuntimeError(words)
+    rank_process._leave_unfinished_save(rank.saver, error, timeout_s=3600)
+    raise error
+
+
+TIMED_OUT = "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 60000ms for recv"
+
+
+@pytest.mark.parametrize(("words", "with_all"), [(TIMED_OUT, False), ("of its own", True)])
+def test_a_rank_that_failed_waits_only_for_a_save_that_can_end(tmp_path, words, with_all):
+    program = fail_while_a_checkpoint_is_written
+    context = ranks.start(2, ranks.in_group, 2, program, (tmp_path, words, with_all))
+    first, second = context.processes
+    first.join(600)  # Python itself would wait for half an hour
+    assert first.exitcode == 1
+    second.kill()
+    second.join()
+    assert len(RunDir(tmp_path).checkpoints()) == with_all

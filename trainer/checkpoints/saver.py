@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,10 @@ class Saver:
         if self._writing:
             self._writing.result()
             self._writing = None
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the last save, for a rank that has failed; False while it goes on."""
+        return not self._writing or bool(wait([self._writing], seconds).done)
 
     def close(self) -> None:
         """Finish the last save."""
