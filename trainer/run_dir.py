@@ -384,9 +384,9 @@ def rehearsal_path(root: Path, stage: str) -> Path:
     return root / ".rehearsals" / stage
 
 
-def run_of(checkpoint: Path) -> RunDir:
-    """The run among whose checkpoints a folder lies, if it lies in one."""
-    return RunDir(checkpoint.parent.parent)
+def run_of(folder: Path) -> RunDir:
+    """The run among whose checkpoints or attempts a folder lies, if it lies in one."""
+    return RunDir(folder.parent.parent)
 
 
 def create_run(root: Path, stage: str) -> RunDir:

@@ -17,7 +17,7 @@ from soractl.runs.node_states import NodeState
 from soractl.runs.record import AttemptRecord
 from soractl.terminal import text
 from trainer.atomic_files import RunDirError, folder_time, read_json
-from trainer.run_dir import AttemptDir, RunDir
+from trainer.run_dir import AttemptDir, run_of
 
 TAIL_LINES = 15
 STOPPING_S = 300.0  # ranks end their step, and save
@@ -148,7 +148,7 @@ def first_failure(
 
 def _operators_stop(attempt: AttemptDir) -> Event | None:
     """The operator's command that ended an attempt; one after which steps went on did not."""
-    run = RunDir(attempt.path.parent.parent)
+    run = run_of(attempt.path)
     requests = [
         event
         for event in operators_stops(run, attempt.number)
