@@ -21,6 +21,7 @@ from soractl.runs.kill import Killed
 from soractl.runs.lost_nodes import resume_on
 from soractl.runs.node_log import NodeLog
 from soractl.runs.node_states import NodeState
+from soractl.runs.owner import other_owner
 from soractl.runs.post_mortem import Failure
 from soractl.runs.progress import Progress
 from soractl.runs.record import read_record
@@ -54,6 +55,8 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
         rows.append(("queue", f"{status.queue.in_words}{again}"))
     if status.queue_fault:
         rows.append(("queue", f"unknown: {status.queue_fault}"))
+    if (status.queue or status.queue_fault) and (owner := other_owner(status.run.path)):
+        rows.append(("owner", f"{owner}, and so is its job"))
     rows += [("drained", line) for line in status.drained]
     if status.progress:
         rows += _progress_rows(status.progress, status.state)

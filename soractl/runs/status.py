@@ -282,6 +282,8 @@ def _row_without_answer(run: RunDir, fault: Fault) -> RunRow:
 
 def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
     notes = [status.queue_fault] if status.queue_fault else []
+    if status.queue and (owner := other_owner(status.run.path)):
+        notes.append(f"belongs to {owner}")
     notes += [f"{node.node}: {node.fault}" for node in status.nodes if node.fault]
     notes += [f"{node.node}: its launcher is gone" for node in status.nodes if node.outlived_by]
     if status.state == "unknown" and (owners := {node.owner for node in status.nodes} - {None}):

@@ -190,8 +190,10 @@ def test_two_users_train_side_by_side_and_leave_each_other_alone(make_slurm):
         assert slurm.queue() == ["RUNNING", "RUNNING"]
         assert "001-smoke belongs to ana" in soractl(ben, "kill", "1", code=5)
         assert "001-smoke belongs to ana" in soractl(ben, "stop", "1", code=5)
-        assert re.search(r"^owner +ana", soractl(ben, "status", "1"), re.M)
-        assert re.search(r"^queue +running as job", soractl(ben, "status", "1"), re.M)
+        shown = soractl(ben, "status", "1")
+        assert re.search(r"^owner +ana, and so is its job", shown, re.M)
+        assert re.search(r"^queue +running as job", shown, re.M)
+        assert re.search(r"^001-smoke .* belongs to ana", soractl(ben, "runs"), re.M)
         soractl(ben, "kill")  # his own
         soractl(ana, "follow", "1")
         assert steps_of(hers) == list(range(1, 61))
