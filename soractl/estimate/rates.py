@@ -2,7 +2,8 @@
 
 Two rates explain a step: one of everything but attention in frames, and one of that attention. They
 are fitted to five buckets in parts of up to three sizes, with what each recomputes (least squares
-of relative errors), and meet each of them within 4 % (docs/performance.md).
+of relative errors), and meet each of them within 4 %; those of encoders are from rehearsals
+(docs/performance.md).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ class GpuRates:
     name: str
     dense_flops: float
     frame_attention_flops: float
-    vae_pixels: float  # of clips, encoded
+    vae_pixels: float  # of clips, moved to the GPU and encoded
     picture_pixels: float  # likewise
     caption_tokens: float  # through T5 v1.1 XXL
     measured: str
@@ -23,9 +24,9 @@ class GpuRates:
 
 GPUS = {
     "h100": GpuRates(
-        "h100", 410e12, 319e12, 78e6, 44e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
+        "h100", 410e12, 319e12, 67e6, 43e6, 59e3, "two H100 80 GB; VAE and T5 as of an H200"
     ),
-    "h200": GpuRates("h200", 427e12, 357e12, 77e6, 43e6, 59e3, "one and two H200, 2026-11-30"),
+    "h200": GpuRates("h200", 427e12, 357e12, 67e6, 43e6, 59e3, "one and two H200, 2026-11-30"),
 }
 
 

@@ -1,5 +1,7 @@
+import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,8 @@ from soractl.doctor.replay import Replayed, judge, replayed
 from soractl.launch.prepare import LaunchOptions, site_of
 from soractl.launch.start_point import StartPoint
 from soractl.remote.connections import Connections
+
+RECORDED = Path(__file__).parents[2] / "recorded" / "h200-node"
 
 # A rank as it is, one that flips a bit of its gradients, and one that takes its time.
 RANKS = {
@@ -62,6 +66,17 @@ def test_two_that_differ_are_unknown_and_other_devices_are_not_compared():
 
 def test_a_rank_without_an_answer_is_unknown():
     assert states((1, {"error": "out of memory"}), count=3)[1] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("file", "state"),
+    [("replay.json", "good"), ("replay-any-order.json", "unknown")],
+    ids=["kernels in order", "kernels in any order"],
+)
+def test_two_h200_agree_where_kernels_add_up_in_order(file, state):
+    ranks = json.loads((RECORDED / file).read_text())["ranks"]
+    found = [Replayed(**{key: one[key] for key in vars(Replayed("", 0))}) for one in ranks]
+    assert [verdict for _, verdict in judge(found, "cuda")] == [state, state]
 
 
 def program(plant):

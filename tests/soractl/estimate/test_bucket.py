@@ -61,7 +61,9 @@ MEASURED = {
         "480p": (2.47, 75),
     },
 }
-ENCODERS_S = {"144p": 1.374, "240p": 1.340, "360p": 1.185, "720p": 1.281, "480p": 1.044}  # H200
+ENCODERS_S = {"144p": 1.597, "240p": 1.556, "360p": 1.423, "720p": 1.463, "480p": 1.044}  # H200
+# what a rehearsal on two H200 printed of its first bucket, in seconds and bytes
+IMAGES = {"name": "480p/1/0.56", "seconds": 3.51, "peak_bytes": 83.9e9}
 ROWS = [(*where, name) for where, rows in MEASURED.items() for name in rows]
 WITHIN = 0.1
 
@@ -82,6 +84,23 @@ def test_a_rehearsal_with_fresh_features_has_the_memory_and_the_seconds_that_wer
     assert model_s(BUCKETS[name], MODEL, GPUS["h200"]) == pytest.approx(seconds, rel=0.05)
     reckoned = memory(BUCKETS[name], MODEL, ranks=1, cached=False)
     assert reckoned == pytest.approx(found["peak_bytes"], rel=0.05)
+
+
+def rehearsed():
+    """Number of GPUs, bucket."""
+    yield 2, IMAGES
+    for file in ("rehearsed-1gpu.json", "rehearsed-2gpu.json"):
+        found = json.loads((RECORDED / file).read_text())
+        yield from ((found["world_size"], one) for one in found["buckets"])
+
+
+def test_whole_steps_and_memory_of_five_buckets_are_those_of_a_rehearsal():
+    for ranks, one in rehearsed():
+        bucket = BUCKETS[one["name"].partition("/")[0]]
+        seconds = model_s(bucket, MODEL, GPUS["h200"]) + encoders_s(bucket, GPUS["h200"])
+        assert seconds == pytest.approx(one["seconds"], rel=WITHIN)
+        reckoned = memory(bucket, MODEL, ranks=ranks, cached=False)
+        assert reckoned == pytest.approx(one["peak_bytes"], rel=0.05)
 
 
 @pytest.mark.parametrize("name", ENCODERS_S)
