@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_nothing(workplace, table):
     )
     wait_for(lambda: Path("runs/.rehearsals/smoke/began").exists())
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted; nothing of the rehearsal is left" in errors
     assert left(workplace) == [".rehearsals"]
