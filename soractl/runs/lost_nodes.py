@@ -4,7 +4,7 @@ A node is lost when it answers and no process of the run is left on it, though n
 ended; or when it does not answer and
 
 - another node has failed, and all were asked once more (`silent_while_others_fail`); or
-- all other nodes have ended: nobody is left whom it could train with; or
+- a node has ended, and so have all that answer: nobody is left whom it could train with; or
 - it has been silent for `limit_s` seconds, no step was finished in as long, and another node does
   answer. To lose sight of a node is not to lose it: a finished step proves every node alive, since
   training is synchronous.
@@ -44,11 +44,14 @@ def lost_nodes(
     lost = {state.node: VANISHED for state in states if state.vanished}
     for state in states:
         others = [other for other in states if other is not state]
-        if state.ended or state.fault is None or state.fault == INTERRUPTED or not others:
+        if not _is_silent(state):
             continue
         overdue = min(silent_s.get(state.node, 0.0), without_step_s) > limit_s
         answered = any(other.fault is None for other in others)
-        if all(other.ended for other in others) or (overdue and answered):
+        over = any(one.ended for one in others) and all(
+            one.ended or _is_silent(one) for one in others
+        )
+        if over or (overdue and answered):
             lost[state.node] = _silence(state)
     return lost
 
@@ -59,7 +62,7 @@ def silent_while_others_fail(states: Sequence[NodeState]) -> dict[str, str]:
     for state in states:
         if state.vanished:
             lost[state.node] = VANISHED
-        elif state.fault and state.fault != INTERRUPTED and not state.ended:
+        elif _is_silent(state):
             lost[state.node] = _silence(state)
     return lost
 
@@ -72,6 +75,11 @@ def resume_on(run: str, left: Sequence[Node]) -> str:
     """
     nodes = ",".join(map(address, left)) + ("," if len(left) == 1 else "")
     return to_type("resume", run, "--hostfile", nodes)
+
+
+def _is_silent(state: NodeState) -> bool:
+    """It was asked, gave no answer, and left no word of its end."""
+    return state.fault is not None and state.fault != INTERRUPTED and not state.ended
 
 
 def _silence(state: NodeState) -> str:

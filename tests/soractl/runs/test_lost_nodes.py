@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from soractl.errors import INTERRUPTED, Fault, FaultKind
@@ -33,6 +35,22 @@ BOTH_SILENT = NodeState("n1", fault=Fault(FaultKind.UNREACHABLE))
 def test_one_rule_says_which_nodes_are_lost(first, second, silent_s, without_step_s, lost):
     found = lost_nodes([first, second], {"n2": silent_s}, without_step_s, 60)
     assert list(found) == lost
+
+
+@pytest.mark.parametrize(
+    ("first", "third", "lost"),
+    [
+        (FAILED, SILENT, ["n2", "n3"]),  # two are off at once
+        (FAILED, ENDED, ["n2"]),
+        (ALIVE, SILENT, []),
+        (BOTH_SILENT, SILENT, []),
+        (FAILED, STOPPED_ASKING, []),
+        (FAILED, HIDDEN, []),
+    ],
+)
+def test_of_several_silent_nodes_all_are_lost_once_those_that_answer_have_ended(first, third, lost):
+    states = [first, SILENT, replace(third, node="n3")]
+    assert list(lost_nodes(states, {}, 0, 60)) == lost
 
 
 @pytest.mark.parametrize(
