@@ -71,9 +71,10 @@ def _panel(axis: Any, estimate: StageEstimate, bars: Sequence[tuple[str, float, 
     axis.set_xlim(0, 1.12 * max(a + b for a, b in zip(model, encoders, strict=True)))
     axis.spines[["top", "right"]].set_visible(False)
     axis.invert_yaxis()
+    hours = estimate.gpu_hours(cached=estimate.cached)
     axis.set_title(
-        f"{estimate.stage}: {total:,.0f} GPU-hours on {estimate.ranks} ranks, "
-        f"{estimate.source or f'by rates of {estimate.gpu.name}'}",
+        f"{estimate.stage}: {hours:,.0f} GPU-hours on {estimate.ranks} ranks, {total:,.0f} of them "
+        f"at work\n{estimate.source or f'by rates of {estimate.gpu.name}'}",
         fontsize=10,
         loc="left",
     )
