@@ -134,9 +134,11 @@ def first_failure(
     if attempt.stopped.exists():
         return Failure(failed[0].node, _signal(attempt), stopped=True)
     stopped_unix_s = stop.time_unix_s if stop else math.inf
-    accounts = [one for one in attempt.rank_failures() if one["time_unix_s"] < stopped_unix_s]
-    if accounts:
-        return _silent_rank(accounts, record, logs) or _from_account(accounts[0], record, logs)
+    accounts = [
+        one for one in attempt.rank_failures() if float(one["time_unix_s"]) < stopped_unix_s
+    ]
+    if found := _by_accounts(accounts, record, logs):
+        return found
     node, code = failed[0].node, failed[0].exit_code
     if code == ExitCode.TERMINATED or _is_stopped("\n".join(logs[node])):
         return Failure(node, "SIGTERM", stopped=True)
@@ -144,6 +146,20 @@ def first_failure(
         return Failure(node, f"`soractl {stop.by}`", stopped=True)
     error = f"`colossalai run` ended with exit code {code}"
     return Failure(node, error, log_tail=_without_epilogue(logs[node]))
+
+
+def failing(attempt: AttemptDir, record: AttemptRecord) -> Failure | None:
+    """The failure of which ranks have left an account, while processes of the attempt go on."""
+    logs = {node.name: tail(attempt.node_log(node.name)) for node in record.nodes}
+    return _by_accounts(attempt.rank_failures(), record, logs)
+
+
+def _by_accounts(
+    accounts: Sequence[Mapping[str, Any]], record: AttemptRecord, logs: Mapping[str, Sequence[str]]
+) -> Failure | None:
+    if not accounts:
+        return None
+    return _silent_rank(accounts, record, logs) or _from_account(accounts[0], record, logs)
 
 
 def _operators_stop(attempt: AttemptDir) -> Event | None:

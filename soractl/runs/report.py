@@ -50,18 +50,13 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
         rows.append(("state", f"{status.state} (attempt {status.attempt}{nodes})"))
     else:
         rows.append(("state", status.state))
-    if status.queue:
-        again = f", started again {text.count(status.restarts, 'time')}" if status.restarts else ""
-        rows.append(("queue", f"{status.queue.in_words}{again}"))
-    if status.queue_fault:
-        rows.append(("queue", f"unknown: {status.queue_fault}"))
-    if (status.queue or status.queue_fault) and (owner := other_owner(status.run.path)):
-        rows.append(("owner", f"{owner}, and so is its job"))
-    rows += [("drained", line) for line in status.drained]
+    rows += _queue_rows(status)
     if status.progress:
         rows += _progress_rows(status.progress, status.state)
         rows += _slowest_rows(status)
     rows.append(("saved", checkpoints(status.run)))
+    if status.failing:
+        rows.append(("failing", f"{failure_line(status.failing)}; processes of the run go on"))
     if status.disk_is_full:
         rows.append(("disk", DISK_IS_FULL))
     unsettled = status.state in ("running", "unknown")
@@ -79,6 +74,18 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
         shown += [why, *failure_details(failure)]
         shown += next_lines(status.run, failure)
     return shown
+
+
+def _queue_rows(status: RunStatus) -> list[tuple[str, str]]:
+    rows = []
+    if status.queue:
+        again = f", started again {text.count(status.restarts, 'time')}" if status.restarts else ""
+        rows.append(("queue", f"{status.queue.in_words}{again}"))
+    if status.queue_fault:
+        rows.append(("queue", f"unknown: {status.queue_fault}"))
+    if (status.queue or status.queue_fault) and (owner := other_owner(status.run.path)):
+        rows.append(("owner", f"{owner}, and so is its job"))
+    return rows + [("drained", line) for line in status.drained]
 
 
 def _oddity(node: NodeState) -> str:

@@ -21,7 +21,7 @@ from soractl.runs.find import last_attempt, no_run, stage_of
 from soractl.runs.lost_nodes import lost_nodes
 from soractl.runs.node_states import LOOK_DEADLINE_S, NodeState, ask_states, read_states
 from soractl.runs.owner import UNSEEN, other_owner
-from soractl.runs.post_mortem import Failure, Outcome, read_outcome, settle
+from soractl.runs.post_mortem import Failure, Outcome, failing, read_outcome, settle
 from soractl.runs.progress import Progress, ProgressReader, number, whole
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
@@ -59,6 +59,7 @@ class RunStatus:
     nodes: tuple[NodeState, ...] = ()
     progress: Progress | None = None
     first_failure: Failure | None = None
+    failing: Failure | None = None  # of a rank, while processes of the attempt go on
     slowest_node: str | None = None  # of the slowest rank, where there is more than one
     disk_is_full: bool = False
     queue: QueueEntry | None = None  # of a run that goes through one
@@ -82,6 +83,7 @@ class RunStatus:
             "slowest_node": self.slowest_node,
             "disk_is_full": self.disk_is_full,
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
+            "failing": asdict(self.failing) if self.failing else None,
             "queue": self.queue.as_json() if self.queue else None,
             "queue_fault": self.queue_fault,
             "restarts": self.restarts,
@@ -119,6 +121,7 @@ def read_status(run: RunDir, remote: Remote, queue: Queue | None = None) -> RunS
         nodes=tuple(nodes),
         progress=progress,
         first_failure=outcome.first_failure if outcome else None,
+        failing=failing(attempt, record) if outcome is None else None,
         slowest_node=_node_of(record, progress.slowest_rank),
         disk_is_full=_disk_is_full(run),
     )
@@ -292,6 +295,8 @@ def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
     is_running = status.state == "running"
     if is_running and progress and progress.is_stalled:
         notes.append(progress.stall)
+    if is_running and status.failing:
+        notes.append("ranks have failed, and processes go on")
     if is_running and status.disk_is_full:
         notes.append("the disk is full")
     age_s = progress.heartbeat_age_s if is_running and progress else None

@@ -70,6 +70,23 @@ def end(attempt, *codes):
         attempt.node_exit(node.name).write_text(f"{code}\n")
 
 
+def test_a_failed_rank_is_named_while_processes_go_on(tmp_path):
+    """As ranks that cannot end: nothing else says why no step comes."""
+    run, attempt = begin(tmp_path, "smoke")
+    beat(run, 3, 9, 996.0)
+    assert read_status(run, Nodes()).failing is None
+    for rank in (0, 1, 3):
+        account = {"rank": rank, "error": "RuntimeError: Timed out after 60 s", "traceback": "T"}
+        write_json(attempt.rank_failure(rank), {**account, "time_unix_s": 900.0 + rank})
+    status = read_status(run, Nodes())
+    assert (status.state, status.failing.rank, status.failing.node) == ("running", 2, "n2")
+    words = "rank 2 on n2: the other ranks waited for it until the collective timeout"
+    assert f"failing    {words}; processes of the run go on" in report.status_lines(status)
+    assert status.as_json()["failing"]["rank"] == 2
+    [row] = list_runs(tmp_path, Nodes().connect)
+    assert row.note == "ranks have failed, and processes go on"
+
+
 def test_runs_are_listed_newest_first_and_only_nodes_of_living_ones_are_asked(
     tmp_path, save_checkpoint
 ):
