@@ -42,16 +42,38 @@ put() { # KIND ITEM FOLDER FILE...: the first line of each file
 fact() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
 
 # Not by `read`, which asks the kernel for each byte.
+lines() { # of each file below /proc, with its name before them
+  cd "$root/proc" || return
+  set -- meminfo self/limits mdstat sys/kernel/osrelease sys/kernel/pid_max sys/kernel/numa_balancing \
+    sys/vm/swappiness sys/vm/max_map_count sys/vm/overcommit_memory sys/vm/zone_reclaim_mode \
+    sys/fs/file-nr
+  grep -Hs '' "$@" [0-9]*/stat
+  # 126: more processes than a list of arguments holds; they stay unknown, and nothing else
+  [ $? != 126 ] || grep -Hs '' "$@"
+}
+
 tables() {
-  { cd "$root/proc" && grep -Hs '' meminfo self/limits mdstat [0-9]*/stat sys/kernel/osrelease \
-    sys/kernel/pid_max sys/kernel/numa_balancing sys/vm/swappiness sys/vm/max_map_count \
-    sys/vm/overcommit_memory sys/vm/zone_reclaim_mode sys/fs/file-nr; } | awk '
+  lines | awk '
     function fact(kind, item, field, value) {
       printf "%s\t%s\t%s\t%s\n", kind, item, field, value
     }
     function set(its, names, name, i) {
       split(names, name, " ")
       for (i in name) its[name[i]]
+    }
+    function process(state, name) { # the one whose lines are gathered: a name may have several
+      if (text == "") return
+      processes++
+      name = state = text
+      text = ""
+      sub(/.*\) /, "", state)
+      sub(/^[^(]*\(/, "", name)
+      sub(/\)[^)]*$/, "", name)
+      gsub(/[\n\t]/, " ", name)
+      if (state ~ /^Z/) zombies++
+      if (state ~ /^D/) { stuck++; stuck_names = stuck_names " " name }
+      if (name in keeps_time) daemons = daemons " " name
+      if (name ~ /^nv-fabricmanage/) manager = "yes"
     }
     BEGIN {
       set(keeps_time, "chronyd ntpd ntpsec openntpd systemd-timesyn ptp4l")
@@ -63,18 +85,10 @@ tables() {
       file = substr($0, 1, index($0, ":") - 1)
       line = substr($0, length(file) + 2)
     }
-    /^[0-9]/ && file == before { next } # a name may have more lines
     /^[0-9]/ {
+      if (file != before) process()
+      text = text == "" ? line : text "\n" line
       before = file
-      processes++
-      name = state = line
-      sub(/.*\) /, "", state)
-      sub(/^[^(]*\(/, "", name)
-      sub(/\)[^)]*$/, "", name)
-      if (state ~ /^Z/) zombies++
-      if (state ~ /^D/) { stuck++; stuck_names = stuck_names " " name }
-      if (name in keeps_time) daemons = daemons " " name
-      if (name ~ /^nv-fabricmanage/) manager = "yes"
       next
     }
     { count = split(line, word, " ") }
@@ -91,6 +105,7 @@ tables() {
     file == "mdstat" && line ~ / blocks / { fact("raid", array, "members", word[count]) }
     file ~ /^sys/ && line != "" { fact("system", "", substr(file, 5), line) }
     END {
+      process()
       fact("system", "", "zombies", processes ? zombies + 0 : "?")
       fact("system", "", "stuck", processes ? stuck + 0 stuck_names : "?")
       fact("system", "", "daemons", processes ? (daemons ? substr(daemons, 2) : "none") : "?")
@@ -205,9 +220,11 @@ facts() {
 smi nvidia -q | {
   smi links nvlink -s | {
     smi linkerrors nvlink -e | {
-      disks
-      facts
-      kernel
+      kernel | {
+        disks
+        facts
+        cat
+      }
       cat
     }
     cat

@@ -186,10 +186,10 @@ def plant(root, changes=()):
     return root
 
 
-def probe(root):
-    """The answer of the probe on a planted node."""
+def probe(root, *runner):
+    """The answer of the probe on a planted node; `runner` is a program that runs its shell."""
     return subprocess.run(
-        ["sh", "-s", "--", "5", root],
+        [*runner, "sh", "-s", "--", "5", root],
         input=script("soractl.health", "probe.sh"),
         env={"PATH": f"{root}/bin:{os.environ['PATH']}"},
         capture_output=True,

@@ -68,11 +68,19 @@ def test_processes_are_counted_by_their_state(tmp_path):
 
 
 def test_a_process_that_ends_while_it_is_read_hides_no_other(tmp_path):
-    changes = {"proc/79/stat": "", "proc/92/stat": "92 (two\nlines) D 1 92 92"}
+    changes = {"proc/79/stat": "", "proc/92/stat": "92 (two\nlines) S 1) D 1 92 92"}
     system = probed(tmp_path, changes)
     assert [system.one("system", name) for name in ("zombies", "stuck", "daemons")] == [
-        *("0", "0", "chronyd")
+        *("0", "1 two lines) S 1", "chronyd")
     ]
+
+
+def test_more_processes_than_a_list_of_arguments_holds_are_unknown_and_nothing_else(tmp_path):
+    many = {f"proc/{'9' * 240}{number}/stat": "1 (one) S 1" for number in range(100, 700)}
+    short_list = ("prlimit", f"--stack={256 * 1024}")  # of arguments: a fourth of the stack's limit
+    system = parse(planted.probe(planted.plant(tmp_path, many), *short_list))
+    names = ("zombies", "stuck", "daemons", "manager", "vm/swappiness")
+    assert [system.one("system", name) for name in names] == [*"????", "10"]
 
 
 def test_a_node_on_which_nothing_can_be_read_says_so(tmp_path):
