@@ -72,9 +72,12 @@ def main(run_path: str, spares: int | None = None) -> int:
     shell = Shell(run, given, signals, spares)
     with Connections() as here:
         way = Way(run, given, QUEUES[given.kind](here))
-        code = _begin(shell, way)
-        if code and signals.terminated_at is None:  # else the queue decides
-            way.stay_out()
+        code: int = ExitCode.FAILED
+        try:
+            code = _begin(shell, way)
+        finally:
+            if code and signals.terminated_at is None:  # else the queue decides
+                way.stay_out()
         return code
 
 

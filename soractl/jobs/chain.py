@@ -5,7 +5,7 @@ A chain is a few jobs of one name, each of which begins when all before it have 
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from soractl.errors import SoractlError
 from soractl.jobs.attempts import copy_for
@@ -18,16 +18,18 @@ from trainer.run_dir import AttemptDir, RunDir
 LENGTH = 4  # the jobs of a chain
 
 
-@dataclass(frozen=True)
+@dataclass
 class Way:
     """The way of a run's job back into the queue, and out of it."""
 
     run: RunDir
     given: Allocation
     queue: Queue
+    asked_back: bool = field(default=False, init=False)
 
     def back(self, attempt: AttemptDir) -> None:
         """Go on in the queue; SoractlError where neither job nor chain can."""
+        self.asked_back = True
         job = read_record(attempt)
         record.note_end(attempt, "requeued")
         if job is None or not job.chain:
@@ -50,7 +52,12 @@ class Way:
         record.note_end(attempt, "ended")
 
     def stay_out(self) -> None:
-        """Have the queue let go of a job that failed, where it would hold it for a new start."""
+        """Have the queue let go of a job that failed, where it would hold it for a new start.
+
+        Not after it was asked to go back: it may have gone, although no answer came.
+        """
+        if self.asked_back:
+            return
         with suppress(SoractlError):  # it then is held, and `squeue` shows why
             if self.queue.holds_failed(self.given.job_id):
                 self.queue.cancel(self.given.job_id)

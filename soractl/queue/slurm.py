@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -71,6 +70,7 @@ class Slurm:
     clock: Callable[[], float] = time.monotonic
     answers: SharedAnswers | None = None
     _asked: "dict[int, _Asked]" = field(default_factory=dict)
+    _settings: str = ""
 
     @classmethod
     def shared(cls, remote: Remote, environ: Mapping[str, str]) -> "Slurm":
@@ -126,12 +126,10 @@ class Slurm:
 
     def _setting(self, name: str) -> str:
         """A setting of slurm.conf; '' where Slurm does not answer or does not know it."""
+        if not self._settings and (answer := self._ask("scontrol", "show", "config")).ok:
+            self._settings = answer.stdout
         found = re.search(rf"^{name}\s*=\s*(.*)$", self._settings, re.M)
         return found[1] if found else ""
-
-    @cached_property
-    def _settings(self) -> str:
-        return self._ask("scontrol", "show", "config").stdout
 
     def entry(self, job_id: int) -> SlurmEntry | None:
         """A job in the queue, asked for at most once in 30 s; None: it has left the queue.

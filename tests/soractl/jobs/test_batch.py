@@ -210,6 +210,27 @@ def test_what_an_administrator_cancels_does_not_come_back(job):
     assert not (job.workplace.bin / "scontrolled").exists()
 
 
+HELD = "JobId=12 JobState=RUNNING Requeue=1 ExpeditedRequeue=Yes\n"
+
+
+def test_an_expedited_job_that_fails_does_not_stay_in_the_queue(job):
+    job.workplace.ranks("sys.exit(1)")
+    job.workplace.write("bin/job", HELD)
+    assert job().wait(60) == 1
+    assert (job.workplace.bin / "scancelled").read_text() == "12\n"
+
+
+def test_a_job_that_may_have_gone_back_is_not_cancelled(job):
+    job.workplace.ranks(RANK_THAT_SAVES)
+    job.workplace.write("bin/job", HELD)
+    (job.workplace.bin / "scontrolled").mkdir()  # so that the stand-in's requeue fails
+    shell = job()
+    wait_for((job.run.path / "ready").exists)
+    shell.send_signal(signal.SIGUSR1)
+    assert shell.wait(60) == 93
+    assert not (job.workplace.bin / "scancelled").exists()
+
+
 def test_outside_a_job_it_refuses(job):
     assert job(SLURM_JOB_ID="").wait(60) == 2
 

@@ -128,6 +128,15 @@ def test_the_time_from_term_to_kill_is_the_clusters():
     assert Slurm(Answers(stderr="no controller", exit_code=1)).kill_wait_s() == 30
 
 
+def test_settings_are_asked_for_again_until_slurm_answers():
+    remote = Answers(stderr="no controller", exit_code=1)
+    slurm = Slurm(remote)
+    assert slurm.kill_wait_s() == 30
+    remote.answer = ("KillWait    = 5 sec\n", "", 0)
+    assert [slurm.kill_wait_s(), slurm.kill_wait_s()] == [5, 5]
+    assert len(remote.requests) == 2
+
+
 # `scontrol show config` of Slurm 25.05.5, a few of its lines, as a user of NLR's Kestrel published
 # them (github.com; HPC discovery answers, 2026). It was not recorded by us.
 OF_25_05 = """\
