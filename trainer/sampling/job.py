@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +379,15 @@ def _manifest(task: Task, seconds: float, measures: dict[str, object]) -> dict[s
         "poster": poster_of(task.path).name,
         "measures": measures,
         "seconds": round(seconds, 3),
-        "made_with": {name: version(name) for name in _PACKAGES},
+        "made_with": _versions(),
         "made_unix_s": time.time(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that take part, but for soractl where it is used from its folder alone."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -2,11 +2,13 @@ import json
 import math
 import weakref
 from dataclasses import asdict, replace
+from importlib.metadata import version
 
 import pytest
 import torch
 
 from trainer.atomic_files import describe_file
+from trainer.sampling import job
 from trainer.sampling.job import Choices, Task, Worker, perform, plan, together
 from trainer.sampling.memory import TooLarge
 from trainer.sampling.prompt_files import Entry
@@ -19,6 +21,11 @@ SMALL = Choices(frames="17", resolution="144p", steps=1)
 @pytest.fixture(scope="module")
 def worker():
     return Worker()
+
+
+def test_a_manifest_names_packages_but_those_without_an_installed_version(monkeypatch):
+    monkeypatch.setattr(job, "_PACKAGES", ("no-such-package", "torch"))
+    assert job._versions() == {"torch": version("torch")}
 
 
 def test_a_task_travels_as_json(random_checkpoint):
