@@ -21,7 +21,7 @@ from typing import Any
 
 from soractl.errors import ExitCode
 from soractl.terminal import output
-from soractl.terminal.text import span
+from soractl.terminal.text import signal_name, span
 from trainer.data.formats import Unfit
 
 Read = Callable[[str, int | None], dict[str, Any]]
@@ -171,7 +171,7 @@ def _failure(reason: str) -> dict[str, Any]:
 def _ending(exit_code: int | None) -> str:
     if exit_code is None:
         return "without an exit code"
-    return signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+    return signal_name(-exit_code) if exit_code < 0 else f"exit code {exit_code}"
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def _killed_rank(node: str, log: Sequence[str]) -> Failure | None:
     found = _ROOT_CAUSE.search("\n".join(log))
     if found is None or int(found["signal"]) == signal.SIGTERM:
         return None
-    name = signal.Signals(int(found["signal"])).name
+    name = text.signal_name(int(found["signal"]))
     hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
     return Failure(
         node,

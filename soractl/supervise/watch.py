@@ -175,7 +175,7 @@ class _Logs:
         self._read()
         for node, rank, code in self._gone:
             if code < 0 and -code != signal.SIGTERM:
-                name = signal.Signals(-code).name
+                name = text.signal_name(-code)
                 return node, f"rank {rank}: killed by {name}"
         return None
 

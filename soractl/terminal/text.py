@@ -1,6 +1,8 @@
 """Values, times, paths and pairs as text."""
 
+import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,18 @@ def value(setting: Any) -> str:
     if isinstance(setting, list | tuple):
         return f"[{', '.join(value(item) for item in setting)}]"
     return str(setting)
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal; most of those for real time have none of their own.
+
+    >>> signal_name(9), signal_name(40), signal_name(99)
+    ('SIGKILL', 'SIGRTMIN+6', 'signal 99')
+    """
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    is_of_real_time = signal.SIGRTMIN < number < signal.SIGRTMAX
+    return f"SIGRTMIN+{number - signal.SIGRTMIN}" if is_of_real_time else f"signal {number}"
 
 
 def duration(seconds: float) -> str:

@@ -80,6 +80,14 @@ def test_a_killed_rank_is_the_cause_of_what_others_complain_about(attempt):
     assert failure(attempt, 1, 1) == (1, Failure("n2", error, rank=3, log_tail=log))
 
 
+def test_a_rank_may_be_killed_by_a_signal_that_has_no_name_of_its_own(attempt):
+    attempt.node_log("n2").write_text(
+        KILLED.replace("-9 (pid: 8783)  (SIGKILL)", "-40 (pid: 8783)")
+    )
+    code, first = failure(attempt, 1, 1)
+    assert (code, first.error, first.rank) == (1, "killed by SIGRTMIN+6", 3)
+
+
 def test_the_error_of_the_rank_that_failed_first_is_the_reason(attempt):
     tell(attempt, 1, "RuntimeError: Connection closed", 6)
     tell(attempt, 2, "ValueError: boom", 5)
