@@ -7,7 +7,8 @@ on the second without a pause, as on a spare GPU of a node; it is stopped and co
 
 With `--elsewhere` they are on two of three nodes of tests/cluster that share no folder: checkpoints
 are copied and results sent back over ssh, and what serves that on the training's node (sshd, rsync)
-has to share the training's core. Both modes share this machine's caches and memory.
+has to share the training's core; its processor time is shown, which other load does not change.
+Both modes share this machine's caches and memory.
 """
 
 import argparse
@@ -183,8 +184,28 @@ def main() -> None:
         program = stack.enter_context(sample.running([*EVAL, *origin], evaluation))
         wait_for(lambda: len(rows(run)) > FIRST_STEPS, trainer, training)
         wait_for(lambda: bool(evaluated.evaluation_results()), program, evaluation)
+        before, spent_s, began_s = len(evaluated.evaluation_results()), served_s(), time.monotonic()
         report(run, lambda number: send(program, number), options.rounds, options.seconds)
-        print(f"{len(evaluated.evaluation_results())} checkpoints sampled")
+        sampled = len(evaluated.evaluation_results()) - before
+        print(f"{sampled} checkpoints sampled meanwhile")
+        if options.elsewhere:
+            spent_s, seconds = served_s() - spent_s, time.monotonic() - began_s
+            each = f", {1000 * spent_s / sampled:.0f} ms a checkpoint" if sampled else ""
+            of_time = f"{100 * spent_s / seconds:.2f} % of a core"
+            print(f"the training's node served it for {spent_s:.2f} s{each}, {of_time}")
+
+
+def served_s() -> float:
+    """Processor seconds of the sshd of the training's node and of its children that ended; else 0.
+
+    It is the node's first process; fields 14 to 17 of its stat are these.
+    """
+    if "SORACTL_CLUSTER" not in os.environ:
+        return 0.0
+    words = [str(CLUSTER_SH), "node", str(TRAINING), "cat", "/proc/1/stat"]
+    stat = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    ticks = stat.rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def report(run: RunDir, to_evaluation: Callable[[int], None], rounds: int, seconds: float) -> None:
