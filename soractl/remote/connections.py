@@ -1,8 +1,10 @@
 """Connections to nodes: each opened once, kept, and asked under a deadline."""
 
 import contextlib
+import math
 import shlex
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from soractl.terminal.text import span
 
 ENDED_BY_TIMEOUT = (124, 137)  # `timeout` had to send TERM, or KILL
 BEGIN = b"soractl: begin\n"
+AGAIN_S = 60.0  # for so long a node whose programs end at once gets no second connection for them
 
 # The program is the first line of stdin: a login shell such as tcsh, through which this goes,
 # has other ideas of `!` and of lines inside quotes. A restricted shell has no `exec`; most others
@@ -72,6 +75,7 @@ class Dialogue:
         self._stream = stream
         self._own = own  # a connection for it alone
         self._rest = b""
+        self.is_closed = False
 
     def ask(self, line: bytes, within_s: float) -> bytes:
         """The answer to a line; SshFailure where none comes in time, or the program is gone."""
@@ -104,6 +108,7 @@ class Dialogue:
 
     def close(self) -> None:
         """Ends the program's stdin, and with it the program."""
+        self.is_closed = True
         self._stream.close()
         if self._own is not None:
             self._own.close()
@@ -113,6 +118,7 @@ class Dialogue:
 class _Link:
     lock: threading.Lock = field(default_factory=threading.Lock)
     connection: Connection | None = None
+    ends_programs_until_s: float = -math.inf  # a second connection was of no use until then
 
 
 class Connections(AbstractContextManager["Connections"]):
@@ -167,25 +173,50 @@ class Connections(AbstractContextManager["Connections"]):
         try:
             connection = self._connection(node, deadline)
             try:
-                return self._begun(
-                    Dialogue(connection.open(_READ_PROGRAM, deadline)), argv, deadline
-                )
+                return self._begun(connection, None, argv, deadline)
             except (NoChannel, StreamEnded):  # ssh's client ends where it gets no channel
-                another, own = self._another(node, connection, deadline)
-                stream = another.open(_READ_PROGRAM, deadline)
-                return self._begun(Dialogue(stream, own), argv, deadline)
+                if connection.alive and time.monotonic() < self._links[node].ends_programs_until_s:
+                    raise
+                return self._begun_on_another(node, connection, argv, deadline)
         except DeadlinePassed:
             raise SshFailure(f"no answer within {span(within_s)}") from None
 
-    def _begun(self, dialogue: Dialogue, argv: Sequence[str], deadline: Deadline) -> Dialogue:
-        self._keep(dialogue)
-        line = dialogue.ask(as_line(argv).encode(errors="surrogateescape"), deadline.left())
-        while line + b"\n" != BEGIN:  # what a login file prints
-            line = dialogue.read_line(deadline.left())
-        return dialogue
+    def _begun_on_another(
+        self, node: Node, connection: Connection, argv: Sequence[str], deadline: Deadline
+    ) -> Dialogue:
+        another, own = self._another(node, connection, deadline)
+        try:
+            return self._begun(another, own, argv, deadline)
+        except StreamEnded:
+            self._links[node].ends_programs_until_s = time.monotonic() + AGAIN_S
+            raise
+
+    def _begun(
+        self,
+        connection: Connection,
+        own: Connection | None,
+        argv: Sequence[str],
+        deadline: Deadline,
+    ) -> Dialogue:
+        """A program that has begun; `own` ends with it, also where it does not begin."""
+        with contextlib.ExitStack() as undo:
+            if own is not None:
+                undo.callback(own.close)
+            dialogue = self._keep(Dialogue(connection.open(_READ_PROGRAM, deadline), own))
+            undo.callback(dialogue.close)
+            line = dialogue.ask(as_line(argv).encode(errors="surrogateescape"), deadline.left())
+            while line + b"\n" != BEGIN:  # what a login file prints
+                line = dialogue.read_line(deadline.left())
+            undo.pop_all()
+            return dialogue
 
     def _keep(self, dialogue: Dialogue) -> Dialogue:
-        self._dialogues.append(dialogue)
+        with self._lock:
+            self._dialogues = [one for one in self._dialogues if not one.is_closed]
+            self._dialogues.append(dialogue)
+            is_late = self._closed
+        if is_late:
+            dialogue.close()
         return dialogue
 
     def __exit__(self, *error: object) -> None:
@@ -193,8 +224,10 @@ class Connections(AbstractContextManager["Connections"]):
 
     def close(self) -> None:
         """Ends all connections and every process that was started here."""
-        self._closed = True
-        for dialogue in self._dialogues:
+        with self._lock:
+            self._closed = True
+            dialogues = list(self._dialogues)
+        for dialogue in dialogues:
             dialogue.close()
         for link in list(self._links.values()):
             if link.connection is not None:
@@ -217,12 +250,14 @@ class Connections(AbstractContextManager["Connections"]):
     def _another(
         self, node: Node, connection: Connection, deadline: Deadline
     ) -> tuple[Connection, Connection | None]:
-        """A connection in place of one that gave no channel; twice, where the caller closes it."""
+        """A connection after one gave no channel, and once more if it is the caller's to close."""
         if not connection.alive:  # which nobody had noticed
             return self._connection(node, deadline), None
         # The node's sshd lets it carry no more requests: one more, as of plain ssh.
         assert self._clients is not None
         own = self._clients.connect(node, deadline)
+        if self._closed:
+            own.close()
         return own, own
 
     def _connection(self, node: Node, deadline: Deadline) -> Connection:

@@ -147,6 +147,9 @@ class Processes:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        # Those that have ended are no zombies any more once somebody looks at them.
+        ended = [one for one in list(self._running) if not one.stdin and one.poll() is not None]
+        self._running.difference_update(ended)
         self._running.add(process)
         return ours
 

@@ -3,6 +3,7 @@
 import shlex
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +134,11 @@ class KeptLooks:
         deadline = Deadline(LOOK_DEADLINE_S)
         program = f"look() (\n{_look(self._attempt, self._record, node)})\n{ANSWERING}"
         try:
-            dialogue = self._remote.dialogue(node, ("sh", "-c", program), deadline.left())
-            line = dialogue.ask(b"", deadline.left())
+            with ExitStack() as undo:
+                dialogue = self._remote.dialogue(node, ("sh", "-c", program), deadline.left())
+                undo.callback(dialogue.close)
+                line = dialogue.ask(b"", deadline.left())
+                undo.pop_all()
         except (SshFailure, DeadlinePassed) as failure:
             return Fault(FaultKind.UNREACHABLE, str(failure))
         self._dialogues[node.name] = dialogue

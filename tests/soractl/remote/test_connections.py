@@ -1,11 +1,13 @@
+import gc
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
 
 from soractl.errors import Fault, FaultKind
-from soractl.remote import reaching
+from soractl.remote import connections, reaching
 from soractl.remote.connections import Connections, SshOptions
 from soractl.remote.nodes import Node, this_machine
 from soractl.remote.requests import Request
@@ -124,3 +126,55 @@ def test_a_program_that_ends_at_once_is_a_failure_of_its_node(start_sshd, client
     remote = Connections(replace(server.options, client=client))
     with remote, pytest.raises(SshFailure, match=r"has ended|connection lost"):
         remote.dialogue(server.node, ("cat",), 10)
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("client", ["auto", "openssh"])
+def test_programs_that_end_at_once_leave_no_connection_and_get_a_second_one_once(
+    start_sshd, client, monkeypatch
+):
+    server = start_sshd("127.0.77.1", "ForceCommand true")
+    opened, connect = [], reaching.Clients.connect
+
+    def noted(*words):
+        opened.append(connect(*words))
+        return opened[-1]
+
+    monkeypatch.setattr(reaching.Clients, "connect", noted)
+    with Connections(replace(server.options, client=client)) as remote:
+        monkeypatch.setattr(connections, "AGAIN_S", 600.0)
+        for _ in range(2):
+            with pytest.raises(SshFailure, match=r"has ended|connection lost"):
+                remote.dialogue(server.node, ("cat",), 20)
+            assert [one.alive for one in opened] == [True, False]
+
+
+def test_a_program_that_was_closed_is_kept_no_longer():
+    with Connections() as remote:
+        closed = remote.dialogue(HERE, ("cat",), 5)
+        closed.close()
+        gone = weakref.ref(closed)
+        del closed
+        remote.dialogue(HERE, ("cat",), 5)
+        gc.collect()
+        assert gone() is None
+
+
+@pytest.mark.ssh
+@pytest.mark.parametrize("client", ["auto", "openssh"])
+def test_a_second_connection_that_comes_after_the_end_is_closed(start_sshd, client, monkeypatch):
+    server = start_sshd("127.0.77.1", "ForceCommand true")
+    opened, connect = [], reaching.Clients.connect
+
+    def closed_at_the_second(*words):
+        opened.append(connect(*words))
+        if len(opened) == 2:
+            remote.close()
+        return opened[-1]
+
+    monkeypatch.setattr(reaching.Clients, "connect", closed_at_the_second)
+    remote = Connections(replace(server.options, client=client))
+    with pytest.raises(SshFailure):
+        remote.dialogue(server.node, ("cat",), 20)
+    assert [one.alive for one in opened] == [False] * len(opened)
+    assert len(opened) >= 2

@@ -1,13 +1,16 @@
+import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from soractl.remote.connections import Connections
-from soractl.remote.local import stream
+from soractl.remote.local import Processes, stream
 from soractl.remote.requests import Request
 from tests.soractl.remote.living import assert_none_sleep
 from tests.soractl.remote.test_connections import HERE
+from tests.waiting import wait_for
 
 
 def test_a_missing_program_is_127_on_the_local_node_too():
@@ -30,6 +33,23 @@ def test_a_local_command_that_hangs_ends_with_its_children():
 def test_a_local_command_that_is_killed_has_the_code_a_shell_would_give():
     with Connections() as remote:
         assert remote(HERE, Request(("sh", "-c", "kill -9 $$")), 5).exit_code == 137
+
+
+def ended_children():
+    lists = Path("/proc/self/task").glob("*/children")
+    stats = {pid: Path(f"/proc/{pid}/stat") for file in lists for pid in file.read_text().split()}
+    return {pid for pid, stat in stats.items() if stat.read_text().rpartition(")")[2][1] == "Z"}
+
+
+def test_of_programs_that_end_one_after_another_no_zombies_are_left():
+    before = ended_children()
+    with contextlib.closing(Processes()) as processes:
+        for _ in range(3):
+            with processes.start_channel(("true",)) as channel:
+                assert channel.recv(1) == b""
+                [last] = wait_for(lambda: ended_children() - before)
+    assert ended_children() - before == set()
+    assert not Path(f"/proc/{last}").exists()
 
 
 def test_a_stream_comes_in_pieces_and_ends_with_the_programs_code(tmp_path):
@@ -61,7 +81,7 @@ def test_a_stream_that_is_left_may_put_away_its_work(tmp_path):
 
 def test_a_stream_ends_with_a_process_that_is_killed():
     program = """
-from soractl.remote.local import stream
+from soractl.remote.local import Processes, stream
 stream(["sh", "-c", "echo; exec sleep 4714"], lambda piece: print("begun", flush=True))
 """
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:

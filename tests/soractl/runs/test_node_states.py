@@ -91,6 +91,21 @@ def test_a_program_that_is_gone_is_a_fault_once_and_started_anew(kept):
     assert (state.fault, state.processes) == (None, kept.seen)
 
 
+def test_a_program_that_gives_no_first_answer_is_closed(tmp_path):
+    attempt = create_run(tmp_path, "smoke").new_attempt()
+    record = AttemptRecord("r", (this_machine(),), (1,), SshOptions(), 0.0)
+    started = []
+
+    class Ends(Connections):
+        def dialogue(self, node, argv, within_s):
+            started.append(super().dialogue(node, ("true",), within_s))
+            return started[-1]
+
+    with Ends() as remote:
+        [state] = KeptLooks(attempt, record, remote)()
+        assert (state.fault.kind, started[0].is_closed) == (FaultKind.UNREACHABLE, True)
+
+
 def test_two_who_ask_at_once_each_get_an_answer_of_their_own(kept):
     with ThreadPoolExecutor(4) as pool:
         answers = [found.result() for found in [pool.submit(kept) for _ in range(4)]]
