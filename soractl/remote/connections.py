@@ -255,9 +255,7 @@ class Connections(AbstractContextManager["Connections"]):
             return self._connection(node, deadline), None
         # The node's sshd lets it carry no more requests: one more, as of plain ssh.
         assert self._clients is not None
-        own = self._clients.connect(node, deadline)
-        if self._closed:
-            own.close()
+        own = self._opened(self._clients, node, deadline)
         return own, own
 
     def _connection(self, node: Node, deadline: Deadline) -> Connection:
@@ -269,12 +267,17 @@ class Connections(AbstractContextManager["Connections"]):
             raise SshFailure(f"no answer within {span(deadline.seconds)}")
         try:
             if link.connection is None or not link.connection.alive:
-                link.connection = self._clients.connect(node, deadline)
-                if self._closed:
-                    link.connection.close()
+                link.connection = self._opened(self._clients, node, deadline)
             return link.connection
         finally:
             link.lock.release()
+
+    def _opened(self, clients: Clients, node: Node, deadline: Deadline) -> Connection:
+        connection = clients.connect(node, deadline)
+        if self._closed:  # meanwhile
+            connection.close()
+            raise SshFailure("connection lost")
+        return connection
 
 
 def _ask(connection: Connection, request: Request, captured: Captured, deadline: Deadline) -> None:

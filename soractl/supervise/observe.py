@@ -4,6 +4,7 @@ Ages come from the watcher's own monotonic clock. A watcher that did not run for
 no node answers, is blind: what it did not see is nobody's fault.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ SILENT_S = 15.0  # nodes are asked every five seconds
 # TCP doubles the time between its tries (RFC 6298): a connection that lost all packets for a while
 # goes on within as long again after they pass, and Linux waits two minutes at most.
 MENDING_MOST_S = 120.0
+# Of nodes that are silent again and again, since the first of them answered and without a step.
+EXCUSED_MOST_S = 2 * MENDING_MOST_S
 BREAKER_S = 600.0
 BREAKER_NODES = 3
 
@@ -64,7 +67,8 @@ class Memory:
     looked_s: float
     answered_s: Mapping[str, float] = field(default_factory=dict)  # by node
     turned_bad_s: Mapping[str, float] = field(default_factory=dict)  # by node, while it is bad
-    mended_s: float = 0.0  # when connections of nodes that were silent must have gone on
+    mended_s: float = -math.inf  # when connections of nodes that were silent must have gone on
+    excused_s: float = math.inf  # until when silences excuse that there is no step
     failed_s: float | None = None  # the first sign of a failure
     phase: Phase | None = None  # at the last look: the time since then belongs to it
 
@@ -108,13 +112,16 @@ def _rebased(memory: Memory, now_s: float, gap_s: float) -> Memory:
 
 def _remembered(memory: Memory, look: Look) -> Memory:
     now_s = look.at_s
+    clock = memory.clock.at(now_s, look.step, memory.phase)
     answered = {node.name: now_s for node in look.nodes if node.answered}
+    silences = [now_s - memory.answered_s.get(name, now_s) for name in answered]
+    memory = _excused(memory, max(silences, default=0.0), now_s)
     memory = replace(
         memory,
-        clock=memory.clock.at(now_s, look.step, memory.phase),
+        clock=clock,
         looked_s=now_s,
         phase=look.phase,
-        mended_s=max(memory.mended_s, *(_mended_s(memory, name, now_s) for name in answered), 0.0),
+        excused_s=memory.excused_s if clock.seen_s == memory.clock.seen_s else math.inf,
         answered_s={**memory.answered_s, **answered},
     )
     bad = {node.name for node in look.nodes if node.vanished or _silent_s(memory, node) > SILENT_S}
@@ -128,10 +135,15 @@ def _remembered(memory: Memory, look: Look) -> Memory:
     )
 
 
-def _mended_s(memory: Memory, node: str, now_s: float) -> float:
-    """When the connections of a node that answers again must have gone on."""
-    silent_s = now_s - memory.answered_s.get(node, now_s)
-    return now_s + min(silent_s, MENDING_MOST_S) if silent_s > SILENT_S else 0.0
+def _excused(memory: Memory, silent_s: float, now_s: float) -> Memory:
+    """Time for the connections of a node that answers again after a silence."""
+    if silent_s <= SILENT_S:
+        return memory
+    return replace(
+        memory,
+        mended_s=max(memory.mended_s, now_s + min(silent_s, MENDING_MOST_S)),
+        excused_s=min(memory.excused_s, now_s + EXCUSED_MOST_S),
+    )
 
 
 def _silent_s(memory: Memory, node: NodeLook) -> float:
@@ -202,8 +214,9 @@ def _silent_or_still(memory: Memory, look: Look, limits: Limits) -> Verdict:
     if silent and len(silent) == len(look.nodes) and age_s > SILENT_S:
         return Verdict(State.BLIND, f"no node answers ({silent[0].fault})")
     no_step = f"no step for {age_s:.0f} s"
-    is_mending = look.at_s < memory.mended_s
-    if not (silent or is_mending or look.stopped) and memory.failed_s is None:
+    ago_s = look.at_s - clock.p95_s  # what went on at the last moment has a step to make
+    is_excused = ago_s < memory.excused_s and bool(silent or ago_s < memory.mended_s)
+    if not (is_excused or look.stopped) and memory.failed_s is None:
         if look.second_sign and age_s > still_s:
             return Verdict(State.HUNG, f"{no_step}, and {look.second_sign}")
         if age_s > clock.hung_after_s(look.phase, limits):

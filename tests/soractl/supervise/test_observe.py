@@ -157,20 +157,46 @@ def test_connections_of_a_node_that_was_silent_have_as_long_again_to_go_on():
         (0.0, State.TRAINING, None),
         (74.0, State.SUSPECT, "n2"),
         (120.0, State.SUSPECT, None),
-        (182.0, State.HUNG, None),  # its last answer was at 58 s
+        (184.0, State.HUNG, None),  # its last answer was at 58 s, and a step takes two seconds
     ]
-    late = looks_of(range(180, 240, 2))
-    assert states([*cut_off, *standing(120, 180, **sign), *late])[-2:] == [
+    late = looks_of(range(184, 240, 2))  # went on at the last moment, and made its step
+    assert states([*cut_off, *standing(120, 184, **sign), *late])[-2:] == [
         State.SUSPECT,
         State.TRAINING,
     ]
+
+
+def flapping(since_s, until_s, nodes_in_turn=("n2",), every_s=18):
+    """Looks at a run that stands; its nodes answer once in so many seconds, each at its time."""
+    apart_s = every_s // len(nodes_in_turn)
+    for look in standing(since_s, until_s, 1, second_sign="collectives stand still", step=30):
+        quiet = [
+            name
+            for number, name in enumerate(nodes_in_turn)
+            if (look.at_s - since_s - number * apart_s) % every_s
+        ]
+        yield replace(look, nodes=nodes(**{name: silent() for name in quiet}))
+
+
+def test_nodes_that_are_silent_again_and_again_hide_no_hang_for_longer_than_four_minutes():
+    story, last, _ = seen([*HEALTHY, *flapping(60, 7200)])
+    assert story[-1] == (78.0 + 240.0 + 2.0, State.HUNG, None)
+    assert last.reason == "no step for 262 s, and collectives stand still"
+    story, _, _ = seen([*HEALTHY, *flapping(60, 7200, ("n2", "n3"), 48)])  # one is always silent
+    assert (story[-1][1], story[-1][0] < 400) == (State.HUNG, True)
+
+
+def test_each_step_gives_silences_their_time_anew():
+    looks = [*HEALTHY, *flapping(60, 300), *looks_of(range(300, 302, 2))]
+    again = [replace(look, step=151) for look in flapping(302, 542)]
+    assert State.HUNG not in states([*looks, *again])
 
 
 def test_connections_go_on_two_minutes_after_a_long_silence_at_the_latest():
     alone = looks_of(range(60, 360, 2), nodes=nodes(n2=silent()))
     sign = {"second_sign": "collectives stand still"}
     story, _, _ = seen([*HEALTHY, *alone, *standing(360, 600, **sign)])
-    assert story[-1] == (480.0, State.HUNG, None)
+    assert story[-1] == (482.0, State.HUNG, None)
 
 
 def test_a_silent_node_is_lost_after_ninety_seconds_without_a_step():
