@@ -36,6 +36,7 @@ HINTS = {
     "Node count specification invalid": "the partition has fewer nodes; [slurm] nodes",
     "Requested node configuration is not available": "`sinfo -o '%P %D %G'` shows what nodes have;"
     " [slurm] nodes and gpus_per_node",
+    "Invalid feature": "`sinfo -o '%P %f'` shows the features of nodes; [slurm] lines",
     "Invalid generic resource": "`sinfo -o '%P %G'` shows the GPUs of nodes; [slurm] gpus_per_node",
     "Requested time limit is invalid": "`sinfo -o '%P %l'` shows the limits; [slurm] time",
     "Munge": "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",

@@ -58,6 +58,10 @@ def test_the_forecast_is_slurms_own():
             "`sinfo -o '%P %D %G'` shows what nodes have; [slurm] nodes and gpus_per_node",
         ),
         (
+            "allocation failure: Invalid feature specification",
+            "`sinfo -o '%P %f'` shows the features of nodes; [slurm] lines",
+        ),
+        (
             "sbatch: error: Munge encode failed: Failed to access /run/munge/munge.socket.2",
             "`munge -n | unmunge` shows whether munge runs and clocks agree; on each machine",
         ),
