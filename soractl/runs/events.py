@@ -18,6 +18,7 @@ from typing import Any
 from soractl.files.growing import GrowingFile
 from soractl.runs.progress import number, whole
 from trainer.atomic_files import folder_time
+from trainer.manifest import MANIFEST
 from trainer.run_dir import AttemptDir, RunDir
 
 POLL_S = 0.5
@@ -169,7 +170,7 @@ def _derived(run: RunDir, rows: Sequence[Mapping[str, Any]]) -> Iterator[Event]:
             yield _trainers(EventKind.FIRST_STEP, row["time_unix_s"], row["global_step"], attempt)
     for checkpoint in run.checkpoints():
         with suppress(OSError):  # removed at this moment
-            saved_unix_s = checkpoint.path.stat().st_mtime
+            saved_unix_s = (checkpoint.path / MANIFEST).stat().st_mtime
             yield _trainers(EventKind.SAVED, saved_unix_s, checkpoint.manifest.global_step)
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import threading
 from contextlib import suppress
 
@@ -165,3 +166,11 @@ def test_lines_whose_times_or_counts_cannot_be_are_passed_over(run, odd):
 def test_a_row_of_an_odd_attempt_is_no_first_step(run):
     append_jsonl(run.metrics, [{"global_step": 1, "attempt": "x", "time_unix_s": 1.0}])
     assert all_events(run) == []
+
+
+def test_a_checkpoint_that_is_read_later_was_saved_when_it_was(run, save_checkpoint):
+    save_checkpoint(run, 4)
+    [before] = all_events(run)
+    folder = run.checkpoints()[0].path
+    os.utime(folder, (before.time_unix_s + 600,) * 2)  # as by the mark of who reads it
+    assert all_events(run) == [before]
