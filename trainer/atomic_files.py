@@ -33,10 +33,10 @@ def file_time(folder: Path) -> float | None:
 
 
 def folder_time(folder: Path) -> float:
-    """The same, by this machine's clock where nothing can be written.
+    """Time now as `file_time` has it, by this machine's clock where nothing can be written.
 
-    All times that stand in a run's folder are of this clock: several machines write there, and
-    what they wrote is compared. (Heartbeats alone have the head node's own clock, for whoever asks
+    All times in a run's folder that are compared are of this clock, since several machines write
+    there. (Heartbeats alone have the head node's own clock, for whoever asks
     that node how late it is.)
     """
     now_s = file_time(folder)

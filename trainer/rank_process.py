@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
@@ -111,4 +112,5 @@ def _failure(rank: int, error: BaseException, folder: Path) -> dict[str, Any]:
         "remedy": remedy.as_json() if remedy else None,
         "traceback": None if is_user_error else traceback.format_exc(),
         "time_unix_s": folder_time(folder),
+        "own_time_unix_s": time.time(),
     }

@@ -142,7 +142,8 @@ class AttemptDir:
         for path in self.path.glob("rank-*.json"):
             with suppress(OSError, RunDirError):  # half written at a power cut
                 found.append(read_json(path))
-        return sorted(found, key=lambda failure: float(failure["time_unix_s"]))
+        # where files are dated by whole seconds the ranks' own clocks decide within one
+        return sorted(found, key=lambda one: (one["time_unix_s"], one.get("own_time_unix_s", 0.0)))
 
 
 @dataclass(frozen=True)

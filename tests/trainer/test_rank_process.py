@@ -22,6 +22,7 @@ def attempt(tmp_path, monkeypatch):
 def failure_of(attempt):
     [found] = attempt.rank_failures()
     assert found.pop("time_unix_s") > 0
+    assert found.pop("own_time_unix_s") > 0
     assert found.pop("node")
     return found
 

@@ -117,9 +117,10 @@ def test_threads_that_begin_attempts_at_once_each_get_their_own(run):
 def test_a_ranks_account_of_its_failure_is_found_earliest_first(run):
     attempt = run.new_attempt()
     assert attempt.rank_failures() == []
-    for rank, time in ((0, 5.0), (10, 3.0), (2, 4.0)):
-        write_json(attempt.rank_failure(rank), {"rank": rank, "time_unix_s": time})
-    assert [failure["rank"] for failure in attempt.rank_failures()] == [10, 2, 0]
+    for rank, at_s, own_s in ((0, 5.0, 1.0), (10, 3.0, 9.0), (4, 4.0, 4.5), (2, 4.0, 4.2)):
+        account = {"rank": rank, "time_unix_s": at_s, "own_time_unix_s": own_s}
+        write_json(attempt.rank_failure(rank), account)
+    assert [failure["rank"] for failure in attempt.rank_failures()] == [10, 2, 4, 0]
 
 
 def test_checkpoints_are_ordered_by_step_and_then_epoch(run):

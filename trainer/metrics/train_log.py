@@ -46,7 +46,7 @@ class TrainLog:
         self._seen_buckets: set[str] = set()
         self._skipped_clips = 0
         self._since = time.monotonic()
-        self._clock = FolderClock(run.path)
+        self._clock = FolderClock(run.path) if ranks.is_first else None
         self.skips_in_a_row = 0  # steps that the guard had left out at the last line
 
     def step(
@@ -95,6 +95,7 @@ class TrainLog:
         elapsed, self._since, self._steps = now - self._since, now, []
         if gathered is None:
             return
+        assert self._clock is not None  # rank 0 alone gathers
         reports: list[Report] = [one for one, _ in gathered]
         for one in reports:
             self._bucket_seconds.add(one.buckets)

@@ -282,12 +282,13 @@ class Worker:
     def _load(self, task: Task) -> None:
         checkpoint = find_checkpoint(task.checkpoint, Path())
         settings = config.read(run_of(checkpoint.path).config_json)
+        if self._sampler is not None and not _same_networks(self._sampler.settings, settings):
+            self._loaded, self._sampler = ("", ""), None  # its memory first
         self._refuse_too_large(task, settings)
         with checkpoint.being_read():
             refuse_damaged(checkpoint, files_of(checkpoint, checkpoint.path / task.weights))
             self._loaded = ("", "")
-            if self._sampler is None or not _same_networks(self._sampler.settings, settings):
-                self._sampler = None  # its memory first
+            if self._sampler is None:
                 self._sampler = Sampler(settings, self._device)
             self._sampler.load(checkpoint, task.weights)
         self._loaded = (task.digest, task.weights)

@@ -18,9 +18,7 @@ from trainer.settings import UserError
 _GUIDED = 2  # clips that go through the model for each video
 _PATCH = 2  # latents a token, each way
 _WIDTHS_OF_MLP = 9  # its input, and four times as much before and after the GELU
-_COPIES = 2  # of all decoded values: the parts of each loop, and these in one piece
-_FP32 = 4
-_FP32_COPIES = 2  # while they become pixels
+_FP32_COPIES = 2 * 4  # bytes of a shown value while it becomes a pixel
 _COLOURS = 3
 _LIMITS = {  # of a control group, by its controller in /proc/self/cgroup
     "": "memory.max",
@@ -71,29 +69,36 @@ def least_bytes(settings: TrainConfig, preset: Preset) -> int:
     frames, rows, columns = (side or 0 for side in latent_size(size))
     tokens = _GUIDED * frames * (rows // _PATCH) * (columns // _PATCH)
     steps = tokens * _WIDTHS_OF_MLP * SIZES[settings.model.arch]["hidden_size"] * width
-    values = _COLOURS * preset.loops * preset.frames * preset.height * preset.width
-    return max(steps, int(values * (_COPIES * width + _FP32_COPIES * _FP32)))
+    a_frame = _COLOURS * preset.height * preset.width
+    decoded = preset.loops * preset.frames
+    shown = decoded - (preset.loops - 1) * settings.vae.micro_frame_size
+    return max(steps, a_frame * (decoded * width + shown * _FP32_COPIES))
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:
-    """Bytes that this process can take: what the machine has left, or its control group's limit.
+    """Bytes that this process can take: what the machine or its control group allows, and swap.
 
-    None where the kernel does not tell.
+    None where the kernel gives no number.
     """
-    found = [*_left_of_machine(root / "proc/meminfo"), *_limits_of_groups(root)]
-    return min(found, default=None)
+    memory = _memory_of_machine(root / "proc/meminfo")
+    limits = _limits_of_groups(root)
+    if "MemAvailable" in memory:
+        limits.append(memory["MemAvailable"])
+    return min(limits) + memory.get("SwapFree", 0) if limits else None
 
 
-def _left_of_machine(meminfo: Path) -> list[int]:
+def _memory_of_machine(meminfo: Path) -> dict[str, int]:
+    """Bytes by their name in /proc/meminfo."""
     try:
         lines = meminfo.read_text().splitlines()
     except OSError:
-        return []
-    return [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        return {}
+    fields = [line.split() for line in lines if line.endswith(" kB")]
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, _ in fields}
 
 
 def _limits_of_groups(root: Path) -> list[int]:
-    """Of the group of this process and of those around it; caches fill them, so use says little."""
+    """Limits of this process's group and those around it; not their use, which has caches."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

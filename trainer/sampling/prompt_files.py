@@ -69,9 +69,14 @@ def _csv_rows(path: Path) -> list[dict[str, Any]]:
             # strict: a quote that nothing closes takes no prompt along
             table = csv.DictReader(file, restkey="(beyond the header)", strict=True)
             names, rows = Counter(table.fieldnames or ()), list(table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        fault = (
+            f'{path}, line {table.reader.line_num}: {error}; a text with quotes is "a ""red"" cat"'
+        )
+        raise ConfigError([fault]) from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} cannot be read: {error}"]) from None
-    if twice := [name for name, count in names.items() if count > 1]:
+    if twice := [name for name, count in names.items() if count > 1 and name]:
         raise ConfigError([f"{path} has two columns {twice[0]!r}"])
     return [{key: value for key, value in row.items() if value or key == "text"} for row in rows]
 

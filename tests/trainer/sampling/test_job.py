@@ -122,7 +122,7 @@ def test_a_video_that_no_machine_holds_is_refused_before_networks_are_loaded(ran
     worker = Worker()
     choices = replace(SMALL, frames="408", resolution="1080p", loops=2_000)
     (task,) = plan(random_checkpoint, [Entry("a cat")], choices, None)
-    with pytest.raises(TooLarge, match=r"408 frames of 1080x1920 in 2000 loops take at least 81,"):
+    with pytest.raises(TooLarge, match=r"408 frames of 1080x1920 in 2000 loops take at least 59,"):
         worker.perform([task])
     assert worker._sampler is None
 

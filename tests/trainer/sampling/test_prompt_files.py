@@ -59,7 +59,16 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
         ),
         ("p.csv", "text,seed\na,x\n", "{path}, prompt 1: seed 'x'; expected a whole number"),
         ("p.csv", "text\na,b\n", "{path}, prompt 1: no column '(beyond the header)'"),
-        ("p.csv", 'text,seed\n"a,1\nb,2\n', "{path} cannot be read: unexpected end of data"),
+        (
+            "p.csv",
+            'text,seed\n"a,1\nb,2\n',
+            '{path}, line 3: unexpected end of data; a text with quotes is "a ""red"" cat"',
+        ),
+        (
+            "p.csv",
+            'text,seed\n"Hi" in red,1\n',
+            '{path}, line 2: \',\' expected after \'"\'; a text with quotes is "a ""red"" cat"',
+        ),
         ("p.csv", "text,text\na,b\n", "{path} has two columns 'text'"),
         ("p.csv", "id,text\nx,a\nx,b\n", "{path}: 2 prompts have the id 'x'"),
     ],
