@@ -287,7 +287,11 @@ def _waited_for(found: Verdict) -> str:
 def _movement(found: Verdict) -> str:
     if found.collective is None:
         return "collectives go on; nothing hangs"
-    return f"training goes on; for its save, {_waited_for(found)}"
+    # Ranks write for different times: of a save that is well, some wait for others too.
+    verb = _verb(found, "has", "have")
+    return (
+        f"training goes on; for its save, {_who(found)} {verb} not yet entered {found.collective}"
+    )
 
 
 def _silence(found: Verdict) -> str:

@@ -15,7 +15,9 @@ timeout 3 df -P -i -- "$folder" 2>&1
 echo "=== disk 0"
 ss -tinoH state established 2>&1
 echo "=== sockets $?"
-echo "=== clock $(date +%s)"
+now=$(date +%s)
+echo "$now" # as text too: evidence keeps the texts
+echo "=== clock $now"
 uptime
 head -n 5 /proc/meminfo
 echo "=== load 0"

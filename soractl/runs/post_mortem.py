@@ -213,8 +213,15 @@ def _silent_rank(
     if not all(_TIMEOUT.search(str(account["error"])) for account in accounts):
         return None
     world_size = sum(record.ranks)
-    missing = sorted(set(range(world_size)) - {int(account["rank"]) for account in accounts})
-    if len(missing) * 2 > world_size:
+    writers = {int(account["rank"]) for account in accounts}
+    with_accounts = {record.node_of_rank(rank) for rank in writers}
+
+    def may_be_ended(rank: int) -> bool:
+        """Its node's launcher ends a rank, before it writes, once another there has failed."""
+        return record.node_of_rank(rank) in with_accounts
+
+    missing = sorted(set(range(world_size)) - writers, key=lambda rank: (may_be_ended(rank), rank))
+    if len(missing) * 2 > world_size - all(map(may_be_ended, missing)):
         return None  # too few accounts to say who was waited for
     rank = missing[0] if missing else int(accounts[-1]["rank"])
     node = record.node_of_rank(rank)

@@ -204,8 +204,8 @@ def test_a_save_that_stands_still_beside_a_training_that_goes_on_names_whom_it_w
     assert found == Verdict(VerdictKind.MOVING, (1,), ("n2",), expected, where=IN_SAVER)
     assert not found.names_somebody  # nobody is to be stopped for it
     assert str(found) == (
-        "training goes on; for its save, rank 1 on n2 never entered all_reduce 3 of the save group,"
-        " in which the others wait"
+        "training goes on; for its save, rank 1 on n2 has not yet entered all_reduce 3 of the save"
+        " group"
     )
     saved = Look((rank(0, 6, 3), rank(1, 6, 2)), 2.0)  # nobody waits for the last one
     assert verdict(Look((rank(0, 5, 3), rank(1, 5, 2)), 0.0), saved) == Verdict(VerdictKind.MOVING)

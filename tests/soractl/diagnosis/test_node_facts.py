@@ -43,6 +43,8 @@ def test_a_node_gives_its_facts_and_one_that_does_not_answer_a_fault(tmp_path):
         "clock",
         "load",
     }
+    assert facts.texts["clock"] == f"{facts.clock_unix_s:.0f}\n"
+    assert facts.clock_unix_s > 1.7e9
     assert str(tmp_path) not in facts.texts["kernel"]
     assert "% " in facts.texts["disk"]
     fault = Fault(FaultKind.UNREACHABLE)

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -142,7 +143,8 @@ def test_an_outcome_is_read_back_as_it_was_written(attempt):
     [
         ([0, 1, 3], 2, "n2"),  # the others say that they waited, it says nothing
         ([3, 0, 1, 2], 2, "n2"),  # it came last
-        ([0, 1], 2, "n2"),  # half of them
+        ([0, 1], 2, "n2"),  # half of them, and nobody of its node
+        ([3, 0], 3, "n2"),  # half of them, of both nodes: launchers may have ended the others
         ([1], 1, "n1"),  # too few to tell
     ],
 )
@@ -201,6 +203,17 @@ def test_a_node_that_does_not_answer_amid_a_kill_is_lost(attempt):
     killed_by_an_operator(attempt)
     code, first = failure(attempt, 143, None, lost={"n2": "the node does not answer (x)"})
     assert (code, first.node, first.stopped) == (1, "n2", False)
+
+
+def test_a_rank_of_a_node_without_any_account_is_suspected_first(attempt):
+    nodes = tuple(Node(name) for name in ("n1", "n2", "n3"))
+    record = replace(RECORD, nodes=nodes, ranks=(2, 2, 2))
+    for order, one in enumerate((0, 2, 3)):
+        tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
+    states = [NodeState(node.name, 1) for node in nodes]
+    first = settle(attempt, record, states, {}).first_failure
+    words = "the other ranks waited for it until the collective timeout, and for 2 ranks more on "
+    assert (first.error, first.rank, first.node) == (words + "n[1,3]", 4, "n3")
 
 
 ODD = [
