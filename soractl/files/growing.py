@@ -17,7 +17,9 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._number: int | None = None  # of the file that was read last
-        self.go_on_from(0)
+        self._offset = 0
+        self._last = b""  # bytes before the offset
+        self._rest = b""  # those after the last newline
 
     def new_lines(self) -> list[bytes]:
         """The whole lines since the last call; none where it is not there, or cannot be read."""
@@ -39,9 +41,7 @@ class GrowingFile:
 
     def go_on_from(self, offset: int) -> None:
         """Pass over what stands before an offset, in bytes."""
-        self._offset = offset
-        self._last = b""  # bytes before the offset
-        self._rest = b""  # those after the last newline
+        self._offset, self._last, self._rest = offset, b"", b""
 
     def _is_known(self, file: BinaryIO, size: int) -> bool:
         """What was read stands in the file, but for an end that was taken back."""

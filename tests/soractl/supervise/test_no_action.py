@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def supervised(workplace):
         return RunDir(workplace.folder / "runs" / "001-smoke"), json.loads(printed)["pid"]
 
     return launch
+
+
+def ahead_s(environ):
+    """Seconds that the clock of a process with these variables is ahead."""
+    code = "import time; print(time.time())"
+    printed = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, **environ})
+    return float(printed) - time.time()
 
 
 def kinds(run):
@@ -68,10 +77,12 @@ def test_a_wall_clock_that_steps_by_five_minutes_changes_nothing(supervised, tmp
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    run, _ = supervised(25, environ)
+    run, pid = supervised(25, environ)
     wait_for(run.heartbeat.exists)
-    for offset in ("+300s", "-300s", "+0s"):
-        clock.write_text(offset)
+    assert FAKETIME.name in Path(f"/proc/{pid}/maps").read_text()
+    for offset in (300, -300, 0):
+        clock.write_text(f"{offset:+}s")
+        assert abs(ahead_s(environ) - offset) < 100  # so it is for the supervisor
         time.sleep(5)
     ends_well(run)
     times = [event.time_unix_s for event in read_events(run)]
