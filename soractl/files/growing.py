@@ -44,7 +44,7 @@ class GrowingFile:
         self._offset, self._last, self._rest = offset, b"", b""
 
     def _is_known(self, file: BinaryIO, size: int) -> bool:
-        """What was read stands in the file, but for an end that was taken back."""
+        """The bytes that were read stand in the file, but for an end that was taken back."""
         lost = self._offset - size
         if lost <= 0:
             return True
