@@ -31,6 +31,7 @@ _ROOT_CAUSE = re.compile(
     r"Root Cause.*?rank +: (?P<rank>\d+) .*?exitcode +: -(?P<signal>\d+) ", re.DOTALL
 )
 _TIMEOUT = re.compile(r"[Tt]imed ?out|[Tt]imeout")
+_BROKEN = re.compile(r"[Cc]onnection (closed|reset)|[Bb]roken pipe")
 _TORCHRUN_STOPPED = re.compile(r"SignalException: Process \d+ got signal: 15")
 
 
@@ -210,7 +211,11 @@ def _silent_rank(
     accounts: Sequence[Mapping[str, Any]], record: AttemptRecord, logs: Mapping[str, Sequence[str]]
 ) -> Failure | None:
     """The rank that most others waited for until the collective timeout, if they only waited."""
-    if not all(_TIMEOUT.search(str(account["error"])) for account in accounts):
+    timed_out = [one for one in accounts if _TIMEOUT.search(str(one["error"]))]
+    # The first that leaves breaks its connections to those that still wait.
+    if not timed_out or not all(
+        _BROKEN.search(str(o["error"])) for o in accounts if o not in timed_out
+    ):
         return None
     world_size = sum(record.ranks)
     writers = {int(account["rank"]) for account in accounts}
@@ -223,7 +228,7 @@ def _silent_rank(
     missing = sorted(set(range(world_size)) - writers, key=lambda rank: (may_be_ended(rank), rank))
     if len(missing) * 2 > world_size - all(map(may_be_ended, missing)):
         return None  # too few accounts to say who was waited for
-    rank = missing[0] if missing else int(accounts[-1]["rank"])
+    rank = missing[0] if missing else int(timed_out[-1]["rank"])
     node = record.node_of_rank(rank)
     error = "the other ranks waited for it until the collective timeout"
     if others := missing[1:]:

@@ -155,6 +155,17 @@ def test_at_the_collective_timeout_the_suspect_is_who_was_waited_for(attempt, ac
     assert (code, first.rank, first.node) == (1, rank, node)
 
 
+def test_who_waits_longer_complains_of_those_who_left_first(attempt):
+    tell(attempt, 0, "RuntimeError: Timed out waiting 30000ms for recv operation", 1)
+    tell(attempt, 1, "RuntimeError: [gloo/tcp/pair.cc:553] Connection closed by peer [10.0.0.1]", 2)
+    tell(attempt, 3, "RuntimeError: Connection reset by peer", 3)
+    _, first = failure(attempt, 1, 1)
+    assert (first.rank, first.node) == (2, "n2")
+    attempt.rank_failure(0).unlink()
+    _, first = failure(attempt, 1, 1)
+    assert (first.rank, "closed by peer" in first.error) == (1, True)
+
+
 def test_of_several_who_were_waited_for_all_are_named(attempt):
     for order, one in enumerate((0, 1)):
         tell(attempt, one, "DistBackendError: [Rank 0] Timed out after 600 s", order)
