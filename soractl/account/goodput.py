@@ -331,11 +331,12 @@ class _Story:
         return max([self._last_step(), *(e.time_unix_s for e in self._events), self._begin])
 
     def _event(self, *kinds: EventKind) -> Event | None:
-        found = [e for e in self._events if e.kind in kinds and e.by in ("supervisor", "follow")]
+        found = [e for e in self._events if e.kind in kinds and e.by in WATCHERS]
         return found[0] if found else None
 
 
 _SAVES = (EventKind.SAVE_BEGUN, EventKind.SAVED)
+WATCHERS = ("supervisor", "follow", "slurm")  # who write verdicts
 
 
 def _usual_s(rows: Sequence[Mapping[str, Any]]) -> float:

@@ -216,3 +216,15 @@ def test_odd_settings_and_decisions_are_as_none(run, odd):
 def test_a_timeout_that_is_no_number_is_the_usual_one(run):
     write_json(run.attempts()[1].config_json, {"trainer": {"collective_timeout_s": "long"}})
     assert account(run).collective_timeout_s == 600.0
+
+
+@pytest.mark.parametrize("by", ["follow", "supervisor", "slurm"])
+def test_a_lost_node_is_the_state_whoever_noted_it(tmp_path, by):
+    run = create_run(tmp_path, "smoke")
+    attempt = make_attempt(run, 0.0)
+    steps(run, 1, range(1, 4), 22.0)
+    event(run, 1, EventKind.LOST, 60.0, by=by, node="n2", text="Not responding")
+    failure = Failure("n2", "Not responding", lost=("n2",))
+    write_json(attempt.exit, Outcome(1, T0 + 61.0, failure).as_json())
+    [one] = account(run).interruptions
+    assert (one.state, one.node) == ("lost", "n2")
