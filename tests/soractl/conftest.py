@@ -15,6 +15,7 @@ import pytest
 
 from soractl.remote.nodes import Node
 from soractl.remote.ssh_command import SshOptions
+from tests.browsing import CHROMIUM
 from tests.making import make_manifest, publish_random_files
 from tests.missing import give_up
 from tests.soractl.sync.copying import Lab
@@ -229,3 +230,17 @@ def free_port() -> int:
         port = random.SystemRandom().randrange(15_000, 30_000)
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        names = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", names],  # root, as in containers
+        )
+        yield chromium
+        chromium.close()

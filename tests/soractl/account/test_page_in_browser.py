@@ -1,6 +1,5 @@
 """The report's page in a browser: Debian's Chromium, driven by Playwright."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,13 +7,10 @@ import pytest
 from soractl.account.goodput import Interruption, Part, Segment
 from soractl.account.page import page
 from soractl.account.report import figures
+from tests.browsing import IN_A_BROWSER
 from tests.soractl.account.test_page import ACCOUNT, T0
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,  # a browser starts
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: make system-packages"),
-]
+pytestmark = IN_A_BROWSER
 HOUR_S = 3600.0
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -59,17 +55,6 @@ def night():
         rows=rows,
         price_per_gpu_hour=2.5,
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # root, as in containers, has no sandbox
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ import pytest
 
 from soractl.gallery.contents import write_gallery
 from soractl.gallery.serve import gallery_server, url_of
+from tests.browsing import IN_A_BROWSER
 from tests.soractl.gallery.evaluated import publish, video
 from trainer.run_dir import RunDir, create_run
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,  # a browser starts
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: make system-packages"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # root, as in containers, has no sandbox
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+pytestmark = IN_A_BROWSER
 
 
 @pytest.fixture

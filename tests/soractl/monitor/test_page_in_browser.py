@@ -1,7 +1,6 @@
 """The page in a browser: Debian's Chromium, driven by Playwright."""
 
 import random
-import shutil
 import time
 
 import pytest
@@ -11,15 +10,12 @@ from soractl.monitor.live import Live, NodeNow, Snapshot
 from soractl.monitor.service import MonitorOptions, PageAnswers, export
 from soractl.monitor.store import Store
 from soractl.remote.nodes import Node, NodeSource
+from tests.browsing import IN_A_BROWSER
 from tests.soractl.monitor import fleet
 from tests.soractl.monitor.seen import clock
 from tests.waiting import wait_for
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,  # a browser starts
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: make system-packages"),
-]
+pytestmark = IN_A_BROWSER
 END = int(time.time()) // 60 * 60
 HOURS = 6
 # A canvas has colours where nodes answered, and is transparent where they did not.
@@ -30,20 +26,6 @@ PIXELS = """([name, x, y]) => {
   return [...canvas.getContext('2d').getImageData(
     at(x, canvas.width), at(y, canvas.height), 1, 1).data];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        names = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", names],  # root, as in containers
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
