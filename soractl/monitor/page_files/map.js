@@ -56,6 +56,7 @@ class HeatMap {
   flip(node) {
     if (!this.open.delete(node)) this.open.add(node);
     this.draw();
+    this.panel.annotate(this.loaded, this.view); // another height has emptied the marks
     this.panel.labels.querySelector(`[data-node="${CSS.escape(node)}"]`)?.focus();
   }
 

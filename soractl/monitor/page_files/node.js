@@ -184,6 +184,6 @@ class NodeView { // one node with all its numbers
       const speed = of.rate_gbps ? `${of.rate_gbps} Gb/s` : of.speed_mbps > 0 ? `${of.speed_mbps / 1000} Gb/s` : "–";
       return [item[key], states[of.state] ?? of.state ?? "–", speed, dash(item.in_bytes_per_s, rate), dash(item.out_bytes_per_s, rate)];
     });
-    return tableOf(title, [title.split(" ")[1].slice(0, -1), "State", "Speed", "In", "Out"], rows);
+    return tableOf(title, [key[0].toUpperCase() + key.slice(1), "State", "Speed", "In", "Out"], rows);
   }
 }

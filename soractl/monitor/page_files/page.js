@@ -300,7 +300,7 @@ function tables() {
 
 function showNode() {
   const name = state.node, now = state.now?.nodes.find((node) => node.node === name);
-  nodeView.show(name, now, state.nodeData[name], (unixS) => new Date(unixS * 1000).toLocaleString());
+  nodeView.show(name, now, state.nodeData[name], (unixS) => clockText(unixS, 2 * 86400));
 }
 
 function fetched(path) { // null where there is no answer

@@ -166,6 +166,9 @@ def test_a_node_opens_into_its_gpus_and_the_scale_into_the_difference(visit, exp
     button.click()
     assert power.locator(".label.gpu").all_text_contents() == [f"GPU {i}" for i in range(8)]
     assert power.get_by_role("button", name=fleet.SLOW[0]).get_attribute("aria-expanded") == "true"
+    assert power.locator("canvas.marks").evaluate(
+        "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(Boolean)"
+    )
     before = page.evaluate(PIXELS, ["Power", 0.1, 0.05])
     power.get_by_role("button", name="Power against the median").click()
     assert power.locator(".toggle").get_attribute("aria-pressed") == "true"
