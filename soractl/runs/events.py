@@ -8,7 +8,7 @@ theirs; a full disk loses an event and never ends what reports it. What the trai
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -104,7 +104,19 @@ def all_events(run: RunDir, rows: Sequence[Mapping[str, Any]] | None = None) -> 
     known = {(event.kind, event.step) for event in recorded}
     found = _derived(run, metrics_rows(run) if rows is None else rows)
     derived = [event for event in found if (event.kind, event.step) not in known]
-    return sorted([*recorded, *derived], key=lambda event: event.time_unix_s)
+    by_time = sorted([*recorded, *derived], key=lambda event: event.time_unix_s)
+    return list(_with_one_first_step(by_time))
+
+
+def _with_one_first_step(events: Iterable[Event]) -> Iterator[Event]:
+    """The earliest first step of each attempt: who began late to watch noted another one."""
+    begun: set[int | None] = set()
+    for event in events:
+        if event.kind != EventKind.FIRST_STEP:
+            yield event
+        elif event.attempt not in begun:
+            begun.add(event.attempt)
+            yield event
 
 
 def operators_stops(run: RunDir, attempt: int) -> list[Event]:

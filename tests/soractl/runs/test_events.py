@@ -103,6 +103,13 @@ def test_what_a_watcher_recorded_is_not_derived_again(run, save_checkpoint):
     assert kinds(all_events(run)) == [("first step", 1, 1), ("save begun", 1, 2), ("saved", 1, 2)]
 
 
+def test_who_begins_late_to_watch_makes_no_second_first_step(run):
+    attempt = run.new_attempt()
+    append_jsonl(run.metrics, [{"global_step": 1, "attempt": 1, "time_unix_s": 1.0}])
+    TrainerEvents(EventLog(run, "follow"), attempt).look(7)
+    assert kinds(all_events(run)) == [("first step", 1, 1)]
+
+
 def test_two_watchers_record_each_event_once(run):
     attempt = run.new_attempt()
     watchers = [TrainerEvents(EventLog(run, by), attempt) for by in ("follow", "supervisor")]
