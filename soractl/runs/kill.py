@@ -81,7 +81,7 @@ def targets(root: Path, options: KillOptions, environ: Mapping[str, str]) -> lis
         _check_pattern(options.pattern)
     if options.every_run or options.pattern is not None:
         source = find_nodes(options.hostfile, environ=environ)
-        what = f"processes like {options.pattern}" if options.pattern else "every run of yours"
+        what = f"processes like {options.pattern}" if options.pattern else "your runs"
         which = Selection(pattern=options.pattern, sudo=options.sudo)
         ssh = cluster.load(source.hostfile)[0].ssh
         return [Target(f"{what} on {source.origin}", source.nodes, ssh, which)]

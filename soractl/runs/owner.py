@@ -29,5 +29,7 @@ def refuse_another_users(run: RunDir, why: str, hint: str | None = None) -> None
     """SoractlError, exit code 5, that names the other user whose run it is."""
     if owner := other_owner(run.path):
         raise SoractlError(
-            f"{run.name} belongs to {owner}{why}", hint=hint, exit_code=ExitCode.REFUSED
+            f"{run.name} belongs to {owner}{why}",
+            hint=hint or f"ask {owner}; `soractl launch STAGE` begins a run of your own",
+            exit_code=ExitCode.REFUSED,
         )

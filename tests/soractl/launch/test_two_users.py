@@ -53,7 +53,7 @@ def test_what_is_another_users_is_named_and_left_alone(place):
         assert (done.returncode, first) == (5, sentence), words
     assert ben.soractl("kill", *runs).stdout == "no run of yours is running\n"
     everything = ben.soractl("kill", "--all", *HOSTFILE)
-    assert everything.stdout.startswith("nothing of every run of yours ")
+    assert everything.stdout.startswith("nothing of your runs on ")
     start = ("launch", "smoke", "--detach", "--force", *HOSTFILE, *runs)
     refused = ben.soractl(*start)
     used = r"error: n1: rank slots 0-1 and port 29500 are used by 001-smoke of ana since \d\d:\d\d"
