@@ -30,6 +30,11 @@ class Manifest:
         """The name of the checkpoint's folder, such as `epoch0-global_step200`."""
         return checkpoint_name(self.epoch, self.global_step)
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(int(facts["bytes"]) for facts in self.files.values())
+
 
 def checkpoint_name(epoch: int, global_step: int) -> str:
     """`epoch0-global_step200`."""

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from soractl.checkpoints.verification import broken_files, total_bytes
+from soractl.checkpoints.verification import broken_files
 from soractl.errors import ExitCode, SoractlError
 from soractl.runs.find import find_run
 from soractl.terminal.meter import BYTES, Meter, Show
@@ -97,7 +97,7 @@ def verify(root: Path, selected: str, show: Show) -> Verified:
     checkpoints, incomplete = _selected_checkpoints(root, selected)
     if not checkpoints:
         raise _none_complete(selected, incomplete)
-    total = sum(total_bytes(checkpoint.manifest.files) for checkpoint in checkpoints)
+    total = sum(checkpoint.manifest.size_bytes for checkpoint in checkpoints)
     meter = Meter(BYTES, total, show, what="checking")
     broken = {}
     for checkpoint in checkpoints:
@@ -147,7 +147,7 @@ def _row(checkpoint: Checkpoint, now_s: float | None) -> CheckpointRow:
         checkpoint.path,
         epoch=manifest.epoch,
         global_step=manifest.global_step,
-        size_bytes=total_bytes(manifest.files),
+        size_bytes=manifest.size_bytes,
         age_s=None if now_s is None else max(0.0, now_s - saved_s),
         parts=tuple(sorted({name.partition("/")[0] for name in manifest.files})),
         readers=tuple(checkpoint.readers()),

@@ -4,7 +4,6 @@ from typing import Any
 
 from soractl.checkpoints.adopt import Adoption
 from soractl.checkpoints.manage import CheckpointRow, Listing, Pruned, Verified
-from soractl.checkpoints.verification import total_bytes
 from soractl.terminal import text
 from soractl.terminal.hints import to_type
 from soractl.terminal.lines import BadLine
@@ -40,7 +39,7 @@ def verify_lines(verified: Verified) -> list[str]:
     lines += [
         BadLine(f"is not complete: {name}: {why}") for name, why in verified.incomplete.items()
     ]
-    size = text.size(sum(total_bytes(known.manifest.files) for known in verified.checkpoints))
+    size = text.size(sum(known.manifest.size_bytes for known in verified.checkpoints))
     good = len(verified.checkpoints) - len(verified.broken)
     return [*lines, f"{good} ok, {len(verified.broken)} broken; {size} read"]
 
@@ -58,7 +57,7 @@ def prune_lines(pruned: Pruned) -> list[str]:
     """Removed checkpoints, and the rule by which the others stay."""
     word = "would remove" if pruned.dry_run else "removed"
     lines = [f"{word} {text.path(checkpoint.path)}" for checkpoint in pruned.removed]
-    size = text.size(sum(total_bytes(known.manifest.files) for known in pruned.removed))
+    size = text.size(sum(known.manifest.size_bytes for known in pruned.removed))
     every = f" and every {pruned.keep_every} steps" if pruned.keep_every else ""
     rule = f"the last {pruned.keep_last}{every}" if pruned.keep_last else "all"
     removed, kept = _checkpoints(len(pruned.removed)), len(pruned.kept)

@@ -59,6 +59,8 @@ def status_lines(status: RunStatus, more: Sequence[tuple[str, str]] = ()) -> lis
         rows.append(("failing", f"{failure_line(status.failing)}; processes of the run go on"))
     if status.disk_is_full:
         rows.append(("disk", DISK_IS_FULL))
+    elif status.lacks_room:
+        rows.append(("disk", f"{status.lacks_room} until there is room"))
     unsettled = status.state in ("running", "unknown")
     for owner in sorted({node.owner for node in status.nodes if unsettled and node.owner}):
         rows.append(("owner", f"{owner}; the processes of another user cannot be seen"))

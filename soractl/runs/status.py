@@ -1,6 +1,7 @@
 """State of a run, and of all runs: from files and, as long as one may run, from its nodes."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from soractl.runs.post_mortem import Failure, Outcome, failing, read_outcome, se
 from soractl.runs.progress import Progress, ProgressReader, number, whole
 from soractl.runs.record import AttemptRecord, read_record
 from soractl.runs.start_lock import is_starting
+from soractl.terminal.text import size
 from trainer.atomic_files import RunDirError, file_time, read_json, write_json
 from trainer.run_dir import AttemptDir, RunDir, runs
 
@@ -62,6 +64,7 @@ class RunStatus:
     failing: Failure | None = None  # of a rank, while processes of the attempt go on
     slowest_node: str | None = None  # of the slowest rank, where there is more than one
     disk_is_full: bool = False
+    lacks_room: str = ""  # for the next save, while the run goes on; a sentence
     queue: QueueEntry | None = None  # of a run that goes through one
     queue_fault: str | None = None  # why the queue gives no answer
     restarts: int | None = None  # how often the queue started its job again
@@ -82,6 +85,7 @@ class RunStatus:
             "nodes": [node.as_json() for node in self.nodes],
             "slowest_node": self.slowest_node,
             "disk_is_full": self.disk_is_full,
+            "lacks_room": self.lacks_room or None,
             "first_failure": asdict(self.first_failure) if self.first_failure else None,
             "failing": asdict(self.failing) if self.failing else None,
             "queue": self.queue.as_json() if self.queue else None,
@@ -124,6 +128,7 @@ def read_status(run: RunDir, remote: Remote, queue: Queue | None = None) -> RunS
         failing=failing(attempt, record) if outcome is None else None,
         slowest_node=_node_of(record, progress.slowest_rank),
         disk_is_full=_disk_is_full(run),
+        lacks_room=_lacks_room(run) if outcome is None else "",
     )
 
 
@@ -180,6 +185,7 @@ def _job_status(run: RunDir, attempt: AttemptDir, job: JobRecord, queue: Queue) 
         progress=progress,
         first_failure=failure,
         disk_is_full=_disk_is_full(run),
+        lacks_room=_lacks_room(run) if state == "running" else "",
         queue=entry,
         queue_fault=fault,
         restarts=job.restarts,
@@ -299,6 +305,8 @@ def _asked_row(facts: dict[str, Any], status: RunStatus) -> RunRow:
         notes.append("ranks have failed, and processes go on")
     if is_running and status.disk_is_full:
         notes.append("the disk is full")
+    elif is_running and status.lacks_room:
+        notes.append("the disk has no room for a checkpoint")
     age_s = progress.heartbeat_age_s if is_running and progress else None
     failure = status.first_failure
     return RunRow(
@@ -365,6 +373,15 @@ def _disk_is_full(run: RunDir) -> bool:
         return False
     no_files_left = disk.f_files > 0 and disk.f_favail == 0
     return disk.f_bavail * disk.f_frsize < FULL_BYTES or no_files_left
+
+
+def _lacks_room(run: RunDir) -> str:
+    """A sentence where the next checkpoint, if it is as large as the newest one, does not fit."""
+    with suppress(IndexError, OSError):
+        needed = run.checkpoints()[-1].manifest.size_bytes
+        if (free := shutil.disk_usage(run.path).free) < needed:
+            return f"{size(free)} are free, a checkpoint takes {size(needed)}: none is saved"
+    return ""
 
 
 def _node_of(record: AttemptRecord, rank: int | None) -> str | None:

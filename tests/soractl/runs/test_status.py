@@ -265,6 +265,23 @@ def test_status_notes_a_full_disk(small_disk):
     assert "full: " in "\n".join(report.status_lines(read_status(run, Nodes())))
 
 
+def test_status_notes_that_the_next_checkpoint_has_no_room(small_disk, save_checkpoint):
+    disk = small_disk("10m")
+    run, _ = begin(disk)
+    path = save_checkpoint(run, 3).path
+    manifest = json.loads((path / "checkpoint.json").read_text())
+    manifest["files"] = {"large": {"bytes": 3 * 2**20, "sha256": ""}}
+    (path / "large").write_bytes(bytes(3 * 2**20))
+    (path / "checkpoint.json").write_text(json.dumps(manifest))
+    assert read_status(run, Nodes()).lacks_room == ""
+    (disk / "filler").write_bytes(bytes(5 * 2**20))
+    lines = report.status_lines(read_status(run, Nodes()))
+    [line] = [line for line in lines if line.startswith("disk ")]
+    assert line.endswith(
+        " MB are free, a checkpoint takes 3.1 MB: none is saved until there is room"
+    )
+
+
 def test_damaged_files_of_the_end_are_passed_over(tmp_path):
     run, attempt = begin(tmp_path)
     end(attempt, 0, 1)
