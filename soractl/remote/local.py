@@ -91,7 +91,9 @@ class Processes:
     """Programs started here, which end at the latest with `close`."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
 
     def run(self, request: Request, captured: Captured, deadline: Deadline) -> None:
         """A program to its end: fills `captured`, or raises DeadlinePassed."""
@@ -117,7 +119,7 @@ class Processes:
                 return
         assert process.stdout is not None
         assert process.stderr is not None
-        self._running.add(process)
+        self._keep(process)
         with process.stdout, process.stderr:
             readers = captured.reading(process.stdout.read, process.stderr.read)
             try:
@@ -130,7 +132,8 @@ class Processes:
                 raise DeadlinePassed from None
             finally:
                 _end(process)
-                self._running.discard(process)
+                with self._lock:
+                    self._running.discard(process)
 
     def start_proxy(self, command: str) -> socket.socket:
         """A ProxyCommand, whose stdin and stdout are the socket."""
@@ -147,10 +150,7 @@ class Processes:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        # Those that have ended are no zombies any more once somebody looks at them.
-        ended = [one for one in list(self._running) if not one.stdin and one.poll() is not None]
-        self._running.difference_update(ended)
-        self._running.add(process)
+        self._keep(process)
         return ours
 
     def start(self, argv: Sequence[str], stderr: IO[bytes]) -> "Background":
@@ -162,12 +162,24 @@ class Processes:
             stderr=stderr,
             start_new_session=True,
         )
-        self._running.add(process)
+        self._keep(process)
         return Background(process)
 
     def close(self) -> None:
-        """End every program that still runs."""
-        for process in list(self._running):
+        """End every program that still runs, also one that a thread starts after this."""
+        with self._lock:
+            self._closed = True
+            running = list(self._running)
+        for process in running:
+            _end(process)
+
+    def _keep(self, process: "subprocess.Popen[bytes]") -> None:
+        with self._lock:
+            # Those that have ended are no zombies any more once somebody looks at them.
+            ended = {one for one in self._running if not one.stdin and one.poll() is not None}
+            self._running = self._running - ended | {process}
+            is_late = self._closed
+        if is_late:
             _end(process)
 
 
@@ -293,10 +305,10 @@ def _ask_to_end(process: "subprocess.Popen[bytes]") -> None:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     """Ends a process that still runs, with its children: one of them may ignore TERM."""
     if process.poll() is None:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        for sign, grace_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, CLEANUP_GRACE_S)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_S)
+                process.wait(grace_s)
     if process.stdin is not None:
         process.stdin.close()

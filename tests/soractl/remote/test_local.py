@@ -52,6 +52,14 @@ def test_of_programs_that_end_one_after_another_no_zombies_are_left():
     assert not Path(f"/proc/{last}").exists()
 
 
+@pytest.mark.parametrize("stays", ["exec sleep 4713", "trap '' TERM; sleep 4713"])
+def test_a_program_that_a_late_thread_starts_ends_at_once(stays):
+    processes = Processes()
+    processes.close()
+    with processes.start_channel(("sh", "-c", stays)):
+        assert_none_sleep("4713")
+
+
 def test_a_stream_comes_in_pieces_and_ends_with_the_programs_code(tmp_path):
     pieces = []
 
