@@ -25,6 +25,7 @@ from tests.night.stand import FragileStand
 
 RIGHT, UNKNOWN, WRONG = "right", "unknown", "WRONG"
 WALL_SHARE = 0.01
+STORY_S = 60.0  # within which the events tell all of a fault
 COLUMNS = "{:28} {:4} {:>5}  {:8} {:>7} {:>8}  {:8} {}"
 HEADER = COLUMNS.format("FAULT", "NODE", "STEP", "VERDICT", "SEEN", "TRAINED", "WHY", "ITS WORDS")
 
@@ -70,6 +71,8 @@ def suffer(stand: FragileStand, fault: Fault, preferred: int) -> Suffered:
     stand.trains(attempt + fault.attempts if fault.verdict else attempt)
     trained_s = time.monotonic() - began
     why, words = judge(fault, number, attempt, stand.json("why"))
+    with suppress(AssertionError):  # an event is written when the nodes have been looked at
+        stand.wait(lambda: not misses(fault, number, since(), is_known=why == RIGHT), STORY_S)
     wrong = [] if why != WRONG else [f"`why`: {words}"]
     wrong += misses(fault, number, since(), is_known=why == RIGHT)
     return Suffered(fault, number, step, seen_s, trained_s, why, words, tuple(wrong))
