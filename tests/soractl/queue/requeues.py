@@ -34,7 +34,7 @@ def interrupt(run, slurm_cluster, after_steps, *, by_limit=False, timeout_s=900.
         return sum(int(row.get("attempt", 0)) == number for row in metrics_rows(run))
 
     wait_for(lambda: steps() >= after_steps, timeout_s)
-    job = str(read_record(attempt).job_id)
+    job = str(wait_for(lambda: read_record(attempt)).job_id)  # the folder is there before it
     if by_limit:
         set_limit(slurm_cluster, job, minutes_of(slurm_cluster, job) + 2)
     else:
