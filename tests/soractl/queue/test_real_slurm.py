@@ -80,13 +80,14 @@ def test_a_real_run_comes_back_each_time_and_trains_on_each_sample_once(
     overrides = [word for one in settings for word in ("--set", one)]
     soractl("launch", "smoke", "--slurm", "--detach", *overrides)
     run = RunDir(workplace.folder / "runs/001-smoke")
+    after = 0  # steps
     for i in range(signals):  # also while ranks start, but three of these in a row give up
         by_limit = i < limits
         after = draw.randint(int(by_limit or i % 3 == 2), 2)
         interrupt(run, slurm_cluster, after, by_limit=by_limit)
     soractl("follow", "latest")
     costs = requeues(run)
-    assert costs
+    assert costs or not after  # the last attempt makes steps; the one before made as many
     LOG.info("what each requeue cost:\n%s", "\n".join(lines(costs)))
     number = len(run.attempts())
     steps = [row["global_step"] for row in metrics_rows(run) if "loss" in row]
