@@ -29,8 +29,7 @@ import psutil
 
 from benchmarks.eval_latency import PROMPTS, TINY
 from benchmarks.fanout import CLUSTER_SH, cluster, cluster_sh
-from tests.kills.eval_kills import publish_again
-from tests.making import publish_random_weights
+from tests.making import publish_again, publish_random_weights
 from trainer.atomic_files import write_json
 from trainer.config import load_stage
 from trainer.data import smoke_clips

@@ -67,3 +67,13 @@ def publish_random_weights(run: RunDir, *settings: str) -> Checkpoint:
         for file in ("weights.safetensors", INDEX)
     }
     return run.publish(draft, make_manifest(1, files=files))
+
+
+def publish_again(run: RunDir, first: Checkpoint, step: int) -> None:
+    """The same weights as the checkpoint of another step."""
+    manifest = replace(first.manifest, step=step, global_step=step)
+    draft = run.draft_path(0, step)
+    for name in first.manifest.files:
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(first.path / name, draft / name)
+    run.publish(draft, manifest)

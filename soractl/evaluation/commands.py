@@ -173,7 +173,10 @@ def evaluate(
     ends = []
     with progress_bar.display() as display:
         for end in watch(sampled, options, os.environ, display):
-            display.say(report.evaluated_line(end, once=once))
+            if not (once and end.disk_full):  # those are named together
+                display.say(report.evaluated_line(end, once=once))
             ends.append(end)
     output.report([report.evaluated_summary(ends)], report.evaluated_json(ends), as_json)
+    if fault := report.full_disk(ends):
+        output.error(fault)
     raise typer.Exit(report.evaluated_exit_code(ends))

@@ -52,6 +52,7 @@ class Evaluated:
     reason: str = ""
     tries_left: int = 0
     wait_s: float = 0.0  # until the next of them
+    disk_full: bool = False
     published: Published = field(default_factory=Published)
 
 
@@ -75,6 +76,8 @@ class Server:
         self._publisher, self._show = publisher, show
         self._devices = devices(environ, this_machine(environ).gpus)
         self.retries = Retries()
+        self._tried: set[Path] = set()  # checkpoints of this round
+        self._full: dict[Path, str] = {}  # runs whose disk was full in this round, and the reason
         self._claims = claims or Claims()
         self._stack = ExitStack()
         self._samplers: list[Sampler] = []
@@ -86,33 +89,55 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def prepare(self) -> None:
+        """Start the processes, so that they have loaded their libraries when a checkpoint comes.
+
+        Not on GPUs yet that a training may take before then.
+        """
+        if self._may_sample and not self._samplers:
+            for device in self._devices:
+                self._samplers.append(self._stack.enter_context(Sampler.on(device)))
+
     def round(self) -> Iterator[Evaluated]:
         """Every checkpoint that is new, also those that come meanwhile, each tried once.
 
         One that fails does not end the round.
         """
-        seen: set[Path] = set()
-        while (item := self._next(seen)) is not None:
-            seen.add(item.checkpoint.path)
+        self._tried.clear()
+        self._full.clear()
+        while (item := self._next()) is not None:
+            self._tried.add(item.checkpoint.path)
             if (end := self._turn(item)) is not None:
                 yield end
         self._publisher.settle()
 
-    def _next(self, seen: set[Path]) -> Item | None:
-        options = self._options
+    def left_out(self) -> Iterator[Evaluated]:
+        """Checkpoints that the last round did not try, since their run's disk was full."""
+        for item in self._new():
+            reason = self._full.get(item.run.path)
+            if reason and item.checkpoint.path not in self._tried:
+                yield Evaluated(
+                    item, reason=reason, tries_left=self.retries.left(item), disk_full=True
+                )
+
+    def _next(self) -> Item | None:
         new = (
             item
-            for run in self._origin.runs
-            for item in find_new(
+            for item in self._new()
+            if item.checkpoint.path not in self._tried and self.retries.may_try(item)
+        )
+        return next(new, None)
+
+    def _new(self) -> Iterator[Item]:
+        options = self._options
+        for run in self._origin.runs:
+            yield from find_new(
                 run,
                 options.preset_name,
                 options.weights,
                 newest_first=options.newest_first,
                 first_of_epoch=options.first_of_epoch,
             )
-            if item.checkpoint.path not in seen and self.retries.may_try(item)
-        )
-        return next(new, None)
 
     def _turn(self, item: Item) -> Evaluated | None:
         """The end of a checkpoint's turn; None if another server has it."""
@@ -144,7 +169,10 @@ class Server:
 
     def _failed(self, item: Item, reason: str, seconds: float, *, disk_full: bool) -> Evaluated:
         wait_s = self.retries.failed(item, disk_full=disk_full)
-        return Evaluated(item, 0, seconds, reason, self.retries.left(item), wait_s)
+        if disk_full:
+            self._full[item.run.path] = reason
+        left = self.retries.left(item)
+        return Evaluated(item, 0, seconds, reason, left, wait_s, disk_full=disk_full)
 
     def _made(self, item: Item, tasks: Sequence[Mapping[str, Any]]) -> list[Made]:
         there = [task for task in tasks if task["done"]]
@@ -159,7 +187,10 @@ class Server:
 
     def _planned(self, item: Item) -> Sequence[Mapping[str, Any]]:
         """A task a video; EndOfServer for a mistake that every checkpoint would show."""
-        self._start_samplers()
+        if not self._may_sample:
+            _refuse_busy_gpus()
+            self._may_sample = True  # from now on they are in use by us
+        self.prepare()
         request = {"plan": _arguments(item, self._options)}
         try:
             tasks: Sequence[Mapping[str, Any]] = self._samplers[0].ask(request)["tasks"]
@@ -168,15 +199,6 @@ class Server:
                 raise EndOfServer(str(error)) from None
             raise
         return tasks
-
-    def _start_samplers(self) -> None:
-        if self._samplers:
-            return
-        if not self._may_sample:
-            _refuse_busy_gpus()
-            self._may_sample = True  # from now on they are in use by us
-        for device in self._devices:
-            self._samplers.append(self._stack.enter_context(Sampler.on(device)))
 
     def _restart(self) -> None:
         """A process that failed may have ended, or hold memory: new ones take its place."""

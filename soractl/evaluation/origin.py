@@ -1,8 +1,9 @@
 """Origins of the runs that `eval` watches: folders here, or on another machine."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,12 @@ from pathlib import Path
 from soractl.errors import ExitCode, SoractlError
 from soractl.remote.nodes import Node, this_machine
 from soractl.sync import evaluations
-from soractl.sync.copy import rounds
-from soractl.sync.plan import SyncOptions, SyncPlan
-from soractl.terminal.meter import Display
+from soractl.sync.follow import Follower
+from soractl.sync.plan import SyncOptions, SyncPlan, find_endpoints
+from soractl.terminal.meter import Display, Measured
 from trainer.run_dir import RunDir
 
-LOOK_S = 10.0  # between two looks at another machine
-
-Say = Callable[[str], None]
+END_S = 2.0  # that a thread may take to end; with the program it ends anyhow
 
 
 class LocalRuns:
@@ -29,12 +28,25 @@ class LocalRuns:
     def fetch(self) -> None:
         """Nothing: the checkpoints are here."""
 
+    def follow(self, every_s: float) -> None:
+        """Nothing: they come here by themselves."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next look."""
+        time.sleep(seconds)
+
     def send(self, run: RunDir) -> None:
         """Nothing: the videos are where they belong."""
+
+    def show(self, run: RunDir) -> None:
+        """Nothing: the first ones too."""
 
     def place(self, run: RunDir) -> tuple[Node, str]:
         """The machine and the folder of the run itself."""
         return this_machine(), str(run.path.absolute())
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass
@@ -50,29 +62,53 @@ class RemoteRuns:
     watches: bool  # for ever, so that a machine that is not reached now is asked again
     _plans: dict[RunDir, SyncPlan] = field(default_factory=dict)
     _unsent: set[RunDir] = field(default_factory=set)
-    _looked_s: float | None = None
+    _follower: Follower | None = None
+    _sending: threading.Lock = field(default_factory=threading.Lock)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _begun: "queue.SimpleQueue[RunDir | None]" = field(default_factory=queue.SimpleQueue)
+    _news: threading.Event = field(default_factory=threading.Event)  # something was looked at
+    _waits: bool = False
+    _over: threading.Event = field(default_factory=threading.Event)
+    _fault: BaseException | None = None  # of a thread
+    _said: set[str] = field(default_factory=set)  # faults since something worked
 
     @property
     def runs(self) -> tuple[RunDir, ...]:
-        """The copies, as soon as something was copied."""
+        """The copies, as soon as something is copied."""
         return tuple(self._plans)
 
     def fetch(self) -> None:
-        """Copy what is new there, at most every ten seconds; send what could not be sent before."""
-        now_s = time.monotonic()
-        if self._looked_s is not None and now_s - self._looked_s < LOOK_S:
-            return
-        for name in self.names:
-            self._tolerating(partial(self._fetch, name))
-        for run in sorted(self._unsent, key=lambda run: run.name):
-            self.send(run)
-        self._looked_s = time.monotonic()
+        """Copy what is new there; send what could not be sent before."""
+        self._look()
+        self._send_unsent()
+
+    def follow(self, every_s: float) -> None:
+        """From now on fetch every few seconds and send first videos, beside the sampling."""
+        for work in (partial(self._keep_fetching, every_s), self._keep_sending):
+            thread = threading.Thread(target=self._noting_faults, args=(work,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the next look, or until something was copied; a thread's error is raised."""
+        self._waits = True
+        self._news.wait(seconds)
+        self._waits = False
+        self._news.clear()
+        if self._fault:
+            raise self._fault
+        self._send_unsent()  # not beside the sampling: a result never comes before its videos
 
     def send(self, run: RunDir) -> None:
         """Send what was made of a run; where that fails it is sent after a later look."""
         self._unsent.add(run)
-        if self._tolerating(partial(evaluations.send, self._plans[run])):
+        if self._tolerating(partial(self._send, evaluations.send, run)):
             self._unsent.discard(run)
+
+    def show(self, run: RunDir) -> None:
+        """Send the videos so far, beside the sampling of more."""
+        if self._threads and self._begun.empty():
+            self._begun.put(run)
 
     def place(self, run: RunDir) -> tuple[Node, str]:
         """The machine and the folder of the run itself, there."""
@@ -80,31 +116,77 @@ class RemoteRuns:
         path = planned.run.path
         return planned.endpoints.source.node, str(path if path.is_absolute() else f"~/{path}")
 
+    def close(self) -> None:
+        """End the threads and the connections."""
+        self._over.set()
+        self._begun.put(None)
+        if self._follower:
+            self._follower.__exit__()
+        for thread in self._threads:
+            thread.join(END_S)
+
+    def _keep_fetching(self, every_s: float) -> None:
+        while not self._over.is_set():
+            self._look()
+            self._news.set()
+            self._over.wait(every_s)
+
+    def _keep_sending(self) -> None:
+        while (run := self._begun.get()) is not None:
+            self._tolerating(partial(self._send, evaluations.send_begun, run))
+
+    def _noting_faults(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in `wait`
+            self._fault = error
+            self._news.set()
+
+    def _look(self) -> None:
+        for name in self.names:
+            self._tolerating(partial(self._fetch, name))
+
+    def _send_unsent(self) -> None:
+        for run in sorted(self._unsent, key=lambda run: run.name):
+            self.send(run)
+
     def _fetch(self, name: str) -> None:
         options = SyncOptions(
             run=name, source=self.source, destination=str(self.copies), ema_only=self.ema_only
         )
-        (synced,) = rounds(
-            options,
-            self.environ,
-            lambda: nullcontext(self.display),
-            every_s=None,
-            log=lambda line: None,
-        )
-        for checkpoint, faults in synced.broken.items():
+        if self._follower is None:
+            self._follower = Follower(find_endpoints(options, self.environ)).__enter__()
+        synced = self._follower.fetch(options, self._show_copy, self._planned)
+        for checkpoint, faults in synced.broken.items() if synced else ():
             for file, fault in faults.items():
                 self.display.say(f"{checkpoint} was not copied: {file} {fault}")
-        run = synced.plan.copy_of_run
-        self._plans[run] = synced.plan
-        evaluations.fetch(synced.plan)
+
+    def _planned(self, planned: SyncPlan) -> None:
+        run = planned.copy_of_run
+        if run not in self._plans and run.evaluation_results():
+            self._unsent.add(run)  # by a server that ended before it sent them
+        self._plans[run] = planned
+
+    def _show_copy(self, measured: Measured) -> None:
+        if self._waits or not self._threads:  # else the sampling is shown
+            self.display.show(measured)
+
+    def _send(self, do: Callable[[SyncPlan], None], run: RunDir) -> None:
+        with self._sending:
+            do(self._plans[run])
 
     def _tolerating(self, do: Callable[[], None]) -> bool:
-        """True if it was done; a fault of the way or of the moment is shown, and passes."""
+        """True if it was done; a fault of the way or of the moment is shown once, and passes."""
         try:
             do()
         except SoractlError as error:
+            if self._over.is_set():  # its connection was closed
+                return False
             if not self.watches or error.exit_code == ExitCode.BAD_REQUEST:
                 raise
-            self.display.say(f"{error}; trying again")
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                self.display.say(f"{error}; trying again")
             return False
+        self._said.clear()
         return True

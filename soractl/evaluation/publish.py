@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +30,9 @@ class Origin(Protocol):
     def runs(self) -> tuple[RunDir, ...]:
         """The runs in folders here."""
 
+    def show(self, run: RunDir) -> None:
+        """Let others see a run's videos so far; it does not wait for them."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -48,9 +51,10 @@ class Publisher:
         weights: str,
         outside: OutsideMetrics | None = None,
         notifier: Notifier | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._origin, self._weights = origin, weights
-        self._outside, self._notifier = outside, notifier
+        self._outside, self._notifier, self._clock = outside, notifier, clock
         self._lock = threading.Lock()  # several samplers end videos
         self._renewed_s: float | None = None
         self._is_behind = True  # whoever was killed may have left a gallery without its result
@@ -63,7 +67,7 @@ class Publisher:
     def show(self, item: Item, tasks: Sequence[Task]) -> None:
         """Show the videos that are there so far: the first at once, more every ten seconds."""
         with self._lock:
-            now_s = time.monotonic()
+            now_s = self._clock()
             if self._renewed_s is not None and now_s - self._renewed_s < RENEW_S:
                 return
             self._renewed_s = now_s
@@ -71,6 +75,7 @@ class Publisher:
                 so_far = result_of(item, _videos(tasks), weights=self._weights, is_whole=False)
                 write_json(item.progress, so_far)
                 self._write_galleries()
+                self._origin.show(item.run)
 
     def publish(self, item: Item, tasks: Sequence[Task]) -> Published:
         """The result, which makes the videos count, then what others are to see of it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from soractl.errors import ExitCode
+from soractl.errors import ExitCode, SoractlError
 from soractl.evaluation.evaluate import Evaluated
 from soractl.evaluation.sample import Sampled
 from soractl.terminal import text
@@ -76,10 +76,28 @@ def evaluated_summary(ends: Sequence[Evaluated]) -> str:
     return f"{text.count(len(ends) - failed, 'checkpoint')} sampled, {failed} failed"
 
 
+def full_disk(ends: Sequence[Evaluated]) -> SoractlError | None:
+    """The one error of all checkpoints that were not sampled since a disk was full; exit code 5."""
+    full = [end for end in ends if end.disk_full]
+    if not full:
+        return None
+    named = ", ".join(dict.fromkeys(str(end.item) for end in full))
+    return SoractlError(
+        f"not sampled: {named}: {full[0].reason}",
+        hint="make room there, then type the same command again",
+        exit_code=ExitCode.REFUSED,
+    )
+
+
 def evaluated_exit_code(ends: Sequence[Evaluated]) -> ExitCode:
-    """1 if no checkpoint could be sampled, 3 if some could not; a later try that works mends it."""
+    """1 if no checkpoint could be sampled, 3 if some could not, 5 if a disk was full.
+
+    A later try that works mends it.
+    """
     lost = {end.item.key for end in ends if end.reason}
     made = {end.item.key for end in ends if not end.reason}
+    if any(end.disk_full for end in ends if end.item.key not in made):
+        return ExitCode.REFUSED
     if not lost - made:
         return ExitCode.OK
     return ExitCode.SOME_FAILED if made else ExitCode.FAILED

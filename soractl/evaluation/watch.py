@@ -1,7 +1,6 @@
 """`soractl eval` as a whole: checkpoints come, are sampled, and people see their videos."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ def watch(
     options: WatchOptions,
     environ: Mapping[str, str],
     display: Display,
-    wait: Wait = time.sleep,
+    wait: Wait | None = None,
 ) -> Iterator[Evaluated]:
     """The end of each checkpoint's turn, for ever or until nothing is new.
 
@@ -53,6 +52,7 @@ def watch(
     if not evaluated.prompts.is_file():
         raise SoractlError(f"{evaluated.prompts}: there is no such file of prompts")
     with ExitStack() as stack:
+        stack.callback(origin.close)
         remote = stack.enter_context(Connections(cluster.ssh))
         publisher = Publisher(
             origin,
@@ -65,19 +65,30 @@ def watch(
         if options.port is not None:
             display.say(_shown(origin, options.port, stack))
         shown: set[Path] = set()
-        while True:
+        if options.every_s is None:
             origin.fetch()
-            for end in server.round():
-                if not end.reason:
-                    origin.send(end.item.run)
-                yield end
+        else:
+            server.prepare()
+            origin.follow(options.every_s)
+        while True:
+            yield from _ends(server, origin, is_last=options.every_s is None)
             _show_passed_over(origin, evaluated.weights, shown, display)
             if options.upload:
                 for run in origin.runs:
                     uploads.send(run, origin.place(run), at_last=options.every_s is None)
             if options.every_s is None:
                 return
-            wait(options.every_s)
+            (wait or origin.wait)(options.every_s)
+
+
+def _ends(server: Server, origin: LocalRuns | RemoteRuns, *, is_last: bool) -> Iterator[Evaluated]:
+    """Ends of one round; of the last one also those of checkpoints that a full disk left out."""
+    for end in server.round():
+        if not end.reason:
+            origin.send(end.item.run)
+        yield end
+    if is_last:
+        yield from server.left_out()
 
 
 def _origin(

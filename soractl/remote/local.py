@@ -229,13 +229,13 @@ class Conversation:
 
     def last_words(self) -> str:
         """The end of what the program printed to stderr, once it has ended."""
-        self._reader.join(GRACE_S)
+        self._reader.join(CLEANUP_GRACE_S)
         return self._stderr.text.strip()
 
     def killed_by(self) -> int:
         """The signal that ended the program, once it has ended; 0 if it left by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return max(0, -self._process.wait(GRACE_S))
+            return max(0, -self._process.wait(CLEANUP_GRACE_S))
         return 0
 
     def close(self) -> None:

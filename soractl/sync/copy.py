@@ -12,6 +12,7 @@ from soractl.errors import ExitCode, SoractlError
 from soractl.files.lock import locked as file_lock
 from soractl.remote.connections import Connections
 from soractl.remote.openssh import socket_folder, words_for_programs
+from soractl.remote.requests import Remote
 from soractl.remote.ssh_command import SshFailure
 from soractl.runs.find import choose_run
 from soractl.sync import rsync
@@ -51,9 +52,9 @@ def dry_run(options: SyncOptions, environ: Mapping[str, str]) -> SyncPlan:
     """The plan alone."""
     with (
         _stores(find_endpoints(options, environ)) as (endpoints, source, destination),
-        _os_errors(),
+        os_errors(),
     ):
-        return _plan(options, endpoints, source, destination)
+        return plan_of(options, endpoints, source, destination)
 
 
 def rounds(
@@ -68,8 +69,8 @@ def rounds(
     found = find_endpoints(options, environ)
     while True:
         try:
-            with _stores(found) as (endpoints, source, destination), _os_errors():
-                planned = _plan(options, endpoints, source, destination)
+            with _stores(found) as (endpoints, source, destination), os_errors():
+                planned = plan_of(options, endpoints, source, destination)
                 log(f"{planned.run.name} from {endpoints.source} to {endpoints.destination}")
                 with display() as shown:
                     synced = copy(planned, source, destination, shown.show)
@@ -88,14 +89,23 @@ def copy(planned: SyncPlan, source: Store, destination: Store, show: Show) -> Sy
     began = time.monotonic()
     with (
         _sync_lock(planned.lock, planned.endpoints.destination) as lock,
-        socket_folder() as folder,
+        linked(planned) as link,
     ):
-        link = replace(planned.link, shell=shell_of(planned, Path(folder)))
         kept = {incoming_path(planned.copy_of_run, item.manifest).name for item in planned.copies}
         destination.prepare_incoming(planned.copy_of_run, kept)
         synced = _Copier(planned, source, destination, show, lock).run(link)
     synced.elapsed_s = time.monotonic() - began
     return synced
+
+
+@contextmanager
+def linked(planned: SyncPlan) -> Iterator[Link]:
+    """The link of a plan's programs, which share one connection: its own, or one until the end."""
+    if planned.link.shell:
+        yield planned.link
+        return
+    with socket_folder() as folder:
+        yield replace(planned.link, shell=shell_of(planned, Path(folder)))
 
 
 def shell_of(planned: SyncPlan, folder: Path) -> tuple[str, ...]:
@@ -242,7 +252,7 @@ class _Verifier(threading.Thread):
 
 
 @contextmanager
-def _os_errors() -> Iterator[None]:
+def os_errors() -> Iterator[None]:
     """An error of the file system as a SoractlError, exit code 1."""
     try:
         yield
@@ -254,16 +264,22 @@ def _os_errors() -> Iterator[None]:
 @contextmanager
 def _stores(endpoints: Endpoints) -> Iterator[tuple[Endpoints, Store, Store]]:
     with Connections(endpoints.ssh) as remote:
-
-        def store(location: Location) -> Store:
-            return LocalStore(location) if location.node.local else RemoteStore(location, remote)
-
-        yield endpoints, store(endpoints.source), store(endpoints.destination)
+        yield endpoints, *stores_of(endpoints, remote)
 
 
-def _plan(
+def stores_of(endpoints: Endpoints, remote: Remote) -> tuple[Store, Store]:
+    """Source and destination."""
+
+    def store(location: Location) -> Store:
+        return LocalStore(location) if location.node.local else RemoteStore(location, remote)
+
+    return store(endpoints.source), store(endpoints.destination)
+
+
+def plan_of(
     options: SyncOptions, endpoints: Endpoints, source: Store, destination: Store
 ) -> SyncPlan:
+    """The plan of what source and destination have now."""
     run = choose_run(source.runs(), options.run_path.name, str(endpoints.source))
     copied = RunDir(endpoints.destination.folder / run.name)
     return plan(endpoints, run, source.list(run), destination.list(copied), options)

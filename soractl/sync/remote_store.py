@@ -30,6 +30,10 @@ _CHECKSUM = re.compile(r"^([0-9a-f]{64}) [ *]\./(.*)$", re.MULTILINE)
 # the names that the programs share with the trainer
 _CONTRACT = f"manifest={MANIFEST} any_checkpoint='{ANY_CHECKPOINT}' replaced={REPLACED}"
 _LIST_RUNS = 'cd -- "$1" 2>/dev/null || exit 0; for d in */; do echo "${d%/}"; done'
+_MARKS = """cd -- "$1" 2>/dev/null || exit 0
+printf '%s\\n' */
+stat -c '%n %i %y' -- "$2"/checkpoints/$any_checkpoint/$manifest 2>/dev/null
+true"""
 _HOLDS = f'test ! -f "$1/{MANIFEST}" || echo yes'
 _DELETE = 'cd -- "$1" && xargs -r -d "\\n" rm -f --'
 
@@ -47,6 +51,9 @@ class RemoteStore:
 
     def list(self, run: RunDir) -> CheckpointListing:
         return parse_listing(run, self._ask(_script("list_checkpoints"), run.path))
+
+    def marks(self, run: RunDir) -> str:
+        return self._ask(_MARKS, run.path.parent, run.name)
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         return self._ask(_HOLDS, checkpoint.path).strip() == "yes"

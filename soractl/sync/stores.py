@@ -13,9 +13,10 @@ from soractl.checkpoints.verification import (
     broken_files,
 )
 from soractl.errors import ExitCode, SoractlError
+from soractl.files.changes import last_changes
 from soractl.sync.locations import INCOMING, Location, incoming_path
 from trainer.atomic_files import sync_to_disk
-from trainer.checkpoint_dir import Checkpoint
+from trainer.checkpoint_dir import ANY_CHECKPOINT, Checkpoint
 from trainer.manifest import MANIFEST, Manifest
 from trainer.run_dir import RunDir, runs
 
@@ -38,6 +39,9 @@ class Store(Protocol):
 
     def list(self, run: RunDir) -> CheckpointListing:
         """Checkpoints of a run."""
+
+    def marks(self, run: RunDir) -> str:
+        """Another text as soon as a run is new, or a checkpoint of this one; cheap to ask."""
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         """True if the checkpoint still exists."""
@@ -73,6 +77,10 @@ class LocalStore:
     def list(self, run: RunDir) -> CheckpointListing:
         incomplete = {path.name: why for path, why in run.incomplete().items()}
         return CheckpointListing(tuple(run.checkpoints()), incomplete)
+
+    def marks(self, run: RunDir) -> str:
+        manifests = run.checkpoints_folder.glob(f"{ANY_CHECKPOINT}/{MANIFEST}")
+        return f"{[run.name for run in self.runs()]} {last_changes(sorted(manifests))}"
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         return (checkpoint.path / MANIFEST).is_file()

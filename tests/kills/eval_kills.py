@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,10 +30,10 @@ from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.retries import Retries
 from soractl.supervise.lease import read_holder
-from tests.making import publish_random_weights
+from tests.making import publish_again, publish_random_weights
 from trainer import sample
 from trainer.atomic_files import describe_file, read_json
-from trainer.checkpoint_dir import DRAFT, Checkpoint
+from trainer.checkpoint_dir import DRAFT
 from trainer.run_dir import RunDir, create_run
 from trainer.sampling.films import poster_of
 from trainer.sampling.job import Choices, Worker, plan
@@ -268,16 +267,6 @@ class Kills:
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
         self.servers = []
-
-
-def publish_again(run: RunDir, first: Checkpoint, step: int) -> None:
-    """The same weights as the checkpoint of another step."""
-    manifest = replace(first.manifest, step=step, global_step=step)
-    draft = run.draft_path(0, step)
-    for name in first.manifest.files:
-        (draft / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(first.path / name, draft / name)
-    run.publish(draft, manifest)
 
 
 def _children(pid: int) -> list[int]:

@@ -13,6 +13,7 @@ from soractl.evaluation.presets import Preset
 from soractl.evaluation.publish import Publisher
 from soractl.evaluation.report import evaluated_line
 from soractl.evaluation.retries import FIRST_WAIT_S, MOST_TRIES, Retries
+from tests.making import publish_again
 from trainer.run_dir import RunDir, run_of
 
 TINY = Preset(frames="17", resolution="144p", ratio="9:16", steps=1)
@@ -116,6 +117,25 @@ def test_a_full_disk_uses_up_no_try_and_lets_the_run_wait(options, run, small_di
     assert [end.tries_left for end in ends] == [MOST_TRIES] * 6
     assert all("No space left on device" in end.reason for end in ends)
     assert [end.wait_s for end in ends] == [30.0, 120.0, 480.0, 600.0, 600.0, 600.0]
+
+
+def test_one_look_on_a_full_disk_names_every_checkpoint_that_was_not_sampled(
+    options, run, small_disk
+):
+    (first,) = run.checkpoints()
+    for step in (2, 3):
+        publish_again(run, first, step)
+    disk = small_disk("8k")
+    (disk / "filler").write_bytes(bytes(8192))
+    run.evaluations.symlink_to(disk)
+    words = ["eval", run.name, "--once", "--no-upload", f"--prompts={options.prompts}"]
+    result = CliRunner().invoke(app, [*words, f"--runs={run.path.parent}"])
+    assert result.exit_code == ExitCode.REFUSED
+    assert result.stdout == "0 checkpoints sampled, 3 failed\n"
+    (error,) = [line for line in result.stderr.splitlines() if run.name in line]
+    named = ", ".join(f"{run.name} step {step}" for step in (1, 2, 3))
+    assert error.startswith(f"error: not sampled: {named}: ")
+    assert "No space left on device" in error
 
 
 @pytest.mark.slow  # a process loads torch

@@ -1,10 +1,13 @@
 import os
+from contextlib import ExitStack
 
 import pytest
 
 from soractl.errors import SoractlError
 from soractl.evaluation.origin import LocalRuns, RemoteRuns
 from soractl.remote.nodes import this_machine
+from tests.waiting import wait_for
+from trainer.run_dir import RunDir
 
 
 class KeptLines:
@@ -29,9 +32,14 @@ def there(lab, monkeypatch):
     def make(*, watches=True, source=None):
         source = source or f"{lab.node}:{lab.there}/runs"
         runs = lab.here / "runs"
-        return RemoteRuns(source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches)
+        origin = RemoteRuns(
+            source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches
+        )
+        stack.callback(origin.close)
+        return origin
 
-    return make
+    with ExitStack() as stack:
+        yield make
 
 
 def test_runs_here_are_where_they_belong(run):
@@ -60,7 +68,7 @@ def test_checkpoints_come_here_and_results_go_back(lab, save_weights, there):
     assert (node.local, path) == (False, str(run.path))
 
 
-def test_it_looks_again_after_a_while_and_not_at_every_round(lab, save_weights, there):
+def test_what_is_new_is_copied_at_the_next_look(lab, save_weights, there):
     run = lab.run_at(lab.there / "runs")
     save_weights(run, 5)
     origin = there()
@@ -68,10 +76,51 @@ def test_it_looks_again_after_a_while_and_not_at_every_round(lab, save_weights, 
     save_weights(run, 10)
     origin.fetch()
     (copy,) = origin.runs
-    assert len(copy.checkpoints()) == 1
-    origin._looked_s -= 60
-    origin.fetch()
     assert len(copy.checkpoints()) == 2
+
+
+def test_checkpoints_come_and_first_videos_go_back_while_others_are_sampled(
+    lab, save_weights, there
+):
+    run = lab.run_at(lab.there / "runs")
+    save_weights(run, 5)
+    origin = there()
+    origin.follow(0.05)
+    wait_for(lambda: origin.runs and origin.runs[0].checkpoints())
+    (copy,) = origin.runs
+    save_weights(run, 10)
+    wait_for(lambda: len(copy.checkpoints()) == 2)
+    video = copy.evaluation("low4s", 5) / "a.mp4"
+    video.parent.mkdir(parents=True)
+    for file in (video, copy.gallery, copy.gallery_data):
+        file.write_text("made")
+    origin.show(copy)
+    wait_for(run.gallery_data.exists)
+    assert (run.evaluation("low4s", 5) / "a.mp4").read_text() == "made"
+
+
+def test_a_wrong_request_ends_the_wait_and_a_fault_of_the_way_is_shown_once(lab, there):
+    lab.run_at(lab.there / "runs")
+    origin = there()
+    origin.fetch()
+    origin.fetch()
+    (line,) = origin.display.lines
+    assert "has no complete checkpoint" in line
+    wrong = there(source=str(lab.here / "runs"))  # which is where the copies go
+    wrong.follow(60)
+    with pytest.raises(SoractlError, match="source and destination are both"):
+        wrong.wait(120)
+
+
+def test_results_of_a_server_that_was_killed_are_sent_by_the_next_one(lab, save_weights, there):
+    run = lab.run_at(lab.there / "runs")
+    save_weights(run, 5)
+    there().fetch()
+    result = RunDir(lab.here / "runs" / run.name).evaluation_result("low4s", 5)
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    there().fetch()
+    assert run.evaluation_result("low4s", 5).read_text() == "{}"
 
 
 def test_a_run_without_a_checkpoint_is_waited_for_or_with_once_an_error(lab, there):
@@ -99,6 +148,5 @@ def test_results_that_could_not_be_sent_are_sent_after_a_later_look(lab, save_we
     origin.send(copy)
     assert len(origin.display.lines) == 1
     run.evaluations.unlink()
-    origin._looked_s = None
     origin.fetch()
     assert run.evaluation_result("low4s", 5).exists()

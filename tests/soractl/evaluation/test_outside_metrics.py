@@ -25,7 +25,7 @@ print(json.dumps({"metrics": {"words": words, "kB": of_all}}))
 def measured(item, film):
     """What comes of a program's answer, for two videos."""
 
-    def measure(code, *, timeout_s=30.0):
+    def measure(code, *, timeout_s=600.0):
         videos = [video_of(film(number)) for number in range(2)]
         command = (sys.executable, "-c", textwrap.dedent(code))
         with Connections() as remote:

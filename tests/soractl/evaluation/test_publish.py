@@ -6,7 +6,7 @@ from soractl.cluster.notify import Notifier, NotifySettings
 from soractl.cluster.settings import EvalSettings
 from soractl.evaluation.origin import LocalRuns
 from soractl.evaluation.outside_metrics import OutsideMetrics
-from soractl.evaluation.publish import Publisher
+from soractl.evaluation.publish import RENEW_S, Publisher
 from soractl.remote.requests import NodeResult
 from soractl.runs.events import read_events
 from trainer.atomic_files import read_json
@@ -22,9 +22,9 @@ def publisher(run):
     return Publisher(LocalRuns([run]), "ema")
 
 
-def test_the_first_video_is_in_the_gallery_while_the_others_are_being_made(
-    publisher, item, film, run
-):
+def test_the_first_video_is_in_the_gallery_while_the_others_are_being_made(item, film, run):
+    now_s = 0.0
+    publisher = Publisher(LocalRuns([run]), "ema", clock=lambda: now_s)
     publisher.begin(item)
     first = film(0)
     publisher.show(item, [first])
@@ -34,6 +34,9 @@ def test_the_first_video_is_in_the_gallery_while_the_others_are_being_made(
     second = film(1)
     publisher.show(item, [first, second])  # a moment later: the page is not written again
     assert len(columns(run)[0]["videos"]) == 1
+    now_s = RENEW_S
+    publisher.show(item, [first, second])
+    assert len(columns(run)[0]["videos"]) == 2
     publisher.publish(item, [first, second])
     assert len(columns(run)[0]["videos"]) == 2
     assert not item.progress.exists()

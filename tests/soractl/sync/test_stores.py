@@ -32,6 +32,20 @@ def test_a_folder_of_runs_lists_complete_checkpoints_and_the_reason_of_others(
     assert not store.holds(checkpoint)
 
 
+def test_marks_change_with_a_checkpoint_or_a_run_and_not_with_what_is_half_there(
+    store, run, save_weights, tmp_path
+):
+    marks = [store.marks(run)]
+    run.draft_path(0, 1).mkdir()
+    assert store.marks(run) == marks[-1]
+    save_weights(run, 2)
+    marks.append(store.marks(run))
+    create_run(tmp_path, "stage2")
+    marks.append(store.marks(run))
+    assert len({*marks}) == 3
+    assert store.marks(run) == marks[-1]
+
+
 def test_what_arrived_damaged_is_deleted_and_what_lies_there_is_only_named(
     store, run, save_weights
 ):
