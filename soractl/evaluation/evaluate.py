@@ -130,7 +130,7 @@ class Server:
 
     def _new(self) -> Iterator[Item]:
         options = self._options
-        for run in self._origin.runs:
+        for run in self._origin.ready:
             yield from find_new(
                 run,
                 options.preset_name,

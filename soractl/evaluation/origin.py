@@ -16,14 +16,14 @@ from soractl.sync.plan import SyncOptions, SyncPlan, find_endpoints
 from soractl.terminal.meter import Display, Measured
 from trainer.run_dir import RunDir
 
-END_S = 2.0  # that a thread may take to end; with the program it ends anyhow
+END_S = 1.0  # that a thread may take to end; with the program it ends anyhow
 
 
 class LocalRuns:
     """Runs in folders that this machine writes to."""
 
     def __init__(self, runs: Iterable[RunDir]) -> None:
-        self.runs = tuple(runs)
+        self.runs = self.ready = tuple(runs)
 
     def fetch(self) -> None:
         """Nothing: the checkpoints are here."""
@@ -61,6 +61,7 @@ class RemoteRuns:
     display: Display
     watches: bool  # for ever, so that a machine that is not reached now is asked again
     _plans: dict[RunDir, SyncPlan] = field(default_factory=dict)
+    _arriving: set[RunDir] = field(default_factory=set)
     _unsent: set[RunDir] = field(default_factory=set)
     _follower: Follower | None = None
     _sending: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +77,11 @@ class RemoteRuns:
     def runs(self) -> tuple[RunDir, ...]:
         """The copies, as soon as something is copied."""
         return tuple(self._plans)
+
+    @property
+    def ready(self) -> tuple[RunDir, ...]:
+        """Those of which not several checkpoints come just now: they come the newest first."""
+        return tuple(run for run in self.runs if run not in self._arriving)
 
     def fetch(self) -> None:
         """Copy what is new there; send what could not be sent before."""
@@ -156,7 +162,10 @@ class RemoteRuns:
         )
         if self._follower is None:
             self._follower = Follower(find_endpoints(options, self.environ)).__enter__()
-        synced = self._follower.fetch(options, self._show_copy, self._planned)
+        try:
+            synced = self._follower.fetch(options, self._show_copy, self._planned)
+        finally:
+            self._arriving.clear()
         for checkpoint, faults in synced.broken.items() if synced else ():
             for file, fault in faults.items():
                 self.display.say(f"{checkpoint} was not copied: {file} {fault}")
@@ -165,6 +174,8 @@ class RemoteRuns:
         run = planned.copy_of_run
         if run not in self._plans and run.evaluation_results():
             self._unsent.add(run)  # by a server that ended before it sent them
+        if len(planned.copies) > 1:
+            self._arriving.add(run)
         self._plans[run] = planned
 
     def _show_copy(self, measured: Measured) -> None:

@@ -30,6 +30,10 @@ class Origin(Protocol):
     def runs(self) -> tuple[RunDir, ...]:
         """The runs in folders here."""
 
+    @property
+    def ready(self) -> tuple[RunDir, ...]:
+        """Those whose checkpoints may be sampled now."""
+
     def show(self, run: RunDir) -> None:
         """Let others see a run's videos so far; it does not wait for them."""
 

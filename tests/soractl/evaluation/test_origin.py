@@ -79,6 +79,21 @@ def test_what_is_new_is_copied_at_the_next_look(lab, save_weights, there):
     assert len(copy.checkpoints()) == 2
 
 
+def test_several_checkpoints_are_sampled_once_all_of_them_are_here(lab, save_weights, there):
+    run = lab.run_at(lab.there / "runs")
+    origin, seen = there(), []
+    origin.display.show = lambda _: seen.append((len(origin.runs), len(origin.ready)))
+    save_weights(run, 5)
+    origin.fetch()
+    assert {*seen} == {(1, 1)}
+    seen.clear()
+    for step in (10, 15):
+        save_weights(run, step)
+    origin.fetch()
+    assert {*seen} == {(1, 0)}
+    assert origin.ready == origin.runs
+
+
 def test_checkpoints_come_and_first_videos_go_back_while_others_are_sampled(
     lab, save_weights, there
 ):
