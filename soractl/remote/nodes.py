@@ -51,7 +51,7 @@ class NodeSource:
     """Nodes, and where they are from.
 
     >>> find_nodes("n[1-2],", environ={}).origin
-    'n[1-2],'
+    'n[1-2]'
     """
 
     nodes: tuple[Node, ...]
@@ -151,7 +151,7 @@ def _named(name: str, suffix: str) -> NodeSource:
         if path.exists():
             return NodeSource(tuple(read_hostfile(path)), f"{path}{suffix}", path)
     if re.search(r"[\[,@]", name):
-        return NodeSource(tuple(parse_node_list(name)), f"{name}{suffix}")
+        return NodeSource(tuple(parse_node_list(name)), f"{name.strip(', ')}{suffix}")
     looked = " and ".join(str(path) for path in candidates)
     raise SoractlError(f"no host file {name}{suffix}: looked for {looked}", hint=_other(name))
 
