@@ -56,12 +56,10 @@ class ForkedConversation:
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
-            for number in (0, 1):
-                os.dup2(theirs.fileno(), number)
-            os.closerange(3, 1024)  # or it would keep another one's conversation open
-            sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
-            sample.main(["--serve"])
-            os._exit(0)
+            try:
+                _serve_on(theirs)
+            finally:  # also after an error: else it would go on as a second server
+                os._exit(0)
         theirs.close()
         self._lines = ours.makefile("rw", encoding="utf-8")
         ours.close()
@@ -88,6 +86,15 @@ class ForkedConversation:
     def last_words(self) -> str:
         """Nothing: it was killed."""
         return ""
+
+
+def _serve_on(conversation: socket.socket) -> None:
+    """Sample what the other end asks for, until it is gone."""
+    for number in (0, 1):
+        os.dup2(conversation.fileno(), number)
+    os.closerange(3, 1024)  # or it would keep another one's conversation open
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sample.main(["--serve"])
 
 
 @contextmanager
