@@ -15,14 +15,15 @@ from trainer.checkpoint_dir import DRAFT
 from trainer.run_dir import RunDir
 
 _RUN = RunDir(Path())
-_OWN = (f"{DRAFT}*", ".*", _RUN.sent_evaluations.name)  # drafts, claims, what that machine sent
-_RESULT, _SO_FAR = _RUN.evaluation_result("", 0).name, _RUN.evaluation_progress("", 0).name
+_SO_FAR = _RUN.evaluation_progress("", 0).name  # of a server at work, which takes it away again
+_OWN = (f"{DRAFT}*", ".*", _SO_FAR, _RUN.sent_evaluations.name)  # claims; what that machine sent
+_RESULT = _RUN.evaluation_result("", 0).name
 _GALLERY = (_RUN.gallery.name, _RUN.gallery_data.name)
 
 
 def fetch(planned: SyncPlan) -> None:
     """Fetch what other servers evaluated, results last; what is here stays as it is."""
-    left_out = (*_OWN, *_GALLERY, _SO_FAR)  # the last is of a server at work
+    left_out = (*_OWN, *_GALLERY)
     with linked(planned) as link, suppress(SourceGone):  # nothing was evaluated yet
         for without in ((*left_out, _RESULT), left_out):
             _copy(planned, link, ("--ignore-existing", *_excluded(without)), back=False)

@@ -60,17 +60,27 @@ def test_what_other_servers_made_comes_here_and_replaces_nothing(planned):
 
 def test_first_videos_go_there_with_the_gallery_and_without_a_result(planned):
     copy, there = planned.copy_of_run, planned.run
-    made = {"low4s/5/a.mp4": "video", "low4s/5/progress.json": "{}"}
-    pages = {"index.html": "page", "gallery.js": "a"}
-    for name, text in {**made, **pages, "low4s/4/result.json": "{}"}.items():
+    made = {"low4s/5/a.mp4": "video", "index.html": "page", "gallery.js": "a"}
+    for name, text in {**made, "low4s/4/result.json": "{}"}.items():
         write(copy, name, text)
-    write(copy, "low4s/5/.draft-b.mp4", "own")
+    for name in ("low4s/5/.draft-b.mp4", "low4s/5/progress.json"):
+        write(copy, name, "own")
     evaluations.send_begun(planned)
-    assert held(there) == made | pages
+    assert held(there) == made
+
+
+def test_the_progress_of_a_server_at_work_goes_nowhere(planned):
+    for run in (planned.run, planned.copy_of_run):
+        write(run, "low4s/5/a.mp4", "video")
+    write(planned.run, "low4s/9/progress.json", "theirs")
+    write(planned.copy_of_run, "low4s/5/progress.json", "ours")
     evaluations.fetch(planned)
-    (copy.evaluations / "low4s/5/progress.json").unlink()  # the result is there
-    evaluations.fetch(planned)
-    assert not (copy.evaluations / "low4s/5/progress.json").exists()
+    evaluations.send(planned)
+    assert held(planned.run) == {"low4s/5/a.mp4": "video", "low4s/9/progress.json": "theirs"}
+    assert held(planned.copy_of_run) == {
+        "low4s/5/a.mp4": "video",
+        "low4s/5/progress.json": "ours",
+    }
 
 
 def test_first_videos_without_a_gallery_are_left_to_the_result(planned):
