@@ -1,7 +1,7 @@
 """Facts of a node as `probe.sh` prints them: fields by kind of thing and by its name. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -11,6 +11,13 @@ from soractl.remote.scripts import sections
 NO_PROGRAM = 127
 NO_DEVICE = 6
 KERNEL_HOURS = 24  # older messages of the kernel are not judged
+
+# Columns of df by section; the second two are of a df without --output.
+DISKS = {
+    "disks": ("", "space", "inodes", ""),
+    "space": ("", "", "", "", "space", ""),
+    "inodes": ("", "", "", "", "inodes", ""),
+}
 
 # Sections of `nvidia-smi -q` that drivers before 535 name otherwise.
 _OLD_NAMES = {
@@ -53,9 +60,9 @@ def parse(answer: str) -> Facts:
     for section in ("facts", "launch"):  # the second by launch/probe.py, where it is asked too
         for kind, item, name, value in _facts(found.get(section, ("", 0))[0]):
             items.setdefault(kind, {}).setdefault(item, {})[name] = value
-    for section in ("space", "inodes"):
-        for folder, percent in _disks(found.get(section, ("", 0))[0]):
-            items.setdefault("disk", {}).setdefault(folder, {})[section] = percent
+    for section, columns in DISKS.items():
+        for folder, name, percent in _disks(found.get(section, ("", 0))[0], columns):
+            items.setdefault("disk", {}).setdefault(folder, {})[name] = percent
     if "facts" not in found:
         missing |= dict.fromkeys(("system", "memory", "limits", "cpu"), "the node did not say")
     _add_gpus(found, items, missing)
@@ -68,14 +75,16 @@ def _facts(text: str) -> Iterator[list[str]]:
     return (fields for fields in lines if len(fields) == 4)
 
 
-def _disks(text: str) -> Iterator[tuple[str, str]]:
-    """Folders and how full they are; images and pseudo file systems are always full."""
+def _disks(text: str, columns: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """Folders, and of what they are how full; images and pseudo file systems are always full."""
     for line in text.splitlines()[1:]:
-        fields = line.split(None, 5)
-        if len(fields) < 6 or fields[0].startswith("/dev/loop"):
+        fields = line.split(None, len(columns) - 1)
+        if len(fields) < len(columns) or fields[0].startswith("/dev/loop"):
             continue
-        if fields[0].startswith("/dev/") or fields[5] in ("/dev/shm", "/tmp", "/run"):
-            yield fields[5], fields[4]
+        if fields[0].startswith("/dev/") or fields[-1] in ("/dev/shm", "/tmp", "/run"):
+            for name, percent in zip(columns, fields, strict=True):
+                if name:
+                    yield fields[-1], name, percent
 
 
 def _add_gpus(

@@ -1,28 +1,62 @@
 #!/bin/sh
 # probe.sh LIMIT_S [ROOT]: what `soractl health` judges, in one look; it changes nothing.
 # Facts are lines of KIND, ITEM, FIELD and VALUE with tabs between; `?` cannot be read.
-# ROOT stands before /proc and /sys.
+# ROOT, a whole path, stands before /proc, /sys and /dev.
 export LC_ALL=C
 limit_s=$1 root=$2
 echo '=== start 0'
 
-smi() { # SECTION OPTION...
-  section=$1
-  shift
-  timeout -k 1 "$limit_s" nvidia-smi "$@" < /dev/null 2>&1
-  printf '\n=== %s %s\n' "$section" $?
+# The driver's answers. One limit for all of them: what has no end of its section was not answered.
+driver() {
+  # shellcheck disable=SC2016 # it is the inner shell's
+  exec timeout -k 1 "$limit_s" sh -c '
+    ask() { # SECTION OPTION...
+      section=$1
+      shift
+      nvidia-smi "$@" < /dev/null 2>&1
+      printf "\n=== %s %s\n" "$section" $?
+    }
+    {
+      ask links nvlink -s
+      ask linkerrors nvlink -e
+    } | {
+      ask nvidia -q
+      exec cat
+    }'
 }
 
-hardware='NVRM|Out of memory|oom-kill|I/O error|Hardware Error|mce:|blocked for more than'
-hardware="$hardware|Link (is )?[Dd]own|Remounting filesystem|EXT4-fs error|clock throttled"
+# What the checks of messages look for.
+hardware='NVRM: Xid|Out of memory|oom-kill|I/O error|Hardware Error|mce: .*Machine [Cc]heck'
+hardware="$hardware|blocked for more than|mlx5.*[Ll]ink (is )?[Dd]own|Remounting filesystem"
+hardware="$hardware|EXT4-fs error|clock throttled"
 kernel() { # messages about hardware alone, with seconds since the start of the kernel
-  {
+  no_message || {
     dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic
-    printf '=== kernel %s\n' $?
-  } 2> /dev/null < /dev/null | grep -E "$hardware|^=== kernel [0-9]+$" | tail -n 401
+    printf '\n=== kernel %s\n' $?
+  } < /dev/null | grep -E "$hardware|^=== kernel [0-9]+$" | tail -n 401
+} 2> /dev/null
+
+# dmesg formats each message, which takes three times as long as all of this. It is asked too where
+# one of hardware is found: it leaves out what was cleared.
+no_message() {
+  [ -r "$root/dev/kmsg" ] || return
+  read_to=$({
+    dd if="$root/dev/kmsg" ibs=8k obs=64k iflag=nonblock 2>&3 | grep -Eq "$hardware"
+    [ $? != 1 ] || echo 'none found'
+  } 3>&1)
+  case $read_to in *'none found'*) ;; *) return 1 ;; esac
+  # Read to the last message, and not from a device that has none, as in some containers.
+  case $read_to in *': Resource temporarily unavailable'*+[1-9]*' records in'*) ;; *) return 1 ;; esac
+  printf '\n=== kernel 0\n'
 }
 
 disks() {
+  usage=$(timeout -k 1 3 df -l --output=source,pcent,ipcent,target 2> /dev/null < /dev/null)
+  code=$?
+  printf '%s\n=== disks %s\n' "$usage" $code
+  case $code in 124 | 137) return ;; esac
+  [ -z "$usage" ] || return
+  # A df of another make.
   timeout -k 1 3 df -P -k -l 2> /dev/null < /dev/null
   printf '=== space %s\n' $?
   timeout -k 1 3 df -P -i -l 2> /dev/null < /dev/null
@@ -41,19 +75,19 @@ put() { # KIND ITEM FOLDER FILE...: the first line of each file
 
 fact() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
 
-# Not by `read`, which asks the kernel for each byte.
-lines() { # of each file below /proc, with its name before them
-  cd "$root/proc" || return
+# By awk: the shell's `read` asks the kernel for each byte.
+tables() {
+  cd "$root/proc" || { read_by_awk; return; } # all is unknown
   set -- meminfo self/limits mdstat sys/kernel/osrelease sys/kernel/pid_max sys/kernel/numa_balancing \
     sys/vm/swappiness sys/vm/max_map_count sys/vm/overcommit_memory sys/vm/zone_reclaim_mode \
     sys/fs/file-nr
-  grep -Hs '' "$@" [0-9]*/stat
+  read_by_awk "$@" [0-9]*/stat
   # 126: more processes than a list of arguments holds; they stay unknown, and nothing else
-  [ $? != 126 ] || grep -Hs '' "$@"
+  [ $? != 126 ] || read_by_awk "$@"
 }
 
-tables() {
-  lines | awk '
+read_by_awk() { # FILE...: facts in them, and what they say of processes together
+  awk '
     function fact(kind, item, field, value) {
       printf "%s\t%s\t%s\t%s\n", kind, item, field, value
     }
@@ -61,11 +95,9 @@ tables() {
       split(names, name, " ")
       for (i in name) its[name[i]]
     }
-    function process(state, name) { # the one whose lines are gathered: a name may have several
-      if (text == "") return
+    function process(name, state) { # by the lines of its file, for a name may have several
       processes++
-      name = state = text
-      text = ""
+      state = name
       sub(/.*\) /, "", state)
       sub(/^[^(]*\(/, "", name)
       sub(/\)[^)]*$/, "", name)
@@ -75,42 +107,41 @@ tables() {
       if (name in keeps_time) daemons = daemons " " name
       if (name ~ /^nv-fabricmanage/) manager = "yes"
     }
+    function other(file, line, name, word, count) {
+      count = split(line, word, " ")
+      if (file == "meminfo") {
+        if (sub(/:$/, "", word[1]) && (word[1] in of_memory)) fact("memory", "", word[1], word[2])
+      } else if (file == "self/limits") {
+        if (!match(line, /^Max (open files|locked memory|processes) /)) return
+        name = substr(line, 5, RLENGTH - 5)
+        split(substr(line, RLENGTH + 1), word, " ") # soft limit, hard limit, unit
+        fact("limits", "", name, word[1])
+        if (name == "open files") fact("limits", "", "open files, hard", word[2])
+      } else if (file == "mdstat") {
+        if (line ~ /^md/) array = word[1]
+        else if (line ~ / blocks /) fact("raid", array, "members", word[count])
+      } else if (line != "") fact("system", "", substr(file, 5), line)
+    }
     BEGIN {
       set(keeps_time, "chronyd ntpd ntpsec openntpd systemd-timesyn ptp4l")
       set(of_memory, "MemTotal MemAvailable SwapTotal SwapFree HardwareCorrupted HugePages_Free")
       of_memory["Hugepagesize"]
       manager = "no"
-    }
-    {
-      file = substr($0, 1, index($0, ":") - 1)
-      line = substr($0, length(file) + 2)
-    }
-    /^[0-9]/ {
-      if (file != before) process()
-      text = text == "" ? line : text "\n" line
-      before = file
-      next
-    }
-    { count = split(line, word, " ") }
-    file == "meminfo" && sub(/:$/, "", word[1]) && (word[1] in of_memory) {
-      fact("memory", "", word[1], word[2])
-    }
-    file == "self/limits" && match(line, /^Max (open files|locked memory|processes) /) {
-      name = substr(line, 5, RLENGTH - 5)
-      split(substr(line, RLENGTH + 1), word, " ") # soft limit, hard limit, unit
-      fact("limits", "", name, word[1])
-      if (name == "open files") fact("limits", "", "open files, hard", word[2])
-    }
-    file == "mdstat" && line ~ /^md/ { array = word[1]; next }
-    file == "mdstat" && line ~ / blocks / { fact("raid", array, "members", word[count]) }
-    file ~ /^sys/ && line != "" { fact("system", "", substr(file, 5), line) }
-    END {
-      process()
+      for (i = 1; i < ARGC; i++) {
+        file = ARGV[i]
+        text = ""
+        while ((getline line < file) > 0) {
+          if (file !~ /^[0-9]/) other(file, line)
+          else text = text == "" ? line : text "\n" line
+        }
+        close(file)
+        if (text != "") process(text)
+      }
       fact("system", "", "zombies", processes ? zombies + 0 : "?")
       fact("system", "", "stuck", processes ? stuck + 0 stuck_names : "?")
       fact("system", "", "daemons", processes ? (daemons ? substr(daemons, 2) : "none") : "?")
       fact("system", "", "manager", processes ? manager : "?")
-    }'
+    }' "$@"
 }
 
 edac() {
@@ -216,18 +247,10 @@ facts() {
   printf '=== facts 0\n'
 } 2> /dev/null
 
-# All at once: each program's answer waits in a pipe until the one before it is whole.
-smi nvidia -q | {
-  smi links nvlink -s | {
-    smi linkerrors nvlink -e | {
-      kernel | {
-        disks
-        facts
-        cat
-      }
-      cat
-    }
-    cat
-  }
-  cat
+# At once: the driver's answers wait in a pipe until the others are whole.
+driver | {
+  disks
+  facts
+  kernel
+  exec cat
 }

@@ -7,6 +7,7 @@ public H100 node (leptonai/gpud, testdata of its infiniband component). The rest
 import os
 import shlex
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 from soractl.remote.scripts import script
@@ -70,6 +71,12 @@ md0 : active raid1 nvme1n1p1[1] nvme0n1p1[0]
       1046528 blocks super 1.2 [2/2] [UU]
 
 unused devices: <none>
+"""
+USAGE = """\
+Filesystem              Use% IUse% Mounted on
+/dev/nvme0n1p2           34%    4% /
+/dev/loop3              100%  100% /snap/core/1
+tmpfs                     0%    1% /dev/shm
 """
 SPACE = """\
 Filesystem     1024-blocks      Used Available Capacity Mounted on
@@ -159,6 +166,7 @@ def programs():
         "nvidia-smi nvlink -s": "".join(gpu + links for gpu in gpus),
         "nvidia-smi nvlink -e": "".join(gpu + counts for gpu in gpus),
         "dmesg": DMESG,
+        "df -l --output=source,pcent,ipcent,target": USAGE,
         "df -P -k -l": SPACE,
         "df -P -i -l": INODES,
     }
@@ -186,10 +194,21 @@ def plant(root, changes=()):
     return root
 
 
-def probe(root, *runner):
+@contextmanager
+def messages(root, read, printed):
+    """The kernel's messages as /dev/kmsg has them, without an end, and as dmesg prints them."""
+    (root / "bin/dmesg").write_text(f"#!/bin/sh\ncat << 'END'\n{printed}\nEND\n")
+    (root / "dev").mkdir()
+    os.mkfifo(root / "dev/kmsg")
+    with (root / "dev/kmsg").open("r+b", buffering=0) as end:
+        end.write(read.encode())
+        yield
+
+
+def probe(root, *runner, limit_s="5"):
     """The answer of the probe on a planted node; `runner` is a program that runs its shell."""
     return subprocess.run(
-        [*runner, "sh", "-s", "--", "5", root],
+        [*runner, "sh", "-s", "--", limit_s, root],
         input=script("soractl.health", "probe.sh"),
         env={"PATH": f"{root}/bin:{os.environ['PATH']}"},
         capture_output=True,

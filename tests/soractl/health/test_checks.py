@@ -217,6 +217,14 @@ def test_every_field_that_is_asked_for_can_turn_a_verdict(node):
     assert {(kind, item) for kind, item, _ in idle} == {("ib", "mlx5_bond_0/1")}
 
 
+@pytest.mark.parametrize("check", [c for c in CHECKS if c.of == "kernel"], ids=lambda c: c.id)
+def test_the_probe_lets_every_message_pass_that_a_check_looks_for(check, tmp_path):
+    root = planted.plant(tmp_path)
+    with planted.messages(root, f"4,2,863990100000,-;{BAD[check.id]}\n", BAD[check.id]):
+        node = parse(planted.probe(root))
+    assert [finding.level for finding in judge(check, node, {})] == [check.level]
+
+
 def test_there_are_at_least_fifty_checks_with_names_of_their_own():
     assert len(CHECKS) >= 50
     assert len({check.id for check in CHECKS}) == len(CHECKS)

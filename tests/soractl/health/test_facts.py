@@ -1,3 +1,5 @@
+import pytest
+
 from soractl.health.facts import parse
 from tests.soractl.health import planted
 
@@ -45,6 +47,32 @@ def test_fields_of_a_node_by_kind_and_thing(node):
         "gpus_on_bus": "4",
         "switches": "1",
     }
+
+
+def test_a_df_of_another_make_is_asked_twice(tmp_path, node):
+    root = planted.plant(tmp_path)
+    df = root / "bin/df"
+    df.write_text(df.read_text().replace("--output", "--other"))
+    assert parse(planted.probe(root)).of("disk") == node.of("disk")
+
+
+@pytest.mark.slow
+def test_links_that_cannot_be_asked_for_hide_nothing_else(tmp_path, node):
+    root = planted.plant(tmp_path)
+    smi = root / "bin/nvidia-smi"
+    smi.write_text(smi.read_text().replace("'nvlink -s')", "'nvlink -s') exec sleep 60 ;; never)"))
+    one = parse(planted.probe(root))
+    assert (one.one("nvidia", "state"), list(one.of("gpu"))) == ("ok", list(node.of("gpu")))
+    assert "links" not in one.of("gpu")["0"]
+
+
+def test_a_node_whose_driver_hangs_says_all_else(tmp_path, node):
+    root = planted.plant(tmp_path)
+    (root / "bin/nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
+    one = parse(planted.probe(root, limit_s="0.5"))
+    assert one.one("nvidia", "state") == "did not answer in time"
+    assert one.missing == {"gpu": "nvidia-smi: did not answer in time"}
+    assert (one.of("memory"), one.of("kernel")) == (node.of("memory"), node.of("kernel"))
 
 
 def test_links_between_gpus_are_counted(node):
@@ -114,6 +142,23 @@ def test_messages_of_the_kernel_count_for_a_day(answer):
     new = "[863990.000000] NVRM: Xid (PCI:0000:00:07): 79, pid=1"
     node = parse(answer.replace("=== kernel 0", f"{old}\n{new}\n=== kernel 0"))
     assert node.one("kernel", "messages") == new
+
+
+USUAL = "6,1,12345678,-;mlx5_core 0000:18:00.0: firmware version: 28.41.1000\n"
+CLEARED = "4,2,863990000000,-;NVRM: Xid (PCI:0000:00:06): 79, pid=1\n"
+LEFT = "[863990.000000] NVRM: Xid (PCI:0000:00:07): 79, pid=1"
+
+
+@pytest.mark.parametrize(
+    ("read", "messages"), [(USUAL, "none"), (USUAL + CLEARED, LEFT), ("", LEFT)]
+)
+def test_dmesg_is_asked_where_the_kernel_has_one_of_hardware_or_none_at_all(
+    tmp_path, read, messages
+):
+    root = planted.plant(tmp_path)
+    with planted.messages(root, read, printed=LEFT):
+        node = parse(planted.probe(root))
+    assert node.one("kernel", "messages") == messages
 
 
 def test_messages_that_may_not_be_read_are_unknown(answer):
