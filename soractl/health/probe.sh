@@ -31,7 +31,8 @@ hardware="$hardware|blocked for more than|mlx5.*[Ll]ink (is )?[Dd]own|Remounting
 hardware="$hardware|EXT4-fs error|clock throttled"
 kernel() { # messages about hardware alone, with seconds since the start of the kernel
   no_message || {
-    dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic
+    # The journal ends well, and empty, for who may not read it.
+    dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic | grep .
     printf '\n=== kernel %s\n' $?
   } < /dev/null | grep -E "$hardware|^=== kernel [0-9]+$" | tail -n 401
 } 2> /dev/null

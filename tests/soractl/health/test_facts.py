@@ -166,6 +166,19 @@ def test_messages_that_may_not_be_read_are_unknown(answer):
     assert node.missing == {"kernel": "the kernel's messages may not be read"}
 
 
+@pytest.mark.parametrize(
+    ("journal", "messages", "missing"),
+    [("", None, {"kernel": "the kernel's messages may not be read"}), (LEFT, LEFT, {})],
+)
+def test_a_journal_that_shows_nothing_may_not_be_read(tmp_path, journal, messages, missing):
+    root = planted.plant(tmp_path)
+    (root / "bin/dmesg").write_text("#!/bin/sh\nexit 1\n")
+    (root / "bin/journalctl").write_text(f"#!/bin/sh\nprintf %s '{journal}'\n")
+    (root / "bin/journalctl").chmod(0o755)
+    node = parse(planted.probe(root))
+    assert (node.one("kernel", "messages"), node.missing) == (messages, missing)
+
+
 def test_an_answer_that_was_cut_short_lacks_what_came_last(answer):
     node = parse(answer[: answer.index("=== facts")])
     assert node.missing["memory"] == "the node did not say"
