@@ -13,7 +13,7 @@ from soractl.sync.copy import Synced, copy, os_errors, plan_of, shell_of, stores
 from soractl.sync.plan import Endpoints, SyncOptions, SyncPlan
 from soractl.terminal.meter import Show
 
-WHOLE_LOOK_S = 60.0  # between two looks that compare all, and fetch others' evaluations
+WHOLE_LOOK_S = 60.0  # between two looks that also fetch others' evaluations, and try again
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class _Look:
     plan: SyncPlan
     marks: str | None  # those of before the plan; None: not asked for yet
     whole_s: float  # the moment of the last whole look
+    is_done: bool  # every checkpoint was copied well
 
 
 class Follower:
@@ -52,8 +53,9 @@ class Follower:
     ) -> Synced | None:
         """Copy what is new of a run; None where nothing has changed since the last look.
 
-        Such a look costs the other machine one request. Once a minute all is compared, and what
-        other servers evaluated is fetched. `on_plan` gets the plan before checkpoints are copied.
+        Such a look costs the other machine one request. Once a minute what other servers evaluated
+        is fetched, and copies that arrived damaged are tried again. `on_plan` gets the plan before
+        checkpoints are copied.
         """
         last = self._looks.pop(options.run, None)  # gone after a fault: the next look is whole
         with os_errors():
@@ -61,7 +63,10 @@ class Follower:
             if last and marks == last.marks and not self._is_due(last):
                 self._looks[options.run] = last
                 return None
-            planned = self._planned(options)
+            if last and marks == last.marks and last.is_done:
+                planned = replace(last.plan, copies=())
+            else:
+                planned = self._planned(options)
             is_same = last and last.plan.run == planned.run and not self._is_due(last)
             whole_s = last.whole_s if last and is_same else self._clock()
             if not is_same:
@@ -69,7 +74,7 @@ class Follower:
                 evaluations.fetch(planned)  # before a checkpoint is here that has a result there
             on_plan(planned)
             synced = copy(planned, self._source, self._destination, show)
-        self._looks[options.run] = _Look(planned, marks, whole_s)
+        self._looks[options.run] = _Look(planned, marks, whole_s, not synced.broken)
         return synced
 
     def _is_due(self, last: _Look) -> bool:

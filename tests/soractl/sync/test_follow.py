@@ -72,6 +72,18 @@ def test_others_results_are_here_before_the_checkpoints_and_once_a_minute(
     assert following.seen[-1] == ([5, 10], [5])
 
 
+def test_what_is_damaged_is_tried_again_after_a_minute(lab, save_weights, following):
+    checkpoint = save_weights(lab.run_at(lab.there / "runs"), 5)
+    (file,) = checkpoint.path.glob("ema/*.safetensors")
+    content = file.read_bytes()
+    file.write_bytes(bytes(len(content)))
+    assert [following.look(), following.look(), following.look()] == [[], [], None]
+    file.write_bytes(content)
+    assert following.look() is None
+    following.now_s = WHOLE_LOOK_S
+    assert following.look() == [checkpoint.name]
+
+
 def test_after_a_fault_the_next_look_is_a_whole_one(lab, save_weights, following):
     run = lab.run_at(lab.there / "runs")
     with pytest.raises(SoractlError, match="has no complete checkpoint"):
