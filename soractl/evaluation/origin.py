@@ -71,7 +71,7 @@ class RemoteRuns:
     _waits: bool = False
     _over: threading.Event = field(default_factory=threading.Event)
     _fault: BaseException | None = None  # of a thread
-    _said: set[str] = field(default_factory=set)  # faults since something worked
+    _shown: set[str] = field(default_factory=set)  # faults since something worked
 
     @property
     def runs(self) -> tuple[RunDir, ...]:
@@ -195,9 +195,9 @@ class RemoteRuns:
                 return False
             if not self.watches or error.exit_code == ExitCode.BAD_REQUEST:
                 raise
-            if str(error) not in self._said:
-                self._said.add(str(error))
+            if str(error) not in self._shown:
+                self._shown.add(str(error))
                 self.display.say(f"{error}; trying again")
             return False
-        self._said.clear()
+        self._shown.clear()
         return True

@@ -80,7 +80,7 @@ class _Follower:
         )
         self._owner = other_owner(run.path)  # who alone can stop it, and note its end
         self._log = EventLog(run, "follow")
-        self._said: set[str] = set()
+        self._shown: set[str] = set()
         self.may_act: Callable[[], bool] = lambda: True
 
     def follow(self) -> tuple[Outcome, Progress]:
@@ -166,6 +166,6 @@ class _Follower:
         return newest is None or newest.number == self._attempt.number
 
     def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._shown:
+            self._shown.add(message)
             self._display.say(message)
