@@ -27,11 +27,7 @@ class _Look:
 
 
 class Follower:
-    """Runs that come from another machine; the connections to it are kept between looks.
-
-    >>> with Follower(find_endpoints(options, os.environ)) as follower:
-    ...     synced = follower.fetch(options, display.show, lambda planned: None)
-    """
+    """Runs that come from another machine; the connections to it are kept between looks."""
 
     def __init__(self, endpoints: Endpoints, clock: Callable[[], float] = time.monotonic) -> None:
         self._endpoints, self._clock = endpoints, clock
