@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from soractl.cluster.nvidia_smi import EXIT_CODES
+from soractl.remote.connections import ENDED_BY_TIMEOUT
 from soractl.remote.scripts import sections
 
 NO_PROGRAM = 127
@@ -63,6 +64,8 @@ def parse(answer: str) -> Facts:
     for section, columns in DISKS.items():
         for folder, name, percent in _disks(found.get(section, ("", 0))[0], columns):
             items.setdefault("disk", {}).setdefault(folder, {})[name] = percent
+    if "disk" not in items and any(found.get(one, ("", 0))[1] in ENDED_BY_TIMEOUT for one in DISKS):
+        missing["disk"] = "df did not answer in time"
     if "facts" not in found:
         missing |= dict.fromkeys(("system", "memory", "limits", "cpu"), "the node did not say")
     _add_gpus(found, items, missing)

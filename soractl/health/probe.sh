@@ -51,12 +51,11 @@ no_message() {
   printf '\n=== kernel 0\n'
 }
 
-disks() {
-  usage=$(timeout -k 1 3 df -l --output=source,pcent,ipcent,target 2> /dev/null < /dev/null)
+disks() { # not kept in a variable: a df that cannot be killed holds its pipe open
+  timeout -k 1 3 df -l --output=source,pcent,ipcent,target 2> /dev/null < /dev/null
   code=$?
-  printf '%s\n=== disks %s\n' "$usage" $code
-  case $code in 124 | 137) return ;; esac
-  [ -z "$usage" ] || return
+  printf '\n=== disks %s\n' $code
+  case $code in 0 | 124 | 137) return ;; esac
   # A df of another make.
   timeout -k 1 3 df -P -k -l 2> /dev/null < /dev/null
   printf '=== space %s\n' $?
@@ -76,19 +75,20 @@ put() { # KIND ITEM FOLDER FILE...: the first line of each file
 
 fact() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4"; }
 
-# By awk: the shell's `read` asks the kernel for each byte.
-tables() {
-  cd "$root/proc" || { read_by_awk; return; } # all is unknown
+# Not by `read`, which asks the kernel for each byte; nor by awk, which may end where a process has
+# ended since its file was opened.
+lines() { # of each file below /proc, with its name before them
+  cd "$root/proc" || return
   set -- meminfo self/limits mdstat sys/kernel/osrelease sys/kernel/pid_max sys/kernel/numa_balancing \
     sys/vm/swappiness sys/vm/max_map_count sys/vm/overcommit_memory sys/vm/zone_reclaim_mode \
     sys/fs/file-nr
-  read_by_awk "$@" [0-9]*/stat
+  grep -Hs '' "$@" [0-9]*/stat
   # 126: more processes than a list of arguments holds; they stay unknown, and nothing else
-  [ $? != 126 ] || read_by_awk "$@"
+  [ $? != 126 ] || grep -Hs '' "$@"
 }
 
-read_by_awk() { # FILE...: facts in them, and what they say of processes together
-  awk '
+tables() {
+  lines | awk '
     function fact(kind, item, field, value) {
       printf "%s\t%s\t%s\t%s\n", kind, item, field, value
     }
@@ -96,9 +96,11 @@ read_by_awk() { # FILE...: facts in them, and what they say of processes togethe
       split(names, name, " ")
       for (i in name) its[name[i]]
     }
-    function process(name, state) { # by the lines of its file, for a name may have several
+    function process(state, name) { # the one whose lines are gathered: a name may have several
+      if (text == "") return
       processes++
-      state = name
+      name = state = text
+      text = ""
       sub(/.*\) /, "", state)
       sub(/^[^(]*\(/, "", name)
       sub(/\)[^)]*$/, "", name)
@@ -108,41 +110,42 @@ read_by_awk() { # FILE...: facts in them, and what they say of processes togethe
       if (name in keeps_time) daemons = daemons " " name
       if (name ~ /^nv-fabricmanage/) manager = "yes"
     }
-    function other(file, line, name, word, count) {
-      count = split(line, word, " ")
-      if (file == "meminfo") {
-        if (sub(/:$/, "", word[1]) && (word[1] in of_memory)) fact("memory", "", word[1], word[2])
-      } else if (file == "self/limits") {
-        if (!match(line, /^Max (open files|locked memory|processes) /)) return
-        name = substr(line, 5, RLENGTH - 5)
-        split(substr(line, RLENGTH + 1), word, " ") # soft limit, hard limit, unit
-        fact("limits", "", name, word[1])
-        if (name == "open files") fact("limits", "", "open files, hard", word[2])
-      } else if (file == "mdstat") {
-        if (line ~ /^md/) array = word[1]
-        else if (line ~ / blocks /) fact("raid", array, "members", word[count])
-      } else if (line != "") fact("system", "", substr(file, 5), line)
-    }
     BEGIN {
       set(keeps_time, "chronyd ntpd ntpsec openntpd systemd-timesyn ptp4l")
       set(of_memory, "MemTotal MemAvailable SwapTotal SwapFree HardwareCorrupted HugePages_Free")
       of_memory["Hugepagesize"]
       manager = "no"
-      for (i = 1; i < ARGC; i++) {
-        file = ARGV[i]
-        text = ""
-        while ((getline line < file) > 0) {
-          if (file !~ /^[0-9]/) other(file, line)
-          else text = text == "" ? line : text "\n" line
-        }
-        close(file)
-        if (text != "") process(text)
-      }
+    }
+    {
+      file = substr($0, 1, index($0, ":") - 1)
+      line = substr($0, length(file) + 2)
+    }
+    /^[0-9]/ {
+      if (file != before) process()
+      text = text == "" ? line : text "\n" line
+      before = file
+      next
+    }
+    { count = split(line, word, " ") }
+    file == "meminfo" && sub(/:$/, "", word[1]) && (word[1] in of_memory) {
+      fact("memory", "", word[1], word[2])
+    }
+    file == "self/limits" && match(line, /^Max (open files|locked memory|processes) /) {
+      name = substr(line, 5, RLENGTH - 5)
+      split(substr(line, RLENGTH + 1), word, " ") # soft limit, hard limit, unit
+      fact("limits", "", name, word[1])
+      if (name == "open files") fact("limits", "", "open files, hard", word[2])
+    }
+    file == "mdstat" && line ~ /^md/ { array = word[1]; next }
+    file == "mdstat" && line ~ / blocks / { fact("raid", array, "members", word[count]) }
+    file ~ /^sys/ && line != "" { fact("system", "", substr(file, 5), line) }
+    END {
+      process()
       fact("system", "", "zombies", processes ? zombies + 0 : "?")
       fact("system", "", "stuck", processes ? stuck + 0 stuck_names : "?")
       fact("system", "", "daemons", processes ? (daemons ? substr(daemons, 2) : "none") : "?")
       fact("system", "", "manager", processes ? manager : "?")
-    }' "$@"
+    }'
 }
 
 edac() {

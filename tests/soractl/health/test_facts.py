@@ -57,6 +57,15 @@ def test_a_df_of_another_make_is_asked_twice(tmp_path, node):
 
 
 @pytest.mark.slow
+def test_a_df_that_does_not_answer_leaves_disks_unknown_and_nothing_else(tmp_path, node):
+    root = planted.plant(tmp_path)
+    (root / "bin/df").write_text("#!/bin/sh\nexec sleep 20\n")
+    found = parse(planted.probe(root))
+    assert found.missing == {"disk": "df did not answer in time"}
+    assert {**found.items, "disk": node.of("disk")} == node.items
+
+
+@pytest.mark.slow
 def test_links_that_cannot_be_asked_for_hide_nothing_else(tmp_path, node):
     root = planted.plant(tmp_path)
     smi = root / "bin/nvidia-smi"
@@ -101,6 +110,12 @@ def test_a_process_that_ends_while_it_is_read_hides_no_other(tmp_path):
     assert [system.one("system", name) for name in ("zombies", "stuck", "daemons")] == [
         *("0", "1 two lines) S 1", "chronyd")
     ]
+
+
+def test_a_process_that_ends_once_its_file_is_open_hides_no_other(tmp_path, node):
+    root = planted.plant(tmp_path)
+    (root / "proc/92/stat").mkdir(parents=True)  # it opens, and a read of it fails
+    assert parse(planted.probe(root)).of("system") == node.of("system")
 
 
 def test_more_processes_than_a_list_of_arguments_holds_are_unknown_and_nothing_else(tmp_path):
