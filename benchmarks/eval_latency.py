@@ -70,9 +70,9 @@ class Place:
                 assert time.time() - published_s < GIVE_UP_S, f"step {step}: nothing {what}"
                 time.sleep(LOOK_S)
             moments[what] = time.time()
-        return self._told_apart(moments, step, published_s)
+        return self._in_parts(moments, step, published_s)
 
-    def _told_apart(self, moments: dict[str, float], step: int, published_s: float) -> Parts:
+    def _in_parts(self, moments: dict[str, float], step: int, published_s: float) -> Parts:
         """Seconds between the moments, and between them the weights and the first video's own."""
         manifest = self.copy.evaluation("tiny", step) / Path(shown(self.copy, step) or "")
         manifest = manifest.with_suffix(".json")

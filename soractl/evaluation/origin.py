@@ -71,16 +71,16 @@ class RemoteRuns:
     _waits: bool = False
     _over: threading.Event = field(default_factory=threading.Event)
     _fault: BaseException | None = None  # of a thread
-    _shown: set[str] = field(default_factory=set)  # faults since something worked
+    _faults: dict[str, str] = field(default_factory=dict)  # shown ones, of work that fails
 
     @property
     def runs(self) -> tuple[RunDir, ...]:
-        """The copies, as soon as something is copied."""
+        """Copies of those runs that have something to copy."""
         return tuple(self._plans)
 
     @property
     def ready(self) -> tuple[RunDir, ...]:
-        """Those of which not several checkpoints come just now: they come the newest first."""
+        """Copies but those of which several checkpoints come just now, the newest first."""
         return tuple(run for run in self.runs if run not in self._arriving)
 
     def fetch(self) -> None:
@@ -96,7 +96,7 @@ class RemoteRuns:
             thread.start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the next look, or until something was copied; a thread's error is raised."""
+        """Wait until the next look has ended; a thread's error is raised."""
         self._waits = True
         self._news.wait(seconds)
         self._waits = False
@@ -108,7 +108,7 @@ class RemoteRuns:
     def send(self, run: RunDir) -> None:
         """Send what was made of a run; where that fails it is sent after a later look."""
         self._unsent.add(run)
-        if self._tolerating(partial(self._send, evaluations.send, run)):
+        if self._tolerating(f"send {run.name}", partial(self._send, evaluations.send, run)):
             self._unsent.discard(run)
 
     def show(self, run: RunDir) -> None:
@@ -139,7 +139,7 @@ class RemoteRuns:
 
     def _keep_sending(self) -> None:
         while (run := self._begun.get()) is not None:
-            self._tolerating(partial(self._send, evaluations.send_begun, run))
+            self._tolerating(f"show {run.name}", partial(self._send, evaluations.send_begun, run))
 
     def _noting_faults(self, work: Callable[[], None]) -> None:
         try:
@@ -150,7 +150,7 @@ class RemoteRuns:
 
     def _look(self) -> None:
         for name in self.names:
-            self._tolerating(partial(self._fetch, name))
+            self._tolerating(f"fetch {name}", partial(self._fetch, name))
 
     def _send_unsent(self) -> None:
         for run in sorted(self._unsent, key=lambda run: run.name):
@@ -186,7 +186,7 @@ class RemoteRuns:
         with self._sending:
             do(self._plans[run])
 
-    def _tolerating(self, do: Callable[[], None]) -> bool:
+    def _tolerating(self, work: str, do: Callable[[], None]) -> bool:
         """True if it was done; a fault of the way or of the moment is shown once, and passes."""
         try:
             do()
@@ -195,9 +195,9 @@ class RemoteRuns:
                 return False
             if not self.watches or error.exit_code == ExitCode.BAD_REQUEST:
                 raise
-            if str(error) not in self._shown:
-                self._shown.add(str(error))
+            if self._faults.get(work) != str(error):
+                self._faults[work] = str(error)
                 self.display.say(f"{error}; trying again")
             return False
-        self._shown.clear()
+        self._faults.pop(work, None)
         return True

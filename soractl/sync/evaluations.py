@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from soractl.errors import ExitCode, SoractlError
 from soractl.sync import rsync
 from soractl.sync.copy import linked
 from soractl.sync.plan import SyncPlan
@@ -22,18 +23,29 @@ _GALLERY = (_RUN.gallery.name, _RUN.gallery_data.name)
 
 
 def fetch(planned: SyncPlan) -> None:
-    """Fetch what other servers evaluated, results last; what is here stays as it is."""
-    left_out = (*_OWN, *_GALLERY)
+    """Fetch what other servers evaluated, results last; what is here stays as it is.
+
+    What a server here is at work on is left out: a result of an older save would count again.
+    """
+    here = planned.copy_of_run.evaluations
+    claimed = (claim.parent.relative_to(here) for claim in here.glob("*/*/.claim"))
+    left_out = (*_OWN, *_GALLERY, *(f"/{folder}/" for folder in claimed))
     with linked(planned) as link, suppress(SourceGone):  # nothing was evaluated yet
         for without in ((*left_out, _RESULT), left_out):
             _copy(planned, link, ("--ignore-existing", *_excluded(without)), back=False)
 
 
 def send(planned: SyncPlan) -> None:
-    """Send what was evaluated here to the run's own folder, results and the gallery last."""
-    with linked(planned) as link:
-        for without in ((*_OWN, _RESULT, *_GALLERY), _OWN):
-            _copy(planned, link, _excluded(without), back=True)
+    """Send what was evaluated here to the run's own folder, results and the gallery last.
+
+    SoractlError where a file cannot be read here, or has no place there.
+    """
+    try:
+        with linked(planned) as link:
+            for without in ((*_OWN, _RESULT, *_GALLERY), _OWN):
+                _copy(planned, link, _excluded(without), back=True)
+    except SourceGone as gone:
+        raise SoractlError(f"not all was sent: {gone}", exit_code=ExitCode.FAILED) from None
 
 
 def send_begun(planned: SyncPlan) -> None:

@@ -41,7 +41,7 @@ class Store(Protocol):
         """Checkpoints of a run."""
 
     def marks(self, run: RunDir) -> str:
-        """Another text as soon as a run is new, or a checkpoint of this one; cheap to ask."""
+        """Names of all runs and marks of this one's manifests, to compare; cheap to ask."""
 
     def holds(self, checkpoint: Checkpoint) -> bool:
         """True if the checkpoint still exists."""

@@ -29,12 +29,10 @@ def there(lab, monkeypatch):
     monkeypatch.chdir(lab.here)
     monkeypatch.setenv("SORACTL_HOSTFILE", "hostfiles/nodes.txt")
 
-    def make(*, watches=True, source=None):
+    def make(*, watches=True, source=None, names=("latest",)):
         source = source or f"{lab.node}:{lab.there}/runs"
         runs = lab.here / "runs"
-        origin = RemoteRuns(
-            source, ["latest"], runs, True, os.environ, KeptLines(), watches=watches
-        )
+        origin = RemoteRuns(source, names, runs, True, os.environ, KeptLines(), watches=watches)
         stack.callback(origin.close)
         return origin
 
@@ -165,3 +163,13 @@ def test_results_that_could_not_be_sent_are_sent_after_a_later_look(lab, save_we
     run.evaluations.unlink()
     origin.fetch()
     assert run.evaluation_result("low4s", 5).exists()
+
+
+def test_a_fault_of_one_run_is_one_line_while_another_run_is_looked_at(lab, save_weights, there):
+    save_weights(lab.run_at(lab.there / "runs"), 5)
+    lab.run_at(lab.there / "runs")
+    origin = there(names=("1", "2"))
+    for _ in range(3):
+        origin.fetch()
+    (line,) = [one for one in origin.display.lines if "no complete checkpoint" in one]
+    assert line.endswith("; trying again")

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from soractl.errors import SoractlError
 from soractl.sync import evaluations
 from soractl.sync.copy import dry_run
 from soractl.sync.plan import SyncOptions
@@ -43,6 +44,22 @@ def test_results_go_back_with_their_videos_and_the_gallery_and_nothing_half_done
     write(there, "sent.jsonl", "theirs")
     evaluations.send(planned)
     assert held(there) == {**made, "sent.jsonl": "theirs"}
+
+
+def test_what_has_no_place_there_is_one_error(planned):
+    write(planned.copy_of_run, "low4s/5/a.mp4/b", "a folder here")
+    write(planned.run, "low4s/5/a.mp4", "a file there")
+    write(planned.run, "low4s/5/c/d", "a folder there")
+    write(planned.copy_of_run, "low4s/5/c", "a file here")
+    with pytest.raises(SoractlError, match="not all was sent"):
+        evaluations.send(planned)
+
+
+def test_an_older_result_of_what_is_sampled_here_does_not_come_back(planned):
+    write(planned.run, "low4s/5/result.json", "of the save before")
+    write(planned.copy_of_run, "low4s/5/.claim", "{}")
+    evaluations.fetch(planned)
+    assert held(planned.copy_of_run) == {"low4s/5/.claim": "{}"}
 
 
 def test_what_other_servers_made_comes_here_and_replaces_nothing(planned):
