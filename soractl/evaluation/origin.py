@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,7 @@ class RemoteRuns:
     _plans: dict[RunDir, SyncPlan] = field(default_factory=dict)
     _arriving: set[RunDir] = field(default_factory=set)
     _unsent: set[RunDir] = field(default_factory=set)
+    _stack: ExitStack = field(default_factory=ExitStack)  # of the follower
     _follower: Follower | None = None
     _sending: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -126,8 +128,7 @@ class RemoteRuns:
         """End the threads and the connections."""
         self._over.set()
         self._begun.put(None)
-        if self._follower:
-            self._follower.__exit__()
+        self._stack.close()
         for thread in self._threads:
             thread.join(END_S)
 
@@ -161,7 +162,8 @@ class RemoteRuns:
             run=name, source=self.source, destination=str(self.copies), ema_only=self.ema_only
         )
         if self._follower is None:
-            self._follower = Follower(find_endpoints(options, self.environ)).__enter__()
+            follower = Follower(find_endpoints(options, self.environ))
+            self._follower = self._stack.enter_context(follower)
         try:
             synced = self._follower.fetch(options, self._show_copy, self._planned)
         finally:

@@ -31,11 +31,15 @@ hardware="$hardware|blocked for more than|mlx5.*[Ll]ink (is )?[Dd]own|Remounting
 hardware="$hardware|EXT4-fs error|clock throttled"
 kernel() { # messages about hardware alone, with seconds since the start of the kernel
   no_message || {
-    # The journal ends well, and empty, for who may not read it.
-    dmesg || journalctl -k -b -n 20000 -q --no-pager -o short-monotonic | grep .
+    dmesg || journal
     printf '\n=== kernel %s\n' $?
   } < /dev/null | grep -E "$hardware|^=== kernel [0-9]+$" | tail -n 401
 } 2> /dev/null
+
+journal() { # it ends well, and empty, for who may not read it
+  messages=$(journalctl -k -b -n 20000 -q --no-pager -o short-monotonic) || return
+  [ -n "$messages" ] && printf '%s\n' "$messages"
+}
 
 # dmesg formats each message, which takes three times as long as all of this. It is asked too where
 # one of hardware is found: it leaves out what was cleared.

@@ -161,6 +161,7 @@ def test_messages_of_the_kernel_count_for_a_day(answer):
 
 USUAL = "6,1,12345678,-;mlx5_core 0000:18:00.0: firmware version: 28.41.1000\n"
 CLEARED = "4,2,863990000000,-;NVRM: Xid (PCI:0000:00:06): 79, pid=1\n"
+UNREAD = {"kernel": "the kernel's messages may not be read"}
 LEFT = "[863990.000000] NVRM: Xid (PCI:0000:00:07): 79, pid=1"
 
 
@@ -182,13 +183,13 @@ def test_messages_that_may_not_be_read_are_unknown(answer):
 
 
 @pytest.mark.parametrize(
-    ("journal", "messages", "missing"),
-    [("", None, {"kernel": "the kernel's messages may not be read"}), (LEFT, LEFT, {})],
+    ("journal", "code", "messages", "missing"),
+    [("", 0, None, UNREAD), (USUAL, 1, None, UNREAD), (LEFT, 0, LEFT, {})],
 )
-def test_a_journal_that_shows_nothing_may_not_be_read(tmp_path, journal, messages, missing):
+def test_a_journal_that_shows_nothing_may_not_be_read(tmp_path, journal, code, messages, missing):
     root = planted.plant(tmp_path)
     (root / "bin/dmesg").write_text("#!/bin/sh\nexit 1\n")
-    (root / "bin/journalctl").write_text(f"#!/bin/sh\nprintf %s '{journal}'\n")
+    (root / "bin/journalctl").write_text(f"#!/bin/sh\nprintf %s '{journal}'\nexit {code}\n")
     (root / "bin/journalctl").chmod(0o755)
     node = parse(planted.probe(root))
     assert (node.one("kernel", "messages"), node.missing) == (messages, missing)
